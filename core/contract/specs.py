@@ -1,0 +1,66 @@
+"""What is asked for: a model, a prompt, a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+DrawSource = Literal["counter", "torch"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Which model, where and in which precision.
+
+    name: a name from `core.list_models()` (`smollm2`, `tiny-gpt2`) or the path of a local transformers folder.
+    device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+    dtype: `auto`, `bf16` or `fp32`; auto is bf16 where the device computes it natively.
+    """
+
+    name: str
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One turn of a chat; role is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt: exactly one of text, ids or messages (rendered with the model's chat template)."""
+
+    text: str | None = None
+    ids: tuple[int, ...] | None = None
+    messages: tuple[ChatMessage, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """One run. `params` holds only what the user chose; the rest comes from the model, then from the defaults.
+
+    prompts: one a row; shorter ones are padded on the left.
+    draw_source: `counter` (counter-based, reproducible per row and position) or `torch` (torch.multinomial
+        on a torch generator, equal to `generate()` under the same seed).
+    max_steps: pause after so many steps (None: run on); used by Step.
+    top_logprobs: candidates recorded in each snapshot (0: none).
+    trace: record queries and residuals, so that every view can be derived later.
+    trace_budget_bytes: records beyond it are dropped, oldest first.
+    """
+
+    prompts: tuple[Prompt, ...]
+    params: Mapping[str, object] = field(default_factory=dict)
+    mode: str | None = None
+    seed: int = 0
+    draw_source: DrawSource = "counter"
+    reroll: int = 0
+    max_steps: int | None = None
+    top_logprobs: int = 50
+    prefill_chunk: int = 256
+    trace: bool = True
+    trace_budget_bytes: int = 1 << 30
