@@ -1,0 +1,65 @@
+"""Tokenglass's engine: a KV-cached streaming generator over unmodified transformers models that records what it does.
+
+Scripts and notebooks use one blocking call, or a stream of snapshots::
+
+    import core
+
+    result = core.run("tiny-gpt2", "Once upon a time", params={"max_new_tokens": 40}, seed=1)
+    print(result.text, result.finish_reason)
+    print([step.entropy_bits for step in result.steps])
+    print(result.attention(layer=2).shape)  # (H, rows, T)
+
+    for step in core.stream("tiny-gpt2", "Once upon a time"):
+        print(step.text, end="", flush=True)
+
+Public names:
+
+- `run(model, prompt, …) -> RunResult`: generate, blocking, in the calling thread.
+- `stream(model, prompt, …)`: the same arguments; yields a `StepSnapshot` for each token as it comes.
+- `unload(model=None)`: free models that `run` and `stream` keep loaded between calls.
+- `list_models()`: what can be loaded by name, and why something cannot.
+- `Lab`: the worker thread with its mailbox, for a front end: `submit(command)`, `drain()`, `close()`.
+- `contract`: the frozen plain data all of them speak: specs, commands, events, snapshots, views, errors.
+
+Shapes are written with these letters: B rows, T positions, V vocabulary, L layers, H heads (H_kv key/value heads),
+D head dim, E hidden size, K candidates. Units end the name: `_ms`, `_bytes`, `_bits`, `_tps`. Logarithms of
+probabilities are natural, entropies are in bits. Positions count from a row's first real token.
+
+Importing this package imports neither torch nor transformers; that happens when a model is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from core import contract
+    from core.api import RunResult, run, stream, unload
+    from core.lab import Lab
+    from core.models.sources import list_models
+
+__all__ = ["Lab", "RunResult", "contract", "list_models", "run", "stream", "unload"]
+
+_HOMES = {
+    "Lab": "core.lab",
+    "RunResult": "core.api",
+    "list_models": "core.models.sources",
+    "run": "core.api",
+    "stream": "core.api",
+    "unload": "core.api",
+}
+
+
+def __getattr__(name: str) -> Any:  # PEP 562
+    if name == "contract":
+        return import_module("core.contract")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -39,13 +39,15 @@ class AttentionQuery:
 class AttentionAnswer:
     """`weights` is (H', R, C) float32; row r covers query positions from `rows[0]`, columns start at position 0.
 
-    Unpooled, R = rows[1] - rows[0] and C = rows[1] (keys after the query are 0).
+    cell: query rows and key columns that were joined (by maximum) into one cell; (1, 1) unpooled. Then
+    R = rows[1] - rows[0] and C = columns; keys after a query weigh 0.
     """
 
     query: AttentionQuery
     weights: FloatArray
     rows: tuple[int, int]
     columns: int
+    cell: tuple[int, int] = (1, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,339 @@
+"""Scripts and notebooks: one blocking call, or a stream of snapshots, on the engine the window uses.
+
+Everything happens in the calling thread; calls from several threads wait for each other. A model stays loaded
+between calls until `unload`, and carries hooks only while a step is computed, never between two of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from core.contract import (
+    AttentionAnswer,
+    AttentionQuery,
+    ChatMessage,
+    DistributionAnswer,
+    DistributionQuery,
+    ModelInfo,
+    ModelSpec,
+    PrefillProgress,
+    Prompt,
+    PromptError,
+    RunFinished,
+    RunSpec,
+    RunStarted,
+    StepSnapshot,
+    ViewUnavailableError,
+)
+from core.contract.snapshot import FloatArray
+from core.contract.specs import DrawSource
+
+# torch is imported when a model is first used, so that `import core.api` stays quick.
+if TYPE_CHECKING:
+    from core.decode.session import Session
+    from core.models.loaded import LoadedModel
+    from core.models.load_control import LoadControl
+
+Text = str | Sequence[str]
+Ids = Sequence[int] | Sequence[Sequence[int]]
+Message = ChatMessage | Mapping[str, str]
+Messages = Sequence[Message] | Sequence[Sequence[Message]]
+ModelName = str | os.PathLike[str]
+
+_lock = threading.RLock()  # loading changes process-wide torch state, so nothing may run meanwhile
+_loaded: dict[tuple[str, str, str], LoadedModel] = {}
+run_numbers = itertools.count(1)
+
+
+def run(
+    model: ModelName,
+    prompt: Text | None = None,
+    *,
+    prompt_ids: Ids | None = None,
+    messages: Messages | None = None,
+    params: Mapping[str, object] | None = None,
+    mode: str | None = None,
+    seed: int = 0,
+    draw_source: DrawSource = "counter",
+    top_logprobs: int = 50,
+    trace: bool = True,
+    prefill_chunk: int = 256,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> RunResult:
+    """Generate until every row has ended; blocks, and works in the calling thread.
+
+    model: a name of `core.list_models()` or a local transformers folder; stays loaded (see `unload`).
+    prompt, prompt_ids, messages: exactly one of them: text, token ids, or the turns of a chat (dictionaries with
+        `role` and `content`), which the model's chat template renders. Several prompts, as a list of texts, of lists
+        of ids or of chats, run as one batch.
+    params: `GenerationConfig` keywords, such as `{"max_new_tokens": 40, "temperature": 0.8}`; the rest comes
+        from the model's generation config, then from the defaults.
+    mode: `greedy_search` or `sample`; None infers it from do_sample, as `generate()` does.
+    seed: of the draws; the same seed gives the same tokens.
+    draw_source: `counter` (a function of seed, row and position) or `torch` (what `generate()` draws).
+    top_logprobs: candidates in each snapshot, 0 for none.
+    trace: record what `attention` and `distribution` of the result are derived from.
+    prefill_chunk: positions of the prompt fed at once.
+    device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. dtype: `auto`, `bf16` or `fp32`.
+
+    Raises `ModelLoadError`, `PromptError`, `ParameterError`, or what ended the run, all of them `TokenglassError`
+    with one sentence for the user.
+    """
+    prompts = to_prompts(prompt, prompt_ids, messages)
+    spec = RunSpec(prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace)
+    session = open_session(load_model(model, device, dtype), spec)
+    steps = [event for event in events(session) if isinstance(event, StepSnapshot)]
+    return RunResult(session, steps)
+
+
+def stream(
+    model: ModelName,
+    prompt: Text | None = None,
+    *,
+    prompt_ids: Ids | None = None,
+    messages: Messages | None = None,
+    params: Mapping[str, object] | None = None,
+    mode: str | None = None,
+    seed: int = 0,
+    draw_source: DrawSource = "counter",
+    top_logprobs: int = 50,
+    trace: bool = False,
+    prefill_chunk: int = 256,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> Iterator[StepSnapshot]:
+    """Yield the snapshot of each token as it comes; the arguments and errors are those of `run`.
+
+    The model is loaded and the prompt checked by the call itself, the rest happens while iterating. Leaving
+    the loop early, or closing the generator, ends the run. Nothing is recorded for views unless `trace` is set.
+    """
+    prompts = to_prompts(prompt, prompt_ids, messages)
+    spec = RunSpec(prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace)
+    return _steps(open_session(load_model(model, device, dtype), spec))
+
+
+def _steps(session: Session) -> Iterator[StepSnapshot]:
+    try:
+        yield from (event for event in events(session) if isinstance(event, StepSnapshot))
+    finally:
+        session.close()
+
+
+def unload(model: ModelName | None = None) -> None:
+    """Free a model that `run` or `stream` keep loaded, or all of them."""
+    with _lock:
+        name = None if model is None else _resolved(model)
+        for key in [key for key in _loaded if name in (None, key[0])]:
+            del _loaded[key]
+
+
+def load_model(
+    model: ModelName, device: str = "auto", dtype: str = "auto", control: LoadControl | None = None
+) -> LoadedModel:
+    """The model, loaded now or before. Raises `ModelLoadError`."""
+    from core.decode.selftest import qualify
+    from core.models.loader import load
+    from core.models.placement import choose_device, choose_dtype
+
+    name, place = _resolved(model), choose_device(device)
+    key = (name, str(place), str(choose_dtype(dtype, place)))
+    with _lock:
+        if key not in _loaded:
+            _loaded[key] = qualify(load(ModelSpec(name, device, dtype), next(run_numbers), control or _Quiet()))
+        return _loaded[key]
+
+
+class _Quiet:
+    """A load that nobody watches."""
+
+    def progress(self, stage: str, fraction: float | None) -> None:
+        pass
+
+    def cancelled(self) -> bool:
+        return False
+
+
+def _resolved(model: ModelName) -> str:
+    """A known name as it is, a folder as its real path, so that two spellings of one folder load once."""
+    from core.models.sources import list_models
+
+    name = os.fspath(model)
+    return name if name in {source.name for source in list_models()} else os.path.realpath(os.path.expanduser(name))
+
+
+def to_prompts(prompt: Text | None, prompt_ids: Ids | None, messages: Messages | None) -> tuple[Prompt, ...]:
+    """The prompts of a batch from whichever way they were given. Raises `PromptError`."""
+    if sum(given is not None for given in (prompt, prompt_ids, messages)) != 1:
+        raise PromptError("Give the prompt in exactly one way: prompt, prompt_ids or messages.")
+    if prompt is not None:
+        return tuple(Prompt(text=text) for text in ([prompt] if isinstance(prompt, str) else prompt))
+    if prompt_ids is not None:
+        values = list(_plain(prompt_ids))
+        rows = values if values and isinstance(values[0], list | tuple) else [values]
+        return tuple(Prompt(ids=_integers(row)) for row in rows)
+    chats: list[Any] = list(messages or ())
+    batch = chats if chats and isinstance(chats[0], list | tuple) else [chats]
+    return tuple(Prompt(messages=tuple(map(_message, chat))) for chat in batch)
+
+
+def _plain(values: Any) -> Iterable[Any]:
+    """Lists out of numpy arrays and tensors."""
+    plain: Iterable[Any] = values.tolist() if hasattr(values, "tolist") else values
+    return plain
+
+
+def _integers(row: Iterable[Any]) -> tuple[int, ...]:
+    ids = tuple(_plain(row))
+    wrong = next((i for i in ids if isinstance(i, bool) or not isinstance(i, int | np.integer)), None)
+    if wrong is not None:
+        raise PromptError(f"{wrong!r} is no token id; prompt_ids takes whole numbers.")
+    return tuple(map(int, ids))
+
+
+def _message(message: Message) -> ChatMessage:
+    if isinstance(message, ChatMessage):
+        return message
+    if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+        raise PromptError(f"{message!r} is no chat message; each is a dictionary with role and content.")
+    return ChatMessage(str(message["role"]), str(message["content"]))
+
+
+def open_session(loaded: LoadedModel, spec: RunSpec, cancelled: Callable[[], bool] = lambda: False) -> Session:
+    """A run that has not begun yet; `cancelled` is asked before every layer. Raises as `run` does."""
+    from core.decode.session import Session
+
+    with _lock:
+        return Session(loaded, spec, run_id=next(run_numbers), cancelled=cancelled)
+
+
+def events(session: Session) -> Iterator[PrefillProgress | StepSnapshot]:
+    """Run a session to its end, event by event; closing the generator ends the run as cancelled."""
+    try:
+        while not session.finished:
+            with _lock, session.attached():
+                done = session.advance()
+            yield from done
+    finally:
+        session.cancel()
+
+
+class RunResult:
+    """A finished run, and views of what happened inside, derived when they are asked for.
+
+    It keeps the run's KV cache and records in memory as long as it lives, or until `close`.
+    Rows: prompt by prompt, each `num_return_sequences` times.
+    """
+
+    def __init__(self, session: Session, steps: Sequence[StepSnapshot]) -> None:
+        self._session = session
+        self._finished = session.result()
+        self.steps: tuple[StepSnapshot, ...] = tuple(steps)
+
+    @property
+    def model(self) -> ModelInfo:
+        """The model in numbers."""
+        return self._session.loaded.info
+
+    @property
+    def started(self) -> RunStarted:
+        """Tokenised prompts, resolved parameters and the plan."""
+        return self._session.started
+
+    @property
+    def finished(self) -> RunFinished:
+        """Everything the run reported at its end, times included."""
+        return self._finished
+
+    @property
+    def sequences(self) -> list[list[int]]:
+        """Ids of prompt and continuation, one list a returned sequence, without padding."""
+        return [list(ids) for ids in self._finished.sequences]
+
+    @property
+    def sequences_scores(self) -> list[float] | None:
+        """Scores of beams; None, because greedy search and sampling have none."""
+        return None
+
+    @property
+    def finish_reason(self) -> str:
+        """Why the first row ended: `stop`, `length`, `length_limit`, …; `finished.finish_reasons` has all."""
+        return str(self._finished.finish_reason)
+
+    @property
+    def text(self) -> str:
+        """What the first row said, the prompt excluded."""
+        return self._finished.texts[0]
+
+    @property
+    def texts(self) -> list[str]:
+        """What each row said."""
+        return list(self._finished.texts)
+
+    def positions(self, row: int = 0) -> int:
+        """T: tokens of this row that were fed to the model, that is all but the last one chosen."""
+        return len(self._finished.sequences[row]) - 1
+
+    def attention(
+        self,
+        layer: int,
+        rows: int | tuple[int, int | None] | None = None,
+        heads: Sequence[int] | None = None,
+        *,
+        row: int = 0,
+    ) -> FloatArray:
+        """Attention weights (H, rows, T) float32 over all T positions fed to the model.
+
+        rows: query positions, all (None), one (negative counts from the end), or [start, stop). The token that step
+        i chose comes from the query at position P - 1 + i of a prompt of P tokens. row: which sequence of the batch.
+        Raises `ViewUnavailableError` when the run was not recorded or the positions do not exist.
+        """
+        total = self.positions(row)
+        span = _span(rows, total)
+        chosen = None if heads is None else tuple(heads)
+        query = AttentionQuery(self._finished.run_id, layer, chosen, rows=span, recompute=True, row=row)
+        answer = self._answer(query)
+        assert isinstance(answer, AttentionAnswer)
+        missing = total - answer.weights.shape[2]  # keys after the last query asked for weigh nothing
+        return np.pad(answer.weights, ((0, 0), (0, 0), (0, missing)))
+
+    def distribution(
+        self, position: int, *, layer: int | None = None, final: bool = False, top: int = 50, row: int = 0
+    ) -> DistributionAnswer:
+        """The `top` likeliest tokens after a fed position (negative counts from the end), natural logarithms.
+
+        layer: read the residual stream entering this layer (the logit lens) instead of the final one.
+        final: after the pipeline instead of before. Raises `ViewUnavailableError`.
+        """
+        start, _ = _span(position, self.positions(row))
+        answer = self._answer(DistributionQuery(self._finished.run_id, start, layer, final, top, row))
+        assert isinstance(answer, DistributionAnswer)
+        return answer
+
+    def _answer(self, query: AttentionQuery | DistributionQuery) -> object:
+        with _lock:
+            return self._session.answer(query)
+
+    def close(self) -> None:
+        """Free cache and records; sequences, texts and steps stay."""
+        self._session.close()
+
+    def __repr__(self) -> str:
+        new, count = self._finished.new_tokens, len(self._finished.sequences)
+        return f"<RunResult {self.model.title}: {count} × {new} tokens, {self.finish_reason}: {self.text[:60]!r}>"
+
+
+def _span(rows: int | tuple[int, int | None] | None, total: int) -> tuple[int, int]:
+    start, stop = (0, total) if rows is None else (rows, rows + 1) if isinstance(rows, int) else rows
+    if isinstance(rows, int) and rows < 0:
+        start, stop = rows + total, rows + total + 1
+    stop = total if stop is None else stop
+    if not 0 <= start < stop <= total:
+        raise ViewUnavailableError(f"Positions {start} to {stop} do not exist; {total} were fed to the model.")
+    return start, stop

@@ -1,0 +1,240 @@
+"""`tokenglass generate`, `models` and `bench`: headless, on the same engine and contract as the window.
+
+Results go to standard output, everything else to standard error. Exit status: 0, or 2 with one line that says what
+was wrong, or 130 after Ctrl+C (what was generated is printed). torch is imported only when a model is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from core.contract import LoadCancelledError, RunFinished, RunSpec, StepSnapshot, TokenglassError, validate
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141  # as a process that SIGPIPE ended
+
+
+class _UsageError(TokenglassError):
+    """A wrong command line."""
+
+    code = "usage"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One sentence instead of argparse's usage text."""
+        raise _UsageError(f"{message[:1].upper()}{message[1:]}; see “{self.prog} --help”.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; returns the exit status and never raises for what a user can do wrong."""
+    try:
+        options = _parser().parse_args(argv)
+        status: int = options.command(options)
+        sys.stdout.flush()
+        return status
+    except TokenglassError as problem:
+        _status(None)
+        print(" ".join(problem.message.split()), file=sys.stderr)
+        return EXIT_INTERRUPTED if isinstance(problem, LoadCancelledError) else EXIT_ERROR
+    except KeyboardInterrupt:
+        _status(None)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read us has left; nothing more may be written, not even by the interpreter at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except SystemExit as leaving:  # --help
+        return int(leaving.code or 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="tokenglass", description="Watch a language model generate.", allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    generate = commands.add_parser("generate", help="generate text without the window", allow_abbrev=False)
+    generate.set_defaults(command=_generate)
+    generate.add_argument("--model", required=True, metavar="NAME|FOLDER", help="see “tokenglass models”")
+    prompt = generate.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("--prompt", metavar="TEXT")
+    prompt.add_argument("--prompt-ids", type=_ids, metavar="1,2,3", help="the prompt as token ids")
+    generate.add_argument("--chat", action="store_true", help="send the prompt through the model's chat template")
+    generate.add_argument("--mode", metavar="MODE", help="greedy_search or sample; default: as generate() infers it")
+    generate.add_argument(
+        "--set", dest="params", action="extend", nargs="+", default=[], metavar="KEY=VALUE",
+        help="generation parameters by their GenerationConfig names, such as temperature=0.8",
+    )  # fmt: skip
+    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    generate.add_argument("--dtype", default="auto", help="auto, bf16 or fp32")
+    generate.add_argument("--json", action="store_true", help="one object a line: each token, then the whole run")
+
+    models = commands.add_parser("models", help="list what can be loaded by name", allow_abbrev=False)
+    models.set_defaults(command=_models)
+    models.add_argument("--json", action="store_true", help="one object a line")
+
+    bench = commands.add_parser("bench", help="measure the engine against generate()", allow_abbrev=False)
+    bench.set_defaults(command=_bench)
+    bench.add_argument("--model", action="append", metavar="NAME", help="default: tiny-gpt2 and smollm2")
+    bench.add_argument("--quick", action="store_true", help="fewer tokens and rounds; the ratios are rough")
+    bench.add_argument("--json", action="store_true", help="one object")
+    return parser
+
+
+def _ids(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"“{text}” is not a list of token ids such as 1,2,3") from None
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """`key=value` texts as parameters; a value is JSON where it can be, else text. Raises `ParameterError`."""
+    params: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise _UsageError(f"“{setting}” is not a parameter; write key=value, such as temperature=0.8.")
+        try:
+            params[key.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            params[key.strip()] = value
+    return validate(params)
+
+
+def _models(options: argparse.Namespace) -> int:
+    from core.models.sources import list_models
+
+    for source in list_models():
+        if options.json:
+            fields = {"name": source.name, "title": source.title, "description": source.description}
+            print(json.dumps({**fields, "available": source.available, "reason": source.reason}))
+        else:
+            note = source.description if source.available else f"not available: {source.reason}"
+            print(f"{source.name:<16} {source.title:<24} {note}")
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from core import bench
+
+    report = bench.measure(options.model or ["tiny-gpt2", "smollm2"], quick=options.quick, say=_status)
+    _status(None)
+    print(json.dumps(_finite(report)) if options.json else bench.as_table(report))
+    return 0
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from core import api  # the parameters are checked before torch is imported
+
+    params = parse_settings(options.params)
+    if options.chat and options.prompt is None:
+        raise _UsageError("--chat needs a text; give it with --prompt.")
+    messages = [{"role": "user", "content": options.prompt}] if options.chat else None
+    prompts = api.to_prompts(None if options.chat else options.prompt, options.prompt_ids, messages)
+    spec = RunSpec(prompts, params, options.mode, options.seed, trace=False, top_logprobs=50 if options.json else 0)
+    with _interruptible() as interrupted:
+        loaded = api.load_model(options.model, options.device, options.dtype, _Control(interrupted))
+        session = api.open_session(loaded, spec, interrupted)
+        events = api.events(session)
+        try:
+            _status(None)
+            (_print_json if options.json else _print_text)(events, session.result)
+        finally:
+            events.close()
+            session.close()
+        return EXIT_INTERRUPTED if interrupted() else 0
+
+
+def _print_json(events: Iterator[object], result: Callable[[], RunFinished]) -> None:
+    for event in events:
+        if isinstance(event, StepSnapshot):
+            print(json.dumps(_finite(event.to_json())), flush=True)
+    finished = result()
+    last = {
+        "finish_reason": finished.finish_reason,
+        "text": finished.texts[0],
+        "sequences": finished.sequences,
+        "prompt_tokens": finished.prompt_tokens[0],
+        "ttft_ms": finished.ttft_ms,
+        "tokens_per_s": finished.tokens_per_s,
+    }
+    if len(finished.texts) > 1:
+        last |= {"texts": finished.texts, "finish_reasons": finished.finish_reasons}
+    print(json.dumps(_finite(last)), flush=True)
+
+
+def _print_text(events: Iterator[object], result: Callable[[], RunFinished]) -> None:
+    """One row streams as it comes; several are printed one after the other at the end."""
+    several = len(result().sequences) > 1
+    for event in events:
+        if isinstance(event, StepSnapshot) and not several:
+            _write(event.text)
+    finished = result()
+    _write("\n\n".join(finished.texts) + "\n" if several else "\n")
+    rate = "" if finished.tokens_per_s is None else f" · {finished.tokens_per_s:.3g} tokens/s"
+    if sys.stderr.isatty():
+        print(f"{finished.finish_reason} · {finished.new_tokens} tokens{rate}", file=sys.stderr)
+
+
+def _write(text: str) -> None:
+    """To standard output at once, whatever its encoding can show."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no infinity and no NaN: null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl+C sets a flag, which ends the run within a layer's time; the second one ends everything."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag.is_set
+        return
+
+    def on_interrupt(_number: int, _frame: object) -> None:
+        if flag.is_set():
+            raise KeyboardInterrupt
+        flag.set()
+
+    previous = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield flag.is_set
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+class _Control:
+    """What the loader reports to and asks."""
+
+    def __init__(self, interrupted: Callable[[], bool]) -> None:
+        self.cancelled = interrupted
+
+    def progress(self, stage: str, fraction: float | None) -> None:
+        """Shown on a terminal only."""
+        _status(stage if fraction is None else f"{stage} {fraction:4.0%}")
+
+
+def _status(text: str | None) -> None:
+    """A line on the terminal that the next one replaces; None clears it."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text or ''}", end="", file=sys.stderr, flush=True)

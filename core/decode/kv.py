@@ -1,0 +1,221 @@
+"""The KV cache: our own cache layer, and the only file that touches the cache API of transformers.
+
+`GrowLayer` keeps keys and values in a doubling buffer. Appending is O(1) amortised, cropping and forking are
+O(1); forks share the buffer and copy it only when one of them must write where another still reads.
+`update` returns exact-length views: with a longer tensor the unmasked tail would be attended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from weakref import WeakSet
+
+import numpy as np
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from core.contract.snapshot import CacheReport
+
+SMALLEST_CAPACITY = 64
+
+
+class _Buffer:
+    """The storages of K and V of one layer, and the layers that read from them."""
+
+    __slots__ = ("keys", "owners", "values")
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        self.keys = keys  # (B, H_kv, capacity, D)
+        self.values = values  # (B, H_kv, capacity, D_v)
+        self.owners: WeakSet[GrowLayer] = WeakSet()
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[2]
+
+
+class GrowLayer(CacheLayerMixin):
+    """One layer's cache; `keys` and `values` are views of exactly `length` positions, (B, H_kv, length, D).
+
+    limit: positions the layer will ever hold, so that the last doubling does not overshoot (None: unknown).
+    """
+
+    is_sliding = False
+    is_compileable = False
+    is_croppable = True
+
+    def __init__(self, limit: int | None = None) -> None:
+        super().__init__()
+        self.limit = limit
+        self.length = 0
+        self._buffer: _Buffer | None = None
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Remember dtype and device; the buffer is made by the first `update`."""
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append T positions, (B, H_kv, T, D); returns all positions so far."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start, stop = self.length, self.length + key_states.shape[2]
+        buffer = self._writable(stop, key_states, value_states)
+        buffer.keys[:, :, start:stop] = key_states
+        buffer.values[:, :, start:stop] = value_states
+        self._show(stop)
+        return self.keys, self.values
+
+    def _writable(self, stop: int, key_like: torch.Tensor, value_like: torch.Tensor) -> _Buffer:
+        """The buffer with room for `stop` positions where nobody else reads beyond our length."""
+        old = self._buffer
+        if old is not None and stop <= old.capacity and not self._others_read_on(old):
+            return old
+        capacity = max(SMALLEST_CAPACITY, 1 << (stop - 1).bit_length())
+        if self.limit is not None and stop <= self.limit:
+            capacity = min(capacity, self.limit)
+        new = _Buffer(_empty_like(key_like, capacity), _empty_like(value_like, capacity))
+        if old is not None:
+            new.keys[:, :, : self.length] = old.keys[:, :, : self.length]
+            new.values[:, :, : self.length] = old.values[:, :, : self.length]
+        self._adopt(new)
+        return new
+
+    def _others_read_on(self, buffer: _Buffer) -> bool:
+        if len(buffer.owners) == 1:
+            return False
+        return any(other is not self and other.length > self.length for other in buffer.owners)
+
+    def _adopt(self, buffer: _Buffer) -> None:
+        if self._buffer is not None:
+            self._buffer.owners.discard(self)
+        self._buffer = buffer
+        buffer.owners.add(self)
+
+    def _show(self, length: int) -> None:
+        self.length = length
+        if self._buffer is not None:
+            self.keys = self._buffer.keys[:, :, :length]
+            self.values = self._buffer.values[:, :, :length]
+
+    def fork(self) -> GrowLayer:
+        """A layer with the same content that grows on its own; nothing is copied now."""
+        twin = GrowLayer(self.limit)
+        if self._buffer is not None:
+            twin.lazy_initialization(self._buffer.keys, self._buffer.values)
+            twin._adopt(self._buffer)
+            twin._show(self.length)
+        return twin
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last positions; as in transformers the count is given as a negative number."""
+        if tokens_to_remove > 0:
+            raise ValueError(
+                f"crop takes the number of positions to remove as a negative number, not {tokens_to_remove}"
+            )
+        self._show(max(0, self.length + tokens_to_remove))
+
+    def reset(self) -> None:
+        """Forget everything and give the storage back."""
+        if self._buffer is not None:
+            self._buffer.owners.discard(self)
+        self._buffer, self.length = None, 0
+        super().__init__()  # keys, values and is_initialized as they were at the beginning
+
+    def get_seq_length(self) -> int:
+        """Positions held."""
+        return self.length
+
+    def get_max_length(self) -> int:
+        """-1, transformers' word for: no maximum."""
+        return -1
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Key positions that a query of this length sees, and the first key's offset."""
+        return self.length + query_length, 0
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Rows in the order of `beam_idx` (B,)."""
+        self._gather(beam_idx)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep only these rows."""
+        self._gather(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Every row `repeats` times."""
+        if self._buffer is not None:
+            rows = torch.arange(self._buffer.keys.shape[0], device=self._buffer.keys.device)
+            self._gather(rows.repeat_interleave(repeats))
+
+    def _gather(self, rows: torch.Tensor) -> None:
+        if self._buffer is None:
+            return
+        rows = rows.to(self._buffer.keys.device)
+        capacity, length = self._buffer.capacity, self.length
+        keys, values = self.keys[rows], self.values[rows]  # (B', H_kv, length, D)
+        new = _Buffer(_empty_like(keys, capacity), _empty_like(values, capacity))
+        new.keys[:, :, :length], new.values[:, :, :length] = keys, values
+        self._adopt(new)
+        self._show(length)
+
+    def bytes(self) -> tuple[int, int, int, int]:
+        """Used K, used V, allocated K, allocated V, from the storages really held."""
+        if self._buffer is None:
+            return 0, 0, 0, 0
+        return (
+            self.keys.nbytes,
+            self.values.nbytes,
+            _storage_bytes(self._buffer.keys),
+            _storage_bytes(self._buffer.values),
+        )
+
+
+def _empty_like(states: torch.Tensor, capacity: int) -> torch.Tensor:
+    batch, heads, _, width = states.shape
+    return torch.empty((batch, heads, capacity, width), dtype=states.dtype, device=states.device)
+
+
+def _storage_bytes(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().nbytes()
+
+
+def new_cache(layers: int, limit: int | None = None) -> Cache:
+    """An empty cache of `layers` growing layers."""
+    return Cache(layers=[GrowLayer(limit) for _ in range(layers)])
+
+
+def fork_cache(cache: Cache) -> Cache:
+    """A cache with the same positions that grows on its own."""
+    return Cache(layers=[layer.fork() for layer in _grow_layers(cache)])
+
+
+def crop_cache(cache: Cache, length: int) -> None:
+    """Forget all positions from `length` on; layers that stopped half way (ragged) are levelled."""
+    for layer in _grow_layers(cache):
+        layer.crop(min(0, length - layer.length))
+
+
+def cache_length(cache: Cache) -> int:
+    """Positions that every layer holds."""
+    return min(layer.length for layer in _grow_layers(cache))
+
+
+def layer_keys(cache: Cache, layer: int) -> torch.Tensor:
+    """Keys of one layer, (B, H_kv, length, D)."""
+    keys: torch.Tensor = cache.layers[layer].keys
+    return keys
+
+
+def cache_report(cache: Cache) -> CacheReport:
+    """Bytes per layer as they are now."""
+    table = np.array([layer.bytes() for layer in _grow_layers(cache)], dtype=np.int64).reshape(-1, 4)
+    table.flags.writeable = False
+    return CacheReport(cache_length(cache), table[:, 0], table[:, 1], table[:, 2], table[:, 3])
+
+
+def _grow_layers(cache: Cache) -> Iterator[GrowLayer]:
+    yield from cache.layers

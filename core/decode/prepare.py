@@ -1,0 +1,121 @@
+"""Before the first forward pass: the prompt as tokens, the parameters with their origin, the plan."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from core.contract.errors import ParameterError, PromptError
+from core.contract.events import ModelInfo, PlanLine, PromptRow
+from core.contract.params import MODES, GenerationParams
+from core.contract.specs import Prompt, RunSpec
+from core.models.loaded import LoadedModel
+
+
+def tokenize(loaded: LoadedModel, prompt: Prompt) -> PromptRow:
+    """One prompt as tokens; no limits are checked. Raises `PromptError`."""
+    text, info = loaded.text, loaded.info
+    if prompt.ids is not None:
+        unknown = next((i for i in prompt.ids if not 0 <= i < info.vocab_size), None)
+        if unknown is not None:
+            raise PromptError(f"Token id {unknown} does not exist; {info.title} knows ids 0 to {info.vocab_size - 1}.")
+        ids, rendered = list(prompt.ids), text.decode(prompt.ids)
+    elif prompt.messages is not None:
+        rendered = text.render_chat(prompt.messages)
+        ids = text.encode(rendered, add_special_tokens=False)
+    else:
+        rendered = prompt.text or ""
+        ids = text.encode(rendered) if rendered else []
+    return PromptRow(tuple(ids), tuple(text.piece(i) for i in ids), rendered)
+
+
+def prompt_rows(loaded: LoadedModel, prompts: tuple[Prompt, ...], copies: int) -> list[PromptRow]:
+    """The rows of a run: every prompt `copies` times, an empty one begun with BOS. Raises `PromptError`."""
+    rows = [_runnable(loaded, tokenize(loaded, prompt)) for prompt in prompts]
+    if not rows:
+        raise PromptError("There is no prompt to run.")
+    return [row for row in rows for _ in range(copies)]
+
+
+def _runnable(loaded: LoadedModel, row: PromptRow) -> PromptRow:
+    info = loaded.info
+    if not row.token_ids:
+        bos = info.bos_token_id
+        if bos is None:
+            raise PromptError(f"The prompt is empty and {info.title} has no BOS token to begin with; type something.")
+        row = PromptRow((bos,), (loaded.text.piece(bos),), "")
+    if len(row.token_ids) > info.max_positions:
+        raise PromptError(
+            f"The prompt has {len(row.token_ids):,} tokens, but {info.title} has only {info.max_positions:,} "
+            "positions; shorten it."
+        )
+    return row
+
+
+def resolve_params(info: ModelInfo, spec: RunSpec) -> GenerationParams:
+    """The user's values over the model's, over the defaults; `spec.mode` decides do_sample. Raises `ParameterError`."""
+    params = info.defaults.replace(spec.params)
+    if spec.mode is None:
+        return params
+    if spec.mode not in MODES:
+        raise ParameterError(f"The mode “{spec.mode}” is not available; there are {' and '.join(MODES)}.")
+    return dataclasses.replace(params, do_sample=spec.mode == "sample")
+
+
+def make_plan(info: ModelInfo, spec: RunSpec, params: GenerationParams, rows: list[PromptRow]) -> tuple[PlanLine, ...]:
+    """What will happen and why, before it does."""
+    longest = max(len(row.token_ids) for row in rows)
+    length = min(longest + params.max_new_tokens, info.max_positions + 1)
+    limited = length < longest + params.max_new_tokens
+    eos = ", ".join(map(str, params.eos_token_id)) or "none"
+    stops = [f"eos {eos}", *(repr(s) for s in params.stop_strings)]
+    return (
+        PlanLine("mode", params.mode, _mode_reason(info, spec, params)),
+        PlanLine(
+            "length",
+            f"{length:,}",
+            f"all {info.max_positions:,} positions" if limited else f"{longest:,} + {params.max_new_tokens:,}",
+        ),
+        PlanLine("stop", " · ".join(stops), _origin("eos_token_id", info, spec.params)),
+        PlanLine("cache", "growing", f"{info.kv_bytes_per_token / 1e3:.3g} kB a token"),
+        PlanLine("draws", *_draws(spec, params)),
+    )
+
+
+def _mode_reason(info: ModelInfo, spec: RunSpec, params: GenerationParams) -> str:
+    if spec.mode is not None:
+        return "yours"
+    if params.do_sample and params.temperature == 0:
+        return "temperature is 0"
+    return _origin("do_sample", info, spec.params)
+
+
+def _origin(name: str, info: ModelInfo, chosen: Mapping[str, object]) -> str:
+    if name in chosen:
+        return "yours"
+    return "model" if name in info.from_generation_config else "default"
+
+
+def _draws(spec: RunSpec, params: GenerationParams) -> tuple[str, str]:
+    if params.mode != "sample":
+        return "none", "greedy"
+    return f"seed {spec.seed}", "torch generator" if spec.draw_source == "torch" else "counter-based"
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The prompts as one batch, shorter rows padded on the left."""
+
+    ids: torch.Tensor  # (B, T)
+    padding: torch.Tensor  # (B,)
+
+
+def pad_left(rows: list[PromptRow], pad_id: int, device: torch.device) -> Slots:
+    """Rows of token ids as one tensor."""
+    width = max(len(row.token_ids) for row in rows)
+    padding = [width - len(row.token_ids) for row in rows]
+    ids = [[pad_id] * pad + list(row.token_ids) for pad, row in zip(padding, rows, strict=True)]
+    return Slots(torch.tensor(ids, device=device), torch.tensor(padding, device=device))

@@ -1,0 +1,121 @@
+"""The attention function our models run on: the family's own arithmetic, with a tap for the query.
+
+It is registered with transformers under our own name, together with a mask function under the *same* name
+(without that, masks vanish silently). Two names exist because families without SDPA support (soft caps,
+attention sinks) must keep their own `eager_attention_forward` and a float mask.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import eager_mask, sdpa_mask
+
+# transformers looks for "sdpa", "flash" and the like inside the name, so it holds none of them.
+NAME = "tokenglass"
+NAME_EAGER = "tokenglass_eager"
+
+AttentionForward = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+
+
+class AttentionTap(Protocol):
+    """Receives what one attention module was called with, after position encoding."""
+
+    def take(
+        self, module: nn.Module, query: torch.Tensor, scaling: float | None, extras: Mapping[str, Any]
+    ) -> None: ...
+
+
+_tap: ContextVar[AttentionTap | None] = ContextVar("tokenglass_attention_tap", default=None)
+
+
+@contextmanager
+def tapped(tap: AttentionTap | None) -> Iterator[None]:
+    """Send the queries of all forward passes inside the block to `tap`."""
+    token = _tap.set(tap)
+    try:
+        yield
+    finally:
+        _tap.reset(token)
+
+
+def family_eager(module: nn.Module) -> AttentionForward:
+    """The `eager_attention_forward` of the file that defines this attention module."""
+    forward: AttentionForward = sys.modules[type(module).__module__].eager_attention_forward
+    return forward
+
+
+def _tokenglass_attention(
+    module: nn.Module,
+    query: torch.Tensor,  # (B, H, T, D)
+    key: torch.Tensor,  # (B, H_kv, K, D)
+    value: torch.Tensor,  # (B, H_kv, K, D)
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    tap = _tap.get()
+    if tap is not None:
+        tap.take(module, query, scaling, kwargs)
+    if query.shape[2] == 1 and kwargs.get("position_bias") is None:
+        return _one_query(query, key, value, attention_mask, scaling), None
+    output: tuple[torch.Tensor, torch.Tensor | None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+    )
+    return output
+
+
+def _one_query(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float | None
+) -> torch.Tensor:
+    """One position: the query heads of a group become the query axis, so grouped keys are never repeated.
+
+    Exact, because a single position needs no causal mask inside the group; 6.6 times faster than repeating
+    at 1,000 positions in bf16 on a CPU. Returns (B, 1, H, D).
+    """
+    batch, heads, _, width = query.shape
+    kv_heads = key.shape[1]
+    grouped = query.reshape(batch, kv_heads, heads // kv_heads, width)  # (B, H_kv, H / H_kv, D)
+    output = scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
+    return output.reshape(batch, 1, heads, value.shape[-1])
+
+
+def _tokenglass_eager_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    tap = _tap.get()
+    if tap is not None:
+        tap.take(module, query, scaling, kwargs)
+    return family_eager(module)(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+
+
+AttentionInterface.register(NAME, _tokenglass_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionInterface.register(NAME_EAGER, _tokenglass_eager_attention)
+AttentionMaskInterface.register(NAME_EAGER, eager_mask)
+
+
+def use_our_attention(model: PreTrainedModel) -> bool:
+    """Switch `model` to the tapped attention; False where its code has no attention interface."""
+    if not model._can_set_attn_implementation():
+        return False
+    name = NAME if model._supports_sdpa else NAME_EAGER
+    if model.config._attn_implementation != name:
+        model.set_attn_implementation(name)
+    return bool(model.config._attn_implementation == name)

@@ -1,0 +1,133 @@
+"""The numbers of a loaded model: from its config, its weights and its generation_config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from core.contract.errors import ModelLoadError, ParameterError
+from core.contract.events import ModelInfo
+from core.contract.params import PARAMETERS, GenerationParams
+from core.contract.specs import ModelSpec
+from core.domains.text import TextDomain
+from core.models.placement import DTYPE_NAMES
+
+_POSITIONS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "n_ctx")
+
+
+@dataclass(frozen=True, slots=True)
+class Dimensions:
+    """Sizes that decide the KV cache."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    hidden_size: int
+    max_positions: int
+    sliding_window: int | None
+
+    def kv_bytes_per_token(self, dtype: torch.dtype) -> int:
+        """K and V of one position in all layers: 2 · layers · key/value heads · head dim · element size."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * dtype.itemsize
+
+
+def dimensions(config: Any) -> Dimensions:
+    """Read them under the names each family uses. Raises `ModelLoadError`."""
+    heads, hidden = int(config.num_attention_heads), int(config.hidden_size)
+    positions = _first(config, _POSITIONS)
+    if positions is None:
+        raise ModelLoadError(f"The config.json does not say how many positions this {config.model_type} model has.")
+    return Dimensions(
+        layers=int(config.num_hidden_layers),
+        heads=heads,
+        kv_heads=_first(config, ("num_key_value_heads", "num_kv_heads")) or heads,
+        head_dim=_first(config, ("head_dim",)) or hidden // heads,
+        hidden_size=hidden,
+        max_positions=positions,
+        sliding_window=_sliding_window(config),
+    )
+
+
+def model_info(
+    *, model_id: int, spec: ModelSpec, title: str, module: PreTrainedModel, text: TextDomain, load_ms: float
+) -> ModelInfo:
+    """Everything the contract wants to know of a model; `views` stays empty."""
+    config = module.config.get_text_config()
+    size = dimensions(config)
+    defaults, chosen = generation_defaults(module.generation_config, int(config.vocab_size))
+    parameters, weight_bytes = count_weights(module)
+    return ModelInfo(
+        model_id=model_id,
+        spec=spec,
+        title=title,
+        family=str(module.config.model_type),
+        device=str(module.device),
+        dtype=DTYPE_NAMES.get(module.dtype, str(module.dtype).removeprefix("torch.")),
+        parameters=parameters,
+        weight_bytes=weight_bytes,
+        layers=size.layers,
+        heads=size.heads,
+        kv_heads=size.kv_heads,
+        head_dim=size.head_dim,
+        hidden_size=size.hidden_size,
+        vocab_size=int(config.vocab_size),
+        max_positions=size.max_positions,
+        sliding_window=size.sliding_window,
+        kv_bytes_per_token=size.kv_bytes_per_token(module.dtype),
+        bos_token_id=_bos(module, text, int(config.vocab_size)),
+        eos_token_ids=defaults.eos_token_id,
+        has_chat_template=text.has_chat_template,
+        defaults=defaults,
+        from_generation_config=chosen,
+        views=(),
+        load_ms=load_ms,
+    )
+
+
+def count_weights(module: PreTrainedModel) -> tuple[int, int]:
+    """Number of parameters and the bytes of their storages; tied weights count once."""
+    storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in module.parameters()}
+    return sum(p.numel() for p in module.parameters()), sum(storages.values())
+
+
+def generation_defaults(config: Any, vocab_size: int) -> tuple[GenerationParams, frozenset[str]]:
+    """The model's own defaults, and the names it sets. What is unknown or out of bounds is left out."""
+    defaults, chosen = GenerationParams(), set()
+    for name in PARAMETERS:
+        value = getattr(config, name, None)
+        if value is None:
+            continue
+        if name == "eos_token_id":
+            value = [n for n in (value if isinstance(value, list | tuple) else [value]) if 0 <= n < vocab_size]
+        try:
+            defaults = defaults.replace({name: value})
+        except ParameterError:
+            continue
+        chosen.add(name)
+    return defaults, frozenset(chosen)
+
+
+def _sliding_window(config: Any) -> int | None:
+    """None where no layer slides: families keep the number in the config even when it is switched off."""
+    if getattr(config, "use_sliding_window", True) is False:
+        return None
+    kinds = getattr(config, "layer_types", None)
+    if kinds and not any("sliding" in str(kind) for kind in kinds):
+        return None
+    return _first(config, ("sliding_window",))
+
+
+def _bos(module: PreTrainedModel, text: TextDomain, vocab_size: int) -> int | None:
+    for holder in (module.generation_config, module.config, text.tokenizer):
+        value = getattr(holder, "bos_token_id", None)
+        if isinstance(value, int) and 0 <= value < vocab_size:
+            return value
+    return None
+
+
+def _first(config: Any, names: tuple[str, ...]) -> int | None:
+    return next((value for name in names if isinstance(value := getattr(config, name, None), int)), None)

@@ -1,0 +1,139 @@
+"""Attention weights of any layer, head and range, derived from recorded queries and cached keys.
+
+The arithmetic is the family's own `eager_attention_forward` (scaling, soft caps, sinks), in float32, with the
+keyword arguments the module really passed. Nothing ever stores T × T.
+
+Shapes: H heads, R query rows, T keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import numpy as np
+import torch
+from torch.nn.functional import adaptive_max_pool2d, pad
+
+from core.contract.errors import ViewUnavailableError
+from core.contract.snapshot import FloatArray
+from core.contract.views import AttentionAnswer, AttentionQuery, ThumbnailAnswer, ThumbnailQuery
+from core.models.attention import family_eager
+from core.trace.record import Trace
+from core.trace.recording import Recording
+
+SLICE_ELEMENTS = 1 << 20  # weights computed between two looks at the clock: a few milliseconds
+
+
+def derive_attention(recording: Recording, query: AttentionQuery) -> Generator[None, None, AttentionAnswer]:
+    """The weights asked for, one slice at a time. Raises `ViewUnavailableError`."""
+    recording.require("attention")
+    layer, heads = recording.layer(query.layer), _heads(recording, query)
+    start, stop = recording.span(query.row, query.rows)
+    trace = _trace_for(recording, query, start, stop)
+    cell = _cell(stop - start, stop, query.pool)
+    parts: list[FloatArray] = []
+    for begin, end in _row_slices(start, stop, recording.info.heads, cell[0]):
+        weights = attention_weights(recording, trace, layer, query.row, begin, end, heads)  # (H, R, end)
+        if query.reduce is not None:
+            weights = weights.mean(0, keepdim=True) if query.reduce == "mean" else weights.amax(0, keepdim=True)
+        weights = pad(weights, (0, stop - end))  # keys after the newest query of the slice weigh nothing
+        parts.append(_pool(weights, cell).cpu().numpy())
+        yield
+    joined = np.concatenate(parts, axis=1)
+    joined.flags.writeable = False
+    return AttentionAnswer(query, joined, (start, stop), stop, cell)
+
+
+def derive_thumbnails(recording: Recording, query: ThumbnailQuery) -> Generator[None, None, ThumbnailAnswer]:
+    """Small maps of every head of the layers asked for, a slice at a time. Raises `ViewUnavailableError`."""
+    recording.require("attention")
+    start, stop = recording.span(query.row, query.span)
+    trace, size, count = recording.recorded(), query.size, stop - start
+    heads = recording.info.heads
+    maps = np.full((len(query.layers), heads, size, size), np.nan, dtype=np.float32)
+    side = min(size, count)
+    for index, layer in enumerate(query.layers):
+        recording.layer(layer)
+        rows: list[torch.Tensor] = []
+        for begin, end in _row_slices(start, stop, heads, 1):
+            weights = attention_weights(recording, trace, layer, query.row, begin, end, None)
+            weights = pad(weights, (0, stop - end))[:, :, start:]  # (H, R, count)
+            rows.append(adaptive_max_pool2d(weights, (end - begin, side)))
+            yield
+        maps[index, :, :side, :side] = adaptive_max_pool2d(torch.cat(rows, dim=1), (side, side)).cpu().numpy()
+    maps.flags.writeable = False
+    return ThumbnailAnswer(query, maps, (start, stop))
+
+
+def attention_weights(
+    recording: Recording, trace: Trace, layer: int, row: int, start: int, stop: int, heads: list[int] | None
+) -> torch.Tensor:
+    """Weights (H, stop - start, stop) float32 of the query positions [start, stop) over all earlier keys."""
+    if not trace.sites:
+        raise ViewUnavailableError(
+            f"{recording.info.title} computes attention in its own way, which leaves no query to derive it from."
+        )
+    padding, site = recording.padding[row], trace.sites[layer]
+    query = trace.queries(layer, padding + start, padding + stop)[row : row + 1].float()  # (1, H, R, D)
+    keys = recording.keys(layer)[row : row + 1, :, padding : padding + stop].float()  # (1, H_kv, T, D)
+    distance = torch.arange(start, stop, device=keys.device)[:, None] - torch.arange(stop, device=keys.device)
+    hidden = distance < 0
+    window = site.extras.get("sliding_window")
+    if isinstance(window, int):
+        hidden |= distance >= window
+    mask = torch.zeros_like(distance, dtype=torch.float32).masked_fill(hidden, torch.finfo(torch.float32).min)
+    # The output of the attention is not wanted: one column of values is enough.
+    _, weights = family_eager(site.module)(
+        site.module, query, keys, keys[..., :1], mask[None, None], scaling=site.scaling, **dict(site.extras)
+    )
+    assert weights is not None  # eager attention always returns its weights
+    return weights[0] if heads is None else weights[0, heads]
+
+
+def _trace_for(recording: Recording, query: AttentionQuery, start: int, stop: int) -> Trace:
+    """The run's trace, or where its records were dropped and the user wants it, the same positions fed again."""
+    trace, padding = recording.recorded(), recording.padding[query.row]
+    if not query.recompute:
+        return trace
+    try:
+        trace.queries(query.layer, padding + start, padding + stop)
+    except ViewUnavailableError as problem:
+        if problem.can_recompute:
+            return recording.recompute(padding + start, padding + stop)
+        raise
+    return trace
+
+
+def _heads(recording: Recording, query: AttentionQuery) -> list[int] | None:
+    if query.reduce not in (None, "mean", "max"):
+        raise ViewUnavailableError(f"Heads can be joined by mean or max, not by “{query.reduce}”.")
+    if query.heads is None:
+        return None
+    wrong = [head for head in query.heads if not 0 <= head < recording.info.heads]
+    if wrong or not query.heads:
+        raise ViewUnavailableError(f"There is no head {wrong or 'given'}; a layer has {recording.info.heads}.")
+    return list(query.heads)
+
+
+def _cell(rows: int, columns: int, pool: tuple[int, int] | None) -> tuple[int, int]:
+    """Rows and columns joined into one cell, so that the answer fits into `pool`."""
+    if pool is None:
+        return 1, 1
+    return -(-rows // max(1, pool[0])), -(-columns // max(1, pool[1]))
+
+
+def _row_slices(start: int, stop: int, heads: int, multiple: int) -> Generator[tuple[int, int], None, None]:
+    rows = max(1, SLICE_ELEMENTS // (heads * stop))
+    rows = max(multiple, rows - rows % multiple)
+    for begin in range(start, stop, rows):
+        yield begin, min(begin + rows, stop)
+
+
+def _pool(weights: torch.Tensor, cell: tuple[int, int]) -> torch.Tensor:
+    """Max over cells of (rows, columns); sharp lines stay visible. Padding with 0 changes no maximum."""
+    if cell == (1, 1):
+        return weights
+    heads, rows, columns = weights.shape
+    tall, wide = -(-rows // cell[0]), -(-columns // cell[1])
+    padded = pad(weights, (0, wide * cell[1] - columns, 0, tall * cell[0] - rows))
+    return padded.reshape(heads, tall, cell[0], wide, cell[1]).amax(dim=(2, 4))

@@ -1,0 +1,388 @@
+"""The one thread that imports torch, loads, runs and frees models.
+
+Between two units of work (a prefill chunk, a decode step, a slice of a view) it takes all waiting commands,
+never inside one. Views are derived within a set share of the time while tokens are produced, and at full
+speed when nothing runs.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import traceback
+from collections.abc import Generator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from core.contract.commands import (
+    Ask,
+    CancelLoad,
+    Command,
+    LoadModel,
+    PauseRun,
+    ResumeRun,
+    SetParams,
+    Shutdown,
+    StartRun,
+    StopRun,
+    Tokenize,
+    Withdraw,
+)
+from core.contract.errors import ErrorReport, InternalError, PromptError, TokenglassError, ViewUnavailableError
+from core.contract.events import (
+    Answered,
+    CommandRefused,
+    Event,
+    LoadFailed,
+    LoadProgress,
+    ModelReady,
+    StateChanged,
+    Tokenized,
+    Vitals,
+    WorkerState,
+)
+from core.contract.snapshot import StepSnapshot
+from core.contract.views import ViewAnswer
+from core.mailbox import Mailbox
+
+if TYPE_CHECKING:
+    from core.decode.session import Session
+    from core.models.loaded import LoadedModel
+
+VIEW_SHARE = 0.08  # of the worker's time while it decodes
+MOST_CREDIT_S = 0.05  # unused share does not pile up into a stall
+VITALS_EVERY_S = 0.5
+
+
+@dataclass
+class Flags:
+    """Set from any thread, read inside the model and the loader."""
+
+    stop_run: threading.Event = field(default_factory=threading.Event)
+    cancel_load: threading.Event = field(default_factory=threading.Event)
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    def shut_down(self) -> None:
+        """Break off whatever is going on."""
+        for flag in (self.closing, self.stop_run, self.cancel_load):
+            flag.set()
+
+
+@dataclass
+class _Deriving:
+    """A view being derived, for one slot."""
+
+    ask: Ask
+    slices: Generator[None, None, ViewAnswer] | None = None
+    spent_s: float = 0.0
+
+
+@dataclass
+class _LoadControl:
+    """What the loader reports to and asks."""
+
+    model_id: int
+    worker: Worker
+
+    def progress(self, stage: str, fraction: float | None) -> None:
+        self.worker.mailbox.put_latest("load", LoadProgress(self.model_id, stage, fraction))
+
+    def cancelled(self) -> bool:
+        return self.worker.flags.cancel_load.is_set()
+
+
+def work(inbox: queue.SimpleQueue[Command], mailbox: Mailbox, flags: Flags) -> None:
+    """The worker thread's life."""
+    worker = Worker(inbox, mailbox, flags)
+    try:
+        worker.run()
+    finally:
+        worker.enter(WorkerState.CLOSED)
+
+
+class Worker:
+    """State of the worker thread; only that thread calls its methods."""
+
+    def __init__(self, inbox: queue.SimpleQueue[Command], mailbox: Mailbox, flags: Flags) -> None:
+        self.inbox, self.mailbox, self.flags = inbox, mailbox, flags
+        self.state: WorkerState | None = None
+        self.loaded: LoadedModel | None = None
+        self.session: Session | None = None
+        self.running = False
+        self.steps_left: int | None = None
+        self.paused_at: float | None = None
+        self.views: dict[str, _Deriving] = {}
+        self.credit_s = 0.0
+        self.meter = _Meter()
+        self.hooks = ExitStack()  # the running session's hooks
+
+    def enter(self, state: WorkerState) -> None:
+        """Report a change of state."""
+        if state is not self.state:
+            self.state = state
+            self.mailbox.put(StateChanged(state))
+
+    def run(self) -> None:
+        """Until `Shutdown`: take commands, do one unit of work, again."""
+        self.enter(WorkerState.STARTING)
+        import core.decode.session  # noqa: F401  torch and transformers, first imported here
+
+        self._settle()
+        while not self.flags.closing.is_set():
+            for command in self._take_commands():
+                self._guarded(command)
+            if self.flags.closing.is_set():
+                break
+            if self._advancing:
+                self._advance()
+            elif self.views:
+                self._derive_slice()
+        self._end_run()
+
+    # -- commands
+
+    def _take_commands(self) -> list[Command]:
+        """All that wait; sleeps only when there is nothing to do. Superseded drafts are dropped."""
+        commands: list[Command] = []
+        if not self._advancing and not self.views:
+            commands.append(self.inbox.get())
+        while True:
+            try:
+                commands.append(self.inbox.get_nowait())
+            except queue.Empty:
+                break
+        drafts = [c for c in commands if isinstance(c, Tokenize)]
+        return [c for c in commands if not isinstance(c, Tokenize) or c is drafts[-1]]
+
+    def _guarded(self, command: Command) -> None:
+        try:
+            self._handle(command)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as problem:  # some libraries raise outside Exception (pyo3 panics)
+            epoch = command.epoch if isinstance(command, SetParams) else None
+            self.mailbox.put(CommandRefused(type(command).__name__, _report(problem), epoch))
+            self._settle()
+
+    def _handle(self, command: Command) -> None:
+        match command:
+            case LoadModel():
+                self._load(command)
+            case StartRun():
+                self._start(command)
+            case PauseRun():
+                self._pause()
+            case ResumeRun():
+                self._resume(command.max_steps)
+            case StopRun():
+                self._end_run()
+            case SetParams():
+                self._set_params(command)
+            case Tokenize():
+                self._tokenize(command)
+            case Ask():
+                self.views[command.slot] = _Deriving(command)
+            case Withdraw():
+                self.views.pop(command.slot, None)
+            case CancelLoad() | Shutdown():
+                pass  # their flags did the work
+
+    def _load(self, command: LoadModel) -> None:
+        from core.decode.selftest import qualify
+        from core.models.loader import load
+
+        self._end_run()
+        self.flags.cancel_load.clear()
+        if self.flags.closing.is_set():
+            return
+        self.enter(WorkerState.LOADING)
+        try:
+            loaded = qualify(load(command.spec, command.model_id, _LoadControl(command.model_id, self)))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as problem:
+            kept = None if self.loaded is None else self.loaded.info.title
+            self.mailbox.put(LoadFailed(command.model_id, _report(problem), kept))
+        else:
+            self._forget_session()
+            self.loaded = loaded
+            self.mailbox.put(ModelReady(loaded.info))
+        self._settle()
+
+    def _start(self, command: StartRun) -> None:
+        from core.decode.session import Session
+
+        self._end_run()
+        if self.loaded is None:
+            raise PromptError("No model is loaded; choose one first.")
+        session = Session(self.loaded, command.spec, run_id=command.run_id, cancelled=self.flags.stop_run.is_set)
+        self._forget_session()
+        self.session, self.running, self.steps_left = session, True, command.spec.max_steps
+        self.paused_at, self.meter, self.credit_s = None, _Meter(), 0.0
+        self.hooks.enter_context(session.attached())
+        self.mailbox.put(session.started)
+        self._settle()
+
+    def _pause(self) -> None:
+        if self.running and self.paused_at is None:
+            self.paused_at = perf_counter()
+            self._settle()
+
+    def _resume(self, max_steps: int | None) -> None:
+        if not self.running or self.session is None:
+            return
+        if self.paused_at is not None:
+            self.session.note_pause(perf_counter() - self.paused_at)
+        self.paused_at, self.steps_left = None, max_steps
+        self._settle()
+
+    def _set_params(self, command: SetParams) -> None:
+        if self.session is not None and self.running:
+            self.mailbox.put(self.session.set_params(command.changes, command.epoch))
+
+    def _tokenize(self, command: Tokenize) -> None:
+        from core.decode.prepare import tokenize
+
+        if self.loaded is None:
+            return
+        try:
+            answer = Tokenized(command.generation, tokenize(self.loaded, command.prompt))
+        except TokenglassError as problem:
+            answer = Tokenized(command.generation, None, problem.report())
+        self.mailbox.put_latest("tokenized", answer)
+
+    # -- the run
+
+    @property
+    def _advancing(self) -> bool:
+        return self.running and self.paused_at is None
+
+    def _advance(self) -> None:
+        """One unit of the run, then views within their share of the time."""
+        session = self.session
+        assert session is not None
+        begun = perf_counter()
+        events: tuple[Event, ...] = ()
+        with suppress(TokenglassError):  # the session keeps it and tells it in its result
+            events = session.advance()
+        spent_s = perf_counter() - begun
+        steps = [event for event in events if isinstance(event, StepSnapshot)]
+        for event in events:
+            self.mailbox.put(event)
+        self.meter.step(spent_s, sum(s.timing.probes_ms for s in steps[:1]) / 1e3)
+        if session.finished:
+            self._end_run()
+            return
+        if steps and self.steps_left is not None:
+            self.steps_left -= 1
+            if self.steps_left <= 0:
+                self._pause()
+        self._settle()
+        self.credit_s = min(MOST_CREDIT_S, self.credit_s + spent_s * VIEW_SHARE / (1 - VIEW_SHARE))
+        while self.views and self._advancing and self.credit_s > 0 and self.inbox.empty():
+            self.credit_s -= self._derive_slice()
+        self._report_vitals(session)
+
+    def _report_vitals(self, session: Session, now: bool = False) -> None:
+        if now or self.meter.due():
+            trace_bytes = 0 if session.trace is None else session.trace.nbytes
+            self.mailbox.put_latest("vitals", Vitals(session.run_id, self.meter.share(), trace_bytes))
+
+    def _end_run(self) -> None:
+        """Stop what runs and say how it ended; the session stays for views."""
+        self.flags.stop_run.clear()
+        self.hooks.close()
+        if self.running and self.session is not None:
+            if self.paused_at is not None:
+                self.session.note_pause(perf_counter() - self.paused_at)
+            self.session.cancel()
+            self._report_vitals(self.session, now=True)
+            self.mailbox.put(self.session.result())
+        self.running, self.paused_at = False, None
+        self._settle()
+
+    def _forget_session(self) -> None:
+        if self.session is not None:
+            self.session.close()
+        self.session = None
+        self.views.clear()
+
+    def _settle(self) -> None:
+        """Report the state that follows from what there is."""
+        if self.loaded is None:
+            self.enter(WorkerState.NO_MODEL)
+        elif not self.running or self.session is None:
+            self.enter(WorkerState.READY)
+        elif self.paused_at is not None:
+            self.enter(WorkerState.PAUSED)
+        else:
+            self.enter(WorkerState.PREFILL if self.session.in_prefill else WorkerState.DECODING)
+
+    # -- views
+
+    def _derive_slice(self) -> float:
+        """One slice of the view that has waited longest; returns the seconds it took."""
+        slot, deriving = next(iter(self.views.items()))
+        begun = perf_counter()
+        answered = self._one_slice(deriving)
+        spent_s = perf_counter() - begun
+        deriving.spent_s += spent_s
+        self.meter.view(spent_s)
+        del self.views[slot]
+        if answered is None:
+            self.views[slot] = deriving  # back of the queue: panels take turns
+        else:
+            self.mailbox.put_latest(f"view:{slot}", answered)
+        return spent_s
+
+    def _one_slice(self, deriving: _Deriving) -> Answered | None:
+        ask = deriving.ask
+        try:
+            if deriving.slices is None:
+                if self.session is None or self.session.run_id != ask.query.run_id:
+                    raise ViewUnavailableError("That run is no longer held in memory; run it again.")
+                deriving.slices = self.session.answer_in_slices(ask.query)
+            next(deriving.slices)
+        except StopIteration as done:
+            return Answered(ask.slot, ask.generation, done.value, derive_ms=1e3 * deriving.spent_s)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as problem:
+            can_recompute = isinstance(problem, ViewUnavailableError) and problem.can_recompute
+            return Answered(ask.slot, ask.generation, None, _report(problem), can_recompute)
+        return None
+
+
+class _Meter:
+    """Share of the time that goes into looking rather than generating."""
+
+    def __init__(self) -> None:
+        self._step_s = self._probe_s = 0.0
+        self._since = perf_counter()
+
+    def step(self, step_s: float, probe_s: float) -> None:
+        self._step_s += step_s
+        self._probe_s += probe_s
+
+    def view(self, view_s: float) -> None:
+        self._step_s += view_s
+        self._probe_s += view_s
+
+    def due(self) -> bool:
+        return perf_counter() - self._since >= VITALS_EVERY_S
+
+    def share(self) -> float:
+        """Since the last call, in [0, 1]."""
+        share = self._probe_s / self._step_s if self._step_s else 0.0
+        self._step_s = self._probe_s = 0.0
+        self._since = perf_counter()
+        return share
+
+
+def _report(problem: BaseException) -> ErrorReport:
+    if isinstance(problem, TokenglassError):
+        return problem.report()
+    detail = "".join(traceback.format_exception(problem))
+    return InternalError(f"Something unforeseen failed: {type(problem).__name__}: {problem}.", detail=detail).report()

@@ -1,0 +1,91 @@
+"""The trace: what was recorded comes back, across blocks, forks and the budget."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from core.contract import ViewUnavailableError
+from core.trace.record import SEALED_POSITIONS, Trace
+
+LAYERS, HEADS, WIDTH, HIDDEN = 2, 3, 4, 5
+MODULE = nn.Identity()
+
+
+def feed(trace: Trace, positions: int, value: float) -> None:
+    """One forward pass whose records all hold `value`."""
+    for _ in range(LAYERS):
+        trace.take_residual(torch.full((1, positions, HIDDEN), value))
+        trace.take(MODULE, torch.full((1, HEADS, positions, WIDTH), value), 0.5, {})
+    trace.take_residual(torch.full((1, positions, HIDDEN), value))
+    trace.commit()
+
+
+def test_ranges_come_back_across_chunks_and_steps() -> None:
+    trace = Trace(1 << 30)
+    feed(trace, 10, 1.0)
+    for step in range(SEALED_POSITIONS + 5):
+        feed(trace, 1, 2.0 + step)
+    values = trace.queries(1, 8, trace.stop)[0, 0, :, 0].tolist()
+    assert values == [1.0, 1.0, *(2.0 + step for step in range(SEALED_POSITIONS + 5))]
+    assert trace.residuals(LAYERS, 9, 11).shape == (1, 2, HIDDEN)
+
+
+def test_bytes_are_those_of_the_storages() -> None:
+    trace = Trace(1 << 30)
+    feed(trace, 10, 1.0)
+    per_position = 4 * (LAYERS * HEADS * WIDTH + (LAYERS + 1) * HIDDEN)
+    assert trace.nbytes == 10 * per_position
+    for _ in range(SEALED_POSITIONS + 1):
+        feed(trace, 1, 0.0)
+    assert trace.nbytes == (10 + SEALED_POSITIONS + 1) * per_position
+
+
+def test_views_of_larger_storages_are_not_kept_alive() -> None:
+    trace = Trace(1 << 30)
+    fused = torch.zeros(1, 8, 3 * HEADS * WIDTH)
+    for _ in range(LAYERS):
+        trace.take_residual(torch.zeros(1, 8, HIDDEN))
+        trace.take(MODULE, fused[..., : HEADS * WIDTH].reshape(1, 8, HEADS, WIDTH).transpose(1, 2), None, {})
+    trace.take_residual(torch.zeros(1, 8, HIDDEN))
+    trace.commit()
+    assert trace.nbytes == 8 * 4 * (LAYERS * HEADS * WIDTH + (LAYERS + 1) * HIDDEN)
+
+
+def test_the_oldest_records_go_first_and_the_view_says_so() -> None:
+    per_position = 4 * (LAYERS * HEADS * WIDTH + (LAYERS + 1) * HIDDEN)
+    trace = Trace(25 * per_position)
+    for _ in range(3):
+        feed(trace, 10, 1.0)
+    assert trace.nbytes <= 25 * per_position
+    assert trace.queries(0, 10, 30).shape[2] == 20
+    with pytest.raises(ViewUnavailableError, match="first 10 positions were dropped") as caught:
+        trace.queries(0, 9, 30)
+    assert caught.value.can_recompute
+
+
+def test_a_broken_pass_leaves_no_records() -> None:
+    trace = Trace(1 << 30)
+    feed(trace, 3, 1.0)
+    trace.take_residual(torch.zeros(1, 4, HIDDEN))
+    trace.rollback()
+    feed(trace, 1, 2.0)
+    assert trace.stop == 4
+    assert trace.queries(0, 0, 4)[0, 0, :, 0].tolist() == [1.0, 1.0, 1.0, 2.0]
+
+
+def test_a_fork_shares_its_parents_positions_and_grows_alone() -> None:
+    trunk = Trace(1 << 30)
+    feed(trunk, 6, 1.0)
+    branch = trunk.fork(4)
+    feed(branch, 2, 7.0)
+    feed(trunk, 1, 3.0)
+    assert branch.queries(0, 0, 6)[0, 0, :, 0].tolist() == [1.0, 1.0, 1.0, 1.0, 7.0, 7.0]
+    assert trunk.queries(0, 4, 7)[0, 0, :, 0].tolist() == [1.0, 1.0, 3.0]
+    assert branch.nbytes == 2 * 4 * (LAYERS * HEADS * WIDTH + (LAYERS + 1) * HIDDEN)
+
+
+def test_positions_never_recorded_are_refused() -> None:
+    with pytest.raises(ViewUnavailableError, match="not recorded"):
+        Trace(1 << 30).queries(0, 0, 1)
