@@ -14,7 +14,9 @@ Scripts and notebooks use one blocking call, or a stream of snapshots::
 
 Public names:
 
-- `run(model, prompt, …) -> RunResult`: generate, blocking, in the calling thread.
+- `run(model, prompt, …)`: generate, blocking, in the calling thread; returns a `RunResult`.
+- `RunResult`: `sequences`, `text`, `finish_reason`, `steps`, and the views `attention(layer, …)` and
+  `distribution(position, …)`, derived when they are asked for.
 - `stream(model, prompt, …)`: the same arguments; yields a `StepSnapshot` for each token as it comes.
 - `unload(model=None)`: free models that `run` and `stream` keep loaded between calls.
 - `list_models()`: what can be loaded by name, and why something cannot.

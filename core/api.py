@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,8 +37,8 @@ from core.contract.specs import DrawSource
 # torch is imported when a model is first used, so that `import core.api` stays quick.
 if TYPE_CHECKING:
     from core.decode.session import Session
-    from core.models.loaded import LoadedModel
     from core.models.load_control import LoadControl
+    from core.models.loaded import LoadedModel
 
 Text = str | Sequence[str]
 Ids = Sequence[int] | Sequence[Sequence[int]]
@@ -108,7 +108,7 @@ def stream(
     prefill_chunk: int = 256,
     device: str = "auto",
     dtype: str = "auto",
-) -> Iterator[StepSnapshot]:
+) -> Generator[StepSnapshot, None, None]:
     """Yield the snapshot of each token as it comes; the arguments and errors are those of `run`.
 
     The model is loaded and the prompt checked by the call itself, the rest happens while iterating. Leaving
@@ -119,7 +119,7 @@ def stream(
     return _steps(open_session(load_model(model, device, dtype), spec))
 
 
-def _steps(session: Session) -> Iterator[StepSnapshot]:
+def _steps(session: Session) -> Generator[StepSnapshot, None, None]:
     try:
         yield from (event for event in events(session) if isinstance(event, StepSnapshot))
     finally:
@@ -213,7 +213,7 @@ def open_session(loaded: LoadedModel, spec: RunSpec, cancelled: Callable[[], boo
         return Session(loaded, spec, run_id=next(run_numbers), cancelled=cancelled)
 
 
-def events(session: Session) -> Iterator[PrefillProgress | StepSnapshot]:
+def events(session: Session) -> Generator[PrefillProgress | StepSnapshot, None, None]:
     """Run a session to its end, event by event; closing the generator ends the run as cancelled."""
     try:
         while not session.finished:

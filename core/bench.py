@@ -54,7 +54,11 @@ TARGETS = {("smollm2", 16): {"c": 1.0, "d": 0.95}, ("smollm2", 1000): {"c": 1.2,
 
 
 def measure(
-    models: Sequence[str], *, quick: bool = False, say: Say = lambda _: None, window: Callable[[], Any] | None = None
+    models: Sequence[str],
+    *,
+    quick: bool = False,
+    say: Say = lambda _: None,
+    window: Callable[[], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Everything as plain data. `window` may add what only a window can measure (start-up, lateness, stop)."""
     results = [result for name in models for result in _measure_model(name, quick, say)]
@@ -136,6 +140,9 @@ def _generate_s(
     """Seconds a token of `generate()`."""
     model, stamps = loaded.module, _Stamps()
     wanted = ("output_attentions", "output_hidden_states", "output_scores", "return_dict_in_generate")
+    config = GenerationConfig(
+        max_new_tokens=tokens, do_sample=False, pad_token_id=0, **dict.fromkeys(wanted, everything)
+    )
     # The model's own defaults (its EOS, its sampling) would be merged into any config given.
     own_config, own_attention = model.generation_config, model.config._attn_implementation
     model.generation_config = GenerationConfig()
@@ -146,9 +153,8 @@ def _generate_s(
             model.generate(
                 prompt,
                 attention_mask=torch.ones_like(prompt),
-                generation_config=GenerationConfig(max_new_tokens=tokens, do_sample=False, pad_token_id=0),
+                generation_config=config,
                 stopping_criteria=StoppingCriteriaList([stamps]),
-                **dict.fromkeys(wanted, everything),
             )
     finally:
         model.generation_config = own_config

@@ -36,26 +36,31 @@ class _Parser(argparse.ArgumentParser):
         raise _UsageError(f"{message[:1].upper()}{message[1:]}; see “{self.prog} --help”.")
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run one command; returns the exit status and never raises for what a user can do wrong."""
+def main(argv: Sequence[str], window_bench: Callable[[], dict[str, Any]] | None = None) -> int:
+    """Run one command; returns the exit status and never raises for what a user can do wrong.
+
+    window_bench: adds to `bench` what only a window can measure; core has none.
+    """
     try:
-        options = _parser().parse_args(argv)
+        options = _parser().parse_args(argv, argparse.Namespace(window_bench=window_bench))
         status: int = options.command(options)
         sys.stdout.flush()
         return status
     except TokenglassError as problem:
-        _status(None)
-        print(" ".join(problem.message.split()), file=sys.stderr)
+        _complain(problem.message)
         return EXIT_INTERRUPTED if isinstance(problem, LoadCancelledError) else EXIT_ERROR
     except KeyboardInterrupt:
-        _status(None)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Whoever read us has left; nothing more may be written, not even by the interpreter at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except SystemExit as leaving:  # --help
         return int(leaving.code or 0)
+    except Exception as problem:
+        _complain(f"Something unforeseen failed: {type(problem).__name__}: {problem}.")
+        return EXIT_ERROR
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -128,7 +133,9 @@ def _models(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from core import bench
 
-    report = bench.measure(options.model or ["tiny-gpt2", "smollm2"], quick=options.quick, say=_status)
+    report = bench.measure(
+        options.model or ["tiny-gpt2", "smollm2"], quick=options.quick, say=_status, window=options.window_bench
+    )
     _status(None)
     print(json.dumps(_finite(report)) if options.json else bench.as_table(report))
     return 0
@@ -177,11 +184,13 @@ def _print_json(events: Iterator[object], result: Callable[[], RunFinished]) -> 
 def _print_text(events: Iterator[object], result: Callable[[], RunFinished]) -> None:
     """One row streams as it comes; several are printed one after the other at the end."""
     several = len(result().sequences) > 1
-    for event in events:
-        if isinstance(event, StepSnapshot) and not several:
-            _write(event.text)
+    try:
+        for event in events:
+            if isinstance(event, StepSnapshot) and not several:
+                _write(event.text)
+    finally:  # also what a run that fails half way has said
+        _write("\n\n".join(result().texts) + "\n" if several else "\n")
     finished = result()
-    _write("\n\n".join(finished.texts) + "\n" if several else "\n")
     rate = "" if finished.tokens_per_s is None else f" · {finished.tokens_per_s:.3g} tokens/s"
     if sys.stderr.isatty():
         print(f"{finished.finish_reason} · {finished.new_tokens} tokens{rate}", file=sys.stderr)
@@ -232,6 +241,11 @@ class _Control:
     def progress(self, stage: str, fraction: float | None) -> None:
         """Shown on a terminal only."""
         _status(stage if fraction is None else f"{stage} {fraction:4.0%}")
+
+
+def _complain(sentence: str) -> None:
+    _status(None)
+    print(" ".join(sentence.split()), file=sys.stderr)
 
 
 def _status(text: str | None) -> None:

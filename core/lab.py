@@ -33,10 +33,10 @@ class Lab:
             case StopRun() | StartRun():
                 self._flags.stop_run.set()
             case CancelLoad():
-                self._flags.cancel_load.set()
+                self._flags.cancel_loads()
             case LoadModel():
                 self._flags.stop_run.set()
-                self._flags.cancel_load.set()
+                self._flags.submit_load()
             case Shutdown():
                 self._flags.shut_down()
             case _:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import traceback
-from collections.abc import Generator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -30,9 +28,8 @@ from core.contract.commands import (
     Tokenize,
     Withdraw,
 )
-from core.contract.errors import ErrorReport, InternalError, PromptError, TokenglassError, ViewUnavailableError
+from core.contract.errors import PromptError, TokenglassError
 from core.contract.events import (
-    Answered,
     CommandRefused,
     Event,
     LoadFailed,
@@ -44,7 +41,7 @@ from core.contract.events import (
     WorkerState,
 )
 from core.contract.snapshot import StepSnapshot
-from core.contract.views import ViewAnswer
+from core.desk import Desk, Meter, error_report
 from core.mailbox import Mailbox
 
 if TYPE_CHECKING:
@@ -53,30 +50,34 @@ if TYPE_CHECKING:
 
 VIEW_SHARE = 0.08  # of the worker's time while it decodes
 MOST_CREDIT_S = 0.05  # unused share does not pile up into a stall
-VITALS_EVERY_S = 0.5
 
 
 @dataclass
 class Flags:
-    """Set from any thread, read inside the model and the loader."""
+    """Set by whoever submits, read inside the model and the loader.
+
+    Loads are numbered in the order they were submitted, so that giving one up cannot be lost or hit another.
+    """
 
     stop_run: threading.Event = field(default_factory=threading.Event)
-    cancel_load: threading.Event = field(default_factory=threading.Event)
     closing: threading.Event = field(default_factory=threading.Event)
+    loads_submitted: int = 0
+    loads_abandoned: int = 0  # all loads up to this number
+
+    def submit_load(self) -> None:
+        """A new load; earlier ones are given up."""
+        self.loads_abandoned = self.loads_submitted
+        self.loads_submitted += 1
+
+    def cancel_loads(self) -> None:
+        """Give up every load submitted so far."""
+        self.loads_abandoned = self.loads_submitted
 
     def shut_down(self) -> None:
         """Break off whatever is going on."""
-        for flag in (self.closing, self.stop_run, self.cancel_load):
-            flag.set()
-
-
-@dataclass
-class _Deriving:
-    """A view being derived, for one slot."""
-
-    ask: Ask
-    slices: Generator[None, None, ViewAnswer] | None = None
-    spent_s: float = 0.0
+        self.closing.set()
+        self.stop_run.set()
+        self.cancel_loads()
 
 
 @dataclass
@@ -84,13 +85,14 @@ class _LoadControl:
     """What the loader reports to and asks."""
 
     model_id: int
+    number: int
     worker: Worker
 
     def progress(self, stage: str, fraction: float | None) -> None:
         self.worker.mailbox.put_latest("load", LoadProgress(self.model_id, stage, fraction))
 
     def cancelled(self) -> bool:
-        return self.worker.flags.cancel_load.is_set()
+        return self.number <= self.worker.flags.loads_abandoned
 
 
 def work(inbox: queue.SimpleQueue[Command], mailbox: Mailbox, flags: Flags) -> None:
@@ -110,12 +112,13 @@ class Worker:
         self.state: WorkerState | None = None
         self.loaded: LoadedModel | None = None
         self.session: Session | None = None
+        self.loads_begun = 0
         self.running = False
         self.steps_left: int | None = None
         self.paused_at: float | None = None
-        self.views: dict[str, _Deriving] = {}
+        self.desk = Desk(mailbox)
         self.credit_s = 0.0
-        self.meter = _Meter()
+        self.meter = Meter()
         self.hooks = ExitStack()  # the running session's hooks
 
     def enter(self, state: WorkerState) -> None:
@@ -137,7 +140,7 @@ class Worker:
                 break
             if self._advancing:
                 self._advance()
-            elif self.views:
+            elif self.desk:
                 self._derive_slice()
         self._end_run()
 
@@ -146,7 +149,7 @@ class Worker:
     def _take_commands(self) -> list[Command]:
         """All that wait; sleeps only when there is nothing to do. Superseded drafts are dropped."""
         commands: list[Command] = []
-        if not self._advancing and not self.views:
+        if not self._advancing and not self.desk:
             commands.append(self.inbox.get())
         while True:
             try:
@@ -163,7 +166,7 @@ class Worker:
             raise
         except BaseException as problem:  # some libraries raise outside Exception (pyo3 panics)
             epoch = command.epoch if isinstance(command, SetParams) else None
-            self.mailbox.put(CommandRefused(type(command).__name__, _report(problem), epoch))
+            self.mailbox.put(CommandRefused(type(command).__name__, error_report(problem), epoch))
             self._settle()
 
     def _handle(self, command: Command) -> None:
@@ -183,9 +186,9 @@ class Worker:
             case Tokenize():
                 self._tokenize(command)
             case Ask():
-                self.views[command.slot] = _Deriving(command)
+                self.desk.ask(command)
             case Withdraw():
-                self.views.pop(command.slot, None)
+                self.desk.withdraw(command.slot)
             case CancelLoad() | Shutdown():
                 pass  # their flags did the work
 
@@ -194,17 +197,16 @@ class Worker:
         from core.models.loader import load
 
         self._end_run()
-        self.flags.cancel_load.clear()
-        if self.flags.closing.is_set():
-            return
+        self.loads_begun += 1
+        control = _LoadControl(command.model_id, self.loads_begun, self)
         self.enter(WorkerState.LOADING)
         try:
-            loaded = qualify(load(command.spec, command.model_id, _LoadControl(command.model_id, self)))
+            loaded = qualify(load(command.spec, command.model_id, control))
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as problem:
             kept = None if self.loaded is None else self.loaded.info.title
-            self.mailbox.put(LoadFailed(command.model_id, _report(problem), kept))
+            self.mailbox.put(LoadFailed(command.model_id, error_report(problem), kept))
         else:
             self._forget_session()
             self.loaded = loaded
@@ -220,7 +222,7 @@ class Worker:
         session = Session(self.loaded, command.spec, run_id=command.run_id, cancelled=self.flags.stop_run.is_set)
         self._forget_session()
         self.session, self.running, self.steps_left = session, True, command.spec.max_steps
-        self.paused_at, self.meter, self.credit_s = None, _Meter(), 0.0
+        self.paused_at, self.meter, self.credit_s = None, Meter(), 0.0
         self.hooks.enter_context(session.attached())
         self.mailbox.put(session.started)
         self._settle()
@@ -281,9 +283,14 @@ class Worker:
                 self._pause()
         self._settle()
         self.credit_s = min(MOST_CREDIT_S, self.credit_s + spent_s * VIEW_SHARE / (1 - VIEW_SHARE))
-        while self.views and self._advancing and self.credit_s > 0 and self.inbox.empty():
+        while self.desk and self._advancing and self.credit_s > 0 and self.inbox.empty():
             self.credit_s -= self._derive_slice()
         self._report_vitals(session)
+
+    def _derive_slice(self) -> float:
+        spent_s = self.desk.derive_slice(self.session)
+        self.meter.view(spent_s)
+        return spent_s
 
     def _report_vitals(self, session: Session, now: bool = False) -> None:
         if now or self.meter.due():
@@ -307,7 +314,7 @@ class Worker:
         if self.session is not None:
             self.session.close()
         self.session = None
-        self.views.clear()
+        self.desk.clear()
 
     def _settle(self) -> None:
         """Report the state that follows from what there is."""
@@ -319,70 +326,3 @@ class Worker:
             self.enter(WorkerState.PAUSED)
         else:
             self.enter(WorkerState.PREFILL if self.session.in_prefill else WorkerState.DECODING)
-
-    # -- views
-
-    def _derive_slice(self) -> float:
-        """One slice of the view that has waited longest; returns the seconds it took."""
-        slot, deriving = next(iter(self.views.items()))
-        begun = perf_counter()
-        answered = self._one_slice(deriving)
-        spent_s = perf_counter() - begun
-        deriving.spent_s += spent_s
-        self.meter.view(spent_s)
-        del self.views[slot]
-        if answered is None:
-            self.views[slot] = deriving  # back of the queue: panels take turns
-        else:
-            self.mailbox.put_latest(f"view:{slot}", answered)
-        return spent_s
-
-    def _one_slice(self, deriving: _Deriving) -> Answered | None:
-        ask = deriving.ask
-        try:
-            if deriving.slices is None:
-                if self.session is None or self.session.run_id != ask.query.run_id:
-                    raise ViewUnavailableError("That run is no longer held in memory; run it again.")
-                deriving.slices = self.session.answer_in_slices(ask.query)
-            next(deriving.slices)
-        except StopIteration as done:
-            return Answered(ask.slot, ask.generation, done.value, derive_ms=1e3 * deriving.spent_s)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as problem:
-            can_recompute = isinstance(problem, ViewUnavailableError) and problem.can_recompute
-            return Answered(ask.slot, ask.generation, None, _report(problem), can_recompute)
-        return None
-
-
-class _Meter:
-    """Share of the time that goes into looking rather than generating."""
-
-    def __init__(self) -> None:
-        self._step_s = self._probe_s = 0.0
-        self._since = perf_counter()
-
-    def step(self, step_s: float, probe_s: float) -> None:
-        self._step_s += step_s
-        self._probe_s += probe_s
-
-    def view(self, view_s: float) -> None:
-        self._step_s += view_s
-        self._probe_s += view_s
-
-    def due(self) -> bool:
-        return perf_counter() - self._since >= VITALS_EVERY_S
-
-    def share(self) -> float:
-        """Since the last call, in [0, 1]."""
-        share = self._probe_s / self._step_s if self._step_s else 0.0
-        self._step_s = self._probe_s = 0.0
-        self._since = perf_counter()
-        return share
-
-
-def _report(problem: BaseException) -> ErrorReport:
-    if isinstance(problem, TokenglassError):
-        return problem.report()
-    detail = "".join(traceback.format_exception(problem))
-    return InternalError(f"Something unforeseen failed: {type(problem).__name__}: {problem}.", detail=detail).report()

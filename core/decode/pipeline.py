@@ -6,7 +6,7 @@ then, when sampling, temperature and the filters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,26 +36,29 @@ class Stage:
     fn: StageFn
 
 
-def build_pipeline(params: GenerationParams, prompt_length: int, device: torch.device) -> tuple[Stage, ...]:
+def build_pipeline(
+    params: GenerationParams, prompt_slots: int, padding: Sequence[int], device: torch.device
+) -> tuple[Stage, ...]:
     """The stages that `params` ask for, in the order of `generate()`.
 
-    prompt_length: slots of the (padded) prompt, which `min_new_tokens` does not count.
+    prompt_slots: slots of the padded prompt, which `min_new_tokens` does not count.
+    padding: slots of padding in front of each row. They are no tokens of the row: every row is treated as
+    `generate()` treats it alone, where `generate()` itself lets a row's padding be penalised.
     """
     stages: list[Stage] = []
 
-    def add(name: str, processor: LogitsProcessor, shrink: bool = False) -> None:
-        fn = _on_survivors(processor) if shrink else processor
+    def add(name: str, fn: StageFn) -> None:
         stages.append(Stage(name, {name: getattr(params, name)}, fn))
 
     if params.repetition_penalty != 1.0:
-        add("repetition_penalty", RepetitionPenaltyLogitsProcessor(params.repetition_penalty))
+        add("repetition_penalty", _on_rows(RepetitionPenaltyLogitsProcessor(params.repetition_penalty), padding))
     if params.no_repeat_ngram_size > 0:
-        add("no_repeat_ngram_size", NoRepeatNGramLogitsProcessor(params.no_repeat_ngram_size))
+        add("no_repeat_ngram_size", _on_rows(NoRepeatNGramLogitsProcessor(params.no_repeat_ngram_size), padding))
     if params.min_new_tokens > 0 and params.eos_token_id:
         eos = list(params.eos_token_id)
         add(
             "min_new_tokens",
-            MinNewTokensLengthLogitsProcessor(prompt_length, params.min_new_tokens, eos, device=device),
+            MinNewTokensLengthLogitsProcessor(prompt_slots, params.min_new_tokens, eos, device=device),
         )
     if params.mode != "sample":
         return tuple(stages)
@@ -65,12 +68,27 @@ def build_pipeline(params: GenerationParams, prompt_length: int, device: torch.d
     if top_k_ran:
         add("top_k", TopKLogitsWarper(params.top_k))
     if params.top_p < 1.0:
-        add("top_p", TopPLogitsWarper(params.top_p), shrink=top_k_ran)
+        top_p = TopPLogitsWarper(params.top_p)
+        add("top_p", _on_survivors(top_p) if top_k_ran else top_p)
     if params.min_p > 0.0:
         add("min_p", MinPLogitsWarper(params.min_p))
     if params.typical_p < 1.0:
-        add("typical_p", TypicalLogitsWarper(params.typical_p), shrink=top_k_ran)
+        typical = TypicalLogitsWarper(params.typical_p)
+        add("typical_p", _on_survivors(typical) if top_k_ran else typical)
     return tuple(stages)
+
+
+def _on_rows(processor: LogitsProcessor, padding: Sequence[int]) -> StageFn:
+    """A stage that reads the ids, row by row without padding where there is any."""
+    if not any(padding):
+        plain: StageFn = processor
+        return plain
+
+    def fn(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        rows = [processor(ids[row : row + 1, pad:], scores[row : row + 1]) for row, pad in enumerate(padding)]
+        return torch.cat(rows)
+
+    return fn
 
 
 def _on_survivors(processor: LogitsProcessor) -> StageFn:

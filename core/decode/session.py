@@ -109,7 +109,7 @@ class Session:
         )
 
     def _configure(self) -> None:
-        self.stages = build_pipeline(self.params, self.prompt_slots, self.loaded.device)
+        self.stages = build_pipeline(self.params, self.prompt_slots, self.padding, self.loaded.device)
         if getattr(getattr(self, "mode", None), "name", None) != self.params.mode:
             self.mode = make_mode(self.params.mode, self.spec, self.loaded.device)
 
@@ -247,9 +247,10 @@ class Session:
 
     def _final_scores(self, row: int, slot: int, logits: torch.Tensor) -> torch.Tensor:
         """The pipeline under the current parameters on the logits (V,) that followed `slot`."""
-        return run_pipeline(self.stages, self.ids[row : row + 1, : slot + 1], logits[None])[0]
+        stages = build_pipeline(self.params, self.prompt_slots, self.padding[row : row + 1], self.loaded.device)
+        return run_pipeline(stages, self.ids[row : row + 1, : slot + 1], logits[None])[0]
 
     def close(self) -> None:
         """Give cache and records back."""
-        self.cache = new_cache(0)
+        self.cache = new_cache(len(self.forward.anatomy.layers))
         self.trace = None

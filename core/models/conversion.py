@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import platformdirs
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from core.contract.errors import LoadCancelledError, ModelLoadError
 from core.models.convert_gguf import CONVERTER_VERSION, partial_folder
@@ -126,9 +126,10 @@ def _messages(child: subprocess.Popen[bytes], control: LoadControl) -> Iterator[
                     message = json.loads(line)
                     if isinstance(message, dict):
                         yield message
+    except BaseException:  # left early: nobody will read the rest
+        child.kill()
+        raise
     finally:
-        if child.poll() is None and control.cancelled():
-            child.kill()
         reader.join()
 
 

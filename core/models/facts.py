@@ -37,17 +37,15 @@ class Dimensions:
 
 def dimensions(config: Any) -> Dimensions:
     """Read them under the names each family uses. Raises `ModelLoadError`."""
-    heads, hidden = int(config.num_attention_heads), int(config.hidden_size)
-    positions = _first(config, _POSITIONS)
-    if positions is None:
-        raise ModelLoadError(f"The config.json does not say how many positions this {config.model_type} model has.")
+    heads = _required(config, ("num_attention_heads",), "attention heads")
+    hidden_size = _required(config, ("hidden_size",), "hidden units")
     return Dimensions(
-        layers=int(config.num_hidden_layers),
+        layers=_required(config, ("num_hidden_layers",), "layers"),
         heads=heads,
-        kv_heads=_first(config, ("num_key_value_heads", "num_kv_heads")) or heads,
-        head_dim=_first(config, ("head_dim",)) or hidden // heads,
-        hidden_size=hidden,
-        max_positions=positions,
+        kv_heads=_kv_heads(config, heads),
+        head_dim=_first(config, ("head_dim",)) or hidden_size // heads,
+        hidden_size=hidden_size,
+        max_positions=_required(config, _POSITIONS, "positions"),
         sliding_window=_sliding_window(config),
     )
 
@@ -111,6 +109,12 @@ def generation_defaults(config: Any, vocab_size: int) -> tuple[GenerationParams,
     return defaults, frozenset(chosen)
 
 
+def _kv_heads(config: Any, heads: int) -> int:
+    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
+        return 1  # Falcon-7B, GPT-BigCode
+    return _first(config, ("num_key_value_heads", "num_kv_heads")) or heads
+
+
 def _sliding_window(config: Any) -> int | None:
     """None where no layer slides: families keep the number in the config even when it is switched off."""
     if getattr(config, "use_sliding_window", True) is False:
@@ -127,6 +131,15 @@ def _bos(module: PreTrainedModel, text: TextDomain, vocab_size: int) -> int | No
         if isinstance(value, int) and 0 <= value < vocab_size:
             return value
     return None
+
+
+def _required(config: Any, names: tuple[str, ...], what: str) -> int:
+    value = _first(config, names)
+    if not value:
+        raise ModelLoadError(
+            f"This {config.model_type} model does not say how many {what} it has, so it has no KV cache to look at."
+        )
+    return value
 
 
 def _first(config: Any, names: tuple[str, ...]) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, Protocol
 
 from core.contract.errors import LoadCancelledError
@@ -51,9 +51,9 @@ class _Bar:
 
     def __init__(self, control: LoadControl, iterable: Iterable[Any] = (), *_: Any, **kwargs: Any) -> None:
         self._control = control
-        self._items: Any = iterable
+        self._items = iterable
         self._stage = str(kwargs.get("desc") or "Loading")
-        self._total = kwargs.get("total") or (len(self._items) if hasattr(self._items, "__len__") else 0)
+        self._total = kwargs.get("total") or (len(iterable) if isinstance(iterable, Sized) else 0)
         self._done = 0
         stop_if_cancelled(control)
 

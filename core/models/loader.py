@@ -37,12 +37,10 @@ def load(spec: ModelSpec, model_id: int, control: LoadControl) -> LoadedModel:
     """Load the model `spec` names. Raises `ModelLoadError`, and `LoadCancelledError` when `control` says so."""
     try:
         return _load(spec, model_id, control)
-    except TokenglassError:
-        raise
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, TokenglassError):
         raise
     except BaseException as error:  # tokenizers panics with a BaseException
-        sentence, detail = _sentence(spec.name, error), traceback.format_exc()
+        sentence, detail = _sentence(Path(spec.name).name, error), traceback.format_exc()
     # Outside the handler, so that no traceback keeps half a model alive.
     if control.cancelled():
         raise LoadCancelledError("The load was cancelled.", detail=detail)
@@ -92,7 +90,7 @@ def _load_text(folder: CheckedFolder) -> TextDomain:
             folder.path, local_files_only=True, trust_remote_code=False
         )
         return TextDomain(tokenizer)
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, TokenglassError):
         raise
     except BaseException as error:
         why = _reason(error)
@@ -109,15 +107,16 @@ def _load_module(folder: CheckedFolder, dtype: torch.dtype) -> PreTrainedModel:
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # reported and refused below, by name
     )
     if module.config.is_encoder_decoder:
         raise ModelLoadError(f"“{folder.path.name}” is an encoder-decoder model; choose a decoder-only one.")
     for problem in ("missing_keys", "mismatched_keys"):
-        names = sorted(map(str, report[problem]))
+        names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report[problem])
         if names:  # transformers fills them with random numbers
-            what = "are missing from" if problem == "missing_keys" else "have other shapes in"
+            what = "are missing from" if problem == "missing_keys" else "have another shape in"
             raise ModelLoadError(
-                f"{len(names)} weights of “{folder.path.name}” {what} its files, {names[0]} first; "
+                f"Some weights of “{folder.path.name}” {what} its files ({len(names)}, {names[0]} first); "
                 "config.json and weights do not belong together.",
                 detail="\n".join(names),
             )
@@ -161,8 +160,13 @@ def _settle(module: PreTrainedModel, device: torch.device) -> None:
     """
     module.eval()
     module.requires_grad_(False)
-    for tensor in chain(module.parameters(), module.buffers()):
-        tensor.data = tensor.data.to(device, copy=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a copy gains nothing from more, and waits 20 times as long for them on a busy machine
+    try:
+        for tensor in chain(module.parameters(), module.buffers()):
+            tensor.data = tensor.data.to(device, copy=True)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _sentence(name: str, error: BaseException) -> str:

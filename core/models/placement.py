@@ -48,7 +48,7 @@ def computes_bf16(device: torch.device) -> bool:
     """Whether the hardware multiplies bf16 itself; emulated, it is slower than fp32."""
     if device.type == "cuda":
         with torch.cuda.device(device):
-            return torch.cuda.is_bf16_supported(including_emulation=False)
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "mps":
         return torch.backends.mps.is_macos_or_newer(14, 0)  # where Metal has the type
     if device.type != "cpu":

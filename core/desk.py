@@ -1,0 +1,121 @@
+"""The desk where views are asked for: one waiting question a slot, derived in slices that take turns."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Generator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from core.contract.commands import Ask
+from core.contract.errors import ErrorReport, InternalError, TokenglassError, ViewUnavailableError
+from core.contract.events import Answered
+from core.contract.views import ViewAnswer
+from core.mailbox import Mailbox
+
+if TYPE_CHECKING:
+    from core.decode.session import Session
+
+VITALS_EVERY_S = 0.5
+
+
+@dataclass
+class _Deriving:
+    """A view being derived."""
+
+    ask: Ask
+    slices: Generator[None, None, ViewAnswer] | None = None
+    spent_s: float = 0.0
+
+
+class Desk:
+    """Questions in, answers to the mailbox. Only the worker thread calls it."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
+        self._waiting: dict[str, _Deriving] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def ask(self, ask: Ask) -> None:
+        """Take a question; an earlier one in the same slot is dropped."""
+        self._waiting[ask.slot] = _Deriving(ask)
+
+    def withdraw(self, slot: str) -> None:
+        """Drop the question of a slot."""
+        self._waiting.pop(slot, None)
+
+    def clear(self) -> None:
+        """Drop all questions."""
+        self._waiting.clear()
+
+    def derive_slice(self, session: Session | None) -> float:
+        """One slice of the view that has waited longest; returns the seconds it took."""
+        slot, deriving = next(iter(self._waiting.items()))
+        begun = perf_counter()
+        answered = _one_slice(deriving, session)
+        spent_s = perf_counter() - begun
+        deriving.spent_s += spent_s
+        del self._waiting[slot]
+        if answered is None:
+            self._waiting[slot] = deriving  # back of the queue: panels take turns
+        else:
+            self._mailbox.put_latest(f"view:{slot}", answered)
+        return spent_s
+
+
+def _one_slice(deriving: _Deriving, session: Session | None) -> Answered | None:
+    ask = deriving.ask
+    try:
+        if deriving.slices is None:
+            if session is None or session.run_id != ask.query.run_id:
+                raise ViewUnavailableError("That run is no longer held in memory; run it again.")
+            deriving.slices = session.answer_in_slices(ask.query)
+        next(deriving.slices)
+    except StopIteration as done:
+        return Answered(ask.slot, ask.generation, done.value, derive_ms=1e3 * deriving.spent_s)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as problem:
+        can_recompute = isinstance(problem, ViewUnavailableError) and problem.can_recompute
+        return Answered(ask.slot, ask.generation, None, error_report(problem), can_recompute)
+    return None
+
+
+class Meter:
+    """Share of the time that goes into looking rather than generating."""
+
+    def __init__(self) -> None:
+        self._work_s = self._looking_s = 0.0
+        self._since = perf_counter()
+
+    def step(self, step_s: float, probes_s: float) -> None:
+        """A unit of the run and the probes inside it."""
+        self._work_s += step_s
+        self._looking_s += probes_s
+
+    def view(self, view_s: float) -> None:
+        """A slice of a view."""
+        self._work_s += view_s
+        self._looking_s += view_s
+
+    def due(self) -> bool:
+        """Whether it is time to report."""
+        return perf_counter() - self._since >= VITALS_EVERY_S
+
+    def share(self) -> float:
+        """Since the last call, in [0, 1]."""
+        share = self._looking_s / self._work_s if self._work_s else 0.0
+        self._work_s = self._looking_s = 0.0
+        self._since = perf_counter()
+        return share
+
+
+def error_report(problem: BaseException) -> ErrorReport:
+    """Any failure as one sentence, the traceback in the detail where it was not foreseen."""
+    if isinstance(problem, TokenglassError):
+        return problem.report()
+    detail = "".join(traceback.format_exception(problem))
+    return InternalError(f"Something unforeseen failed: {type(problem).__name__}: {problem}.", detail=detail).report()
