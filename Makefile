@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 SMOL   := $(VENV)/.smollm2
 OFF    := QT_QPA_PLATFORM=offscreen
 
-.PHONY: run test lint bench shot install clean
+.PHONY: run test campaign lint bench shot install clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,10 @@ run: install
 
 test: $(STAMP)
 	$(OFF) $(BIN)/python -m pytest
+
+# The long tests: the large model, conversions, campaigns.
+campaign: install
+	$(OFF) $(BIN)/python -m pytest -m slow --timeout=1800
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
