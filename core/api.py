@@ -165,7 +165,8 @@ def _resolved(model: ModelName) -> str:
     from core.models.sources import list_models
 
     name = os.fspath(model)
-    return name if name in {source.name for source in list_models()} else os.path.realpath(os.path.expanduser(name))
+    folder = os.path.realpath(os.path.expanduser(name))
+    return folder if name not in {source.name for source in list_models()} and os.path.isdir(folder) else name
 
 
 def to_prompts(prompt: Text | None, prompt_ids: Ids | None, messages: Messages | None) -> tuple[Prompt, ...]:

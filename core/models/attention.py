@@ -111,11 +111,14 @@ AttentionInterface.register(NAME_EAGER, _tokenglass_eager_attention)
 AttentionMaskInterface.register(NAME_EAGER, eager_mask)
 
 
-def use_our_attention(model: PreTrainedModel) -> bool:
-    """Switch `model` to the tapped attention; False where its code has no attention interface."""
+def use_our_attention(model: PreTrainedModel, eager: bool = False) -> bool:
+    """Switch `model` to the tapped attention; False where its code has no attention interface.
+
+    eager: take the family's eager arithmetic even where SDPA is supported, so that modules return weights.
+    """
     if not model._can_set_attn_implementation():
         return False
-    name = NAME if model._supports_sdpa else NAME_EAGER
+    name = NAME if model._supports_sdpa and not eager else NAME_EAGER
     if model.config._attn_implementation != name:
         model.set_attn_implementation(name)
     return bool(model.config._attn_implementation == name)
