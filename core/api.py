@@ -48,7 +48,7 @@ ModelName = str | os.PathLike[str]
 
 _lock = threading.RLock()  # loading changes process-wide torch state, so nothing may run meanwhile
 _loaded: dict[tuple[str, str, str], LoadedModel] = {}
-run_numbers = itertools.count(1)
+_numbers = itertools.count(1)
 
 
 def run(
@@ -146,7 +146,7 @@ def load_model(
     key = (name, str(place), str(choose_dtype(dtype, place)))
     with _lock:
         if key not in _loaded:
-            _loaded[key] = qualify(load(ModelSpec(name, device, dtype), next(run_numbers), control or _Quiet()))
+            _loaded[key] = qualify(load(ModelSpec(name, device, dtype), next(_numbers), control or _Quiet()))
         return _loaded[key]
 
 
@@ -211,7 +211,7 @@ def open_session(loaded: LoadedModel, spec: RunSpec, cancelled: Callable[[], boo
     from core.decode.session import Session
 
     with _lock:
-        return Session(loaded, spec, run_id=next(run_numbers), cancelled=cancelled)
+        return Session(loaded, spec, run_id=next(_numbers), cancelled=cancelled)
 
 
 def events(session: Session) -> Generator[PrefillProgress | StepSnapshot, None, None]:

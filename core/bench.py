@@ -6,6 +6,7 @@ set-up do not count. EOS is off and decoding is greedy. Ratios are what to read;
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ VARIANTS = {
     "d": "our engine watched at 30 Hz: 50 candidates, one attention layer, cache bytes, records of all views",
 }
 POLL_S = 1 / 30
+_run_ids = itertools.count(1)
 WATCHED_ROWS = 64  # newest query rows of the watched layer, all heads
 APPEND_AT = 4096
 TARGETS = {("smollm2", 16): {"c": 1.0, "d": 0.95}, ("smollm2", 1000): {"c": 1.2, "d": 1.2}}  # × a, in bf16
@@ -207,7 +209,7 @@ def _until(lab: Lab, last: Any) -> Iterator[Event]:
 
 def _watched_s(lab: Lab, loaded: LoadedModel, ids: tuple[int, ...], tokens: int) -> float:
     """Seconds a token while somebody looks: every poll asks for the newest rows of one layer."""
-    run_id = next(api.run_numbers)
+    run_id = next(_run_ids)
     lab.submit(StartRun(run_id, _spec(ids, tokens, prefill_chunk=len(ids))))
     generation = 0
     for event in _until(lab, RunFinished):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import leaks
 
@@ -35,10 +36,13 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("TOKENGLASS_CACHE", str(_home / "cache"))
     os.environ["HOME"] = os.environ["USERPROFILE"] = str(_home)
     os.environ["XDG_CACHE_HOME"] = str(_home / ".cache")
-    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(_home / "hypothesis")
     for variable, folder in SETTINGS_DIRS.items():
         os.environ[variable] = str(_home / folder)
     config.addinivalue_line("qt_log_ignore", r"This plugin does not support propagateSizeHints")  # offscreen
+    # Machines are busy and shared, so no judgement on time; the same examples each time.
+    slow = [HealthCheck.too_slow]
+    settings.register_profile("house", deadline=None, derandomize=True, database=None, suppress_health_check=slow)
+    settings.load_profile("house")
     gc.disable()
     leaks.watch()
 

@@ -33,6 +33,7 @@ class Forward:
         self.anatomy = find_anatomy(loaded.module)
         self.padding = padding  # (B,)
         self._padded = bool(padding.any())
+        self._last_position = loaded.info.max_positions - 1
         self._cancelled = cancelled
         self._trace: Trace | None = None
         self._attached = False
@@ -95,7 +96,8 @@ class Forward:
             arguments["attention_mask"] = (slots >= self.padding[:, None]).long()  # (B, stop)
         if "position_ids" in accepts:
             slots = torch.arange(start, stop, device=ids.device)
-            arguments["position_ids"] = (slots - self.padding[:, None]).clamp(min=0)  # (B, n)
+            # Padding, before a row and after its end, is masked or ignored: any position that exists will do.
+            arguments["position_ids"] = (slots - self.padding[:, None]).clamp(0, self._last_position)  # (B, n)
         if "logits_to_keep" in accepts:
             arguments["logits_to_keep"] = 1
         return arguments

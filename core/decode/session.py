@@ -228,6 +228,7 @@ class Session:
             trace=self.trace,
             keys=lambda layer: layer_keys(self.cache, layer),
             padding=tuple(self.padding),
+            lengths=tuple(len(row.prompt.token_ids) + len(row.token_ids) for row in self.rows),
             anatomy=self.forward.anatomy,
             info=self.loaded.info,
             piece=self.loaded.text.piece,

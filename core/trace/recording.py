@@ -17,6 +17,7 @@ from core.trace.record import Trace
 class Recording:
     """Everything a view may read. Slots count padding; the position of a slot in row r is slot - padding[r].
 
+    lengths: tokens of each row; what is fed after a row's end is padding.
     keys: cached keys (B, H_kv, slots, D) of a layer.
     recompute: records of the slots [start, stop), fed again.
     final_scores: the pipeline on the logits (V,) that followed a slot of a row.
@@ -25,6 +26,7 @@ class Recording:
     trace: Trace | None
     keys: Callable[[int], torch.Tensor]
     padding: tuple[int, ...]
+    lengths: tuple[int, ...]
     anatomy: Anatomy
     info: ModelInfo
     piece: Callable[[int], str]
@@ -35,7 +37,7 @@ class Recording:
         """Positions of this row that were fed. Raises `ViewUnavailableError` without a trace."""
         if not 0 <= row < len(self.padding):
             raise ViewUnavailableError(f"There is no row {row}; the run has {len(self.padding)}.")
-        return max(0, self.recorded().stop - self.padding[row])
+        return max(0, min(self.recorded().stop - self.padding[row], self.lengths[row]))
 
     def recorded(self) -> Trace:
         """The trace. Raises `ViewUnavailableError` when the run was not recorded."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -119,9 +120,14 @@ def full_logits(loaded: LoadedModel, ids: Sequence[int]) -> torch.Tensor:
         return logits[0].float()
 
 
+def twin(loaded: LoadedModel) -> LoadedModel:
+    """A copy for passes that ask transformers for its insides: it then hooks the model for good."""
+    return replace(loaded, module=deepcopy(loaded.module))
+
+
 def eager_attention(loaded: LoadedModel, ids: Sequence[int]) -> list[torch.Tensor]:
     """`output_attentions` of one eager pass over all positions: per layer (H, T, T)."""
-    with plain(loaded, "eager") as model:
+    with plain(twin(loaded), "eager") as model:
         tokens = torch.tensor([list(ids)], device=loaded.device)
         output = model(input_ids=tokens, use_cache=False, output_attentions=True)
         return [weights[0].float() for weights in output.attentions]

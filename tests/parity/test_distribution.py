@@ -7,7 +7,7 @@ import torch
 
 from core.contract import DistributionAnswer, DistributionQuery, ViewUnavailableError
 from core.models.loaded import LoadedModel
-from tests.parity.reference import Ours, dense, full_logits, plain, prompt_of, run
+from tests.parity.reference import Ours, dense, full_logits, plain, prompt_of, run, twin
 
 PROMPT, NEW = 14, 10
 
@@ -61,7 +61,7 @@ def test_the_derived_distribution_of_a_step_is_the_one_it_reported(loaded: Loade
 
 def test_the_logit_lens_reads_the_model_s_hidden_states(ours: Ours, loaded: LoadedModel) -> None:
     anatomy = ours.session.forward.anatomy
-    with plain(loaded) as model:
+    with plain(twin(loaded)) as model:
         ids = torch.tensor([ours.sequences[0][:-1]], device=loaded.device)
         hidden = model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
         expected = [anatomy.read_out(states[0]).log_softmax(-1) for states in hidden[: loaded.info.layers]]
