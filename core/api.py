@@ -161,12 +161,10 @@ class _Quiet:
 
 
 def _resolved(model: ModelName) -> str:
-    """A known name as it is, a folder as its real path, so that two spellings of one folder load once."""
-    from core.models.sources import list_models
+    """One spelling for one model, so that two spellings of one folder load once."""
+    from core.models.sources import canonical_name
 
-    name = os.fspath(model)
-    folder = os.path.realpath(os.path.expanduser(name))
-    return folder if name not in {source.name for source in list_models()} and os.path.isdir(folder) else name
+    return canonical_name(os.fspath(model))
 
 
 def to_prompts(prompt: Text | None, prompt_ids: Ids | None, messages: Messages | None) -> tuple[Prompt, ...]:

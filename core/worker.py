@@ -20,6 +20,7 @@ from core.contract.commands import (
     Command,
     LoadModel,
     PauseRun,
+    PreviewModel,
     ResumeRun,
     SetParams,
     Shutdown,
@@ -34,6 +35,7 @@ from core.contract.events import (
     Event,
     LoadFailed,
     LoadProgress,
+    ModelPreviewed,
     ModelReady,
     StateChanged,
     Tokenized,
@@ -93,6 +95,23 @@ class _LoadControl:
 
     def cancelled(self) -> bool:
         return self.number <= self.worker.flags.loads_abandoned
+
+
+@dataclass
+class _PreviewControl:
+    """A preview may wait for the network; a load that is asked for or given up, or closing, ends that."""
+
+    flags: Flags
+
+    def __post_init__(self) -> None:
+        self._loads = (self.flags.loads_submitted, self.flags.loads_abandoned)
+
+    def progress(self, stage: str, fraction: float | None) -> None:
+        pass
+
+    def cancelled(self) -> bool:
+        loads = (self.flags.loads_submitted, self.flags.loads_abandoned)
+        return self.flags.closing.is_set() or loads != self._loads
 
 
 def work(inbox: queue.SimpleQueue[Command], mailbox: Mailbox, flags: Flags) -> None:
@@ -156,8 +175,8 @@ class Worker:
                 commands.append(self.inbox.get_nowait())
             except queue.Empty:
                 break
-        drafts = [c for c in commands if isinstance(c, Tokenize)]
-        return [c for c in commands if not isinstance(c, Tokenize) or c is drafts[-1]]
+        latest: dict[type, Command] = {type(c): c for c in commands}
+        return [c for c in commands if not isinstance(c, Tokenize | PreviewModel) or c is latest[type(c)]]
 
     def _guarded(self, command: Command) -> None:
         try:
@@ -185,6 +204,8 @@ class Worker:
                 self._set_params(command)
             case Tokenize():
                 self._tokenize(command)
+            case PreviewModel():
+                self._preview(command)
             case Ask():
                 self.desk.ask(command)
             case Withdraw():
@@ -212,6 +233,15 @@ class Worker:
             self.loaded = loaded
             self.mailbox.put(ModelReady(loaded.info))
         self._settle()
+
+    def _preview(self, command: PreviewModel) -> None:
+        from core.models.preview import preview
+
+        try:
+            answer = ModelPreviewed(command.generation, preview(command.spec, _PreviewControl(self.flags)))
+        except TokenglassError as problem:
+            answer = ModelPreviewed(command.generation, None, problem.report())
+        self.mailbox.put_latest("preview", answer)
 
     def _start(self, command: StartRun) -> None:
         from core.decode.session import Session

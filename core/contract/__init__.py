@@ -10,6 +10,7 @@ from core.contract.commands import (
     Command,
     LoadModel,
     PauseRun,
+    PreviewModel,
     ResumeRun,
     SetParams,
     Shutdown,
@@ -38,6 +39,7 @@ from core.contract.events import (
     LoadFailed,
     LoadProgress,
     ModelInfo,
+    ModelPreviewed,
     ModelReady,
     ParamsApplied,
     PlanLine,
@@ -52,6 +54,7 @@ from core.contract.events import (
     WorkerState,
 )
 from core.contract.params import MODES, PARAMETERS, GenerationParams, Parameter, validate
+from core.contract.preview import DtypeEstimate, ModelPreview
 from core.contract.snapshot import CacheReport, Candidates, StepId, StepSnapshot, StepTiming
 from core.contract.specs import ChatMessage, ModelSpec, Prompt, RunSpec
 from core.contract.views import (
@@ -80,6 +83,7 @@ __all__ = [
     "CommandRefused",
     "DistributionAnswer",
     "DistributionQuery",
+    "DtypeEstimate",
     "ErrorReport",
     "Event",
     "FinishReason",
@@ -91,6 +95,8 @@ __all__ = [
     "LoadProgress",
     "ModelInfo",
     "ModelLoadError",
+    "ModelPreview",
+    "ModelPreviewed",
     "ModelReady",
     "ModelSpec",
     "NonFiniteLogitsError",
@@ -101,6 +107,7 @@ __all__ = [
     "PauseRun",
     "PlanLine",
     "PrefillProgress",
+    "PreviewModel",
     "Prompt",
     "PromptError",
     "PromptRow",

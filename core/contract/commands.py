@@ -23,6 +23,14 @@ class CancelLoad:
 
 
 @dataclass(frozen=True, slots=True)
+class PreviewModel:
+    """Say what a model would take, without loading it. A later one replaces an earlier one not answered yet."""
+
+    generation: int
+    spec: ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
 class StartRun:
     """Start a run on the loaded model; a run in progress is stopped first."""
 
@@ -87,6 +95,7 @@ class Shutdown:
 Command = (
     LoadModel
     | CancelLoad
+    | PreviewModel
     | StartRun
     | PauseRun
     | ResumeRun

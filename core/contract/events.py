@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from core.contract.errors import ErrorReport
 from core.contract.params import GenerationParams
+from core.contract.preview import ModelPreview
 from core.contract.snapshot import StepSnapshot
 from core.contract.specs import ModelSpec
 from core.contract.views import ViewAnswer
@@ -74,6 +75,8 @@ class ModelInfo:
     from_generation_config: frozenset[str]  # names of `defaults` that the model's generation_config sets
     views: tuple[ViewStatus, ...]
     load_ms: float
+    revision: str = ""  # the commit, for models of the hub
+    notices: tuple[str, ...] = ()  # what was left out or should be known, one sentence each
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +219,15 @@ class Vitals:
     trace_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class ModelPreviewed:
+    """The answer to a `PreviewModel`, or the reason there is none. Latest-wins lane."""
+
+    generation: int
+    preview: ModelPreview | None
+    error: ErrorReport | None = None
+
+
 Event = (
     StateChanged
     | LoadProgress
@@ -230,4 +242,5 @@ Event = (
     | Tokenized
     | Answered
     | Vitals
+    | ModelPreviewed
 )

@@ -13,7 +13,9 @@ DrawSource = Literal["counter", "torch"]
 class ModelSpec:
     """Which model, where and in which precision.
 
-    name: a name from `core.list_models()` (`smollm2`, `tiny-gpt2`) or the path of a local transformers folder.
+    name: a name from `core.list_models()` (`smollm2`, `tiny-gpt2`), the path of a local transformers folder or of a
+        GGUF file, a model of the Hugging Face hub (`org/name`, `org/name@revision`, or the address of its page), or
+        random weights from a config: `new:gpt2`, `new:llama?num_hidden_layers=2&seed=1`, `new:qwen2`, `new:imagegpt`.
     device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
     dtype: `auto`, `bf16` or `fp32`; auto is bf16 where the device computes it natively.
     """

@@ -10,6 +10,7 @@ B rows, T slots, V vocabulary, K candidates.
 
 from __future__ import annotations
 
+import math
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -149,7 +150,7 @@ def pad_id(loaded: LoadedModel, params: GenerationParams) -> int:
 
 def _check_finite(logits: torch.Tensor, run: Session) -> None:
     # The maximum is NaN if any logit is, +inf if any is, and -inf only if all are.
-    if not bool(torch.isfinite(logits.amax(dim=-1)).all()):
+    if not all(math.isfinite(most) for most in logits.amax(dim=-1).tolist()):
         raise NonFiniteLogitsError(
             f"The model returned logits that are not finite at token {run.new_tokens}; its weights are damaged or "
             f"overflow in {run.loaded.info.dtype}, so try another precision or reload it."

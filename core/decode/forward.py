@@ -95,9 +95,10 @@ class Forward:
             slots = torch.arange(stop, device=ids.device)
             arguments["attention_mask"] = (slots >= self.padding[:, None]).long()  # (B, stop)
         if "position_ids" in accepts:
-            slots = torch.arange(start, stop, device=ids.device)
+            slots = torch.arange(start, stop, device=ids.device)[None]
             # Padding, before a row and after its end, is masked or ignored: any position that exists will do.
-            arguments["position_ids"] = (slots - self.padding[:, None]).clamp(0, self._last_position)  # (B, n)
+            padded = (slots - self.padding[:, None]).clamp(0, self._last_position) if self._padded else slots
+            arguments["position_ids"] = padded  # (B, n)
         if "logits_to_keep" in accepts:
             arguments["logits_to_keep"] = 1
         return arguments

@@ -23,16 +23,16 @@ SMALLEST_CAPACITY = 64
 class _Buffer:
     """The storages of K and V of one layer, and the layers that read from them."""
 
-    __slots__ = ("keys", "owners", "values")
+    __slots__ = ("allocated_bytes", "capacity", "keys", "owners", "position_bytes", "values")
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         self.keys = keys  # (B, H_kv, capacity, D)
         self.values = values  # (B, H_kv, capacity, D_v)
+        self.capacity = keys.shape[2]
+        # Read off the storages once: they never change, and every step reports them.
+        self.allocated_bytes = keys.untyped_storage().nbytes(), values.untyped_storage().nbytes()
+        self.position_bytes = keys[:, :, :1].nbytes, values[:, :, :1].nbytes
         self.owners: WeakSet[GrowLayer] = WeakSet()
-
-    @property
-    def capacity(self) -> int:
-        return self.keys.shape[2]
 
 
 class GrowLayer(CacheLayerMixin):
@@ -164,23 +164,16 @@ class GrowLayer(CacheLayerMixin):
 
     def bytes(self) -> tuple[int, int, int, int]:
         """Used K, used V, allocated K, allocated V, from the storages really held."""
-        if self._buffer is None:
+        buffer = self._buffer
+        if buffer is None:
             return 0, 0, 0, 0
-        return (
-            self.keys.nbytes,
-            self.values.nbytes,
-            _storage_bytes(self._buffer.keys),
-            _storage_bytes(self._buffer.values),
-        )
+        keys, values = buffer.position_bytes
+        return self.length * keys, self.length * values, *buffer.allocated_bytes
 
 
 def _empty_like(states: torch.Tensor, capacity: int) -> torch.Tensor:
     batch, heads, _, width = states.shape
     return torch.empty((batch, heads, capacity, width), dtype=states.dtype, device=states.device)
-
-
-def _storage_bytes(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().nbytes()
 
 
 def new_cache(layers: int, limit: int | None = None) -> Cache:

@@ -75,8 +75,8 @@ def observe(processed: Processed, row: int, token_id: int, piece: Callable[[int]
 
 
 def _entropy_bits(logprobs: torch.Tensor) -> torch.Tensor:
-    bits: torch.Tensor = torch.special.entr(logprobs.exp()).sum() / _LN2
-    return bits
+    # Killed tokens have -inf; bounded, they add 0 · -1e4 = 0. No second logarithm over the vocabulary.
+    return torch.dot(logprobs.exp(), logprobs.clamp(min=-1e4)) / -_LN2
 
 
 def _with_chosen(processed: Processed, row: int, token_id: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from core.contract.errors import PromptError
 from core.contract.specs import ChatMessage
+from core.domains.chat import SandboxedTemplate
+from core.domains.sandboxed import one_line
 from core.domains.stream import TextStream
 from core.domains.token_bytes import token_bytes_reader
 
@@ -17,8 +19,10 @@ if TYPE_CHECKING:
 class TextDomain:
     """Encodes, decodes and shows tokens of one tokenizer. Pieces are cached per id; not for several threads."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: SandboxedTemplate | None = None) -> None:
+        """`template` renders chats instead of the tokenizer, for models that nobody vouches for."""
         self.tokenizer = tokenizer
+        self._template = template
         self._bytes_of = token_bytes_reader(tokenizer)
         self._pieces: dict[int, str] = {}
 
@@ -35,8 +39,10 @@ class TextDomain:
         try:
             # verbose: a prompt longer than the model is refused by the engine, with both numbers
             return list(self.tokenizer.encode(text, add_special_tokens=add_special_tokens, verbose=False))
-        except Exception as error:
-            raise PromptError(f"The tokenizer refused the prompt: {error}.", detail=repr(error)) from error
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # Rust panics outside Exception
+            raise PromptError(f"The tokenizer refused the prompt: {one_line(error)}.", detail=repr(error)) from error
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of `ids`, incomplete characters as U+FFFD."""
@@ -62,12 +68,14 @@ class TextDomain:
         """The prompt text of a chat, ready for the assistant's turn. Raises `PromptError`."""
         if not self.has_chat_template:
             raise PromptError("This model has no chat template; write a plain text prompt instead.")
+        if self._template is not None:
+            return self._template.render(messages)
         turns = [{"role": m.role, "content": m.content} for m in messages]
         try:
             return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
         except Exception as error:  # templates raise what they like: jinja errors, TypeError, their own messages
             raise PromptError(
-                f"The model's chat template refused these messages: {error}.", detail=repr(error)
+                f"The model's chat template refused these messages: {one_line(error)}.", detail=repr(error)
             ) from error
 
     def stream(self, prompt_ids: Sequence[int] = ()) -> TextStream:

@@ -4,45 +4,79 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import os
-import queue
+import re
 import shutil
-import subprocess
-import sys
-import tempfile
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
 
-import platformdirs
 import psutil  # type: ignore[import-untyped]
 
 from core.contract.errors import LoadCancelledError, ModelLoadError
+from core.domains.sandbox import Limits, Sandbox, SandboxError
+from core.models.cache_root import CACHE_VARIABLE, cache_root
 from core.models.convert_gguf import CONVERTER_VERSION, partial_folder
+from core.models.files import check_file
+from core.models.gguf_header import GgufHeader, read_gguf_header
 from core.models.load_control import LoadControl, stop_if_cancelled
 from core.models.preflight import check_folder
+from core.models.units import byte_count
 
-CACHE_VARIABLE = "TOKENGLASS_CACHE"
-_POLL_S = 0.05
+_GIB = 1 << 30
+_FP32_BYTES = 4
+_SPARE_BYTES = _GIB // 4
 
 
-def cache_root() -> Path:
-    """Where converted models are kept: `$TOKENGLASS_CACHE`, else the user's cache directory."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("tokenglass", appauthor=False)
+def known_conversion(source: Path) -> Path | None:
+    """The converted copy, if there is one and this file did not change since; reads nothing of the file."""
+    digest = _noted_digest(source)
+    folder = None if digest is None else _folder_for(source, digest)
+    return folder if folder is not None and folder.exists() else None
 
 
 def converted_folder(source: Path, control: LoadControl) -> Path:
-    """Where the copy of this very file, made by this converter, is or will be. Reads the whole file once."""
+    """Where the copy of this very file, made by this converter, is or will be. Reads the whole file once, ever."""
+    digest = _noted_digest(source)
+    if digest is None:
+        digest = _digest(source, control)
+        _note_digest(source, digest)
+    return _folder_for(source, digest)
+
+
+def _folder_for(source: Path, digest: str) -> Path:
+    name = f"{source.stem}-{source.stat().st_size}-{digest[:16]}-v{CONVERTER_VERSION}"
+    return cache_root() / "converted" / name
+
+
+def _digest(source: Path, control: LoadControl) -> str:
     digest = hashlib.sha256()
     with source.open("rb") as file:
         while block := file.read(1 << 24):
             digest.update(block)
             stop_if_cancelled(control)
-    size_bytes = source.stat().st_size
-    return cache_root() / "converted" / f"{source.stem}-{size_bytes}-{digest.hexdigest()[:16]}-v{CONVERTER_VERSION}"
+    return digest.hexdigest()
+
+
+def _note_of(source: Path) -> Path:
+    """Where the digest of this file is noted: under everything that changes when the file does."""
+    status = source.stat()
+    state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    key = f"{source.resolve()} {state}".encode("utf-8", "surrogateescape")
+    return cache_root() / "digests" / hashlib.sha256(key).hexdigest()
+
+
+def _noted_digest(source: Path) -> str | None:
+    try:
+        noted = _note_of(source).read_text("ascii")
+    except (OSError, ValueError):
+        return None
+    return noted if re.fullmatch(r"[0-9a-f]{64}", noted) else None
+
+
+def _note_digest(source: Path, digest: str) -> None:
+    """Hashing takes a quarter of a second for 100 MB, a note nothing; without one it is hashed again next time."""
+    with contextlib.suppress(OSError):
+        note = _note_of(source)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(digest, "ascii")
 
 
 def ensure_converted(source: Path, control: LoadControl) -> Path:
@@ -50,6 +84,8 @@ def ensure_converted(source: Path, control: LoadControl) -> Path:
 
     Raises `ModelLoadError`, `LoadCancelledError`.
     """
+    check_file(source, None)
+    header = read_gguf_header(source)
     try:
         dest = converted_folder(source, control)
         if dest.exists():
@@ -59,85 +95,56 @@ def ensure_converted(source: Path, control: LoadControl) -> Path:
             shutil.rmtree(dest)
         dest.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(dest.parent)
+        _check_room(source, header, dest.parent)
     except OSError as error:
         raise ModelLoadError(
             f"{source.name} cannot be converted: {error.filename or source}: {error.strerror}; "
             f"{CACHE_VARIABLE} can name another folder for converted models.",
             detail=repr(error),
         ) from error
-    _convert(source, dest, control)
+    _convert(source, dest, header, control)
     return dest
 
 
-def _convert(source: Path, dest: Path, control: LoadControl) -> None:
-    control.progress("Converting", None)
-    reason = ""
-    with tempfile.TemporaryFile() as errors, _child(source, dest, errors) as child:
-        for message in _messages(child, control):
-            reason = str(message.get("error", reason))
-            if "stage" in message:
-                control.progress(str(message["stage"]), message.get("fraction"))
-        status = child.wait()
-        errors.seek(0)
-        detail = errors.read()[-20_000:].decode("utf-8", "replace")
-    if status != 0 or not dest.exists():
-        why = reason or f"the converter ended with status {status}"
-        raise ModelLoadError(f"{source.name} could not be converted: {_one_line(why)}.", detail=detail)
-
-
-@contextlib.contextmanager
-def _child(source: Path, dest: Path, errors: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """The converter, killed and cleaned up after if the block is left early."""
-    package_root = str(Path(__file__).resolve().parents[2])
-    python_path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
-    child = subprocess.Popen(
-        [sys.executable, "-m", "core.models.convert_gguf", str(source), str(dest)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        env={**os.environ, "PYTHONPATH": python_path, "HF_HUB_OFFLINE": "1"},
-        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+def _check_room(source: Path, header: GgufHeader, folder: Path) -> None:
+    """The converted weights are held in memory and written in fp32."""
+    needed = header.parameters * _FP32_BYTES
+    room = (
+        ("memory", psutil.virtual_memory().available, "close something"),
+        ("disk", shutil.disk_usage(folder).free - _SPARE_BYTES, f"{CACHE_VARIABLE} can name another disk"),
     )
+    for what, free, advice in room:
+        if needed > free:
+            raise ModelLoadError(
+                f"{source.name} takes {byte_count(needed)} of {what} when it is converted and {byte_count(free)} are "
+                f"free; {advice}, or choose a smaller model."
+            )
+
+
+def conversion_limits(source_bytes: int, parameters: int) -> Limits:
+    """Time and memory for a conversion; SmolLM2 (98 MB, 135 M parameters) takes 9 s and 1.2 GB."""
+    return Limits(
+        wall_s=300 + 600 * source_bytes / _GIB,
+        memory_bytes=4 * parameters * _FP32_BYTES + source_bytes + 4 * _GIB,
+        may_write=True,
+    )
+
+
+def _convert(source: Path, dest: Path, header: GgufHeader, control: LoadControl) -> None:
+    control.progress("Converting", None)
+    sandbox = Sandbox("core.models.convert_gguf")
+    limits = conversion_limits(source.stat().st_size, header.parameters)
+    request = {"source": str(source), "dest": str(dest)}
     try:
-        yield child
+        sandbox.ask(request, limits, cancelled=control.cancelled, progress=control.progress)
+    except SandboxError as error:
+        if error.failure == "cancelled":
+            raise LoadCancelledError("The conversion was cancelled.") from error
+        why = " ".join(error.message.split())[:300].rstrip(".")
+        raise ModelLoadError(f"{source.name} could not be converted: {why}.", detail=error.detail) from error
     finally:
-        if child.poll() is None:
-            child.kill()
-        child.wait()
-        if child.stdout is not None:
-            child.stdout.close()
-        shutil.rmtree(partial_folder(dest, child.pid), ignore_errors=True)
-
-
-def _messages(child: subprocess.Popen[bytes], control: LoadControl) -> Iterator[dict[str, Any]]:
-    """What the child says, until it ends. A thread reads the pipe, so that a cancel is seen while it is silent."""
-    lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-    reader = threading.Thread(target=_read_lines, args=(child, lines), name="gguf-conversion", daemon=True)
-    reader.start()
-    try:
-        while True:
-            if control.cancelled():
-                raise LoadCancelledError("The conversion was cancelled.")
-            with contextlib.suppress(queue.Empty):
-                line = lines.get(timeout=_POLL_S)
-                if line is None:
-                    return
-                with contextlib.suppress(ValueError):  # a library may print, too
-                    message = json.loads(line)
-                    if isinstance(message, dict):
-                        yield message
-    except BaseException:  # left early: nobody will read the rest
-        child.kill()
-        raise
-    finally:
-        reader.join()
-
-
-def _read_lines(child: subprocess.Popen[bytes], lines: queue.SimpleQueue[bytes | None]) -> None:
-    if child.stdout is not None:
-        for line in child.stdout:
-            lines.put(line)
-    lines.put(None)
+        sandbox.close()
+        shutil.rmtree(partial_folder(dest, sandbox.pid), ignore_errors=True)
 
 
 def _remove_abandoned(folder: Path) -> None:
@@ -146,7 +153,3 @@ def _remove_abandoned(folder: Path) -> None:
         pid = path.name.split(".")[-2]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300].rstrip(".")

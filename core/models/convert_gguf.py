@@ -1,7 +1,6 @@
-"""A GGUF file becomes a transformers folder: `python -m core.models.convert_gguf SRC DEST`, as a child process.
+"""A GGUF file becomes a transformers folder: `python -m core.models.convert_gguf`, in a sandbox.
 
 A child, because GGUF parsers have a history of memory errors and because most of the work holds the GIL for seconds.
-Prints one JSON object a line: `{"stage": …, "fraction": …}` while it works, `{"error": …}` when it gives up.
 
 DEST appears all at once or not at all: everything is written to `partial_folder(dest, pid)` beside it and then
 renamed, so several converters at once are safe; the first to finish wins.
@@ -14,40 +13,53 @@ no longer be the model in the GGUF file.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import shutil
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any
+
+from core.domains.sandboxed import say, serve
 
 CONVERTER_VERSION = 1
 _STAGES = {"Loading weights": "Building the model", "Writing model shards": "Saving the converted model"}
 _DEQUANTISING = "De-quantising weights"
 
 
-def main(arguments: list[str]) -> int:
-    """Convert `SRC` to `DEST`; exit status 0 when DEST is there, else 1."""
-    if len(arguments) != 2:
-        print("usage: python -m core.models.convert_gguf SRC DEST", file=sys.stderr)
-        return 2
-    source, dest = map(Path, arguments)
+def main() -> None:
+    """Serve requests with `source` and `dest`; the answer comes when DEST is there."""
+    warnings.simplefilter("ignore")
+    import torch  # noqa: F401  before the limits count
+    import transformers.modeling_gguf_pytorch_utils  # noqa: F401
+
+    partial: list[Path] = []
+
+    def handle(request: dict[str, Any]) -> dict[str, Any]:
+        source, dest = Path(request["source"]), Path(request["dest"])
+        partial.append(partial_folder(dest, os.getpid()))
+        convert(source, dest, partial[-1])
+        return {}
+
+    serve(handle, on_abandoned=lambda: _remove(partial))
+
+
+def convert(source: Path, dest: Path, partial: Path) -> None:
+    """Make DEST from SOURCE, unless it is there."""
     if dest.exists():
-        return 0
-    partial = partial_folder(dest, os.getpid())
+        return
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove([partial])
         partial.mkdir(parents=True)
         _convert(source, partial)
         _publish(partial, dest)
-    except Exception as error:
-        _say(error=f"{type(error).__name__}: {error}")
-        raise
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return 0
+        _remove([partial])
+
+
+def _remove(folders: list[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def partial_folder(dest: Path, pid: int) -> Path:
@@ -56,8 +68,7 @@ def partial_folder(dest: Path, pid: int) -> Path:
 
 
 def _convert(source: Path, folder: Path) -> None:
-    _say(stage="Reading the GGUF file")
-    warnings.simplefilter("ignore")
+    say("Reading the GGUF file")
     parse_once()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -68,7 +79,7 @@ def _convert(source: Path, folder: Path) -> None:
     _watch_dequantising()
     where: dict[str, Any] = {"gguf_file": source.name, "local_files_only": True, "trust_remote_code": False}
     tokenizer = AutoTokenizer.from_pretrained(source.parent, **where)
-    _say(stage=_DEQUANTISING, fraction=0.0)
+    say(_DEQUANTISING, 0.0)
     model = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **where)
     # The weights are plain fp32 by now, but save_pretrained refuses whatever was loaded by a quantiser.
     model.hf_quantizer = None
@@ -76,7 +87,7 @@ def _convert(source: Path, folder: Path) -> None:
         del model.config.quantization_config
     model.generation_config.eos_token_id = _end_tokens(source, model, tokenizer)
     model.generation_config._from_model_config = False  # saved on its own from here on, not derived
-    _say(stage="Saving the converted model", fraction=0.0)
+    say("Saving the converted model", 0.0)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -149,12 +160,8 @@ class _Bar:
     def update(self, n: float = 1) -> None:
         before, self._done = self._done, self._done + int(n)
         if self._total and self._done * 100 // self._total > before * 100 // self._total:
-            _say(stage=self._stage, fraction=min(1.0, self._done / self._total))
-
-
-def _say(**message: Any) -> None:
-    print(json.dumps(message), flush=True)
+            say(self._stage, min(1.0, self._done / self._total))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

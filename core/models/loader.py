@@ -8,37 +8,51 @@ from __future__ import annotations
 
 import time
 import traceback
-from itertools import chain
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel
+from safetensors import safe_open
+from transformers import GenerationConfig, PreTrainedModel
 
 from core.contract.errors import LoadCancelledError, ModelLoadError, TokenglassError
 from core.contract.specs import ModelSpec
+from core.domains.byte_tokenizer import build_byte_tokenizer
+from core.domains.chat import sandboxed_template
+from core.domains.sandboxed import one_line
 from core.domains.text import IdDomain, TextDomain
-from core.models.conversion import ensure_converted
+from core.models.blueprint import Blueprint, check_memory, check_stored, draw_up
 from core.models.facts import model_info
+from core.models.files import folder_name
 from core.models.load_control import LoadControl, stop_if_cancelled, watched_transformers
 from core.models.loaded import LoadedModel
-from core.models.placement import choose_device, choose_dtype
+from core.models.new_model import NewModel
+from core.models.placement import available_bytes, choose_device, choose_dtype
 from core.models.preflight import CheckedFolder, check_folder
+from core.models.random_weights import build_random
+from core.models.settle import check_finite, settle
 from core.models.sources import ModelSource, resolve
+from core.models.tokenizer_files import tried_tokenizer
+from core.models.whereabouts import find_folder
 
 __all__ = ["LoadControl", "load"]
-
-# A causal model that transformers does not list among the causal language models: its tokens are colours.
-_IMAGE_MODELS = {"imagegpt": "ImageGPTForCausalImageModeling"}
 
 
 def load(spec: ModelSpec, model_id: int, control: LoadControl) -> LoadedModel:
     """Load the model `spec` names. Raises `ModelLoadError`, and `LoadCancelledError` when `control` says so."""
     try:
         return _load(spec, model_id, control)
-    except (KeyboardInterrupt, SystemExit, TokenglassError):
+    except (KeyboardInterrupt, SystemExit):
         raise
+    except TokenglassError as error:
+        if error.message.isprintable():
+            raise
+        # Names of files and values of a config are not ours: no second line, no control characters.
+        sentence = "".join(c if c.isprintable() else " " for c in error.message)
+        raise type(error)(" ".join(sentence.split()), detail=error.detail) from error
     except BaseException as error:  # tokenizers panics with a BaseException
         sentence, detail = _sentence(Path(spec.name).name, error), traceback.format_exc()
     # Outside the handler, so that no traceback keeps half a model alive.
@@ -54,127 +68,145 @@ def _load(spec: ModelSpec, model_id: int, control: LoadControl) -> LoadedModel:
     dtype = choose_dtype(spec.dtype, device)
     source = resolve(spec.name)
     stop_if_cancelled(control)
-    # 2. A folder that may be trusted to be a model
-    folder = check_folder(_folder_of(source, control))
-    stop_if_cancelled(control)
     with watched_transformers(control):
-        # 3. Tokens, then weights
-        control.progress("Loading the tokenizer", None)
-        text = _load_text(folder)
-        stop_if_cancelled(control)
-        control.progress("Loading weights", 0.0)
-        module = _load_module(folder, dtype)
-        _check_vocabulary(source.title, module, text)
-        # 4. Ours alone, on its device
+        # 2. Tokens and weights
+        if source.new is not None:
+            module, text, notices = _make(source.new, dtype, control)
+            revision = ""
+        else:
+            place = find_folder(source, control)
+            module, text, notices = _read(source, place.folder, dtype, device, control)
+            revision = place.revision
+        # 3. Ours alone, on its device
         stop_if_cancelled(control)
         control.progress(f"Moving to {device}", None)
-        _settle(module, device)
+        settle(module, device)
+        check_finite(source.title, module)
     load_ms = (time.perf_counter() - started) * 1e3
     info = model_info(model_id=model_id, spec=spec, title=source.title, module=module, text=text, load_ms=load_ms)
+    info = replace(info, revision=revision, notices=notices)
     return LoadedModel(spec, module, text, info, module.device, module.dtype)
 
 
-def _folder_of(source: ModelSource, control: LoadControl) -> Path:
-    if source.path is None:
-        raise ModelLoadError(f"{source.title} cannot be loaded: {source.reason}")
-    if source.path.suffix == ".gguf":
-        return ensure_converted(source.path, control)
-    return source.path
+def _make(
+    new: NewModel, dtype: torch.dtype, control: LoadControl
+) -> tuple[PreTrainedModel, TextDomain, tuple[str, ...]]:
+    """A model with random weights."""
+    control.progress("Drawing weights", None)
+    blueprint = draw_up(new.title, new.config())
+    check_memory(new.title, blueprint.weight_bytes(torch.float32), available_bytes(torch.device("cpu")))
+    module = build_random(blueprint, new.seed, dtype, control)
+    text = TextDomain(build_byte_tokenizer()) if new.types_text else IdDomain()
+    return module, text, new.notices
 
 
-def _load_text(folder: CheckedFolder) -> TextDomain:
+def _read(
+    source: ModelSource, path: Path, dtype: torch.dtype, device: torch.device, control: LoadControl
+) -> tuple[PreTrainedModel, TextDomain, tuple[str, ...]]:
+    """A model from a folder, checked before transformers sees anything of it."""
+    folder = check_folder(path)
+    stop_if_cancelled(control)
+    blueprint = draw_up(source.title, folder.config)
+    check_stored(source.title, blueprint, folder.stored)
+    check_memory(source.title, blueprint.weight_bytes(dtype) + blueprint.buffer_bytes, available_bytes(device))
+    text = _load_text(source, folder, blueprint.embedding_rows, control)
+    stop_if_cancelled(control)
+    control.progress("Loading weights", 0.0)
+    module, unused = _load_module(folder, blueprint, dtype)
+    notices = folder.notices
+    if unused:
+        notices += (f"{len(unused)} tensors of the files do not belong to the model and are not used ({unused[0]} …).",)
+    return module, text, notices
+
+
+def _load_text(source: ModelSource, folder: CheckedFolder, rows: int, control: LoadControl) -> TextDomain:
+    """Tokens; those of models that nobody vouches for are tried in a child process first."""
     if not folder.has_tokenizer:
         return IdDomain()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            folder.path, local_files_only=True, trust_remote_code=False
-        )
-        return TextDomain(tokenizer)
+        if source.trusted:
+            control.progress("Loading the tokenizer", None)
+            text = TextDomain(_tokenizer(folder.path))
+            _check_ids(source.title, max(text.tokenizer.get_vocab().values(), default=0), rows)
+            return text
+        with tried_tokenizer(folder, control) as tried:
+            _check_ids(source.title, tried.largest_id, rows)
+            control.progress("Loading the tokenizer", None)
+            tokenizer = _tokenizer(tried.folder)
+        tokenizer.name_or_path = str(folder.path)
+        return TextDomain(tokenizer, sandboxed_template(tokenizer))
     except (KeyboardInterrupt, SystemExit, TokenglassError):
         raise
     except BaseException as error:
-        why = _reason(error)
         raise ModelLoadError(
-            f"The tokenizer of “{folder.path.name}” cannot be loaded: {why}.", detail=traceback.format_exc()
+            f"The tokenizer of “{folder_name(folder.path)}” cannot be loaded: {one_line(error)}.",
+            detail=traceback.format_exc(),
         ) from None
 
 
-def _load_module(folder: CheckedFolder, dtype: torch.dtype) -> PreTrainedModel:
-    module, report = _model_class(folder).from_pretrained(
-        folder.path,
-        dtype=dtype,
-        trust_remote_code=False,
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # reported and refused below, by name
-    )
-    if module.config.is_encoder_decoder:
-        raise ModelLoadError(f"“{folder.path.name}” is an encoder-decoder model; choose a decoder-only one.")
-    for problem in ("missing_keys", "mismatched_keys"):
-        names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report[problem])
-        if names:  # transformers fills them with random numbers
-            what = "are missing from" if problem == "missing_keys" else "have another shape in"
-            raise ModelLoadError(
-                f"Some weights of “{folder.path.name}” {what} its files ({len(names)}, {names[0]} first); "
-                "config.json and weights do not belong together.",
-                detail="\n".join(names),
-            )
-    return module
+def _tokenizer(folder: Path) -> Any:
+    return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-def _model_class(folder: CheckedFolder) -> Any:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    family = str(folder.config["model_type"])
-    if family in _IMAGE_MODELS:
-        return getattr(transformers, _IMAGE_MODELS[family])
-    if family not in CONFIG_MAPPING_NAMES:
-        raise ModelLoadError(
-            f"“{folder.path.name}” is a {family} model, a family that transformers {transformers.__version__} "
-            "does not know; a newer transformers may."
-        )
-    if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise ModelLoadError(f"“{folder.path.name}” is a {family} model, which does not generate text token by token.")
-    return transformers.AutoModelForCausalLM
-
-
-def _check_vocabulary(title: str, module: PreTrainedModel, text: TextDomain) -> None:
+def _check_ids(title: str, largest_id: int, rows: int) -> None:
     """An id beyond the embedding rows would end the first forward pass with an IndexError."""
-    if text.tokenizer is None:
-        return
-    largest, rows = max(text.tokenizer.get_vocab().values(), default=0), module.get_input_embeddings().weight.shape[0]
-    if largest >= rows:
+    if largest_id >= rows:
         raise ModelLoadError(
-            f"The tokenizer of “{title}” has ids up to {largest}, but the model embeds only {rows}; "
+            f"The tokenizer of “{title}” has ids up to {largest_id}, but the model embeds only {rows}; "
             "they do not belong together."
         )
 
 
-def _settle(module: PreTrainedModel, device: torch.device) -> None:
-    """Evaluation mode, no gradients, weights in memory of our own.
+def _load_module(
+    folder: CheckedFolder, blueprint: Blueprint, dtype: torch.dtype
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """The model, and the names of tensors that it does not use.
 
-    What safetensors loads stays a map of the user's file; should that file be cut, the next forward pass would
-    kill the process with SIGBUS. Parameters keep their identity, so tied weights stay tied.
+    transformers is given the checked config and the tensors of the checked files, not the folder: no adapter, no
+    distributed checkpoint, no index and no generation code in it can be found.
     """
-    module.eval()
-    module.requires_grad_(False)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a copy gains nothing from more, and waits 20 times as long for them on a busy machine
-    try:
-        for tensor in chain(module.parameters(), module.buffers()):
-            tensor.data = tensor.data.to(device, copy=True)
-    finally:
-        torch.set_num_threads(threads)
+    with ExitStack() as files:
+        weights: dict[str, Any] = {}
+        for path in folder.weight_files:
+            file = files.enter_context(safe_open(str(path), framework="pt"))
+            weights |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  not a dictionary
+        module, report = blueprint.kind.from_pretrained(
+            None,
+            config=blueprint.config,
+            state_dict=weights,
+            generation_config=_generation_config(folder),
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported and refused below, by name
+        )
+    for problem in ("missing_keys", "mismatched_keys"):
+        names = _names(report[problem])
+        if names:  # transformers fills them with random numbers
+            what = "are missing from" if problem == "missing_keys" else "have another shape in"
+            raise ModelLoadError(
+                f"Some weights of “{folder_name(folder.path)}” {what} its files ({len(names)}, {names[0]} first); "
+                "config.json and weights do not belong together.",
+                detail="\n".join(names),
+            )
+    module.config.name_or_path = str(folder.path)
+    return module, _names(report["unexpected_keys"])
+
+
+def _names(keys: Any) -> tuple[str, ...]:
+    return tuple(sorted(str(key[0] if isinstance(key, tuple) else key)[:200] for key in keys))
+
+
+def _generation_config(folder: CheckedFolder) -> GenerationConfig:
+    """As transformers makes it: from generation_config.json, else from what old models say in config.json."""
+    if folder.generation is not None:
+        return GenerationConfig.from_dict(dict(folder.generation))
+    return GenerationConfig.from_model_config(dict(folder.config))
 
 
 def _sentence(name: str, error: BaseException) -> str:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return f"“{name}” needs more memory than there is; close something, or choose bf16 or a smaller model."
-    return f"“{name}” could not be loaded: {_reason(error)}."
-
-
-def _reason(error: BaseException) -> str:
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {first[:200]}".rstrip(": .")
+    return f"“{name}” could not be loaded: {one_line(error)}."

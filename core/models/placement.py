@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import psutil  # type: ignore[import-untyped]
 import torch
 
 from core.contract.errors import ModelLoadError
@@ -57,3 +58,10 @@ def computes_bf16(device: torch.device) -> bool:
         capabilities = torch.cpu.get_capabilities()
         return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
     return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def available_bytes(device: torch.device) -> int:
+    """Memory that new weights may fill: free on a GPU, available without swapping elsewhere."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)  # Apple GPUs share it

