@@ -58,7 +58,7 @@ def observe(processed: Processed, row: int, token_id: int, piece: Callable[[int]
     finals = logprobs if unchanged else torch.log_softmax(processed.final[row], dim=-1)
     final_entropy = entropy if unchanged else _entropy_bits(finals)
     own = raw[token_id]
-    rank = (raw > own).sum() + (raw[:token_id] == own).sum()
+    rank = torch.count_nonzero(raw > own) + torch.count_nonzero(raw[:token_id] == own)
     ids, killed_by = _with_chosen(processed, row, token_id)
     # One copy to the host for everything.
     scalars = torch.stack([logprobs[token_id], finals[token_id], entropy, final_entropy, rank.float()])

@@ -1,0 +1,348 @@
+"""Attention: the map of one layer and head, and small maps of every head."""
+
+from __future__ import annotations
+
+import time
+from html import escape
+from typing import cast
+
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QResizeEvent
+from PySide6.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+
+from app.panels.accessible import Moment, describe_selection
+from app.panels.attention_questions import (
+    DECODING_INTERVAL_S,
+    FOCUS_SLOT,
+    THUMBNAILS_SLOT,
+    focus_query,
+    is_of,
+    thumbnail_query,
+)
+from app.panels.panel import Dispatch, Panel
+from app.state import select
+from app.state.intents import AskView, SelectStep, SetFocus, WithdrawView
+from app.state.run import RunView
+from app.state.state import AppState, AttentionFocus, Head
+from app.theme import fonts
+from app.theme.colormaps import sequential
+from app.widgets import step_text
+from app.widgets.choice import Choice
+from app.widgets.heat_matrix import LOG_FLOOR, SCALES, HeatMatrix, Scale
+from app.widgets.heatmap import Heatmap
+from app.widgets.legend import MapLegend
+from app.widgets.thumbnails import LEFT_PX, SCROLL_PX, Thumbnails, wanted_width
+from core.contract import AttentionAnswer, ThumbnailAnswer, WorkerState
+
+SCALE_TEXT: dict[Scale, str] = {"sqrt": "√", "linear": "linear", "log": "log"}
+THUMBNAIL_SHARE = 0.48  # of the width at most
+
+
+class AttentionPanel(Panel):
+    """Focus heatmap left, layers × heads right."""
+
+    name = "attention"
+    title = "Attention"
+    heavy = True
+
+    def __init__(self, dispatch: Dispatch, parent: QWidget | None = None) -> None:
+        super().__init__(dispatch, parent)
+        self.matrix = HeatMatrix()
+        self.heatmap = Heatmap(self.matrix, self)
+        self.heatmap.setAccessibleName("Attention of the chosen layer and head, queries down, keys across")
+        self.heatmap.tooltip = self._tooltip
+        self.heatmap.clicked.connect(self._row_clicked)
+        self.thumbnails = Thumbnails(self)
+        self.thumbnails.setAccessibleName("Attention of every head, layers down, heads across")
+        self.thumbnails.clicked.connect(lambda layer, head: dispatch(SetFocus(layer, head)))
+        self.thumbnails.visible_changed.connect(self._thumbnails_scrolled)
+        self.layer = Choice("layer", "Layer of the heatmap", lambda key: self._focus(layer=int(key)), self)
+        self.head = Choice("head", "Head of the heatmap", lambda key: self._focus(head=_head(key)), self)
+        self.scale = Choice("", "How weights become colours", lambda key: self._set_scale(cast(Scale, key)), self)
+        self.scale.set_options([(scale, SCALE_TEXT[scale]) for scale in SCALES])
+        self.legend = MapLegend(64)
+        self.caption = QLabel()
+        self.caption.setTextFormat(Qt.TextFormat.PlainText)
+        self.caption.setFont(fonts.ui(fonts.SMALL_PX))
+        self.caption.setProperty("secondary", True)
+        self.recompute = QPushButton("Recompute", self)
+        self.recompute.setToolTip("Run the model again over the positions whose records were dropped")
+        self.recompute.clicked.connect(self._recompute_clicked)
+        self.recompute.hide()
+        self._build()
+        self._state: AppState | None = None
+        self._key: tuple[int, AttentionFocus] | None = None
+        self._labels: list[str] = []
+        self._labelled_run: int | None = None
+        self._scale: Scale = "sqrt"
+        self._theme = ""
+        self._described: Moment = (None, None)
+        self._generations = {FOCUS_SLOT: 0, THUMBNAILS_SLOT: 0}  # answers that were taken in
+        self._blocked: tuple[object, ...] | None = None  # what was asked when core had to decline
+        self._recompute = False
+        self._asked: set[str] = set()  # slots with a question since the panel was hidden last
+        self._just_asked: set[str] = set()  # slots with a question that `_state` does not know of yet
+        self._seen: dict[int, int] = {}  # layer → positions its thumbnails cover
+        self._thumbnails_asked_s = 0.0
+
+    def _build(self) -> None:
+        self._row = QHBoxLayout()
+        self._row.setSpacing(4)
+        self._row.addWidget(self.heatmap, 1)
+        self._row.addWidget(self.thumbnails)
+        foot = QHBoxLayout()
+        foot.addWidget(self.legend)
+        foot.addStretch(1)
+        foot.addWidget(self.caption)
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(4)
+        box.addLayout(self._row, 1)
+        box.addLayout(foot)
+
+    def header_widgets(self) -> tuple[QWidget, ...]:
+        return (self.layer, self.head, self.scale)
+
+    def hidden(self) -> None:
+        for slot in sorted(self._asked):
+            self.dispatch(WithdrawView(slot))
+        self._asked.clear()
+
+    def render(self, state: AppState) -> None:  # type: ignore[override]
+        self._state = state
+        self._just_asked.clear()
+        if state.theme != self._theme:
+            self._theme = state.theme
+            palette = select.palette(state)
+            self.heatmap.set_palette(palette)
+            self.thumbnails.set_palette(palette)
+            self._show_legend()
+        self._show_choices(state)
+        run = state.run
+        status = select.view_status(state, "attention")
+        available = status is None or status.available
+        for widget in (self.thumbnails, self.legend, self.caption):
+            widget.setVisible(available)
+        if run is None or not available:
+            self._reset(None)
+            self._seen.clear()
+            self.thumbnails.clear()
+            self._say(status.reason if status and not status.available else "", run, state)
+            return
+        self._follow_run(run, state)
+        self._take_focus(run, state)
+        self._take_thumbnails(run, state)
+        self._ask(run, state)
+        index = select.step_index(state)
+        position = None if index is None else select.query_position(run, index)
+        self.heatmap.set_row(position, state.selected is not None)
+        self._described = describe_selection(self, state, self._described)
+
+    def describe(self) -> str:
+        """Where the shown token looks most, in words."""
+        run = self._state.run if self._state else None
+        index = select.step_index(self._state) if self._state else None
+        if self._state is None or run is None or index is None or not self.matrix.rows:
+            return "No attention yet."
+        query = min(select.query_position(run, index), self.matrix.rows - 1)
+        weights = [(self.matrix.at(query, key), key) for key in range(0, query + 1, self.matrix.factor)]
+        most = sorted(weights, reverse=True)[:3]
+        names = ", ".join(f"{step_text.quoted(self._labels[k])} at {k} with {w:.3f}" for w, k in most)
+        focus = self._state.focus
+        return f"Layer {focus.layer}, head {focus.head}: the query at position {query} attends most to {names}."
+
+    # focus heatmap
+
+    def _reset(self, key: tuple[int, AttentionFocus] | None) -> None:
+        if key == self._key and key is not None:
+            return
+        self._key = key
+        self._blocked, self._recompute = None, False
+        self.recompute.hide()
+        if self.matrix.rows:
+            self.matrix.clear()
+            self.heatmap.show_rows(0)
+
+    def _follow_run(self, run: RunView, state: AppState) -> None:
+        if run.run_id != self._labelled_run:
+            self._labelled_run, self._labels = run.run_id, list(run.prompt.pieces)
+            self.heatmap.set_labels(self._labels)
+            self._seen.clear()
+            self.thumbnails.clear()
+            self._generations = dict.fromkeys(self._generations, 0)
+        self._labels.extend(s.piece for s in run.steps(len(self._labels) - len(run.prompt.pieces)))
+        self._reset((run.run_id, state.focus))
+        self._say("", run, state)
+
+    def _take_focus(self, run: RunView, state: AppState) -> None:
+        got = select.answer(state, FOCUS_SLOT)
+        if got is None or got.generation <= self._generations[FOCUS_SLOT]:
+            return
+        self._generations[FOCUS_SLOT] = got.generation
+        if got.answer is None:
+            asked = state.asked.get(FOCUS_SLOT)
+            if got.error is not None and asked is not None and is_of(asked.query, run.run_id, state.focus):
+                self._blocked = self._block_key(run)
+                self.heatmap.set_message(got.error.message)
+                self.matrix.clear()
+                self.heatmap.show_rows(0)
+                self.recompute.setVisible(got.can_recompute)
+            return
+        answer = got.answer
+        if isinstance(answer, AttentionAnswer) and is_of(answer.query, run.run_id, state.focus):
+            first = answer.rows[0]
+            if first <= self.matrix.rows and answer.rows[1] > self.matrix.rows:
+                changed = self.matrix.append(first, answer.weights[0])
+                self.recompute.hide()
+                self.heatmap.show_rows(changed)
+
+    def _block_key(self, run: RunView) -> tuple[object, ...]:
+        return (self._key, run.finish is not None, self._recompute)
+
+    def _recompute_clicked(self) -> None:
+        self._recompute = True
+        self.recompute.hide()
+        if self._state is not None:
+            self.render(self._state)
+
+    def _say(self, reason: str, run: RunView | None, state: AppState) -> None:
+        """What the heatmap says while it is empty."""
+        if self._blocked is not None:
+            return
+        if reason:
+            self.heatmap.set_message("Attention is not available for this model", reason)
+        elif run is None:
+            self.heatmap.set_message(
+                "Where each token looks appears here",
+                "Press Ctrl+Enter to run. Rows are queries, columns are the keys they attend to.",
+            )
+        elif state.worker == WorkerState.PREFILL:
+            self.heatmap.set_message("Reading the prompt…")
+        else:
+            self.heatmap.set_message("Deriving…")
+
+    # thumbnails
+
+    def _take_thumbnails(self, run: RunView, state: AppState) -> None:
+        got = select.answer(state, THUMBNAILS_SLOT)
+        if got is None or got.generation <= self._generations[THUMBNAILS_SLOT]:
+            return
+        self._generations[THUMBNAILS_SLOT] = got.generation
+        answer = got.answer
+        if isinstance(answer, ThumbnailAnswer) and answer.query.run_id == run.run_id:
+            self.thumbnails.set_maps(answer.query.layers, answer.maps)
+            self._seen.update(dict.fromkeys(answer.query.layers, answer.span[1]))
+
+    def _thumbnails_scrolled(self) -> None:
+        visible = self.thumbnails.visible_layers()
+        info = (self._state.run.model if self._state.run else self._state.model) if self._state else None
+        if info is None or not visible:
+            self.caption.setText("")
+            return
+        self.caption.setText(f"layers {visible.start}–{visible.stop - 1} of {info.layers}, {info.heads} heads")
+        if self._state is not None and self._state.run is not None:
+            self._ask_thumbnails(self._state.run, self._state, at_once=True)
+
+    # questions
+
+    def _ask(self, run: RunView, state: AppState) -> None:
+        if self._blocked == self._block_key(run):
+            return
+        self._blocked = None
+        asked = state.asked.get(FOCUS_SLOT)
+        ours = asked is not None and is_of(asked.query, run.run_id, state.focus)
+        if not (ours and select.is_waiting(state, FOCUS_SLOT)):
+            fed = select.fed_positions(run)
+            query = focus_query(run.run_id, state.focus, self.matrix.rows, fed, recompute=self._recompute)
+            if query is not None:
+                self._put(AskView(FOCUS_SLOT, query))
+        self._ask_thumbnails(run, state)
+
+    def _ask_thumbnails(self, run: RunView, state: AppState, at_once: bool = False) -> None:
+        """One question at a time, and not more often than the decoding can bear."""
+        waiting = THUMBNAILS_SLOT in self._just_asked or select.is_waiting(state, THUMBNAILS_SLOT)
+        if waiting or self._blocked is not None:
+            return
+        now = time.monotonic()
+        decoding = state.worker in (WorkerState.DECODING, WorkerState.PREFILL)
+        if decoding and not at_once and now - self._thumbnails_asked_s < DECODING_INTERVAL_S:
+            return
+        visible = self.thumbnails.visible_layers()
+        query = thumbnail_query(run.run_id, visible, self._seen, select.fed_positions(run))
+        if query is not None:
+            self._thumbnails_asked_s = now
+            self._put(AskView(THUMBNAILS_SLOT, query))
+
+    def _put(self, question: AskView) -> None:
+        self._asked.add(question.slot)
+        self._just_asked.add(question.slot)
+        self.dispatch(question)
+
+    # controls
+
+    def _show_choices(self, state: AppState) -> None:
+        info = state.run.model if state.run else state.model
+        if info is not None:
+            self.layer.set_options([(str(i), str(i)) for i in range(info.layers)])
+            self.head.set_options([("mean", "mean"), ("max", "max"), *((str(i), str(i)) for i in range(info.heads))])
+            if self.thumbnails.set_shape(info.layers, info.heads):
+                self._share_width()
+            head = state.focus.head
+            self.thumbnails.set_focus(state.focus.layer, head if isinstance(head, int) else None)
+        self.layer.show_key(str(state.focus.layer))
+        self.head.show_key(str(state.focus.head))
+        self.scale.show_key(self._scale)
+
+    def _focus(self, layer: int | None = None, head: Head | None = None) -> None:
+        focus = self._state.focus if self._state else AttentionFocus()
+        self.dispatch(SetFocus(focus.layer if layer is None else layer, focus.head if head is None else head))
+
+    def _set_scale(self, scale: Scale) -> None:
+        self._scale = scale
+        self.scale.show_key(scale)
+        self.heatmap.set_scale(scale)
+        self.thumbnails.set_scale(scale)
+        self._show_legend()
+
+    def _show_legend(self) -> None:
+        if self._state is None:
+            return
+        low, high = {"sqrt": ("0", "1 √"), "linear": ("0", "1"), "log": (f"{LOG_FLOOR:g}", "1 log")}[self._scale]
+        palette = select.palette(self._state)
+        self.legend.show_map(sequential(), low, high, palette, f"Attention weight, {SCALE_TEXT[self._scale]} scale")
+
+    def _row_clicked(self, query: int) -> None:
+        run = self._state.run if self._state else None
+        if run is None or query < run.prompt_tokens - 1:
+            return
+        index = query - (run.prompt_tokens - 1)
+        self.dispatch(SelectStep(index if index < run.count - 1 else None))
+
+    def _tooltip(self, query: int, key: int) -> str:
+        if self._state is None or query >= len(self._labels):
+            return ""
+        focus, factor = self._state.focus, self.matrix.factor
+        names = f"{step_text.quoted(self._labels[query])} at {query} → {step_text.quoted(self._labels[key])} at {key}"
+        pooled = f"<br>largest of {factor} × {factor} positions" if factor > 1 else ""
+        weight = self.matrix.at(query, key)
+        return (
+            f"<div style='white-space:pre'>{escape(names)}<br>weight {weight:.4f}, layer {focus.layer}, "
+            f"head {focus.head}{pooled}</div>"
+        )
+
+    def _share_width(self) -> None:
+        info = (self._state.run.model if self._state.run else self._state.model) if self._state else None
+        most = max(LEFT_PX + SCROLL_PX + 40, int(self.width() * THUMBNAIL_SHARE))
+        self.thumbnails.setFixedWidth(wanted_width(info.heads if info else 9, most))
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """The thumbnails take the width that their heads need; the heatmap takes the rest."""
+        self._share_width()
+        hint = self.recompute.sizeHint()
+        x = max(0, (self.width() - self.thumbnails.width() - hint.width()) // 2)
+        self.recompute.setGeometry(x, self.height() * 2 // 3, hint.width(), hint.height())
+        self.recompute.raise_()
+
+
+def _head(key: str) -> Head:
+    return int(key) if key.isdigit() else cast(Head, key)

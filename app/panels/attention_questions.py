@@ -1,0 +1,40 @@
+"""What the attention panel asks core for, and when. Pure functions."""
+
+from __future__ import annotations
+
+from app.panels.output import heads_of
+from app.state.state import AttentionFocus
+from core.contract import AttentionQuery, ThumbnailQuery
+
+FOCUS_SLOT, THUMBNAILS_SLOT = "attention.focus", "attention.thumbs"
+LARGEST_ANSWER = 1 << 20  # weights in one answer; a long prompt arrives in several
+DECODING_INTERVAL_S = 0.3  # between two questions for thumbnails while tokens are produced
+
+
+def focus_query(
+    run_id: int, focus: AttentionFocus, have: int, fed: int, *, recompute: bool = False
+) -> AttentionQuery | None:
+    """The rows that are missing, [have, fed), or as many of them as one answer should hold."""
+    if have >= fed:
+        return None
+    heads, reduce = heads_of(focus.head)
+    most = max(16, LARGEST_ANSWER // fed)
+    stop = None if fed - have <= most else have + most
+    return AttentionQuery(run_id, focus.layer, heads, reduce, rows=(have, stop), recompute=recompute)
+
+
+def thumbnail_query(run_id: int, visible: range, seen: dict[int, int], fed: int) -> ThumbnailQuery | None:
+    """The visible layers whose maps are older than `fed` positions; `seen` has the positions each map covers."""
+    stale = tuple(layer for layer in visible if seen.get(layer, 0) < fed)
+    return ThumbnailQuery(run_id, stale) if stale and fed else None
+
+
+def is_of(query: object, run_id: int, focus: AttentionFocus) -> bool:
+    """Whether an attention question looks through this layer and head of this run."""
+    heads, reduce = heads_of(focus.head)
+    return isinstance(query, AttentionQuery) and (query.run_id, query.layer, query.heads, query.reduce) == (
+        run_id,
+        focus.layer,
+        heads,
+        reduce,
+    )

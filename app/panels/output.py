@@ -1,0 +1,286 @@
+"""The output: the token flow, its colours, the attention row of the selected token drawn over the text."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PySide6.QtGui import QResizeEvent
+from PySide6.QtWidgets import QPushButton, QToolButton, QVBoxLayout, QWidget
+
+from app.panels.accessible import Moment, describe_selection
+from app.panels.panel import Dispatch, Panel
+from app.state import select
+from app.state.intents import AskView, SelectStep, SetColour, WithdrawView
+from app.state.run import RunView
+from app.state.state import AppState, ColourBy, Head
+from app.theme.colormaps import indices, token_fills
+from app.widgets import step_text
+from app.widgets.choice import Choice
+from app.widgets.flow_painter import NO_FILL
+from app.widgets.legend import MapLegend
+from app.widgets.readout import Readout, share_room
+from app.widgets.token_flow import TokenFlow
+from core.contract import AttentionAnswer, AttentionQuery, WorkerState
+
+ROW_SLOT = "attention.row"
+QUANTITIES: tuple[ColourBy, ...] = ("probability", "entropy", "rank", "surprisal")
+MEANING = {
+    "probability": "Probability of the chosen token before the pipeline",
+    "entropy": "Entropy of the model's distribution before the pipeline, in bits",
+    "rank": "Rank of the chosen token before the pipeline, 0 is the likeliest; logarithmic",
+    "surprisal": "Surprisal of the chosen token, −log2 of its probability, in bits",
+    "attention": "Attention from the shown token to every earlier one, square-root scale",
+}
+ENDED = {
+    "stop": "ended at a stop token or text",
+    "length": "ended at max_new_tokens",
+    "length_limit": "ended at the model's last position",
+    "time": "ended by time",
+    "cancelled": "stopped",
+    "breakpoint": "stopped at a breakpoint",
+}
+
+
+def heads_of(head: Head) -> tuple[tuple[int, ...] | None, str | None]:
+    """A choice of head as `AttentionQuery` takes it: (heads, reduce)."""
+    return ((head,), None) if isinstance(head, int) else (None, head)
+
+
+class OutputPanel(Panel):
+    """Prompt and generated tokens."""
+
+    name = "output"
+    title = "Output"
+
+    def __init__(self, dispatch: Dispatch, parent: QWidget | None = None) -> None:
+        super().__init__(dispatch, parent)
+        self.flow = TokenFlow(self)
+        self.flow.setAccessibleName("Output tokens")
+        self.flow.tooltip = self._tooltip
+        self.flow.clicked.connect(self._clicked)
+        self.flow.follow_changed.connect(lambda _follow: self._show_newest_button())
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.addWidget(self.flow)
+        self.colour = Choice("colour", "Quantity that colours the tokens", self._choose_colour, self)
+        self.colour.set_options([*((q, q) for q in QUANTITIES), ("attention", "attention")])
+        self.legend = MapLegend(72, self)
+        self.progress = Readout(numbers=False, parent=self)
+        self.overlay = QToolButton(self)
+        self.overlay.setText("attention row")
+        self.overlay.setCheckable(True)
+        self.overlay.setChecked(True)
+        self.overlay.setProperty("plain", True)
+        self.overlay.setToolTip("Underline each token as strongly as the selected token attends to it")
+        self.overlay.setAccessibleName("Underline tokens by attention from the selected one")
+        self.overlay.toggled.connect(lambda _on: self._refresh())
+        self.newest = QPushButton("Follow newest", self)
+        self.newest.setToolTip("Show the newest step in every panel, and scroll along")
+        self.newest.clicked.connect(self._follow_newest)
+        self.newest.hide()
+        self._state: AppState | None = None
+        self._run_id: int | None = None
+        self._count = 0
+        self._by_attention = self._asked = False
+        self._coloured: tuple[object, ...] = ()
+        self._theme = ""
+        self._described: Moment = (None, None)
+        self._legend_key: tuple[str, ...] = ()
+
+    def header_widgets(self) -> tuple[QWidget, ...]:
+        return (self.colour, self.overlay, self.progress)
+
+    def header_right_widgets(self) -> tuple[QWidget, ...]:
+        return (self.legend,)
+
+    def hidden(self) -> None:
+        if self._asked:
+            self._asked = False
+            self.dispatch(WithdrawView(ROW_SLOT))
+
+    def render(self, state: AppState) -> None:  # type: ignore[override]
+        self._state = state
+        if state.theme != self._theme:
+            self._theme = state.theme
+            palette = select.palette(state)
+            self.flow.set_palette(palette)
+            self.progress.set_palette(palette)
+            self.overlay.setStyleSheet(f"QToolButton:checked {{ color: {palette.accent} }}")
+            self._coloured = ()
+        run = state.run
+        self._show_legend(state)
+        self.progress.set_wordings(_progress(state))
+        if run is None:
+            self._show_nothing(state)
+            return
+        self._show_tokens(run, state)
+        self._ask_row(run, state)
+        self._show_row(run, state)
+        selected = None if state.selected is None else run.prompt_tokens + min(state.selected, run.count - 1)
+        self.flow.set_selected(selected if run.count else None)
+        self._show_newest_button()
+        self._described = describe_selection(self, state, self._described)
+
+    def describe(self) -> str:
+        """The shown step in words."""
+        state = self._state
+        index = select.step_index(state) if state else None
+        if state is None or state.run is None or index is None:
+            return "No output yet."
+        return step_text.sentence(state.run, index)
+
+    # tokens and their colours
+
+    def _show_nothing(self, state: AppState) -> None:
+        if self.flow.tokens:
+            self.flow.clear()
+        self._run_id, self._count = None, 0
+        waiting = state.worker in (WorkerState.STARTING, WorkerState.LOADING, WorkerState.NO_MODEL)
+        hint = "Load a model, then press Ctrl+Enter." if waiting else "Press Ctrl+Enter to run the prompt."
+        self.flow.set_empty("The text appears here, token by token", hint)
+        self.newest.hide()
+
+    def _show_tokens(self, run: RunView, state: AppState) -> None:
+        if run.run_id != self._run_id:
+            self._run_id, self._count, self._coloured = run.run_id, 0, ()
+            self.flow.set_prompt(run.prompt.pieces)
+        mode = ("attention",) if self._by_attention else (state.colour_by,)
+        if run.count > self._count:
+            steps = run.steps(self._count)
+            levels = np.full(len(steps), NO_FILL, np.int16)
+            if not self._by_attention:
+                levels = indices(select.colour_values(run, state.colour_by, self._count)).astype(np.int16)
+            self.flow.append([step_text.shown_text(s) for s in steps], levels, [s.text for s in steps])
+            self._count = run.count
+        if not self._by_attention and mode != self._coloured:
+            fills = indices(select.colour_values(run, state.colour_by)).astype(np.int16)
+            self.flow.set_levels(np.concatenate([np.full(run.prompt_tokens, NO_FILL, np.int16), fills]))
+            self._coloured = mode
+
+    def _show_legend(self, state: AppState) -> None:
+        quantity = "attention" if self._by_attention else state.colour_by
+        key = (quantity, state.theme)
+        if self._legend_key == key:
+            return
+        self._legend_key = key
+        self.colour.show_key(quantity)
+        low, high = ("0", "1 √") if self._by_attention else select.colour_ends(state.colour_by)
+        palette = select.palette(state)
+        self.legend.show_map(token_fills(palette), low, high, palette, MEANING[quantity])
+
+    # the attention row
+
+    def _wants_row(self, state: AppState) -> bool:
+        status = select.view_status(state, "attention")
+        if status is not None and not status.available:
+            return False
+        return self._by_attention or (self.overlay.isChecked() and state.selected is not None)
+
+    def _row_query(self, run: RunView, state: AppState) -> AttentionQuery | None:
+        index = select.step_index(state)
+        if index is None or not self._wants_row(state):
+            return None
+        heads, reduce = heads_of(state.focus.head)
+        position = select.query_position(run, index)
+        return AttentionQuery(run.run_id, state.focus.layer, heads, reduce, rows=(position, position + 1))
+
+    def _ask_row(self, run: RunView, state: AppState) -> None:
+        query = self._row_query(run, state)
+        if query is None:
+            return
+        asked = state.asked.get(ROW_SLOT)
+        if asked is not None and asked.query == query:
+            return
+        follows = state.selected is None and asked is not None and _same_view(asked.query, query)
+        if follows and select.is_waiting(state, ROW_SLOT):
+            return  # one question at a time: the worker's answers set the pace
+        self._asked = True
+        self.dispatch(AskView(ROW_SLOT, query))
+
+    def _show_row(self, run: RunView, state: AppState) -> None:
+        """The newest answer, if it belongs to what is shown (while following, the row of a step just past will do)."""
+        wanted = self._row_query(run, state)
+        got = select.answer(state, ROW_SLOT)
+        answer = got.answer if got else None
+        row: NDArray[np.float32] | None = None
+        if wanted is not None and isinstance(answer, AttentionAnswer):
+            follows = state.selected is None and _same_view(answer.query, wanted)
+            if answer.query == wanted or follows:
+                row = answer.weights[0, -1]
+        levels = None if row is None else (np.sqrt(np.clip(row, 0.0, 1.0)) * 255.0).astype(np.int16)
+        self.flow.set_underlines(None if self._by_attention else levels)
+        if self._by_attention:
+            self._fill_by_attention(levels, got.generation if got and levels is not None else None)
+
+    def _fill_by_attention(self, levels: NDArray[np.int16] | None, generation: int | None) -> None:
+        mode = ("attention", generation)
+        if mode == self._coloured:
+            return
+        self._coloured = mode
+        fills = np.full(self.flow.tokens, NO_FILL, np.int16)
+        if levels is not None:
+            fills[: len(levels)] = levels[: len(fills)]
+        self.flow.set_levels(fills)
+
+    # controls
+
+    def _refresh(self) -> None:
+        if self._state is not None:
+            self.render(self._state)
+
+    def _choose_colour(self, key: str) -> None:
+        self._by_attention = key == "attention"
+        self._coloured = ()
+        if key in QUANTITIES:
+            self.dispatch(SetColour(QUANTITIES[QUANTITIES.index(key)]))
+        self._refresh()
+
+    def _clicked(self, token: int) -> None:
+        run = self._state.run if self._state else None
+        if run is None or token < run.prompt_tokens:
+            return
+        index = token - run.prompt_tokens
+        self.dispatch(SelectStep(None if index == run.count - 1 else index))
+
+    def _follow_newest(self) -> None:
+        self.flow.follow()
+        self.dispatch(SelectStep(None))
+
+    def _show_newest_button(self) -> None:
+        pinned = self._state is not None and self._state.selected is not None
+        self.newest.setVisible(self.flow.tokens > 0 and (pinned or not self.flow.following))
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """The button floats in the corner."""
+        hint = self.newest.sizeHint()
+        self.newest.setGeometry(
+            self.width() - hint.width() - 16, self.height() - hint.height(), hint.width(), hint.height()
+        )
+        self.newest.raise_()
+        share_room(self.width(), self.title, (self.colour, self.overlay, self.legend), (self.progress, 0))
+
+    def _tooltip(self, token: int) -> str:
+        run = self._state.run if self._state else None
+        if run is None:
+            return ""
+        if token < run.prompt_tokens:
+            return step_text.prompt_tooltip(run, token)
+        return step_text.token_tooltip(run, token - run.prompt_tokens)
+
+
+def _same_view(one: object, other: AttentionQuery) -> bool:
+    """Whether a question looks through the same layer and heads of the same run."""
+    return isinstance(one, AttentionQuery) and (one.run_id, one.layer, one.heads, one.reduce) == (
+        other.run_id, other.layer, other.heads, other.reduce
+    )  # fmt: skip
+
+
+def _progress(state: AppState) -> str:
+    run = state.run
+    if run is None:
+        return ""
+    if run.finish is not None:
+        return ENDED.get(run.finish.finish_reason, run.finish.finish_reason)
+    if run.count == 0 and run.prefill is not None:
+        return f"reading the prompt, {run.prefill.done:,} of {run.prefill.total:,} tokens"
+    return ""

@@ -1,0 +1,188 @@
+"""Parameters: a row each, the mode switch, the seed, and the plan that follows from them."""
+
+from __future__ import annotations
+
+import secrets
+
+from PySide6.QtCore import Qt, Slot
+from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
+
+from app.panels.panel import Dispatch, Panel
+from app.state import plan, select
+from app.state.intents import Announce, ResetParameter, ResetParameters, SetParameter, SetSeed
+from app.state.state import AppState
+from app.theme import fonts
+from app.widgets.modified_dot import ModifiedDot
+from app.widgets.parameter_row import DOT, FIELD, FIELD_PX, GAP, NAME, SLIDER, ParameterRow, explanation
+from app.widgets.plan_table import PlanTable
+from app.widgets.scroll_column import ScrollColumn
+from app.widgets.segmented import Segmented
+from app.widgets.value_field import ValueField
+from core.contract import PARAMETERS, ParameterError, validate
+
+SEED_BITS = 16  # a thrown seed stays short enough to be read aloud
+
+
+class ParametersPanel(Panel):
+    """Emits changes of parameters; shows the values in force, what was changed and what is pending."""
+
+    name = "parameters"
+    margins = (0, 0, 4, 8)  # the dots stand in the card's padding
+
+    def __init__(self, dispatch: Dispatch, parent: QWidget | None = None) -> None:
+        super().__init__(dispatch, parent)
+        self.title = self.tr("Parameters")
+        self._shown: tuple[object, ...] = ()
+        self.reset_all = QPushButton()
+        self.reset_all.setProperty("link", True)
+        self.reset_all.setCursor(Qt.CursorShape.PointingHandCursor)
+        self.reset_all.setToolTip(self.tr("Every parameter back to its default"))
+        self.reset_all.clicked.connect(self._reset_all)
+        self.reset_all.hide()
+        scroll = ScrollColumn(self)
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.addWidget(scroll)
+        host = QWidget()
+        self._grid = QGridLayout(host)
+        self._grid.setContentsMargins(0, 0, 8, 0)
+        self._grid.setHorizontalSpacing(0)
+        self._grid.setVerticalSpacing(1)
+        self._grid.setColumnStretch(SLIDER, 1)
+        self._grid.setColumnMinimumWidth(GAP, 8)
+        self._add_mode()
+        self.rows = {
+            name: ParameterRow(PARAMETERS[name], host, self._grid, row, self._change, self._reset)
+            for row, name in enumerate(plan.shown_parameters(), start=1)
+        }
+        self._add_seed(len(self.rows) + 1)
+        scroll.column.addWidget(host)
+        scroll.column.addWidget(self._plan_title())
+        self.plan = PlanTable()
+        scroll.column.addWidget(self.plan)
+        scroll.column.addStretch(1)
+
+    def header_right_widgets(self) -> tuple[QWidget, ...]:
+        return (self.reset_all,)
+
+    def _add_mode(self) -> None:
+        self.mode_dot = ModifiedDot()
+        self.mode_dot.setAccessibleName(self.tr("Reset {0}").format("do_sample"))
+        self.mode_dot.clicked.connect(self._reset_mode)
+        self.mode_name = QLabel("do_sample")
+        self.mode = Segmented((self.tr("greedy"), self.tr("sample")))
+        self.mode.setAccessibleName("do_sample")
+        self.mode.chosen.connect(self._mode_chosen)
+        self._grid.addWidget(self.mode_dot, 0, DOT)
+        self._grid.addWidget(self.mode_name, 0, NAME)
+        self._grid.addWidget(self.mode, 0, SLIDER, 1, 3)
+
+    def _add_seed(self, row: int) -> None:
+        tip = self.tr("The same seed, prompt and parameters give the same text. Takes effect with the next run.")
+        name = QLabel("seed")
+        name.setToolTip(tip)
+        self.seed = ValueField()
+        self.seed.setAccessibleName("seed")
+        self.seed.setToolTip(tip)
+        self.seed.setFixedWidth(FIELD_PX)
+        self.seed.setAlignment(Qt.AlignmentFlag.AlignRight)
+        self.seed.committed.connect(self._seed_committed)
+        self.seed.stepped.connect(self._seed_stepped)
+        self.dice = QToolButton()
+        self.dice.setText("⚄")
+        self.dice.setFont(fonts.ui(fonts.LARGE_PX))
+        self.dice.setProperty("plain", True)
+        self.dice.setToolTip(self.tr("Throw another seed"))
+        self.dice.setAccessibleName(self.tr("Throw another seed"))
+        self.dice.clicked.connect(self._throw)
+        self._grid.addWidget(name, row, NAME)
+        self._grid.addWidget(self.dice, row, SLIDER, Qt.AlignmentFlag.AlignRight)
+        self._grid.addWidget(self.seed, row, FIELD)
+
+    def _plan_title(self) -> QWidget:
+        line = QWidget()
+        row = QHBoxLayout(line)
+        row.setContentsMargins(12, 8, 0, 4)
+        title = QLabel(self.tr("Plan"))
+        title.setFont(fonts.ui(bold=True))
+        why = QLabel(self.tr("why these values"))
+        why.setProperty("secondary", True)
+        row.addWidget(title)
+        row.addWidget(why)
+        row.addStretch(1)
+        return line
+
+    def render(self, state: AppState) -> None:  # type: ignore[override]
+        """Rows, mode and seed when one of them changed; the plan compares for itself."""
+        self.plan.show_plan(plan.plan(state))
+        relevant = (state.model, state.overrides, state.pending, state.seed)
+        if len(relevant) == len(self._shown) and all(a is b for a, b in zip(relevant, self._shown, strict=True)):
+            return
+        self._shown = relevant
+        self._seed = state.seed
+        params, defaults = select.params(state), select.defaults(state)
+        for name, row in self.rows.items():
+            row.show_value(
+                getattr(params, name),
+                changed=name in state.overrides,
+                pending=name in state.pending,
+                default=plan.default_source(state.model, name, getattr(defaults, name)),
+                most=state.model.max_positions if state.model and name.endswith("_new_tokens") else None,
+            )
+        self._show_mode(state, params.mode)
+        self.seed.show_text(str(state.seed))
+        self._show_header(state, params.mode)
+
+    def _show_mode(self, state: AppState, mode: str) -> None:
+        self.mode.show_choice(1 if mode == "sample" else 0)
+        changed = "do_sample" in state.overrides
+        self.mode_dot.show_state(changed, "do_sample" in state.pending)
+        tip = explanation(PARAMETERS["do_sample"], plan.default_source(state.model, "do_sample", True))
+        self.mode.setToolTip(tip)
+        self.mode_name.setToolTip(tip)
+
+    def _show_header(self, state: AppState, mode: str) -> None:
+        self.subtitle = self.tr("sampling") if mode == "sample" else self.tr("greedy")
+        count = len(state.overrides)
+        self.reset_all.setVisible(count > 0)
+        self.reset_all.setText(self.tr("{0} changed · reset").format(count))
+        self.header_right = self.tr("pending") if state.pending else ""
+
+    def _change(self, name: str, value: object) -> None:
+        try:
+            validate({name: value})
+        except ParameterError as error:
+            self.dispatch(Announce("error", error.message))
+        else:
+            self.dispatch(SetParameter(name, value))
+
+    def _reset(self, name: str) -> None:
+        self.dispatch(ResetParameter(name))
+
+    @Slot()
+    def _reset_mode(self) -> None:
+        self.dispatch(ResetParameter("do_sample"))
+
+    @Slot()
+    def _reset_all(self) -> None:
+        self.dispatch(ResetParameters())
+
+    @Slot(int)
+    def _mode_chosen(self, index: int) -> None:
+        self.dispatch(SetParameter("do_sample", index == 1))
+
+    @Slot(str)
+    def _seed_committed(self, text: str) -> None:
+        if text.strip().isdecimal() and int(text) < 2**63:
+            self.dispatch(SetSeed(int(text)))
+        else:
+            message = self.tr("seed cannot be “{0}”; it takes a whole number from 0 to 2⁶³ − 1.")
+            self.dispatch(Announce("error", message.format(text)))
+
+    @Slot(int)
+    def _seed_stepped(self, direction: int) -> None:
+        self.dispatch(SetSeed(self._seed + direction))
+
+    @Slot()
+    def _throw(self) -> None:
+        self.dispatch(SetSeed(secrets.randbits(SEED_BITS)))

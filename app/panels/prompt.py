@@ -1,0 +1,111 @@
+"""The prompt: text or chat, its tokens as they will be sent, live."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QEvent, Qt, QTimer, Slot
+from PySide6.QtWidgets import QStackedWidget, QTabBar, QVBoxLayout, QWidget
+
+from app.panels.panel import Dispatch, Panel
+from app.state.intents import EditText, SelectTab, TokenizeDraft
+from app.state.state import AppState, Draft
+from app.widgets.arrow_keys import claims_arrows
+from app.widgets.chat_editor import ChatEditor
+from app.widgets.text_edit import TextEdit
+from app.widgets.token_summary import TokenSummary
+
+REST_MS = 120  # typing rests this long before the draft is tokenised
+TABS = ("text", "chat")
+TEXT_PX, CHAT_PX = 52, 184  # least height of the editors
+
+
+class _TabBar(QTabBar):
+    def event(self, event: QEvent) -> bool:
+        return claims_arrows(event) or super().event(event)
+
+
+class PromptPanel(Panel):
+    """Emits edits of the draft, and asks for its tokens once typing rests."""
+
+    name = "prompt"
+
+    def __init__(self, dispatch: Dispatch, parent: QWidget | None = None) -> None:
+        super().__init__(dispatch, parent)
+        self.title = self.tr("Prompt")
+        self._draft: Draft | None = None
+        self._model: object = None
+        self._asked = -1
+        self.tabs = _TabBar()
+        self.tabs.setProperty("underline", True)
+        self.tabs.setDrawBase(False)
+        self.tabs.setExpanding(False)
+        self.tabs.setAccessibleName(self.tr("Kind of prompt"))
+        self.tabs.addTab(self.tr("Text"))
+        self.tabs.addTab(self.tr("Chat"))
+        self.text = TextEdit()
+        self.text.setAccessibleName(self.tr("Prompt text"))
+        self.text.setPlaceholderText(self.tr("Write the beginning of a text. Ctrl+Enter continues it."))
+        self.chat = ChatEditor(dispatch)
+        self.stack = QStackedWidget()
+        self.stack.addWidget(self.text)
+        self.stack.addWidget(self.chat)
+        self.summary = TokenSummary()
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(6)
+        box.addWidget(self.stack, 1)
+        box.addWidget(self.summary)
+        self._rest = QTimer(self)
+        self._rest.setSingleShot(True)
+        self._rest.setInterval(REST_MS)
+        self._rest.timeout.connect(self._tokenize)
+        self.text.edited.connect(self._text_edited)
+        self.tabs.currentChanged.connect(self._tab_changed)
+        self.setFocusProxy(self.text)
+
+    def header_widgets(self) -> tuple[QWidget, ...]:
+        return (self.tabs,)
+
+    def render(self, state: AppState) -> None:  # type: ignore[override]
+        """Follow the draft; the editors keep what the user is typing."""
+        draft, model = state.draft, state.model
+        if draft is self._draft and model is self._model:
+            return
+        self._draft, self._model = draft, model
+        self._show_tabs(state)
+        self.text.show_text(draft.text)
+        self.chat.show_draft(draft)
+        self.stack.setCurrentIndex(TABS.index(draft.tab))
+        self.stack.setMinimumHeight(CHAT_PX if draft.tab == "chat" else TEXT_PX)
+        self.summary.show_draft(draft, model.max_positions if model else None)
+        if model is not None and draft.generation != self._asked:
+            self._asked = draft.generation
+            self._rest.start()
+
+    def _show_tabs(self, state: AppState) -> None:
+        model = state.model
+        usable = model is not None and model.has_chat_template
+        reason = self.tr("No model is loaded yet.")
+        if model is not None and not usable:
+            reason = self.tr("{0} has no chat template, so it cannot chat.").format(model.title)
+        self.tabs.setTabEnabled(1, usable)
+        self.tabs.setTabToolTip(1, "" if usable else reason)
+        self.tabs.blockSignals(True)
+        self.tabs.setCurrentIndex(TABS.index(state.draft.tab))
+        self.tabs.blockSignals(False)
+
+    def hidden(self) -> None:
+        self._rest.stop()
+        self._asked = -1
+
+    @Slot()
+    def _tokenize(self) -> None:
+        self.dispatch(TokenizeDraft())
+
+    @Slot(str)
+    def _text_edited(self, text: str) -> None:
+        self.dispatch(EditText(text))
+
+    @Slot(int)
+    def _tab_changed(self, index: int) -> None:
+        self.dispatch(SelectTab("chat" if index == 1 else "text"))
+        (self.chat.message if index == 1 else self.text).setFocus(Qt.FocusReason.OtherFocusReason)

@@ -1,0 +1,89 @@
+"""`tokenglass shot`: a real generation in the offscreen window, and pictures of it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from app.state.state import LayoutName
+from core.contract import TokenglassError
+
+SIZES = ((1440, 900), (1024, 640))
+SMALLEST = (1024, 640)
+LARGEST = (7680, 4320)
+EXIT_ERROR = 2
+# As a user might set them: killed candidates and marks of changes are seen.
+PARAMS = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "repetition_penalty": 1.1}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Take the pictures; returns the exit status. One line on stderr says what went wrong."""
+    options = _parser().parse_args(argv)
+    try:
+        for path in take(options):
+            print(path)
+    except (TokenglassError, OSError) as error:
+        print(error, file=sys.stderr)
+        return EXIT_ERROR
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tokenglass shot", description="Pictures of the window, of a real run.")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the PNG files go")
+    parser.add_argument("--layout", default="everything", choices=get_args(LayoutName))
+    parser.add_argument("--model", metavar="NAME|FOLDER", help="default: smollm2 where installed, else tiny-gpt2")
+    parser.add_argument("--theme", default="both", choices=("light", "dark", "contrast", "both"))
+    parser.add_argument("--size", action="append", type=_size, metavar="WxH", help="may be given more than once")
+    parser.add_argument("--prompt", metavar="TEXT")
+    parser.add_argument("--tokens", type=int, default=64, metavar="N", help="how many to generate")
+    parser.add_argument("--seed", type=int, default=11)
+    return parser
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise argparse.ArgumentTypeError(f"“{text}” is not a size; write it like 1440x900")
+    size = int(width), int(height)
+    if not all(least <= n <= most for least, n, most in zip(SMALLEST, size, LARGEST, strict=True)):
+        raise argparse.ArgumentTypeError(f"“{text}” is outside of 1024x640 to 7680x4320")
+    return size
+
+
+def take(options: argparse.Namespace) -> list[Path]:
+    """One run, a picture for every theme and size."""
+    from app.compose import default_model, model_choices
+    from app.offscreen import stage
+    from app.state import intents as i
+    from app.theme.palette import ThemeName
+
+    out: Path = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    themes: tuple[ThemeName, ...] = ("light", "dark") if options.theme == "both" else (options.theme,)
+    sizes = options.size or SIZES
+    paths = []
+    with stage(options.model or default_model(model_choices()), options.layout, sizes[0]) as scene:
+        scene.load()
+        scene.store.dispatch(i.SetSeed(options.seed))
+        for name, value in PARAMS.items():
+            scene.store.dispatch(i.SetParameter(name, value))
+        scene.run(options.prompt, options.tokens)
+        run = scene.state.run
+        if run is not None and run.count > 4:
+            scene.store.dispatch(i.SelectStep(run.count * 3 // 4))  # a past moment, so that marks are seen
+        for theme in themes:
+            scene.store.dispatch(i.SetTheme(theme))
+            for width, height in sizes:
+                scene.window.resize(width, height)
+                scene.app.processEvents()
+                scene.store.dispatch(i.SetLayout(options.layout))
+                scene.settle()
+                path = out / f"{options.layout}-{theme}-{width}x{height}.png"
+                if not scene.window.grab().save(str(path)):
+                    raise TokenglassError(f"The picture {path} could not be written.")
+                paths.append(path)
+    return paths

@@ -1,0 +1,50 @@
+"""What core has to do for an intent: pure, from the state before and after it."""
+
+from __future__ import annotations
+
+from app.state import intents as i
+from app.state import params, select
+from app.state.state import AppState
+from core.contract import (
+    Ask,
+    CancelLoad,
+    Command,
+    LoadModel,
+    PauseRun,
+    ResumeRun,
+    SetParams,
+    StartRun,
+    StopRun,
+    Tokenize,
+    Withdraw,
+)
+
+
+def commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Command, ...]:
+    """The commands to submit, in order."""
+    match intent:
+        case i.Run() | i.Step() if after.requested is not None and after.requested is not before.requested:
+            return (StartRun(after.requested.run_id, after.requested.spec),)
+        case i.Step() if select.is_paused(before):
+            return (ResumeRun(max_steps=1),)
+        case i.TogglePause() if select.is_active(before):
+            return (ResumeRun(),) if select.is_paused(before) else (PauseRun(),)
+        case i.Stop() if select.is_active(before):
+            return (StopRun(),)
+        case i.SetParameter() | i.ResetParameter() | i.ResetParameters() if after.epoch != before.epoch:
+            changes = params.differences(select.params(before), select.params(after))
+            return (SetParams(changes, after.epoch),)
+        case i.TokenizeDraft() if after.model is not None:
+            return (Tokenize(after.draft.generation, select.prompt(after.draft)),)
+        case i.ChooseModel() if after.loading is not None:
+            stop: tuple[Command, ...] = (StopRun(),) if select.is_active(before) else ()
+            cancel: tuple[Command, ...] = (CancelLoad(),) if before.loading else ()
+            return (*stop, *cancel, LoadModel(after.loading.spec, after.loading.model_id))
+        case i.CancelLoading() if before.loading is not None:
+            return (CancelLoad(),)
+        case i.AskView(slot, query):
+            return (Ask(slot, after.asked[slot].generation, query),)
+        case i.WithdrawView(slot) if slot in before.asked:
+            return (Withdraw(slot),)
+        case _:
+            return ()

@@ -1,0 +1,229 @@
+"""What the user (or a panel on their behalf) wants: a closed union of frozen dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Tab
+from app.theme.palette import ThemeName
+from core.contract import ViewQuery
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Start a run on the draft prompt; a run in progress is replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class TogglePause:
+    """Pause, or go on when paused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One token: of the paused run, or the first of a new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetParameter:
+    """Change a generation parameter; acts at the next token when a run is in progress."""
+
+    name: str
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
+class ResetParameter:
+    """Back to the model's (or the library's) default."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResetParameters:
+    """Every parameter back to its default."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetSeed:
+    """The seed of the next run."""
+
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class SelectTab:
+    """Text or chat."""
+
+    tab: Tab
+
+
+@dataclass(frozen=True, slots=True)
+class EditText:
+    """The text of the Text tab."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class EditSystem:
+    """The system message of the chat."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class EditMessage:
+    """The user message being written in the chat."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class EditTurn:
+    """The text of an earlier turn of the chat; an empty one removes the turn."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClearChat:
+    """Forget the earlier turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizeDraft:
+    """Tokenise the draft as it is now (sent by the prompt panel once typing rests)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SelectStep:
+    """Every panel shows this step; None follows the newest again."""
+
+    index: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class MoveSelection:
+    """Select the step so many tokens further on."""
+
+    delta: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetFocus:
+    """The layer and head that the attention views look at."""
+
+    layer: int
+    head: Head
+
+
+@dataclass(frozen=True, slots=True)
+class SetColour:
+    """The quantity that colours the tokens."""
+
+    by: ColourBy
+
+
+@dataclass(frozen=True, slots=True)
+class ChooseModel:
+    """Load a model; what is None stays as it was."""
+
+    name: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelLoading:
+    """Give up the load in progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class OfferModels:
+    """What the model chooser offers."""
+
+    models: tuple[ModelChoice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetTheme:
+    """Colours of the window."""
+
+    theme: ThemeName
+
+
+@dataclass(frozen=True, slots=True)
+class SetLayout:
+    """A named arrangement of the panels."""
+
+    layout: LayoutName
+
+
+@dataclass(frozen=True, slots=True)
+class AskView:
+    """A visible panel wants a view; replaces an unanswered question in the same slot."""
+
+    slot: str
+    query: ViewQuery
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawView:
+    """The panel is hidden: nobody waits for the answer in this slot any more."""
+
+    slot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Show a sentence to the user."""
+
+    kind: NoticeKind
+    text: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DismissNotice:
+    """The user has read it."""
+
+    notice_id: int
+
+
+Intent = (
+    Run
+    | TogglePause
+    | Step
+    | Stop
+    | SetParameter
+    | ResetParameter
+    | ResetParameters
+    | SetSeed
+    | SelectTab
+    | EditText
+    | EditSystem
+    | EditMessage
+    | EditTurn
+    | ClearChat
+    | TokenizeDraft
+    | SelectStep
+    | MoveSelection
+    | SetFocus
+    | SetColour
+    | ChooseModel
+    | CancelLoading
+    | OfferModels
+    | SetTheme
+    | SetLayout
+    | AskView
+    | WithdrawView
+    | Announce
+    | DismissNotice
+)

@@ -1,0 +1,182 @@
+"""The state after an event of core."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import MappingProxyType
+
+from app.state import notices, params, samples
+from app.state.run import RunColumns, RunView
+from app.state.state import EMPTY, AppState, AttentionFocus, Draft
+from core.contract import (
+    Answered,
+    ChatMessage,
+    CommandRefused,
+    Event,
+    LoadFailed,
+    LoadProgress,
+    ModelInfo,
+    ModelPreviewed,
+    ModelReady,
+    ParamsApplied,
+    PrefillProgress,
+    RunFinished,
+    RunStarted,
+    StateChanged,
+    StepSnapshot,
+    Tokenized,
+    Vitals,
+)
+
+
+def on_event(state: AppState, event: Event) -> AppState:
+    """The state after `event`. Events of a run that is no longer shown change nothing."""
+    match event:
+        case StepSnapshot() | PrefillProgress() | ParamsApplied() | RunFinished() | RunStarted():
+            return _on_run_event(state, event)
+        case StateChanged(worker):
+            return replace(state, worker=worker)
+        case LoadProgress(model_id, stage, fraction):
+            if state.loading is None or state.loading.model_id != model_id:
+                return state
+            return replace(state, loading=replace(state.loading, stage=stage, fraction=fraction))
+        case ModelReady(info):
+            return _model_ready(state, info)
+        case LoadFailed():
+            return _load_failed(state, event)
+        case CommandRefused():
+            return _refused(state, event)
+        case Tokenized(generation, row, error):
+            if generation <= state.draft.tokenized_generation:
+                return state
+            draft = replace(state.draft, tokenized=row, tokenized_generation=generation, token_error=error)
+            return replace(state, draft=draft)
+        case Answered():
+            return _answered(state, event)
+        case Vitals():
+            return replace(state, vitals=event)
+        case ModelPreviewed():
+            return state  # the chooser asks for none
+
+
+def _on_run_event(
+    state: AppState, event: StepSnapshot | PrefillProgress | ParamsApplied | RunFinished | RunStarted
+) -> AppState:
+    if isinstance(event, RunStarted):
+        return _run_started(state, event)
+    run = state.run
+    run_id = event.id.run_id if isinstance(event, StepSnapshot) else event.run_id
+    if run is None or run.run_id != run_id:
+        return state
+    match event:
+        case StepSnapshot():
+            if event.id.row or event.id.beam or event.id.index != run.count:
+                return state  # other rows and beams are not shown yet
+            run.columns.append(event)
+            return replace(state, run=replace(run, count=run.columns.count))
+        case PrefillProgress():
+            return replace(state, run=replace(run, prefill=event))
+        case ParamsApplied():
+            run = replace(run, params=event.params, flags=(*run.flags, event))
+            return replace(params.applied(state, event.epoch), run=run)
+        case RunFinished():
+            state = replace(state, run=replace(run, finish=event), pending=EMPTY, draft=_with_answer(state, event))
+            return notices.report(state, event.error) if event.error else state
+
+
+def _run_started(state: AppState, event: RunStarted) -> AppState:
+    if state.model is None:
+        return state
+    run = RunView(started=event, model=state.model, params=event.params, columns=RunColumns())
+    request = state.requested
+    draft = state.draft
+    if request is not None and request.run_id == event.run_id:
+        if request.tab == "chat":
+            draft = _with_sent(draft, request.spec.prompts[0].messages or ())
+        request = None
+    return replace(
+        state,
+        run=run,
+        requested=request,
+        draft=draft,
+        selected=None,
+        vitals=None,
+        asked=EMPTY,
+        answers=EMPTY,
+        answer_floor=state.last_generation,
+    )
+
+
+def _with_sent(draft: Draft, messages: tuple[ChatMessage, ...]) -> Draft:
+    """The sent message becomes a turn; the field is free for the next one."""
+    turns = tuple(m for m in messages if m.role != "system")
+    sent = turns[-1].content if turns else ""
+    message = "" if draft.message == sent else draft.message
+    return replace(draft, turns=turns, message=message, generation=draft.generation + 1)
+
+
+def _with_answer(state: AppState, event: RunFinished) -> Draft:
+    """The answer of the model becomes a turn, if the chat still ends with the message it answers."""
+    draft = state.draft
+    text = event.texts[0] if event.texts else ""
+    in_chat = draft.tab == "chat" and draft.turns and draft.turns[-1].role == "user"
+    if not in_chat or not text.strip():
+        return draft
+    return replace(draft, turns=(*draft.turns, ChatMessage("assistant", text)), generation=draft.generation + 1)
+
+
+def _model_ready(state: AppState, info: ModelInfo) -> AppState:
+    draft = state.draft
+    if not draft.touched:
+        draft = replace(draft, text=samples.TEXT, message=samples.MESSAGE if info.has_chat_template else "")
+    draft = replace(
+        draft,
+        tab=draft.tab if info.has_chat_template else "text",
+        generation=draft.generation + 1,
+        tokenized=None,
+        token_error=None,
+    )
+    loading = state.loading if state.loading and state.loading.model_id != info.model_id else None
+    # Three eighths up: past the layers that mostly copy, before those that mostly predict.
+    focus = AttentionFocus(layer=info.layers * 3 // 8, head=min(4, info.heads - 1))
+    return replace(
+        state,
+        model=info,
+        loading=loading,
+        spec=loading.spec if loading else info.spec,
+        draft=draft,
+        focus=focus,
+        run=None,
+        selected=None,
+        vitals=None,
+        asked=EMPTY,
+        answers=EMPTY,
+        answer_floor=state.last_generation,
+    )
+
+
+def _load_failed(state: AppState, event: LoadFailed) -> AppState:
+    if state.loading is None or state.loading.model_id != event.model_id:
+        return state
+    spec = state.model.spec if state.model else state.spec
+    state = replace(state, loading=None, spec=spec)
+    if event.error.code == "load_cancelled":
+        return notices.announce(state, "info", event.error.message)
+    return notices.report(state, event.error)
+
+
+def _refused(state: AppState, event: CommandRefused) -> AppState:
+    if event.epoch is not None:
+        state = params.refused(state, event.epoch)
+    if event.command == "StartRun":
+        state = replace(state, requested=None, pending=EMPTY)
+    return notices.report(state, event.error)
+
+
+def _answered(state: AppState, event: Answered) -> AppState:
+    """Late answers are dropped: of an earlier run, of a slot nobody looks at, older than what is shown."""
+    shown = state.answers.get(event.slot)
+    floor = max(state.answer_floor, shown.generation if shown else 0)
+    if event.slot not in state.asked or event.generation <= floor:
+        return state
+    return replace(state, answers=MappingProxyType({**state.answers, event.slot: event}))

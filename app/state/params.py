@@ -1,0 +1,78 @@
+"""Changes of generation parameters: overrides of the user, and what waits for its epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from app.state import select
+from app.state.notices import announce
+from app.state.state import AppState
+from app.state.texts import tr
+from core.contract import PARAMETERS, GenerationParams, ParameterError, validate
+
+
+def differences(before: GenerationParams, after: GenerationParams) -> dict[str, Any]:
+    """The values of `after` that differ from `before`, by name."""
+    return {n: getattr(after, n) for n in PARAMETERS if getattr(before, n) != getattr(after, n)}
+
+
+def set_parameter(state: AppState, name: str, value: object) -> AppState:
+    """The user's value in force. A refused value is announced and changes nothing."""
+    try:
+        clean = validate({name: value})
+    except ParameterError as error:
+        return announce(state, "error", error.message)
+    overrides = {**state.overrides, **clean}
+    text = None
+    if name == "do_sample" and clean[name] and select.params(state).temperature == 0:
+        overrides.pop("temperature", None)
+    elif PARAMETERS[name].needs_sampling and name != "temperature":
+        if not select.params(state).do_sample:
+            overrides["do_sample"] = True
+            text = tr("Switched to sampling, because {0} has no effect in greedy mode.").format(name)
+        elif select.params(state).temperature == 0:
+            text = tr("{0} has no effect while temperature is 0, which means greedy.").format(name)
+    elif name == "temperature" and clean[name] > 0 and not select.params(state).do_sample:
+        overrides["do_sample"] = True
+        text = tr("Switched to sampling, because {0} has no effect in greedy mode.").format(name)
+    state = with_overrides(state, overrides)
+    return announce(state, "info", text) if text else state
+
+
+def reset_parameter(state: AppState, name: str) -> AppState:
+    """The default of one parameter in force again."""
+    return with_overrides(state, {n: v for n, v in state.overrides.items() if n != name})
+
+
+def with_overrides(state: AppState, overrides: Mapping[str, Any]) -> AppState:
+    """The overrides that differ from the defaults; during a run the change gets an epoch and is pending."""
+    base = select.defaults(state)
+    kept = {n: v for n, v in overrides.items() if getattr(base, n) != v}
+    after = replace(state, overrides=MappingProxyType(kept))
+    changed = differences(select.params(state), select.params(after))
+    if not changed or not select.is_active(state):
+        return after
+    epoch = state.epoch + 1
+    pending = {**state.pending, **dict.fromkeys(changed, epoch)}
+    return replace(after, epoch=epoch, pending=MappingProxyType(pending))
+
+
+def applied(state: AppState, epoch: int) -> AppState:
+    """Without the pending marks of this epoch and the earlier ones."""
+    left = {n: e for n, e in state.pending.items() if e > epoch}
+    return replace(state, pending=MappingProxyType(left))
+
+
+def refused(state: AppState, epoch: int) -> AppState:
+    """The refused changes taken back to what the run really uses."""
+    names = [n for n, e in state.pending.items() if e == epoch]
+    pending = MappingProxyType({n: e for n, e in state.pending.items() if e != epoch})
+    if state.run is None:
+        return replace(state, pending=pending)
+    base = select.defaults(state)
+    overrides = {**state.overrides, **{n: getattr(state.run.params, n) for n in names}}
+    kept = {n: v for n, v in overrides.items() if getattr(base, n) != v}
+    return replace(state, overrides=MappingProxyType(kept), pending=pending)

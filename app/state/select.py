@@ -1,0 +1,167 @@
+"""What panels read out of the state: pure functions, no Qt."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.state.run import RunView
+from app.state.state import AppState, ColourBy, Draft
+from app.theme.palette import PALETTES, Palette
+from core.contract import (
+    Answered,
+    ChatMessage,
+    GenerationParams,
+    Prompt,
+    StepSnapshot,
+    ViewStatus,
+    WorkerState,
+)
+
+LN2 = math.log(2.0)
+ENTROPY_TOP_BITS = 8.0  # upper end of the entropy and surprisal colours
+SURPRISAL_TOP_BITS = 12.0
+RANK_TOP = 1000.0
+
+
+def palette(state: AppState) -> Palette:
+    """The colours of the current theme."""
+    return PALETTES[state.theme]
+
+
+def is_active(state: AppState) -> bool:
+    """Whether a run is asked for or in progress (paused counts)."""
+    return state.requested is not None or (state.run is not None and state.run.finish is None)
+
+
+def is_paused(state: AppState) -> bool:
+    """Whether a run waits to go on."""
+    return is_active(state) and state.worker is WorkerState.PAUSED
+
+
+def can_run(state: AppState) -> bool:
+    """Whether Run does something: a model is loaded, or will be."""
+    return state.model is not None or state.loading is not None
+
+
+def can_step(state: AppState) -> bool:
+    """Whether Step does something: start a run, or take one token of a paused one."""
+    return is_paused(state) or (can_run(state) and not is_active(state))
+
+
+def step_index(state: AppState) -> int | None:
+    """The index of the step that every panel shows: the selected one, else the newest; None before the first."""
+    run = state.run
+    if run is None or run.count == 0:
+        return None
+    if state.selected is None:
+        return run.count - 1
+    return min(state.selected, run.count - 1)
+
+
+def step(state: AppState) -> StepSnapshot | None:
+    """The step that every panel shows."""
+    index = step_index(state)
+    return None if index is None or state.run is None else state.run.step(index)
+
+
+def query_position(run: RunView, index: int) -> int:
+    """The position whose query chose the step with this index."""
+    return run.prompt_tokens - 1 + index
+
+
+def fed_positions(run: RunView) -> int:
+    """Positions fed to the model so far, whose attention can be asked for."""
+    if run.count:
+        return int(run.column("cache_length")[-1])
+    return run.prefill.done if run.prefill else 0
+
+
+def pieces(run: RunView) -> tuple[str, ...]:
+    """The text of every token of the sequence, prompt first. O(length): cache it by (run_id, count)."""
+    return run.prompt.pieces + tuple(s.piece for s in run.steps())
+
+
+def probability(run: RunView) -> NDArray[np.float64]:
+    """Probability of each chosen token before the pipeline, in [0, 1]."""
+    return np.asarray(np.exp(run.column("logprob")))
+
+
+def surprisal_bits(run: RunView) -> NDArray[np.float64]:
+    """-log2 of the probability before the pipeline."""
+    return np.asarray(-run.column("logprob") / LN2)
+
+
+def colour_values(run: RunView, by: ColourBy, start: int = 0) -> NDArray[np.float64]:
+    """The quantity of each step from `start` on, scaled to [0, 1] for the sequential map.
+
+    Bright is always what the model was sure of: high probability, low entropy, surprisal and rank.
+    """
+    if by == "probability":
+        return np.asarray(np.exp(run.column("logprob")[start:]))
+    if by == "entropy":
+        return np.asarray(1.0 - np.clip(run.column("entropy_bits")[start:] / ENTROPY_TOP_BITS, 0.0, 1.0))
+    if by == "surprisal":
+        return np.asarray(1.0 - np.clip(-run.column("logprob")[start:] / LN2 / SURPRISAL_TOP_BITS, 0.0, 1.0))
+    return np.asarray(1.0 - np.clip(np.log1p(run.column("rank")[start:]) / math.log1p(RANK_TOP), 0.0, 1.0))
+
+
+def colour_ends(by: ColourBy) -> tuple[str, str]:
+    """The values at the dark and the bright end of the legend."""
+    return {
+        "probability": ("0", "1"),
+        "entropy": (f"≥ {ENTROPY_TOP_BITS:g} bits", "0"),
+        "surprisal": (f"≥ {SURPRISAL_TOP_BITS:g} bits", "0"),
+        "rank": (f"≥ {RANK_TOP:g}", "0"),
+    }[by]
+
+
+def view_status(state: AppState, view: str) -> ViewStatus | None:
+    """The self-test result of `attention` or `distribution` for the run's (else the loaded) model."""
+    model = state.run.model if state.run else state.model
+    if model is None:
+        return None
+    return next((v for v in model.views if v.view == view), None)
+
+
+def answer(state: AppState, slot: str) -> Answered | None:
+    """The newest answer in a slot; it may belong to an earlier question of the same run."""
+    return state.answers.get(slot)
+
+
+def is_waiting(state: AppState, slot: str) -> bool:
+    """Whether the last question of the slot is still unanswered."""
+    question = state.asked.get(slot)
+    if question is None:
+        return False
+    got = state.answers.get(slot)
+    return got is None or got.generation < question.generation
+
+
+def defaults(state: AppState) -> GenerationParams:
+    """What applies without any change by the user: the model's values, and sampling (the window's own default)."""
+    base = state.model.defaults if state.model else GenerationParams()
+    return base.replace({"do_sample": True})
+
+
+def params(state: AppState) -> GenerationParams:
+    """The parameters that the next token (or the next run) will use."""
+    return defaults(state).replace(state.overrides)
+
+
+def chat_messages(draft: Draft) -> tuple[ChatMessage, ...]:
+    """The chat as it would be sent. With no message written, the last answer is left out, to be generated again."""
+    head = (ChatMessage("system", draft.system),) if draft.system.strip() else ()
+    turns = draft.turns
+    if draft.message.strip():
+        return (*head, *turns, ChatMessage("user", draft.message))
+    while turns and turns[-1].role == "assistant":
+        turns = turns[:-1]
+    return head + turns
+
+
+def prompt(draft: Draft) -> Prompt:
+    """The draft as the worker takes it."""
+    return Prompt(text=draft.text) if draft.tab == "text" else Prompt(messages=chat_messages(draft))

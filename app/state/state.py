@@ -1,0 +1,151 @@
+"""The one frozen state of the window. No Qt; changed only by `app.state.update.update`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from app.state.run import RunView
+from app.theme.palette import ThemeName
+from core.contract import (
+    Answered,
+    ChatMessage,
+    ErrorReport,
+    ModelInfo,
+    ModelSpec,
+    PromptRow,
+    RunSpec,
+    ViewQuery,
+    Vitals,
+    WorkerState,
+)
+
+Tab = Literal["text", "chat"]
+ColourBy = Literal["probability", "entropy", "rank", "surprisal"]
+LayoutName = Literal["sample", "attention", "cache", "everything"]
+NoticeKind = Literal["info", "error"]
+Head = int | Literal["mean", "max"]
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """A model the chooser offers; `name` is what `ModelSpec.name` takes, `reason` says why it is not available."""
+
+    name: str
+    title: str
+    description: str = ""
+    available: bool = True
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """A load in progress. `fraction` is None while unknown."""
+
+    model_id: int
+    spec: ModelSpec
+    stage: str = ""
+    fraction: float | None = None
+    cancelling: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The prompt being edited. `generation` grows with every edit; `tokenized` belongs to `tokenized_generation`.
+
+    turns: earlier turns of the chat, without the system message; `message` is the one being written.
+    touched: the user edited the text, so that a new model does not replace it by its own sample.
+    """
+
+    tab: Tab = "text"
+    text: str = ""
+    system: str = ""
+    turns: tuple[ChatMessage, ...] = ()
+    message: str = ""
+    touched: bool = False
+    generation: int = 0
+    tokenized: PromptRow | None = None
+    tokenized_generation: int = -1
+    token_error: ErrorReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """The run that was asked for last, until `RunStarted` confirms it or `CommandRefused` ends it."""
+
+    run_id: int
+    spec: RunSpec
+    tab: Tab
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionFocus:
+    """What the attention views look at; a head, or the mean or maximum over the heads of the layer."""
+
+    layer: int = 0
+    head: Head = "mean"
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One sentence for the user, shown until dismissed; `count` grows when the same one comes again."""
+
+    notice_id: int
+    kind: NoticeKind
+    text: str
+    detail: str = ""
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a panel asked for last in a slot."""
+
+    generation: int
+    query: ViewQuery
+
+
+@dataclass(frozen=True, slots=True)
+class AppState:
+    """Everything the window shows.
+
+    overrides: parameters the user changed, by name; the rest comes from the model (see `select.params`).
+    pending: parameter name → epoch of the change that no step has run under yet.
+    requested: the run asked for but not started yet. run: the newest run, running or finished.
+    selected: index of the selected step; None follows the newest one.
+    asked, answers: per slot, the last question and the last answer. An answer may belong to an earlier question
+        of the same slot: compare `answer.query` with what you want to show.
+    """
+
+    worker: WorkerState = WorkerState.STARTING
+    models: tuple[ModelChoice, ...] = ()
+    spec: ModelSpec = field(default_factory=lambda: ModelSpec("tiny-gpt2"))
+    model: ModelInfo | None = None
+    loading: Loading | None = None
+    draft: Draft = field(default_factory=Draft)
+    overrides: Mapping[str, object] = field(default_factory=lambda: EMPTY)
+    seed: int = 0
+    epoch: int = 0
+    pending: Mapping[str, int] = field(default_factory=lambda: EMPTY)
+    requested: RunRequest | None = None
+    run: RunView | None = None
+    selected: int | None = None
+    focus: AttentionFocus = field(default_factory=AttentionFocus)
+    colour_by: ColourBy = "probability"
+    theme: ThemeName = "light"
+    layout: LayoutName = "everything"
+    arrangement: int = 0  # grows whenever the layout is asked for, also for the one that is there
+    notices: tuple[Notice, ...] = ()
+    vitals: Vitals | None = None
+    asked: Mapping[str, Question] = field(default_factory=lambda: EMPTY)
+    answers: Mapping[str, Answered] = field(default_factory=lambda: EMPTY)
+    # Counters: the last identifier given out.
+    last_model_id: int = 0
+    last_run_id: int = 0
+    last_generation: int = 0
+    last_notice_id: int = 0
+    answer_floor: int = 0  # answers up to this generation belong to an earlier run

@@ -1,0 +1,108 @@
+"""What the status bar says, from the state alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.state import select
+from app.state.run import RunView
+from app.state.state import AppState
+from app.state.texts import tr
+from app.widgets.numbers import significant
+from core.contract import WorkerState
+
+NOTHING = "–"
+RECENT = 30  # tokens that the running speed is averaged over
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Texts, ready to show; numbers have three significant digits."""
+
+    state: str
+    first_token: str
+    speed: str
+    context: str
+    cache: str
+    probes: str
+
+
+def status(state: AppState) -> Status:
+    """The status of the state."""
+    run = state.run
+    return Status(
+        state=state_text(state),
+        first_token=_first_token(run),
+        speed=_speed(run),
+        context=_context(state),
+        cache=_cache(run),
+        probes=f"{100 * state.vitals.probe_share:.1f} %" if state.vitals and run else NOTHING,
+    )
+
+
+def state_text(state: AppState) -> str:
+    """What is going on, in a few words."""
+    run = state.run
+    if state.loading is not None and state.worker is not WorkerState.STARTING:
+        return tr("Loading model")
+    if state.requested is not None:
+        return tr("Waiting to run")
+    if run is not None and run.finish is not None and state.worker is WorkerState.READY:
+        return tr("Failed") if run.finish.error else _finished(run.finish.finish_reason)
+    return {
+        WorkerState.STARTING: tr("Starting"),
+        WorkerState.NO_MODEL: tr("No model"),
+        WorkerState.LOADING: tr("Loading model"),
+        WorkerState.READY: tr("Ready"),
+        WorkerState.PREFILL: tr("Reading prompt"),
+        WorkerState.DECODING: tr("Running"),
+        WorkerState.PAUSED: tr("Paused"),
+        WorkerState.CLOSED: tr("Closed"),
+    }[state.worker]
+
+
+def _finished(reason: str) -> str:
+    return {
+        "stop": tr("Finished · end of text"),
+        "length": tr("Finished · length"),
+        "length_limit": tr("Finished · model is full"),
+        "time": tr("Finished · time is up"),
+        "cancelled": tr("Stopped"),
+        "breakpoint": tr("Stopped at a breakpoint"),
+    }.get(reason, tr("Finished"))
+
+
+def _first_token(run: RunView | None) -> str:
+    """Prefill and the first step, as soon as it is there."""
+    if run is None or run.count == 0:
+        return NOTHING
+    if run.finish is not None and run.finish.ttft_ms is not None:
+        return f"{significant(run.finish.ttft_ms)} ms"
+    prefill_ms = run.prefill.elapsed_ms if run.prefill else 0.0
+    return f"{significant(prefill_ms + float(run.column('step_ms')[0]))} ms"
+
+
+def _speed(run: RunView | None) -> str:
+    if run is None:
+        return NOTHING
+    if run.finish is not None:
+        return significant(run.finish.tokens_per_s) if run.finish.tokens_per_s else NOTHING
+    recent = run.column("step_ms")[1:][-RECENT:]
+    return significant(1e3 * len(recent) / float(recent.sum())) if len(recent) and recent.sum() > 0 else NOTHING
+
+
+def _context(state: AppState) -> str:
+    run = state.run
+    model = run.model if run else state.model
+    if model is None:
+        return NOTHING
+    used = select.fed_positions(run) if run else 0
+    return f"{used:,} / {model.max_positions:,}"
+
+
+def _cache(run: RunView | None) -> str:
+    if run is None or run.count == 0:
+        return NOTHING
+    used, held = int(run.column("used_bytes")[-1]), int(run.column("allocated_bytes")[-1])
+    unit, size = next((u, s) for u, s in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0)) if held >= s or s == 1.0)
+    return f"{significant(used / size)} / {significant(held / size)} {unit}"

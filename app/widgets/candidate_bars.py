@@ -1,0 +1,173 @@
+"""The list of candidates: token, probability before and after the pipeline as bars and numbers."""
+
+from __future__ import annotations
+
+from html import escape
+
+from PySide6.QtCore import QEvent, QRectF, QSize, Qt
+from PySide6.QtGui import QColor, QHelpEvent, QPainter, QPaintEvent, QResizeEvent
+from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QToolTip, QWidget
+
+from app.theme import fonts
+from app.theme.palette import LIGHT, Palette
+from app.widgets import numbers
+from app.widgets.candidate_rows import CandidateRow, bar_top
+from app.widgets.empty import paint_empty
+from app.widgets.text_cache import TextCache
+from app.widgets.visible_text import one_line
+
+ROW_PX, HEAD_PX = 20, 18
+PAD_PX, GAP_PX, SCROLL_PX = 6, 10, 10
+
+
+class CandidateBars(QAbstractScrollArea):
+    """Rows of candidates; only the visible ones are painted."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.verticalScrollBar().setRange(0, 0)
+        self._rows: tuple[CandidateRow, ...] = ()
+        self._top = 1.0
+        self._empty = ("", "")
+        tokens = fonts.mono(fonts.BODY_PX)
+        tokens.setFamilies([fonts.MONO_FAMILY, fonts.UI_FAMILY])  # Inter has the whitespace marks
+        self._mono = TextCache(tokens)
+        self._small, self._ui = TextCache(fonts.mono(fonts.SMALL_PX)), TextCache(fonts.ui(fonts.SMALL_PX))
+        self._number_px, self._stage_px = self._mono.width("0.000"), self._small.width("typical_p")
+        self.set_palette(LIGHT)
+
+    def set_palette(self, palette: Palette) -> None:
+        """Colours of another theme."""
+        self._palette = palette
+        self._colours = {
+            name: QColor(getattr(palette, name))
+            for name in ("text", "secondary", "accent", "accent_soft", "muted", "bar", "line", "surface")
+        }
+        self.viewport().update()
+
+    def set_empty(self, title: str, hint: str) -> None:
+        """What to say while there is no step."""
+        self._empty = (title, hint)
+        self.viewport().update()
+
+    def set_rows(self, rows: tuple[CandidateRow, ...]) -> None:
+        """Show the candidates of a step."""
+        self._rows = rows
+        self._top = bar_top(rows)
+        self._fit()
+        self.viewport().update()
+
+    def _fit(self) -> None:
+        """The bar counts rows: none is ever cut."""
+        bar = self.verticalScrollBar()
+        bar.setPageStep(max(1, (self.viewport().height() - HEAD_PX) // ROW_PX))
+        bar.setRange(0, max(0, len(self._rows) - bar.pageStep()))
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Other rows fit."""
+        self._fit()
+
+    def scrollContentsBy(self, dx: int, dy: int) -> None:
+        """Few rows are visible: paint them again, the head stays."""
+        self.viewport().update()
+
+    def sizeHint(self) -> QSize:
+        """Eight candidates."""
+        return QSize(320, HEAD_PX + 8 * ROW_PX)
+
+    def minimumSizeHint(self) -> QSize:
+        """Three candidates."""
+        return QSize(220, HEAD_PX + 3 * ROW_PX)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """Head and visible rows."""
+        painter = QPainter(self.viewport())
+        if not self._rows:
+            paint_empty(painter, self.viewport().rect(), self._palette, *self._empty)
+            return
+        width = self.width() - SCROLL_PX  # the same with and without the scroll bar
+        shown = self._visible()
+        for i, row in enumerate(shown):
+            self._paint_row(painter, row, HEAD_PX + i * ROW_PX, width)
+        if len(shown) > 1 and shown[-1] is not self._rows[self.verticalScrollBar().value() + len(shown) - 1]:
+            y = HEAD_PX + (len(shown) - 1) * ROW_PX
+            painter.fillRect(0, y, width, 1, self._colours["line"])
+        self._paint_head(painter, width)
+
+    def _visible(self) -> list[CandidateRow]:
+        """The rows in view; the chosen one takes the place of the last where it would be further down."""
+        bar = self.verticalScrollBar()
+        stop = bar.value() + bar.pageStep()
+        shown = list(self._rows[bar.value() : stop])
+        below = next((row for row in self._rows[stop:] if row.chosen), None)
+        if below is not None and shown:
+            shown[-1] = below
+        return shown
+
+    def _columns(self, width: int) -> tuple[float, float, float, float]:
+        """Right end of the tokens, right end of the bars, of the raw numbers, of the final numbers."""
+        final = width - PAD_PX
+        raw = final - self._stage_px - GAP_PX
+        bars = raw - self._number_px - GAP_PX
+        return PAD_PX + max(76.0, min(132.0, width * 0.24)), bars, raw, final
+
+    def _paint_head(self, painter: QPainter, width: int) -> None:
+        tokens, _, raw, final = self._columns(width)
+        painter.fillRect(QRectF(0, 0, width, HEAD_PX), self._colours["surface"])
+        painter.setPen(self._colours["secondary"])
+        baseline = HEAD_PX - 6.0
+        axis = f"probability, 0 – {self._top:g}"
+        if tokens + GAP_PX + self._ui.width(axis) > raw - self._number_px:
+            axis = f"0 – {self._top:g}"
+        self._ui.draw(painter, tokens + GAP_PX, baseline, axis)
+        for right, text in ((raw, "raw"), (final, "final")):
+            self._ui.draw_right(painter, right, baseline, text)
+
+    def _paint_row(self, painter: QPainter, row: CandidateRow, y: int, width: int) -> None:
+        c = self._colours
+        tokens, bars, raw_right, final_right = self._columns(width)
+        if row.chosen:
+            painter.fillRect(QRectF(0, y, width, ROW_PX), c["accent_soft"])
+        left, room = tokens + GAP_PX, max(8.0, bars - tokens - GAP_PX)
+        scale = room / self._top
+        painter.fillRect(QRectF(left, y + 4, max(1.0, row.raw * scale), 5), c["muted"])
+        if row.killed_by is None:
+            painter.fillRect(QRectF(left, y + 10, max(1.0, row.final * scale), 6), c["accent" if row.chosen else "bar"])
+        killed = row.killed_by is not None
+        baseline = y + ROW_PX / 2 + self._mono.rise
+        painter.setPen(c["secondary" if killed else "text"])
+        piece = self._mono.elided(one_line(row.piece), tokens - PAD_PX)
+        self._mono.draw(painter, PAD_PX, baseline, piece)
+        if killed:
+            middle = round(baseline - self._mono.rise * 0.8)
+            painter.drawLine(PAD_PX, middle, round(PAD_PX + self._mono.width(piece)), middle)
+        self._mono.draw(painter, raw_right - self._number_px, baseline, numbers.probability(row.raw))
+        if row.killed_by is None:
+            self._mono.draw(painter, final_right - self._number_px, baseline, numbers.probability(row.final))
+        else:
+            stage = self._small.elided(row.killed_by, self._stage_px + 1)
+            self._small.draw_right(painter, final_right, baseline, stage)
+
+    def row_at(self, y: float) -> CandidateRow | None:
+        """The candidate at a height of the viewport."""
+        shown, index = self._visible(), int((y - HEAD_PX) // ROW_PX)
+        return shown[index] if 0 <= index < len(shown) else None
+
+    def viewportEvent(self, event: QEvent) -> bool:
+        """All numbers of a candidate."""
+        if isinstance(event, QHelpEvent) and event.type() == QEvent.Type.ToolTip:
+            row = self.row_at(event.pos().y())
+            QToolTip.showText(event.globalPos(), tooltip(row) if row else "", self.viewport())
+            return True
+        return super().viewportEvent(event)
+
+
+def tooltip(row: CandidateRow) -> str:
+    """One candidate in full, as escaped rich text."""
+    fate = f"removed by {row.killed_by}" if row.killed_by else f"final {row.final:.6f}"
+    chosen = "<br>chosen" if row.chosen else ""
+    piece = escape(one_line(row.piece[:200]))
+    return f"<p style='white-space:pre'><b>{piece}</b><br>id {row.token_id}<br>raw {row.raw:.6f}<br>{fate}{chosen}</p>"

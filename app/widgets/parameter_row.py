@@ -1,0 +1,161 @@
+"""One generation parameter: reset dot, name, slider, exact field."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Callable
+
+from PySide6.QtCore import QObject, Qt, Slot
+from PySide6.QtWidgets import QGridLayout, QLabel, QWidget
+
+from app.state.texts import tr
+from app.widgets.modified_dot import ModifiedDot
+from app.widgets.scale import Scale, format_number, scale_of
+from app.widgets.slider import QuietSlider
+from app.widgets.value_field import ValueField
+from core.contract import Parameter
+
+DOT, NAME, SLIDER, GAP, FIELD = range(5)  # columns of the grid
+FIELD_PX = 58
+Change = Callable[[str, object], None]
+
+
+def explanation(parameter: Parameter, default: str) -> str:
+    """The tooltip: what it does, its bounds, its default and where that comes from. Plain text, wrapped."""
+    low, high = parameter.minimum, parameter.maximum
+    lines = [parameter.name, parameter.doc]
+    if low is not None and high is not None:
+        lines.append(tr("Between {0} and {1}.").format(f"{low:g}", f"{high:g}"))
+    elif low is not None:
+        lines.append(tr("At least {0}.").format(f"{low:g}"))
+    lines.append(default)
+    return "\n".join(part for line in lines for part in textwrap.wrap(line, 56))
+
+
+def parse_list(text: str) -> object:
+    """What the user typed into a list field: JSON without its brackets, else words between commas."""
+    try:
+        return json.loads(f"[{text}]")
+    except ValueError:
+        words = [w.strip() for w in text.split(",")]
+        return [int(w) if w.lstrip("-").isdigit() else w for w in words if w]
+
+
+def format_list(values: tuple[object, ...]) -> str:
+    """The same values as the field shows them."""
+    return json.dumps(list(values), ensure_ascii=False)[1:-1]
+
+
+class ParameterRow(QObject):
+    """The controls of one parameter, placed in row `row` of the grid of `host`, so that all rows line up.
+
+    `change(name, value)` is called with what the user wants, valid or not; `reset(name)` when the dot is clicked.
+    """
+
+    def __init__(
+        self,
+        parameter: Parameter,
+        host: QWidget,
+        grid: QGridLayout,
+        row: int,
+        change: Change,
+        reset: Callable[[str], None],
+    ) -> None:
+        super().__init__(host)
+        self.parameter = parameter
+        self._change = change
+        self._reset = reset
+        self._value: object = None
+        self.dot = ModifiedDot(host)
+        self.name = QLabel(parameter.name, host)
+        self.name.setTextFormat(Qt.TextFormat.PlainText)
+        self.name.setContentsMargins(0, 0, 8, 0)
+        self.field = ValueField(host)
+        self.field.setAccessibleName(parameter.name)
+        self.dot.setAccessibleName(self.tr("Reset {0}").format(parameter.name))
+        self.name.setBuddy(self.field)
+        grid.addWidget(self.dot, row, DOT)
+        grid.addWidget(self.name, row, NAME)
+        self.dot.clicked.connect(self._clicked)
+        self.field.committed.connect(self._committed)
+        self.field.stepped.connect(self._stepped)
+        self.slider: QuietSlider | None = None
+        self.scale: Scale | None = None
+        if parameter.kind in ("int", "float"):
+            self._add_slider(host, grid, row)
+        else:
+            self.field.setPlaceholderText(self.tr("none"))
+            grid.addWidget(self.field, row, SLIDER, 1, 3)
+
+    def _add_slider(self, host: QWidget, grid: QGridLayout, row: int) -> None:
+        self.scale = scale_of(self.parameter)
+        self.slider = QuietSlider(host)
+        self.slider.setRange(0, 1000)
+        self.slider.setMinimumWidth(34)
+        self.slider.setAccessibleName(self.tr("{0}, slider").format(self.parameter.name))
+        self.slider.valueChanged.connect(self._slid)
+        self.field.setFixedWidth(FIELD_PX)
+        self.field.setAlignment(Qt.AlignmentFlag.AlignRight)
+        grid.addWidget(self.slider, row, SLIDER)
+        grid.addWidget(self.field, row, FIELD)
+
+    def show_value(self, value: object, *, changed: bool, pending: bool, default: str, most: float | None) -> None:
+        """Show the value in force; never calls `change`."""
+        self._value = value
+        self.dot.show_state(changed, pending)
+        tip = explanation(self.parameter, default)
+        if tip != self.name.toolTip():
+            for widget in (self.name, self.field, *([self.slider] if self.slider else [])):
+                widget.setToolTip(tip)
+                widget.setAccessibleDescription(self.parameter.doc)
+        self.dot.setToolTip(self._dot_tip(changed, pending, default))
+        if isinstance(value, tuple):
+            self.field.show_text(format_list(value))
+        elif isinstance(value, int | float) and self.slider is not None:
+            self._show_number(value, most)
+
+    def _show_number(self, value: float, most: float | None) -> None:
+        self.scale = scale_of(self.parameter, most)
+        self.field.show_text(format_number(value, self.scale.decimals))
+        if self.slider is not None and not self.slider.isSliderDown():
+            self.slider.setSingleStep(self.scale.tick)
+            self.slider.setPageStep(10 * self.scale.tick)
+            self.slider.blockSignals(True)
+            self.slider.setValue(self.scale.position(value))
+            self.slider.blockSignals(False)
+
+    def _dot_tip(self, changed: bool, pending: bool, default: str) -> str:
+        if pending:
+            return self.tr("Pending: acts at the next token.")
+        return self.tr("Changed. Click to reset. {0}").format(default) if changed else ""
+
+    @Slot()
+    def _clicked(self) -> None:
+        self._reset(self.parameter.name)
+
+    @Slot(int)
+    def _slid(self, position: int) -> None:
+        if self.scale is not None:
+            self._change_number(self.scale.value(position))
+
+    @Slot(int)
+    def _stepped(self, direction: int) -> None:
+        if self.scale is not None and isinstance(self._value, int | float):
+            self._change_number(round(self._value + direction * self.scale.step, 10))
+
+    @Slot(str)
+    def _committed(self, text: str) -> None:
+        if self.scale is None:
+            self._change(self.parameter.name, parse_list(text))
+            return
+        try:
+            number = float(text.replace("\u2212", "-").replace(",", "."))
+        except ValueError:
+            self._change(self.parameter.name, text)
+            return
+        self._change_number(number)
+
+    def _change_number(self, value: float) -> None:
+        whole = self.parameter.kind == "int" and float(value).is_integer()
+        self._change(self.parameter.name, int(value) if whole else value)

@@ -1,0 +1,115 @@
+"""What is said about a step in words: tooltips and descriptions, the same in every view."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+
+import numpy as np
+
+from app.state.run import RunView
+from app.widgets import numbers
+from app.widgets.visible_text import one_line
+from core.contract import GenerationParams, ParamsApplied, StepSnapshot
+
+LN2 = math.log(2.0)
+ALTERNATIVES = 5
+CONTEXT_CHARS = 18
+LONGEST = 60  # characters of a token in a tooltip
+
+
+def shown_text(step: StepSnapshot) -> str:
+    """What a step adds to the text as shown: nothing inside an unfinished character; special tokens by their name."""
+    if step.text or "\\x" in step.piece:
+        return step.text
+    return step.piece
+
+
+def params_at(run: RunView, index: int) -> GenerationParams:
+    """The parameters in force for a step."""
+    before = [flag for flag in run.flags if flag.index <= index]
+    return before[-1].params if before else run.started.params
+
+
+def change_text(before: GenerationParams, flag: ParamsApplied) -> str:
+    """`temperature 1.0 → 0.8`, several changes separated by commas."""
+
+    def value(params: GenerationParams, name: str) -> str:
+        found = getattr(params, name)
+        if not isinstance(found, float):
+            return str(found)
+        return f"{found:.1f}" if found == round(found, 1) else f"{found:.4g}"
+
+    return ", ".join(f"{name} {value(before, name)} → {value(flag.params, name)}" for name in flag.changed)
+
+
+def context(run: RunView, index: int) -> str:
+    """The last characters before a step, for “after …”."""
+    start = max(0, index - 12)
+    text = "".join(shown_text(step) for step in run.steps(start)[: index - start])
+    if len(text) < CONTEXT_CHARS and start == 0:
+        text = "".join(run.prompt.pieces[-8:]) + text
+    cut = text[-CONTEXT_CHARS:]
+    if len(cut) < len(text) and " " in cut[:-1]:
+        cut = cut[cut.index(" ") :]
+    return cut.replace("\n", "⏎").replace("\t", "⇥")
+
+
+def quoted(piece: str) -> str:
+    """A token as it is named in a sentence: “␣light”."""
+    text = one_line(piece[:LONGEST])
+    return f"“{text}…”" if len(piece) > LONGEST else f"“{text}”"
+
+
+def sentence(run: RunView, index: int) -> str:
+    """A step in one sentence, for a screen reader."""
+    step = run.step(index)
+    probability = numbers.probability(math.exp(step.logprob)).strip()
+    others = [p for i, p in zip(step.top.token_ids.tolist(), step.top.pieces, strict=True) if i != step.token_id]
+    runner_up = f", next {quoted(others[0])}" if others else ""
+    return (
+        f"Step {index} of {run.count}: {quoted(step.piece)}, probability {probability}, "
+        f"entropy {numbers.significant(step.entropy_bits)} bits, rank {step.rank}{runner_up}."
+    )
+
+
+def token_tooltip(run: RunView, index: int) -> str:
+    """A generated token with its numbers and the likeliest alternatives, as escaped rich text."""
+    step = run.step(index)
+    top = step.top
+    lines = [
+        f"<b>{escape(quoted(step.piece))}</b>  id {step.token_id}, step {index}, position {step.id.position}",
+        f"probability {math.exp(step.logprob):.4f}  final {math.exp(step.final_logprob):.4f}",
+        f"entropy {step.entropy_bits:.2f} bits  surprisal {-step.logprob / LN2:.2f} bits  rank {step.rank}",
+    ]
+    if not step.piece.isascii() or "\\x" in step.piece or not step.text:
+        lines.append(f"bytes {_bytes_of_character(run, index)}")
+    rows = zip(
+        top.token_ids.tolist(), top.pieces, np.exp(top.logprob).tolist(), top.final_logprob.tolist(), strict=True
+    )
+    others = [row for row in rows if row[0] != step.token_id][:ALTERNATIVES]
+    if others:
+        lines.append("")
+        lines += [_alternative(piece, raw, final) for _, piece, raw, final in others]
+    return "<div style='white-space:pre'>" + "<br>".join(lines) + "</div>"
+
+
+def _alternative(piece: str, raw: float, final: float) -> str:
+    after = "removed" if math.isinf(final) else f"{math.exp(final):.4f}"
+    return f"<span style='font-family:monospace'>{raw:.4f}  {after:>7}  {escape(one_line(piece[:24]))}</span>"
+
+
+def _bytes_of_character(run: RunView, index: int) -> str:
+    """The bytes of a token, with those of the tokens before it that belong to the same character."""
+    first = index
+    while first > 0 and not run.step(first - 1).text and "\\x" in run.step(first - 1).piece:
+        first -= 1
+    return " + ".join(run.step(i).token_bytes.hex(" ").upper() or "none" for i in range(first, index + 1))
+
+
+def prompt_tooltip(run: RunView, position: int) -> str:
+    """A token of the prompt, as escaped rich text."""
+    piece, token_id = run.prompt.pieces[position], run.prompt.token_ids[position]
+    return (
+        f"<div style='white-space:pre'><b>{escape(quoted(piece))}</b>  id {token_id}, prompt position {position}</div>"
+    )

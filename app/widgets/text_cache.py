@@ -1,0 +1,59 @@
+"""Text that is drawn again and again: shaped once. `QPainter.drawText` shapes it every time, at 3 to 50 µs."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QPointF, Qt
+from PySide6.QtGui import QFont, QFontMetricsF, QPainter, QStaticText, QTransform
+
+MOST = 4096  # texts kept; all are forgotten beyond it
+
+
+class TextCache:
+    """Plain texts in one font, with their widths. Use one cache for each transformation (rotated labels apart)."""
+
+    def __init__(self, font: QFont) -> None:
+        self.font = font
+        self.metrics = QFontMetricsF(font)
+        self.rise = self.metrics.capHeight() / 2  # from the middle of a line down to its base line
+        self._ascent = self.metrics.ascent()
+        self._texts: dict[str, QStaticText] = {}
+        self._widths: dict[str, float] = {}
+        self._elided: dict[tuple[str, int], str] = {}
+
+    def draw(self, painter: QPainter, x: float, baseline: float, text: str) -> None:
+        """Draw with the painter's pen; sets the painter's font."""
+        shaped = self._texts.get(text)
+        if shaped is None:
+            if len(self._texts) >= MOST:
+                self._texts.clear()
+            shaped = QStaticText(text)
+            shaped.setTextFormat(Qt.TextFormat.PlainText)
+            shaped.prepare(QTransform(), self.font)
+            self._texts[text] = shaped
+        painter.setFont(self.font)
+        painter.drawStaticText(QPointF(x, baseline - self._ascent), shaped)
+
+    def draw_right(self, painter: QPainter, right: float, baseline: float, text: str) -> None:
+        """Draw so that the text ends at `right`."""
+        self.draw(painter, right - self.width(text), baseline, text)
+
+    def width(self, text: str) -> float:
+        """Advance width in px."""
+        width = self._widths.get(text)
+        if width is None:
+            if len(self._widths) >= MOST:
+                self._widths.clear()
+            width = self._widths[text] = self.metrics.horizontalAdvance(text)
+        return width
+
+    def elided(self, text: str, room: float) -> str:
+        """The text, cut with … at the end where it is wider than `room` px."""
+        if self.width(text) <= room:
+            return text
+        key = (text, int(room))
+        cut = self._elided.get(key)
+        if cut is None:
+            if len(self._elided) >= MOST:
+                self._elided.clear()
+            cut = self._elided[key] = self.metrics.elidedText(text, Qt.TextElideMode.ElideRight, int(room))
+        return cut

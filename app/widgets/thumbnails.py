@@ -1,0 +1,232 @@
+"""The layer × head overview: one small map a head, layers down, heads across, scrolled by layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PySide6.QtCore import QEvent, QRectF, QSize, Qt, Signal
+from PySide6.QtGui import QColor, QHelpEvent, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
+from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QToolTip, QWidget
+
+from app.theme import fonts
+from app.theme.colormaps import rgb, sequential
+from app.theme.palette import LIGHT, Palette
+from app.widgets.heat_matrix import Floats, Scale, levels, packed
+from app.widgets.text_cache import TextCache
+
+LEFT_PX, TOP_PX, SCROLL_PX = 22, 16, 10  # layer numbers, head numbers, the scroll bar
+GAP_PX, SMALLEST_PX, SIZES_PX = 2, 8, (18, 34, 50)  # pitches: maps of 16 cells at 1, 2 or 3 px a cell
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Pitch of the maps in px, and how many columns and rows fit."""
+
+    pitch: int
+    columns: int
+    rows: int
+
+
+def grid(width: int, height: int, heads: int, layers: int) -> Grid:
+    """Maps as large as fit all heads across, whole pixels a cell where there is room; as many layers as fit down."""
+    room = max(1, width - LEFT_PX - SCROLL_PX)
+    fits = room // max(1, heads)
+    pitch = max([size for size in SIZES_PX if size <= fits], default=max(SMALLEST_PX, fits))
+    rows = max(1, min(layers, (height - TOP_PX) // pitch))
+    return Grid(pitch, min(heads, max(1, room // pitch)), rows)
+
+
+def wanted_width(heads: int, most: int) -> int:
+    """The width that shows every head at the largest size that fits in `most` px; `most` when none does."""
+    fits = [LEFT_PX + SCROLL_PX + heads * size for size in SIZES_PX]
+    return max([width for width in fits if width <= most], default=most)
+
+
+class Thumbnails(QAbstractScrollArea):
+    """Maps by layer, given as they arrive; the vertical scroll bar counts layers, the horizontal one heads."""
+
+    clicked = Signal(int, int)  # layer, head
+    visible_changed = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self._layers = self._heads = 0
+        self._maps: dict[int, Floats] = {}
+        self._images: dict[int, tuple[QImage, NDArray[np.uint32]]] = {}
+        self._focus: tuple[int, int | None] = (0, None)
+        self._scale: Scale = "sqrt"
+        self._grid = Grid(16, 1, 1)
+        self._mono = TextCache(fonts.mono(fonts.SMALL_PX))
+        self.set_palette(LIGHT)
+        for bar in (self.verticalScrollBar(), self.horizontalScrollBar()):
+            bar.valueChanged.connect(lambda _value: self.visible_changed.emit())
+
+    def set_palette(self, palette: Palette) -> None:
+        """Colours of another theme."""
+        self._palette = palette
+        self._lut = packed(sequential(), rgb(palette.surface))
+        self._recolour()
+
+    def set_scale(self, scale: Scale) -> None:
+        """How weights become colours."""
+        if scale != self._scale:
+            self._scale = scale
+            self._recolour()
+
+    def set_shape(self, layers: int, heads: int) -> bool:
+        """The model's layers and heads; others than before forget the maps (True)."""
+        if (layers, heads) == (self._layers, self._heads):
+            return False
+        self._layers, self._heads = layers, heads
+        self.clear()
+        self._fit()
+        return True
+
+    def clear(self) -> None:
+        """No maps."""
+        self._maps.clear()
+        self._images.clear()
+        self.viewport().update()
+
+    def set_maps(self, layers: tuple[int, ...], maps: Floats) -> None:
+        """(len(layers), H, size, size) weights; NaN where there is none."""
+        for layer, of_layer in zip(layers, maps, strict=True):
+            size = of_layer.shape[-1]
+            causal = np.tril(np.ones((size, size), bool))  # both axes are pooled alike: above it no key was seen
+            self._maps[layer] = np.where(causal, of_layer, np.float32(np.nan))
+            self._images[layer] = self._strip(self._maps[layer])
+        self.viewport().update()
+
+    def set_focus(self, layer: int, head: int | None) -> None:
+        """Frame a head, or the whole layer, and bring it into view."""
+        if (layer, head) == self._focus:
+            return
+        moved = layer != self._focus[0]
+        self._focus = (layer, head)
+        if moved and not self.first <= layer < self.first + self._grid.rows:
+            self.verticalScrollBar().setValue(layer - self._grid.rows // 2)
+        self.viewport().update()
+
+    @property
+    def first(self) -> int:
+        """The uppermost layer shown."""
+        return self.verticalScrollBar().value()
+
+    def visible_layers(self) -> range:
+        """The layers shown."""
+        return range(self.first, min(self._layers, self.first + self._grid.rows))
+
+    def _strip(self, maps: Floats) -> tuple[QImage, NDArray[np.uint32]]:
+        """One layer as an image, its heads side by side; the array keeps the image's memory alive."""
+        heads, size, _ = maps.shape
+        side_by_side = np.ascontiguousarray(maps.transpose(1, 0, 2).reshape(size, heads * size))
+        pixels = np.ascontiguousarray(self._lut[levels(side_by_side, self._scale)])
+        image = QImage(pixels.data, heads * size, size, pixels.strides[0], QImage.Format.Format_RGB32)
+        return image, pixels
+
+    def _recolour(self) -> None:
+        self._images = {layer: self._strip(maps) for layer, maps in self._maps.items()}
+        self.viewport().update()
+
+    def _fit(self) -> None:
+        self._grid = grid(self.width(), self.viewport().height(), self._heads, self._layers)
+        for bar, total, shown in (
+            (self.verticalScrollBar(), self._layers, self._grid.rows),
+            (self.horizontalScrollBar(), self._heads, self._grid.columns),
+        ):
+            bar.setPageStep(shown)
+            bar.setRange(0, max(0, total - shown))
+
+    def resizeEvent(self, event: QEvent) -> None:
+        """Fit the maps anew."""
+        self._fit()
+        self.visible_changed.emit()
+
+    def scrollContentsBy(self, dx: int, dy: int) -> None:
+        """Whole layers are scrolled: paint again."""
+        self.viewport().update()
+
+    def sizeHint(self) -> QSize:
+        """Nine heads and a dozen layers at 18 px."""
+        return QSize(LEFT_PX + 9 * 18, TOP_PX + 13 * 18)
+
+    def minimumSizeHint(self) -> QSize:
+        """A few maps."""
+        return QSize(LEFT_PX + 4 * SMALLEST_PX, TOP_PX + 2 * SMALLEST_PX)
+
+    # painting
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """Numbers, maps, the frame of the focus."""
+        painter = QPainter(self.viewport())
+        painter.setPen(QColor(self._palette.secondary))
+        pitch, mono = self._grid.pitch, self._mono
+        every = -(-(mono.width("00") + 3) // pitch)
+        heads = range(self.horizontalScrollBar().value(), self._heads)[: self._grid.columns]
+        for column, head in enumerate(heads):
+            if head % every == 0:
+                x = LEFT_PX + (column + 0.5) * pitch - mono.width(str(head)) / 2
+                mono.draw(painter, x, TOP_PX - 6, str(head))
+        every = -(-mono.metrics.height() // (pitch + 2))
+        for row, layer in enumerate(self.visible_layers()):
+            y = TOP_PX + row * pitch
+            if layer % every == 0:
+                mono.draw_right(painter, LEFT_PX - 6, y + pitch / 2 - 1 + mono.rise, str(layer))
+            self._paint_layer(painter, layer, heads, y)
+        self._paint_focus(painter, heads)
+
+    def _paint_layer(self, painter: QPainter, layer: int, heads: range, y: int) -> None:
+        pitch = self._grid.pitch
+        image = self._images.get(layer)
+        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, pitch < SIZES_PX[0])
+        if image is None:
+            painter.setPen(QColor(self._palette.grid))
+        for column in range(len(heads)):
+            target = QRectF(LEFT_PX + column * pitch, y, pitch - GAP_PX, pitch - GAP_PX)
+            if image is None:
+                painter.drawRect(target.adjusted(0.5, 0.5, -0.5, -0.5))
+                continue
+            size = image[0].height()
+            painter.drawImage(target, image[0], QRectF(heads[column] * size, 0, size, size))
+        painter.setPen(QColor(self._palette.secondary))
+
+    def _paint_focus(self, painter: QPainter, heads: range) -> None:
+        layer, head = self._focus
+        visible = self.visible_layers()
+        if not self._maps or layer not in visible or (head is not None and head not in heads):
+            return
+        pitch = self._grid.pitch
+        left = LEFT_PX + (0 if head is None else head - heads.start) * pitch
+        width = pitch if head is not None else len(heads) * pitch
+        box = QRectF(left - 1, TOP_PX + (layer - visible.start) * pitch - 1, width, pitch)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setPen(QPen(QColor(self._palette.accent), 2))
+        painter.drawRoundedRect(box, 2, 2)
+
+    # mouse
+
+    def head_at(self, x: float, y: float) -> tuple[int, int] | None:
+        """(layer, head) at a point of the viewport."""
+        row, column = int((y - TOP_PX) // self._grid.pitch), int((x - LEFT_PX) // self._grid.pitch)
+        layer, head = self.first + row, self.horizontalScrollBar().value() + column
+        inside = 0 <= row < len(self.visible_layers()) and 0 <= column < self._grid.columns and head < self._heads
+        return (layer, head) if inside else None
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        """Focus a head."""
+        place = self.head_at(event.position().x(), event.position().y())
+        if place and event.button() == Qt.MouseButton.LeftButton:
+            self.clicked.emit(*place)
+
+    def viewportEvent(self, event: QEvent) -> bool:
+        """Name the head under the pointer."""
+        if isinstance(event, QHelpEvent) and event.type() == QEvent.Type.ToolTip:
+            place = self.head_at(event.pos().x(), event.pos().y())
+            text = f"Layer {place[0]}, head {place[1]}" if place else ""
+            QToolTip.showText(event.globalPos(), text, self.viewport())
+            return True
+        return super().viewportEvent(event)

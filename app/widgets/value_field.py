@@ -1,0 +1,65 @@
+"""An exact field: takes any precision, commits on Enter or when it loses the focus, Esc takes the edit back."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Qt, Signal, Slot
+from PySide6.QtGui import QFocusEvent, QKeyEvent
+from PySide6.QtWidgets import QLineEdit, QWidget
+
+from app.theme import fonts
+
+
+class ValueField(QLineEdit):
+    """Emits `committed(text)` for an edit, `stepped(±1)` for the up and down keys."""
+
+    committed = Signal(str)
+    stepped = Signal(int)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setFont(fonts.mono())
+        self._shown = ""
+        self.editingFinished.connect(self._commit)
+
+    def show_text(self, text: str) -> None:
+        """Show a value, unless the user is typing another one."""
+        if text == self._shown and not self.isModified():
+            return
+        if self.hasFocus() and self.isModified():
+            self._shown = text
+            return
+        self._replace(text)
+
+    def revert(self) -> None:
+        """Drop what was typed."""
+        self._replace(self._shown)
+
+    def _replace(self, text: str) -> None:
+        self._shown = text
+        self.setText(text)
+        self.setModified(False)
+        if self.alignment() & Qt.AlignmentFlag.AlignLeft:
+            self.setCursorPosition(0)
+
+    @Slot()
+    def _commit(self) -> None:
+        if self.isModified() and self.text() != self._shown:
+            text = self.text()
+            self.revert()  # the state decides what is shown next
+            self.committed.emit(text)
+        self.setModified(False)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        if event.key() == Qt.Key.Key_Escape and self.isModified():
+            self.revert()
+        elif event.key() == Qt.Key.Key_Up:
+            self.stepped.emit(1)
+        elif event.key() == Qt.Key.Key_Down:
+            self.stepped.emit(-1)
+        else:
+            super().keyPressEvent(event)
+
+    def focusInEvent(self, event: QFocusEvent) -> None:
+        super().focusInEvent(event)
+        if event.reason() in (Qt.FocusReason.TabFocusReason, Qt.FocusReason.BacktabFocusReason):
+            self.selectAll()

@@ -1,0 +1,113 @@
+"""The window: toolbar, the workspace with its cards, status bar, notices over them."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Slot
+from PySide6.QtGui import QCloseEvent, QResizeEvent, QShowEvent
+from PySide6.QtWidgets import QApplication, QDialog, QMainWindow, QVBoxLayout, QWidget
+
+from app.actions import Actions
+from app.panels.panel import Panel
+from app.panels.statusbar import StatusBar
+from app.settings import Settings
+from app.state.state import AppState
+from app.store import Store, View
+from app.theme.apply import apply_theme
+from app.theme.palette import PALETTES, ThemeName
+from app.toolbar import ToolBar
+from app.widgets.command_palette import CommandPalette
+from app.widgets.notice_bar import NoticeBar
+from app.workspace import Workspace
+
+SMALLEST = (1024, 640)
+FIRST = (1440, 900)
+
+
+class Window(QMainWindow):
+    """Arranges what others show; a view of the store for theme and layout."""
+
+    heavy = False
+
+    def __init__(self, store: Store, panels: tuple[Panel, ...], settings: Settings) -> None:
+        super().__init__()
+        self.setWindowTitle("Tokenglass")
+        self.setMinimumSize(*SMALLEST)
+        self.resize(*FIRST)
+        self.store = store
+        self._settings = settings
+        self._theme: ThemeName | None = None
+        self._arrangement = store.state.arrangement
+        self._arranged = False
+        self._apply_theme(store.state.theme)
+        central = QWidget()
+        self.workspace = Workspace(panels, central)
+        self.actions_ = Actions(self, store.dispatch)
+        self.actions_.add("palette", self.tr("Commands…"), self.open_palette, ("Ctrl+Shift+P",))
+        toggles = [card.toggleViewAction() for card in self.workspace.cards.values()]
+        self.toolbar = ToolBar(self.actions_, store.dispatch, toggles)
+        self.statusbar = StatusBar(store.cost)
+        self.notices = NoticeBar(store.dispatch, self.workspace)
+        box = QVBoxLayout(central)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(0)
+        box.addWidget(self.toolbar)
+        box.addWidget(self.workspace, 1)
+        box.addWidget(self.statusbar)
+        self.setCentralWidget(central)
+        views: list[View] = [self, self.toolbar, *self.workspace.cards.values(), self.statusbar, self.notices]
+        for view in views:
+            store.add(view)
+        saved = settings.window()
+        if saved is not None:
+            self.restoreGeometry(saved[0])
+
+    def render(self, state: AppState) -> None:  # type: ignore[override]
+        """Theme and layout."""
+        if state.theme != self._theme:
+            self._apply_theme(state.theme)
+        if state.arrangement != self._arrangement:
+            self._arrangement = state.arrangement
+            self.workspace.arrange(state.layout)
+
+    def hidden(self) -> None:
+        """The cards are told for themselves."""
+
+    def _apply_theme(self, theme: ThemeName) -> None:
+        self._theme = theme
+        app = QApplication.instance()
+        if isinstance(app, QApplication):
+            apply_theme(app, PALETTES[theme])
+
+    @Slot()
+    def open_palette(self) -> None:
+        """Show every action by name."""
+        named = [entry.action for key, entry in self.actions_.entries.items() if key != "palette"]
+        toggles = [card.toggleViewAction() for card in self.workspace.cards.values()]
+        CommandPalette([*named, *toggles], self).open()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        if self._arranged:
+            return
+        self._arranged = True
+        self.workspace.arrange(self.store.state.layout)
+        saved = self._settings.window()
+        if saved is not None:
+            self.workspace.restore(saved[1])
+        self.workspace.cards["prompt"].panel.setFocus()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self.notices.place()
+
+    def closeEvent(self, event: QCloseEvent) -> None:
+        state = self.store.state
+        if self._arranged:
+            self._settings.save(state.theme, state.layout, self.saveGeometry(), self.workspace.save())
+        for card in self.workspace.cards.values():
+            if card.isFloating():
+                card.hide()
+        for dialog in self.findChildren(QDialog):
+            dialog.close()  # one that stays open would keep the program alive
+        self.store.stop()
+        super().closeEvent(event)

@@ -1,0 +1,78 @@
+"""What only a window can measure: start-up, frame cost, lateness while streaming, how fast Stop acts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from typing import Any
+
+TOKENS = 200
+LONG_PROMPT_TOKENS = 450
+STARTS = 3
+
+_START = """
+import sys, time
+from app.__main__ import _parser, run_window
+def shown():
+    print(time.time(), flush=True)
+    from PySide6.QtCore import QTimer
+    from PySide6.QtWidgets import QApplication
+    QTimer.singleShot(0, QApplication.quit)
+sys.exit(run_window(_parser().parse_args(["--model", "tiny-gpt2"]), shown))
+"""
+
+
+def measure() -> dict[str, Any]:
+    """All of it, with tiny-gpt2, every panel open, offscreen. Milliseconds."""
+    return {**start_up(), **streaming()}
+
+
+def start_up() -> dict[str, float]:
+    """From the start of a process to the first paint of the window, the best and worst of a few."""
+    times = sorted(_one_start() for _ in range(STARTS))
+    return {"window_visible_best_ms": times[0], "window_visible_worst_ms": times[-1]}
+
+
+def _one_start() -> float:
+    import os
+
+    begun = time.time()
+    done = subprocess.run(
+        [sys.executable, "-c", _START],
+        env={**os.environ, "QT_QPA_PLATFORM": "offscreen"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return (float(done.stdout.split()[0]) - begun) * 1e3
+
+
+def streaming() -> dict[str, float]:
+    """Frames while a run streams with all panels open, then the time from Stop to the end of a run."""
+    from app.offscreen import LOAD_S, stage
+    from app.state import intents as i
+    from app.state import select
+
+    with stage("tiny-gpt2", "everything", (1440, 900)) as scene:
+        scene.load()
+        scene.run(None, 20)  # warm
+        scene.settle()
+        scene.store.forget_costs()
+        scene.run(None, TOKENS)
+        cost = scene.store.cost()
+        scene.store.dispatch(i.EditText("once upon a time " * (LONG_PROMPT_TOKENS // 4)))
+        scene.store.dispatch(i.Run())
+        scene.wait(lambda s: s.requested is None, LOAD_S, "the start of the run")
+        begun = time.perf_counter()
+        scene.store.dispatch(i.Stop())
+        scene.wait(lambda s: not select.is_active(s), LOAD_S, "the end of the run")
+        stopped_ms = (time.perf_counter() - begun) * 1e3
+    return {
+        "frame_work_mean_ms": cost.work_mean_ms,
+        "frame_work_p99_ms": cost.work_p99_ms,
+        "lateness_p99_ms": cost.lateness_p99_ms,
+        "lateness_max_ms": cost.lateness_max_ms,
+        "stop_ms": stopped_ms,
+    }

@@ -1,0 +1,134 @@
+"""The cards and their named arrangements: a main window of docks inside the window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+from PySide6.QtCore import QByteArray, QEvent, Qt, QTimer, Slot
+from PySide6.QtGui import QResizeEvent
+from PySide6.QtWidgets import QApplication, QMainWindow, QTabWidget, QWidget
+
+from app.panels.panel import Panel
+from app.state.state import LayoutName
+from app.theme.style import GAP_PX
+from app.widgets.card import Card
+
+STATE_VERSION = 1  # raise it when cards are added or renamed: older arrangements are then ignored
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """Cards from top to bottom with their shares of the height; `share` is the column's own of the width."""
+
+    share: int
+    cards: tuple[tuple[str, int], ...]
+
+
+_LEFT = Column(21, (("prompt", 27), ("parameters", 73)))
+_CENTRE = Column(48, (("output", 70), ("timeline", 30)))
+LAYOUTS: Mapping[LayoutName, tuple[Column, ...]] = {
+    "sample": (_LEFT, _CENTRE, Column(31, (("candidates", 100),))),
+    "attention": (_LEFT, Column(33, (("output", 100),)), Column(46, (("attention", 72), ("candidates", 28)))),
+    "cache": (_LEFT, Column(40, (("output", 60), ("timeline", 40))), Column(39, (("cache", 100),))),
+    "everything": (_LEFT, _CENTRE, Column(31, (("candidates", 28), ("attention", 42), ("cache", 30)))),
+}
+
+
+class Workspace(QMainWindow):
+    """Holds the cards. It is a child of the window, so that toolbar and status bar keep to themselves.
+
+    While nobody has moved a card or a separator, the shares of the named arrangement hold at every window size.
+    """
+
+    def __init__(self, panels: tuple[Panel, ...], parent: QWidget) -> None:
+        super().__init__(parent)
+        self.setWindowFlags(Qt.WindowType.Widget)
+        self.setDockOptions(QMainWindow.DockOption.AllowNestedDocks | QMainWindow.DockOption.AllowTabbedDocks)
+        self.setTabPosition(Qt.DockWidgetArea.AllDockWidgetAreas, QTabWidget.TabPosition.North)
+        self.setContentsMargins(GAP_PX, GAP_PX, GAP_PX, GAP_PX)
+        self.cards = {panel.name: Card(panel, self) for panel in panels}
+        self._columns: list[Column] = []  # empty once the user has arranged something
+        self._later = QTimer(self)
+        self._later.setSingleShot(True)
+        self._later.setInterval(0)
+        self._later.timeout.connect(self._share)
+        for card in self.cards.values():
+            card.closed.connect(self._arranged_by_hand)
+            card.topLevelChanged.connect(self._arranged_by_hand)
+            card.toggleViewAction().triggered.connect(self._arranged_by_hand)
+
+    def arrange(self, layout: LayoutName) -> None:
+        """Put the cards into a named arrangement; those that are not part of it are hidden."""
+        columns = [c for c in map(self._present, LAYOUTS[layout]) if c.cards]
+        self._columns = []
+        focus = QApplication.focusWidget()
+        for card in self.cards.values():
+            card.setFloating(False)
+            self.removeDockWidget(card)
+        area = Qt.DockWidgetArea.LeftDockWidgetArea
+        heads = [self.cards[c.cards[0][0]] for c in columns]
+        self.addDockWidget(area, heads[0])
+        for before, head in pairwise(heads):
+            self.splitDockWidget(before, head, Qt.Orientation.Horizontal)
+        for column in columns:
+            names = [name for name, _ in column.cards]
+            for above, below in pairwise(names):
+                self.splitDockWidget(self.cards[above], self.cards[below], Qt.Orientation.Vertical)
+        shown = {name for column in columns for name, _ in column.cards}
+        for name, card in self.cards.items():
+            if name not in shown:  # kept at the end of the last column, in case it is wanted
+                self.splitDockWidget(self.cards[columns[-1].cards[-1][0]], card, Qt.Orientation.Vertical)
+            card.setVisible(name in shown)
+        self._columns = columns
+        self._share()
+        self._later.start()  # once more when the cards know how small they can be
+        if focus is not None and focus.isVisible():
+            focus.setFocus()  # taking the cards apart has moved it
+
+    def _present(self, column: Column) -> Column:
+        return Column(column.share, tuple(c for c in column.cards if c[0] in self.cards))
+
+    @Slot()
+    def _share(self) -> None:
+        columns = self._columns
+        if not columns:
+            return
+        width = self.width() - 2 * GAP_PX - GAP_PX * (len(columns) - 1)
+        height = self.height() - 2 * GAP_PX
+        whole = sum(c.share for c in columns)
+        heads = [self.cards[c.cards[0][0]] for c in columns]
+        self.resizeDocks(heads, [width * c.share // whole for c in columns], Qt.Orientation.Horizontal)
+        for column in columns:
+            room = height - GAP_PX * (len(column.cards) - 1)
+            total = sum(share for _, share in column.cards)
+            docks = [self.cards[name] for name, _ in column.cards]
+            sizes = [room * share // total for _, share in column.cards]
+            self.resizeDocks(docks, sizes, Qt.Orientation.Vertical)
+
+    def _arranged_by_hand(self) -> None:
+        self._columns = []
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._share()
+        self._later.start()
+
+    def event(self, event: QEvent) -> bool:
+        # A press that reaches the workspace itself is on a separator between cards.
+        if event.type() == QEvent.Type.MouseButtonPress:
+            self._columns = []
+        return super().event(event)
+
+    def save(self) -> QByteArray:
+        """The arrangement made by hand, for the settings; empty where there is none."""
+        return QByteArray() if self._columns else self.saveState(STATE_VERSION)
+
+    def restore(self, saved: QByteArray) -> bool:
+        """A saved arrangement; False (nothing changed) when it is of another version or damaged. After `show()`."""
+        if saved.isEmpty() or not self.restoreState(saved, STATE_VERSION):
+            return False
+        self._later.stop()
+        self._columns = []
+        return True

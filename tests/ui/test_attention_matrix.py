@@ -1,0 +1,140 @@
+"""The growing attention map: pooling, colours, layout. No Qt."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.panels.attention_questions import LARGEST_ANSWER, focus_query, thumbnail_query
+from app.state.state import AttentionFocus
+from app.theme.colormaps import sequential
+from app.widgets.heat_geometry import LABEL_CELL_PX, extent, fit, tick_step
+from app.widgets.heat_matrix import HeatMatrix, HeatPixels, levels, max_pool, packed
+from app.widgets.thumbnails import grid, wanted_width
+from tests.ui.synthetic import attention_weights
+
+BACKGROUND = (1, 2, 3)
+LUT = packed(sequential(), BACKGROUND)
+
+
+def causal(weights: np.ndarray) -> np.ndarray:
+    """NaN where the key comes after the query."""
+    n = len(weights)
+    weights = weights[:, :n].copy()
+    weights[np.triu_indices(n, 1)] = np.nan
+    return weights
+
+
+def pooled(weights: np.ndarray, factor: int) -> np.ndarray:
+    return max_pool(max_pool(weights, factor, axis=0), factor, axis=1)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=12))
+@settings(max_examples=40, deadline=None)
+def test_rows_in_any_portions_give_the_pooled_whole(portions: list[int]) -> None:
+    n = sum(portions)
+    weights = attention_weights(n)
+    matrix = HeatMatrix(cells=16)
+    at = 0
+    for count in portions:
+        matrix.append(at, weights[at : at + count, : at + count])
+        at += count
+    assert matrix.rows == n
+    assert matrix.factor == max(1, 1 << max(0, (-(-n // 16) - 1).bit_length()))
+    np.testing.assert_array_equal(matrix.values, pooled(causal(weights), matrix.factor))
+
+
+def test_rows_that_came_twice_are_skipped_and_gaps_refused() -> None:
+    weights = attention_weights(10)
+    matrix = HeatMatrix()
+    matrix.append(0, weights[:6, :6])
+    matrix.append(3, weights[3:8, :8])
+    np.testing.assert_array_equal(matrix.values, causal(weights[:8]))
+    with pytest.raises(ValueError, match="row 9 after 8 rows"):
+        matrix.append(9, weights[9:, :])
+
+
+def test_the_pixels_of_portions_are_the_pixels_of_the_whole() -> None:
+    weights = attention_weights(90)
+    matrix, pixels = HeatMatrix(), HeatPixels()
+    for at in range(0, 90, 9):
+        changed = matrix.append(at, weights[at : at + 9, : at + 9])
+        side = pixels.update(matrix.values, changed, LUT, "sqrt", most=40)
+    expected = LUT[levels(pooled(causal(weights), 3), "sqrt")]
+    assert side == 30
+    np.testing.assert_array_equal(pixels.buffer[:side, :side], expected)
+
+
+def test_keys_after_the_query_have_the_background_colour() -> None:
+    matrix, pixels = HeatMatrix(), HeatPixels()
+    matrix.append(0, np.full((3, 3), 0.5, np.float32))
+    pixels.update(matrix.values, 0, LUT, "linear", most=100)
+    assert pixels.buffer[0, 2] == 0xFF010203
+    assert pixels.buffer[2, 0] == LUT[128]
+
+
+def test_scales_agree_at_their_ends() -> None:
+    ends = np.array([0.0, 1.0, np.nan], np.float32)
+    for scale in ("linear", "sqrt", "log"):
+        np.testing.assert_array_equal(levels(ends, scale), [0, 255, 256])
+    quarter = np.array([0.25], np.float32)
+    assert levels(quarter, "sqrt") == 128
+    assert levels(quarter, "linear") == 64
+
+
+def test_few_tokens_get_labels_and_many_get_positions() -> None:
+    assert fit(300, 300, 8).labelled
+    assert fit(300, 300, 8).cell_px >= LABEL_CELL_PX
+    assert not fit(300, 300, 60).labelled
+    assert not fit(300, 300, 8, factor=2).labelled
+
+
+@pytest.mark.parametrize("size", [(230, 268), (140, 150), (620, 500)])
+def test_the_map_stays_inside_and_rarely_changes_its_scale(size: tuple[int, int]) -> None:
+    cells = [fit(*size, n) for n in range(1, 513)]
+    for n, g in enumerate(cells, 1):
+        assert g.left + g.cell_px * n <= size[0]
+        assert g.top + g.cell_px * n <= size[1]
+    assert len({g.cell_px for g in cells}) < 60
+
+
+@given(st.integers(1, 100_000))
+def test_the_extent_is_never_much_larger_than_needed(n: int) -> None:
+    assert n <= extent(n) <= max(n + 4, n * 1.13)
+
+
+def test_ticks_are_round_and_apart() -> None:
+    assert [tick_step(px) for px in (40.0, 4.0, 0.4, 0.04)] == [1, 10, 100, 1000]
+
+
+def test_only_missing_rows_are_asked_for_and_long_prompts_in_portions() -> None:
+    focus = AttentionFocus(3, 4)
+    assert focus_query(1, focus, 10, 10) is None
+    query = focus_query(1, focus, 10, 13)
+    assert query is not None
+    assert (query.rows, query.heads, query.reduce, query.layer) == ((10, None), (4,), None, 3)
+    first = focus_query(1, AttentionFocus(0, "max"), 0, 8000)
+    assert first is not None
+    assert first.heads is None
+    assert first.reduce == "max"
+    assert first.rows[1] is not None
+    assert first.rows[1] * 8000 <= LARGEST_ANSWER
+
+
+def test_thumbnails_are_asked_for_visible_layers_that_are_out_of_date() -> None:
+    query = thumbnail_query(1, range(2, 6), {2: 40, 3: 50, 5: 50}, 50)
+    assert query is not None
+    assert query.layers == (2, 4)
+    assert thumbnail_query(1, range(2, 4), {2: 50, 3: 50}, 50) is None
+
+
+def test_thumbnails_are_sixteen_pixels_where_they_fit() -> None:
+    width = wanted_width(9, 400)
+    assert grid(width, 300, 9, 30).pitch == 34
+    assert grid(wanted_width(9, 200), 300, 9, 30) == grid(194, 300, 9, 30)
+    assert grid(194, 300, 9, 30).pitch == 18
+    narrow = grid(200, 300, 32, 32)
+    assert narrow.pitch == 8
+    assert narrow.columns < 32

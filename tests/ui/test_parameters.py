@@ -1,0 +1,224 @@
+"""The parameters panel: sliders, exact fields, resets, pending changes, the mode, the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import Qt
+
+from app.state import intents as i
+from app.state import select
+from app.widgets.parameter_row import ParameterRow, format_list, parse_list
+from app.widgets.scale import TICKS, format_number, scale_of
+from core.contract import PARAMETERS, SetParams, StartRun
+from tests.ui.harness import Driven, driven
+
+pytestmark = pytest.mark.usefixtures("qapp")
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Iterator[Driven]:
+    with driven(tmp_path / "settings.ini") as driven_window:
+        yield driven_window
+
+
+def row(one: Driven, name: str) -> ParameterRow:
+    return one.panel("parameters").rows[name]
+
+
+def type_into(one: Driven, qtbot: object, name: str, text: str) -> None:
+    field = row(one, name).field
+    field.setFocus()
+    field.selectAll()
+    qtbot.keyClicks(field, text)  # type: ignore[attr-defined]
+    qtbot.keyClick(field, Qt.Key.Key_Return)  # type: ignore[attr-defined]
+    one.frames()
+
+
+def test_there_is_a_row_for_every_parameter_but_the_hidden_one(one: Driven) -> None:
+    shown = {*one.panel("parameters").rows, "do_sample"}
+    assert shown == set(PARAMETERS) - {"num_return_sequences"}
+
+
+def test_defaults_come_from_the_model_and_the_tooltip_says_so(one: Driven) -> None:
+    assert row(one, "temperature").field.text() == "0.80"
+    tip = row(one, "temperature").field.toolTip()
+    assert "Divides the logits" in tip
+    assert "At least 0." in tip
+    assert "from the generation_config of tiny-gpt2" in tip.replace("\n", " ")
+    assert "from the library" in row(one, "top_p").field.toolTip()
+
+
+def test_any_precision_can_be_typed_and_stays_visible(one: Driven, qtbot: object) -> None:
+    type_into(one, qtbot, "temperature", "0.8125")
+    assert select.params(one.state).temperature == 0.8125
+    assert row(one, "temperature").field.text() == "0.8125"
+    type_into(one, qtbot, "temperature", "3.5")  # beyond the slider
+    assert select.params(one.state).temperature == 3.5
+    assert row(one, "temperature").slider.value() == TICKS
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("temperature", "-1"), ("top_p", "1.5"), ("top_k", "many"), ("top_k", "2.5")]
+)
+def test_what_is_not_allowed_is_explained_and_taken_back(one: Driven, qtbot: object, name: str, text: str) -> None:
+    before = row(one, name).field.text()
+    type_into(one, qtbot, name, text)
+    assert row(one, name).field.text() == before
+    assert one.state.overrides == {}
+    (notice,) = one.state.notices
+    assert notice.text.startswith(f"{name} cannot be ")
+
+
+def test_slider_field_and_dot_move_together(one: Driven) -> None:
+    one_row = row(one, "top_p")
+    one_row.slider.setValue(900)
+    one.frames()
+    assert select.params(one.state).top_p == 0.9
+    assert one_row.field.text() == "0.90"
+    assert one_row.dot.isEnabled()
+    assert "1 changed" in one.panel("parameters").reset_all.text()
+    one_row.dot.click()
+    one.frames()
+    assert one.state.overrides == {}
+    assert one_row.field.text() == "1.00"
+    assert one_row.slider.value() == TICKS
+    assert not one.panel("parameters").reset_all.isVisible()
+
+
+def test_up_and_down_step_the_value(one: Driven, qtbot: object) -> None:
+    field = row(one, "top_k").field
+    field.setFocus()
+    qtbot.keyClick(field, Qt.Key.Key_Up)  # type: ignore[attr-defined]
+    one.frames()
+    assert select.params(one.state).top_k == 41
+    field = row(one, "temperature").field
+    field.setFocus()
+    qtbot.keyClick(field, Qt.Key.Key_Down)  # type: ignore[attr-defined]
+    one.frames()
+    assert select.params(one.state).temperature == 0.79
+
+
+def test_reset_all_takes_every_change_back(one: Driven) -> None:
+    for name, value in (("temperature", 0.1), ("top_k", 3), ("stop_strings", ("END",))):
+        one.do(i.SetParameter(name, value))
+    one.frames()
+    link = one.panel("parameters").reset_all
+    assert link.text() == "3 changed · reset"
+    link.click()
+    one.frames()
+    assert one.state.overrides == {}
+
+
+def test_change_during_a_run_is_sent_and_shown_as_pending_until_it_acts(one: Driven) -> None:
+    one.do(i.Run())
+    one.frames(2)
+    row(one, "temperature").slider.setValue(100)
+    assert one.lab.sent(SetParams)[-1].changes == {"temperature": 0.2}
+    events, one.lab.events = one.lab.events, []  # the answer is still on its way
+    one.frames()
+    assert row(one, "temperature").dot.toolTip() == "Pending: acts at the next token."
+    assert one.panel("parameters").header_right == "pending"
+    one.lab.events = events
+    one.frames()
+    assert row(one, "temperature").dot.toolTip().startswith("Changed.")
+    assert one.panel("parameters").header_right == ""
+
+
+def test_mode_switch_and_sampling_parameters(one: Driven) -> None:
+    panel = one.panel("parameters")
+    greedy, sample = panel.mode.buttons()
+    assert sample.isChecked()
+    greedy.click()
+    one.frames()
+    assert panel.subtitle == "greedy"
+    assert select.params(one.state).mode == "greedy_search"
+    row(one, "top_k").slider.setValue(100)
+    one.frames()
+    assert sample.isChecked()
+    assert panel.subtitle == "sampling"
+    assert one.state.notices[-1].text == "Switched to sampling, because top_k has no effect in greedy mode."
+    assert one.window.notices.strips[-1].text.text() == one.state.notices[-1].text
+
+
+def test_temperature_zero_is_shown_as_greedy(one: Driven) -> None:
+    row(one, "temperature").slider.setValue(0)
+    one.frames()
+    assert one.panel("parameters").subtitle == "greedy"
+
+
+def test_stop_strings_and_ids_are_typed_as_lists(one: Driven, qtbot: object) -> None:
+    type_into(one, qtbot, "stop_strings", '"\\n\\n", "END"')
+    assert select.params(one.state).stop_strings == ("\n\n", "END")
+    type_into(one, qtbot, "stop_strings", "The end, Fin")
+    assert select.params(one.state).stop_strings == ("The end", "Fin")
+    type_into(one, qtbot, "eos_token_id", "0, 2")
+    assert select.params(one.state).eos_token_id == (0, 2)
+    assert row(one, "eos_token_id").field.text() == "0, 2"
+    type_into(one, qtbot, "eos_token_id", "x")
+    assert select.params(one.state).eos_token_id == (0, 2)
+    assert "eos_token_id cannot be" in one.state.notices[-1].text
+
+
+def test_seed_is_typed_or_thrown_and_used_by_the_next_run(one: Driven, qtbot: object) -> None:
+    panel = one.panel("parameters")
+    panel.seed.setFocus()
+    panel.seed.selectAll()
+    qtbot.keyClicks(panel.seed, "1234")  # type: ignore[attr-defined]
+    qtbot.keyClick(panel.seed, Qt.Key.Key_Return)  # type: ignore[attr-defined]
+    one.do(i.Run())
+    assert one.lab.sent(StartRun)[-1].spec.seed == 1234
+    seen = {one.state.seed}
+    for _ in range(5):
+        panel.dice.click()
+        seen.add(one.state.seed)
+    assert len(seen) > 2
+    panel.seed.selectAll()
+    qtbot.keyClicks(panel.seed, "-3")  # type: ignore[attr-defined]
+    qtbot.keyClick(panel.seed, Qt.Key.Key_Return)  # type: ignore[attr-defined]
+    assert one.state.seed in seen
+    assert "seed cannot be" in one.state.notices[-1].text
+
+
+def test_plan_is_expected_before_a_run_and_core_s_own_during_it(one: Driven, qtbot: object) -> None:
+    panel = one.panel("parameters")
+
+    def planned() -> bool:
+        one.frames()
+        return ("length", "209", "9 + 200") in panel.plan.texts()
+
+    qtbot.waitUntil(planned)  # type: ignore[attr-defined]
+    assert ("mode", "sample", "window") in panel.plan.texts()
+    assert ("stop", "eos 0", "model") in panel.plan.texts()
+    one.do(i.Run())
+    one.frames(2)
+    assert panel.plan.texts() == [(p.name, p.value, p.reason) for p in one.state.run.started.plan]
+    one.do(i.Stop())
+    one.do(i.SetParameter("max_new_tokens", 100))
+    one.frames(2)
+    assert ("length", "109", "9 + 100") in panel.plan.texts()
+
+
+@pytest.mark.parametrize("name", [n for n, p in PARAMETERS.items() if p.kind in ("int", "float")])
+def test_slider_positions_and_values_agree(name: str) -> None:
+    scale = scale_of(PARAMETERS[name])
+    assert scale.position(scale.low) == 0
+    assert scale.position(scale.high) == TICKS
+    for position in range(0, TICKS + 1, 50):
+        value = scale.value(position)
+        assert scale.low <= value <= scale.high
+        assert scale.value(scale.position(value)) == pytest.approx(value, abs=2 * (scale.high - scale.low) / TICKS)
+
+
+def test_numbers_keep_at_least_their_decimals() -> None:
+    assert format_number(0.8, 2) == "0.80"
+    assert format_number(0.8125, 2) == "0.8125"
+    assert format_number(40, 0) == "40"
+    assert format_number(1e-4, 2) == "0.0001"
+
+
+def test_lists_survive_the_field() -> None:
+    for values in ((), ("a, b",), ('"', "\n"), (0, 2)):
+        assert tuple(parse_list(format_list(values))) == values  # type: ignore[arg-type]

@@ -1,0 +1,175 @@
+"""The prompt panel: text and chat, tokens that follow the typing, errors in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import QEvent, QPoint
+from PySide6.QtGui import QHelpEvent
+from PySide6.QtWidgets import QApplication, QToolTip
+
+from app.state import intents as i
+from core.contract import StartRun, Tokenize
+from tests.ui.fake_lab import FakeLab
+from tests.ui.harness import Driven, driven
+
+pytestmark = pytest.mark.usefixtures("qapp")
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Iterator[Driven]:
+    with driven(tmp_path / "settings.ini") as driven_window:
+        yield driven_window
+
+
+def tokenized(one: Driven) -> bool:
+    draft = one.state.draft
+    return draft.tokenized_generation == draft.generation
+
+
+def settle(one: Driven, qtbot: object) -> None:
+    """Until typing has rested and the tokens are there."""
+
+    def there() -> bool:
+        one.frames()
+        return tokenized(one)
+
+    qtbot.waitUntil(there)  # type: ignore[attr-defined]
+    one.frames()
+
+
+def test_tokens_follow_the_typing_and_are_counted(one: Driven, qtbot: object) -> None:
+    settle(one, qtbot)
+    panel = one.panel("prompt")
+    assert panel.summary.count.text() == "9 tokens of 512"
+    panel.text.selectAll()
+    qtbot.keyClicks(panel.text, "one two")  # type: ignore[attr-defined]
+    settle(one, qtbot)
+    assert panel.summary.count.text() == "2 tokens of 512"
+    assert panel.summary.chips.accessibleDescription() == "one  two"
+    panel.text.selectAll()
+    qtbot.keyClicks(panel.text, "x")  # type: ignore[attr-defined]
+    settle(one, qtbot)
+    assert panel.summary.count.text() == "1 token of 512"
+
+
+def test_fast_typing_is_tokenised_once(one: Driven, qtbot: object) -> None:
+    settle(one, qtbot)
+    before = len(one.lab.sent(Tokenize))
+    for text in ("a", "a b", "a b c"):
+        one.panel("prompt").text.setPlainText(text)
+        one.frames()
+    settle(one, qtbot)
+    assert len(one.lab.sent(Tokenize)) == before + 1
+
+
+def test_a_prompt_that_cannot_be_tokenised_says_so_in_place(one: Driven, qtbot: object) -> None:
+    one.panel("prompt").text.clear()
+    settle(one, qtbot)
+    count = one.panel("prompt").summary.count
+    assert count.text() == "The prompt is empty; write something first."
+    assert count.property("error") is True
+    assert one.state.notices == ()
+
+
+def test_what_is_typed_survives_rendering(one: Driven, qtbot: object) -> None:
+    editor = one.panel("prompt").text
+    editor.setPlainText("abcdef")
+    cursor = editor.textCursor()
+    cursor.setPosition(3)
+    editor.setTextCursor(cursor)
+    one.frames(3)
+    qtbot.keyClicks(editor, "X")  # type: ignore[attr-defined]
+    one.frames(3)
+    assert editor.toPlainText() == "abcXdef"
+    assert editor.textCursor().position() == 4
+
+
+def test_chat_appends_the_answer_and_goes_on(one: Driven, qtbot: object) -> None:
+    panel = one.panel("prompt")
+    panel.tabs.setCurrentIndex(1)
+    one.frames()
+    panel.chat.system.setPlainText("Be brief.")
+    panel.chat.message.setPlainText("Why is the sea salty?")
+    one.do(i.SetParameter("max_new_tokens", 3))
+    one.do(i.Run())
+    one.until(lambda: one.state.run is not None and one.state.run.finish is not None)
+    one.frames(2)
+    roles = [turn.role.text() for turn in panel.chat.turns()]
+    assert roles == ["user", "assistant"]
+    assert panel.chat.turns()[1].text.toPlainText() == " lived at the"
+    assert panel.chat.message.toPlainText() == ""
+    panel.chat.message.setPlainText("And why blue?")
+    one.do(i.Run())
+    sent = one.lab.sent(StartRun)[-1].spec.prompts[0].messages
+    assert [m.role for m in sent] == ["system", "user", "assistant", "user"]
+    settle(one, qtbot)
+    one.until(lambda: one.state.run is not None and one.state.run.finish is not None)
+
+
+def test_turns_can_be_edited_removed_and_cleared(one: Driven) -> None:
+    panel = one.panel("prompt")
+    panel.tabs.setCurrentIndex(1)
+    one.do(i.SetParameter("max_new_tokens", 2))
+    one.do(i.Run())
+    one.until(lambda: len(one.state.draft.turns) == 2)
+    one.frames()
+    first, answer = panel.chat.turns()
+    first.text.setPlainText("Changed?")
+    assert one.state.draft.turns[0].content == "Changed?"
+    first.text.clear()  # emptied, but not removed
+    assert len(one.state.draft.turns) == 2
+    answer.remove.click()
+    one.frames()
+    assert [t.role for t in one.state.draft.turns] == ["user"]
+    panel.chat.clear.click()
+    one.frames()
+    assert panel.chat.turns() == []
+
+
+def test_rendered_prompt_is_plain_text_on_demand(one: Driven, qtbot: object) -> None:
+    panel = one.panel("prompt")
+    assert not panel.summary.toggle.isVisible()
+    panel.tabs.setCurrentIndex(1)
+    panel.chat.message.setPlainText("<b>bold</b>?")
+    settle(one, qtbot)
+    panel.summary.toggle.click()
+    assert panel.summary.rendered.isVisible()
+    assert "<|user|><b>bold</b>?" in panel.summary.rendered.toPlainText()
+
+
+def test_chat_is_disabled_with_the_reason_where_there_is_no_template(tmp_path: Path) -> None:
+    with driven(tmp_path / "settings.ini", FakeLab(chat=False)) as one:
+        tabs = one.panel("prompt").tabs
+        assert not tabs.isTabEnabled(1)
+        assert tabs.tabToolTip(1) == "tiny-gpt2 has no chat template, so it cannot chat."
+
+
+def test_before_a_model_is_there_the_panel_says_what_will_come(tmp_path: Path) -> None:
+    with driven(tmp_path / "settings.ini", load=False) as one:
+        panel = one.panel("prompt")
+        assert panel.summary.count.text() == "Tokens appear here once a model is loaded."
+        panel.text.setPlainText("mine")
+        one.frames(2)
+        assert not one.lab.sent(Tokenize)
+
+
+def test_long_prompts_show_the_tokens_that_fit_and_count_the_rest(one: Driven, qtbot: object) -> None:
+    one.panel("prompt").text.setPlainText("word " * 5000)
+    settle(one, qtbot)
+    chips = one.panel("prompt").summary.chips
+    assert chips.hidden_tokens > 4900
+    assert one.panel("prompt").summary.count.text() == "5,001 tokens of 512"
+
+
+@pytest.mark.qt_log_ignore("does not support raise", extend=True)  # offscreen
+def test_hovering_a_token_tells_its_id_and_never_renders_markup(one: Driven, qtbot: object) -> None:
+    one.panel("prompt").text.setPlainText("<b>bold</b> x")
+    settle(one, qtbot)
+    chips = one.panel("prompt").summary.chips
+    spot = QPoint(6, 8)
+    QApplication.sendEvent(chips, QHelpEvent(QEvent.Type.ToolTip, spot, chips.mapToGlobal(spot)))
+    assert QToolTip.text() == "&lt;b&gt;bold&lt;/b&gt;<br>token id 0"
+    QToolTip.hideText()

@@ -1,0 +1,162 @@
+"""The window on the real engine with tiny-gpt2: what a user does first, from loading to three live views."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PySide6.QtCore import Qt
+
+import core
+from app.shot import main as shot
+from app.state import intents as i
+from app.state import select
+from tests.ui.harness import Driven
+
+PATIENCE_S = 60.0
+
+pytestmark = pytest.mark.usefixtures("qapp")
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Iterator[Driven]:
+    lab = core.Lab()
+    driven_window = Driven(lab, tmp_path / "settings.ini")
+    driven_window.window.show()
+    try:
+        driven_window.do(i.ChooseModel("tiny-gpt2", dtype="fp32"))
+        live(driven_window, lambda: driven_window.state.model is not None)
+        yield driven_window
+    finally:
+        driven_window.close()
+        assert lab.close(10.0)
+
+
+def live(one: Driven, condition: Callable[[], bool]) -> None:
+    """Frames until the condition holds, as long as it takes."""
+    until = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < until, "the condition never held"
+        one.frames()
+        time.sleep(0.005)
+    one.frames(2)
+
+
+def finished(one: Driven) -> bool:
+    return not select.is_active(one.state)
+
+
+def answered(one: Driven) -> bool:
+    return bool(one.state.answers) and not any(select.is_waiting(one.state, slot) for slot in one.state.asked)
+
+
+def test_ctrl_enter_streams_text_with_probabilities_attention_and_cache(one: Driven, qtbot: object) -> None:
+    one.do(i.SetParameter("max_new_tokens", 40))
+    editor = one.panel("prompt").text
+    editor.setFocus()
+    qtbot.keyClick(editor, Qt.Key.Key_Return, Qt.KeyboardModifier.ControlModifier)  # type: ignore[attr-defined]
+    live(one, lambda: one.state.run is not None and one.state.run.count > 5)
+    live(one, lambda: finished(one))
+    live(one, lambda: answered(one))
+    run = one.state.run
+    assert run is not None
+    assert run.finish is not None
+    assert run.finish.error is None
+    assert run.text() == run.finish.texts[0]
+    assert np.all(np.diff(run.column("cache_length")) == 1)
+    assert np.all(run.column("final_entropy_bits") <= run.column("entropy_bits") + 1e-3)
+    assert {a.error for a in one.state.answers.values()} == {None}
+    assert one.window.statusbar.state.text().startswith("Finished")
+    assert "/ 512" in one.window.statusbar.context.value.text()
+
+
+def test_the_same_seed_gives_the_same_text_and_another_does_not(one: Driven) -> None:
+    one.do(i.SetParameter("max_new_tokens", 12))
+    texts = []
+    for seed in (1, 1, 2):
+        one.do(i.SetSeed(seed))
+        one.do(i.Run())
+        live(one, lambda: finished(one))
+        texts.append(one.state.run.text())
+    assert texts[0] == texts[1]
+    assert texts[0] != texts[2]
+
+
+def test_pause_change_and_resume_flags_the_change_where_it_acts(one: Driven) -> None:
+    one.do(i.Step())
+    live(one, lambda: select.is_paused(one.state))
+    one.do(i.SetParameter("temperature", 0.2))
+    live(one, lambda: not one.state.pending)
+    one.do(i.SetParameter("max_new_tokens", 8))
+    one.do(i.TogglePause())
+    live(one, lambda: finished(one))
+    run = one.state.run
+    assert run is not None
+    assert run.count == 8
+    assert (run.flags[0].index, run.flags[0].changed) == (1, ("temperature",))
+    assert run.params.temperature == 0.2
+
+
+def test_stop_ends_a_run_and_the_next_one_starts(one: Driven) -> None:
+    one.do(i.SetParameter("max_new_tokens", 400))
+    one.do(i.SetParameter("eos_token_id", ()))
+    one.do(i.Run())
+    live(one, lambda: one.state.run is not None and one.state.run.count > 2)
+    one.do(i.Stop())
+    live(one, lambda: finished(one))
+    assert one.state.run.finish.finish_reason == "cancelled"
+    one.do(i.SetParameter("max_new_tokens", 3))
+    one.do(i.Run())
+    live(one, lambda: finished(one))
+    assert one.state.run.count == 3
+
+
+@pytest.mark.parametrize(
+    ("prompt", "says"), [("word " * 1200, "positions"), ("\u0000", None), ("", None)], ids=["too long", "nul", "empty"]
+)
+def test_rude_prompts_end_in_a_sentence_or_a_run_and_the_window_goes_on(
+    one: Driven, prompt: str, says: str | None
+) -> None:
+    one.do(i.SetParameter("max_new_tokens", 2))
+    one.do(i.EditText(prompt))
+    one.do(i.Run())
+    live(one, lambda: finished(one))
+    if says is not None:
+        assert says in one.state.notices[-1].text
+    one.do(i.EditText("Once upon a time"))
+    one.do(i.Run())
+    live(one, lambda: finished(one) and one.state.run is not None)
+    assert one.state.run.count == 2
+
+
+def test_a_folder_that_is_no_model_is_refused_and_the_model_stays(one: Driven, tmp_path: Path) -> None:
+    before = one.state.model
+    one.do(i.ChooseModel(str(tmp_path)))
+    live(one, lambda: one.state.loading is None)
+    assert one.state.model is before
+    assert one.state.notices[-1].kind == "error"
+    assert one.state.worker.value == "ready"
+    assert one.state.spec == before.spec
+
+
+def test_shot_saves_pictures_of_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    what = ["--model", "tiny-gpt2", "--tokens", "6"]
+    how = ["--theme", "light", "--size", "1024x640", "--layout", "sample"]
+    assert shot(["--out", str(tmp_path / "shots"), *what, *how]) == 0
+    (path,) = capsys.readouterr().out.split()
+    assert Path(path).name == "sample-light-1024x640.png"
+    from PySide6.QtGui import QImage
+
+    picture = QImage(path)
+    assert (picture.width(), picture.height()) == (1024, 640)
+    assert len({picture.pixel(x, 320) for x in range(0, 1024, 3)}) > 10
+
+
+def test_shot_of_an_unknown_model_is_one_sentence_and_exit_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shot(["--out", str(tmp_path), "--model", str(tmp_path)]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
