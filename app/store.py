@@ -19,7 +19,7 @@ from app.state.update import update
 from core.contract import Command, Event
 
 FRAME_MS = 33
-HEAVY_BUDGET_MS = 3.0  # heavy views share this much of a frame; at least one of them is rendered
+HEAVY_BUDGET_MS = 1.5  # heavy views share this much of a frame; at least one of them is rendered
 FRAMES_KEPT = 300
 
 

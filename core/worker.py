@@ -249,7 +249,13 @@ class Worker:
         self._end_run()
         if self.loaded is None:
             raise PromptError("No model is loaded; choose one first.")
-        session = Session(self.loaded, command.spec, run_id=command.run_id, cancelled=self.flags.stop_run.is_set)
+        session = Session(
+            self.loaded,
+            command.spec,
+            run_id=command.run_id,
+            cancelled=self.flags.stop_run.is_set,
+            before=self.session,
+        )
         self._forget_session()
         self.session, self.running, self.steps_left = session, True, command.spec.max_steps
         self.paused_at, self.meter, self.credit_s = None, Meter(), 0.0

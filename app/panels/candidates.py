@@ -93,7 +93,8 @@ class CandidatesPanel(Panel):
 
     def _show_step(self, run: RunView, index: int) -> None:
         step = run.step(index)
-        self.moment.set_wordings(f"step {index}, after “{step_text.context(run, index)}”", f"step {index}")
+        contexts = (step_text.context(run, index), step_text.context(run, index, 8))
+        self.moment.set_wordings(*(f"step {index}, after “{text}”" for text in contexts), f"step {index}")
         entropy = f"{numbers.significant(step.entropy_bits)} bits"
         self.readout.set_wordings(f"{entropy} · rank {step.rank}", entropy)
         self.bars.set_rows(candidate_rows.rows(step))

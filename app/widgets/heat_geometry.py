@@ -9,7 +9,7 @@ LABEL_CELL_PX = 12.0  # cells this high have room for a token beside each row
 LABEL_LEFT_PX, LABEL_TOP_PX = 64, 60
 TICK_LEFT_PX, TICK_DIGIT_PX, TICK_TOP_PX = 12, 7, 18  # the left one grows with the digits of the positions
 END_PX = 10  # room for the dot of the newest row
-FILL_SHARE = 0.8  # whole pixels a cell are taken where they fill this share of the room
+FILL_SHARE = 0.88  # whole pixels a cell are taken where they fill this share of the room
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,8 @@ class Heatmap(QWidget):
             paint_empty(painter, self.rect(), self._palette, *self._message)
             return
         g, side_px = self._geometry, self._geometry.cell_px * self._matrix.side
+        uneven = g.cell_px < 3 and g.cell_px != int(g.cell_px)  # else some cells would be drawn twice as large
+        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, uneven)
         painter.drawImage(QRectF(g.left, g.top, side_px, side_px), self._image)
         painter.setPen(QColor(self._palette.secondary))
         if g.labelled:

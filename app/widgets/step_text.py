@@ -43,13 +43,13 @@ def change_text(before: GenerationParams, flag: ParamsApplied) -> str:
     return ", ".join(f"{name} {value(before, name)} → {value(flag.params, name)}" for name in flag.changed)
 
 
-def context(run: RunView, index: int) -> str:
+def context(run: RunView, index: int, chars: int = CONTEXT_CHARS) -> str:
     """The last characters before a step, for “after …”."""
     start = max(0, index - 12)
     text = "".join(shown_text(step) for step in run.steps(start)[: index - start])
-    if len(text) < CONTEXT_CHARS and start == 0:
+    if len(text) < chars and start == 0:
         text = "".join(run.prompt.pieces[-8:]) + text
-    cut = text[-CONTEXT_CHARS:]
+    cut = text[-chars:]
     if len(cut) < len(text) and " " in cut[:-1]:
         cut = cut[cut.index(" ") :]
     return cut.replace("\n", "⏎").replace("\t", "⇥")

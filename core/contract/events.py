@@ -141,6 +141,7 @@ class RunStarted:
     seed: int
     max_length: int  # positions the sequence may fill, prompt included
     plan: tuple[PlanLine, ...]
+    reused_positions: int = 0  # taken over from the run before, not fed again
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,8 @@ class RunSpec:
     top_logprobs: candidates recorded in each snapshot (0: none).
     trace: record queries and residuals, so that every view can be derived later.
     trace_budget_bytes: records beyond it are dropped, oldest first.
+    reuse_prefix: begin with the cache and records of the run before, as far as its tokens are the same (the next
+        turn of a chat). Off, a run never depends on what ran before it.
     """
 
     prompts: tuple[Prompt, ...]
@@ -66,3 +68,4 @@ class RunSpec:
     prefill_chunk: int = 256
     trace: bool = True
     trace_budget_bytes: int = 1 << 30
+    reuse_prefix: bool = False

@@ -102,9 +102,9 @@ class GrowLayer(CacheLayerMixin):
             self.keys = self._buffer.keys.narrow(2, 0, length)
             self.values = self._buffer.values.narrow(2, 0, length)
 
-    def fork(self) -> GrowLayer:
+    def fork(self, limit: int | None = None) -> GrowLayer:
         """A layer with the same content that grows on its own; nothing is copied now."""
-        twin = GrowLayer(self.limit)
+        twin = GrowLayer(limit)
         if self._buffer is not None:
             twin.lazy_initialization(self._buffer.keys, self._buffer.values)
             twin._adopt(self._buffer)
@@ -182,9 +182,12 @@ def new_cache(layers: int, limit: int | None = None) -> Cache:
     return Cache(layers=[GrowLayer(limit) for _ in range(layers)])
 
 
-def fork_cache(cache: Cache) -> Cache:
-    """A cache with the same positions that grows on its own."""
-    return Cache(layers=[layer.fork() for layer in _grow_layers(cache)])
+def fork_cache(cache: Cache, length: int | None = None, limit: int | None = None) -> Cache:
+    """A cache with the first `length` positions (all) that grows on its own, up to `limit` if that is known."""
+    twin = Cache(layers=[layer.fork(limit) for layer in _grow_layers(cache)])
+    if length is not None:
+        crop_cache(twin, length)
+    return twin
 
 
 def crop_cache(cache: Cache, length: int) -> None:

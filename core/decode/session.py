@@ -20,7 +20,7 @@ from core.contract.specs import RunSpec
 from core.contract.views import ViewAnswer, ViewQuery
 from core.decode import engine, prepare
 from core.decode.forward import Forward, ForwardCancelled
-from core.decode.kv import cache_length, crop_cache, fork_cache, layer_keys, new_cache
+from core.decode.kv import cache_length, fork_cache, layer_keys, new_cache
 from core.decode.modes import Mode, make_mode
 from core.decode.pipeline import Stage, build_pipeline, run_pipeline
 from core.decode.stopping import RowStop
@@ -59,7 +59,8 @@ class Clock:
 class Session:
     """One run. `cancelled` is read inside the model, before every layer, from any thread's flag.
 
-    Raises `PromptError` or `ParameterError` when the run cannot begin.
+    before: the run before on this model; with `spec.reuse_prefix` its cache and records are continued where the tokens
+    are the same. Raises `PromptError` or `ParameterError` when the run cannot begin.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Session:
         run_id: int = 0,
         branch_id: int = 0,
         cancelled: Callable[[], bool] = lambda: False,
+        before: Session | None = None,
     ) -> None:
         self.loaded, self.spec = loaded, spec
         self.run_id, self.branch_id, self.epoch = run_id, branch_id, 0
@@ -91,6 +93,7 @@ class Session:
         limit = min(self.prompt_slots + self.params.max_new_tokens, loaded.info.max_positions + max(self.padding))
         self.cache = new_cache(len(self.forward.anatomy.layers), limit)
         self.trace = Trace(spec.trace_budget_bytes) if spec.trace else None
+        reused = 0 if before is None else self._continue(before, limit)
         self.prefill_logits: torch.Tensor | None = None  # (B, V) once the prompt is fed
         self.clock = Clock()
         self.error: TokenglassError | None = None
@@ -106,7 +109,22 @@ class Session:
             seed=spec.seed,
             max_length=limit,
             plan=prepare.make_plan(loaded.info, spec, self.params, prompts),
+            reused_positions=reused,
         )
+
+    def _continue(self, before: Session, limit: int) -> int:
+        """Take over what `before` has fed of this very prompt; returns the positions. The last one is always fed."""
+        single = len(self.rows) == len(before.rows) == 1
+        recorded = before.trace is not None or self.trace is None
+        if not (self.spec.reuse_prefix and single and recorded and before.loaded.module is self.loaded.module):
+            return 0
+        most = min(cache_length(before.cache), self.prompt_slots - 1, before.ids.shape[1])
+        same = (self.ids[0, :most] == before.ids[0, :most]).int().cumprod(0)
+        reused = int(same.sum())
+        if reused:
+            self.cache = fork_cache(before.cache, reused, limit)
+            self.trace = None if self.trace is None or before.trace is None else before.trace.fork(reused)
+        return reused
 
     def _configure(self) -> None:
         self.stages = build_pipeline(self.params, self.prompt_slots, self.padding, self.loaded.device)
@@ -238,8 +256,7 @@ class Session:
 
     def _recompute(self, start: int, stop: int) -> Trace:
         """Feed the slots [start, stop) again, on a fork of the cache, for their records."""
-        cache = fork_cache(self.cache)
-        crop_cache(cache, start)
+        cache = fork_cache(self.cache, start)
         trace = Trace(self.spec.trace_budget_bytes + (1 << 40), start=start)
         with self.attached():
             for begin in range(start, stop, self.spec.prefill_chunk):

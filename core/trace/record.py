@@ -70,8 +70,8 @@ class Trace:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of this segment's own records."""
-        return self._nbytes
+        """Bytes of this segment's records and of those it continues."""
+        return self._nbytes + (0 if self.parent is None else self.parent.nbytes)
 
     # -- recording, called from inside the forward pass
 
@@ -117,10 +117,19 @@ class Trace:
             self._tail.append(block)
             if len(self._tail) >= SEALED_POSITIONS:
                 self._seal_tail()
-        while self._nbytes > self.budget_bytes and self._sealed:
-            oldest = self._sealed.pop(0)
-            self._nbytes -= oldest.nbytes
-            self.evicted_before = oldest.stop
+        while self.nbytes > self.budget_bytes and self._drop_oldest():
+            pass
+
+    def _drop_oldest(self) -> bool:
+        """Forget the oldest block of this segment or of those it continues; False if there is none left."""
+        if self.parent is not None and self.parent._drop_oldest():
+            return True
+        if not self._sealed:
+            return False
+        oldest = self._sealed.pop(0)
+        self._nbytes -= oldest.nbytes
+        self.evicted_before = oldest.stop
+        return True
 
     def _seal_tail(self) -> None:
         if self._tail:

@@ -131,7 +131,8 @@ def test_ragged_layers_are_levelled_by_a_crop() -> None:
     cache.update(*states(3), 0)
     crop_cache(cache, 4)
     assert [layer.length for layer in cache.layers] == [4, 4]
-    assert fork_cache(cache).layers[0].length == 4
+    assert fork_cache(cache, 3).layers[0].length == 3
+    assert cache.layers[0].length == 4
 
 
 def test_reset_gives_the_storage_back() -> None:

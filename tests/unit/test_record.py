@@ -83,7 +83,20 @@ def test_a_fork_shares_its_parents_positions_and_grows_alone() -> None:
     feed(trunk, 1, 3.0)
     assert branch.queries(0, 0, 6)[0, 0, :, 0].tolist() == [1.0, 1.0, 1.0, 1.0, 7.0, 7.0]
     assert trunk.queries(0, 4, 7)[0, 0, :, 0].tolist() == [1.0, 1.0, 3.0]
-    assert branch.nbytes == 2 * 4 * (LAYERS * HEADS * WIDTH + (LAYERS + 1) * HIDDEN)
+    assert branch.nbytes == trunk.nbytes + 2 * 4 * (LAYERS * HEADS * WIDTH + (LAYERS + 1) * HIDDEN)
+
+
+def test_a_fork_over_budget_drops_the_oldest_of_what_it_continues() -> None:
+    per_position = 4 * (LAYERS * HEADS * WIDTH + (LAYERS + 1) * HIDDEN)
+    trunk = Trace(25 * per_position)
+    feed(trunk, 10, 1.0)
+    feed(trunk, 10, 2.0)
+    branch = trunk.fork(20)
+    feed(branch, 10, 3.0)
+    assert branch.nbytes <= 25 * per_position
+    assert branch.queries(0, 10, 30)[0, 0, [0, -1], 0].tolist() == [2.0, 3.0]
+    with pytest.raises(ViewUnavailableError, match="first 10 positions were dropped"):
+        branch.queries(0, 0, 30)
 
 
 def test_positions_never_recorded_are_refused() -> None:
