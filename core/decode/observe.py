@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from core.contract.snapshot import Candidates, FloatArray
 from core.decode.pipeline import Stage
@@ -50,54 +52,67 @@ class Observation:
 
 
 def observe(processed: Processed, row: int, token_id: int, piece: Callable[[int], str]) -> Observation:
-    """What row `row` chose and what it chose from. Logarithms are natural, entropies in bits."""
+    """What row `row` chose and what it chose from. Logarithms are natural, entropies in bits.
+
+    Few and small operations: after a forward pass each one finds the processor's caches cold.
+    """
     raw = processed.raw[row]  # (V,)
-    logprobs = torch.log_softmax(raw, dim=-1)
-    entropy = _entropy_bits(logprobs)
     unchanged = processed.final is processed.raw
+    logprobs = torch.log_softmax(raw, dim=-1)
+    entropy = _entropy_bits(logprobs, logprobs)
     finals = logprobs if unchanged else torch.log_softmax(processed.final[row], dim=-1)
-    final_entropy = entropy if unchanged else _entropy_bits(finals)
-    own = raw[token_id]
-    rank = torch.count_nonzero(raw > own) + torch.count_nonzero(raw[:token_id] == own)
-    ids, killed_by = _with_chosen(processed, row, token_id)
+    # Killed tokens have -inf; bounded, they add 0 · -1e4 = 0.
+    final_entropy = entropy if unchanged else _entropy_bits(finals, finals.clamp(min=-1e4))
+    ids, killed_by = _with_chosen(processed, row, token_id)  # (K,)
     # One copy to the host for everything.
-    scalars = torch.stack([logprobs[token_id], finals[token_id], entropy, final_entropy, rank.float()])
-    packed = torch.cat([scalars, logprobs[ids], finals[ids]]).cpu().numpy()
-    columns = packed[5:].reshape(2, -1)
+    gathered = [raw[ids], logprobs[ids], finals[ids], entropy[None], final_entropy[None]]
+    packed = torch.cat(gathered).cpu().numpy()
+    columns = packed[:-2].reshape(3, -1)
+    host_ids = ids.cpu().numpy()
+    chosen = int(np.flatnonzero(host_ids == token_id)[0])
+    shown = slice(None) if processed.top_ids.shape[1] else slice(0)
     return Observation(
-        logprob=float(packed[0]),
-        final_logprob=float(packed[1]),
-        entropy_bits=float(packed[2]),
-        final_entropy_bits=float(packed[3]),
-        rank=int(packed[4]),  # exact: fp32 holds whole numbers up to 2^24
-        top=_candidates(ids, columns[0], columns[1], killed_by, processed.stages, piece),
+        logprob=float(columns[1, chosen]),
+        final_logprob=float(columns[2, chosen]),
+        entropy_bits=float(packed[-2]),
+        final_entropy_bits=float(packed[-1]),
+        rank=_rank(raw, host_ids, columns[0], chosen),
+        top=_candidates(
+            host_ids[shown], columns[1, shown], columns[2, shown], killed_by[shown], processed.stages, piece
+        ),
     )
 
 
-def _entropy_bits(logprobs: torch.Tensor) -> torch.Tensor:
-    # Killed tokens have -inf; bounded, they add 0 · -1e4 = 0. No second logarithm over the vocabulary.
-    return torch.dot(logprobs.exp(), logprobs.clamp(min=-1e4)) / -_LN2
+def _entropy_bits(logprobs: torch.Tensor, finite: torch.Tensor) -> torch.Tensor:
+    return torch.dot(logprobs.exp(), finite) / -_LN2
+
+
+def _rank(raw: torch.Tensor, ids: NDArray[np.int64], values: FloatArray, chosen: int) -> int:
+    """Tokens before the chosen one by raw logit, equals by id; among the top ones alone where these decide it."""
+    own, token_id = values[chosen], int(ids[chosen])
+    if own > values[-1]:  # everything larger or equal is among the top ones
+        return int(np.count_nonzero(values > own) + np.count_nonzero((values == own) & (ids < token_id)))
+    return int(torch.count_nonzero(raw > raw[token_id]) + torch.count_nonzero(raw[:token_id] == raw[token_id]))
 
 
 def _with_chosen(processed: Processed, row: int, token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The row's top ids and killers, the chosen token appended if it is not among them."""
     ids, killed_by = processed.top_ids[row], processed.killed_by[row]
-    if ids.numel() == 0 or bool((ids == token_id).any()):
+    if bool((ids == token_id).any()):
         return ids, killed_by
     return torch.cat([ids, ids.new_tensor([token_id])]), torch.cat([killed_by, killed_by.new_tensor([-1])])
 
 
 def _candidates(
-    ids: torch.Tensor,
+    ids: NDArray[np.int64],
     logprob: FloatArray,
     final_logprob: FloatArray,
     killed_by: torch.Tensor,
     stages: tuple[Stage, ...],
     piece: Callable[[int], str],
 ) -> Candidates:
-    host_ids = ids.cpu().numpy()
     killers = killed_by.cpu().numpy()
-    for array in (host_ids, logprob, final_logprob, killers):
+    for array in (ids, logprob, final_logprob, killers):
         array.flags.writeable = False
-    pieces = tuple(piece(i) for i in host_ids.tolist())
-    return Candidates(host_ids, pieces, logprob, final_logprob, killers, tuple(stage.name for stage in stages))
+    pieces = tuple(piece(i) for i in ids.tolist())
+    return Candidates(ids, pieces, logprob, final_logprob, killers, tuple(stage.name for stage in stages))
