@@ -151,13 +151,13 @@ def _generate_s(
     model.set_attn_implementation(attention)
     try:
         prompt = torch.tensor([ids], device=loaded.device)
-        with torch.inference_mode():
-            model.generate(
-                prompt,
-                attention_mask=torch.ones_like(prompt),
-                generation_config=config,
-                stopping_criteria=StoppingCriteriaList([stamps]),
-            )
+        # Called as everybody calls it; `generate()` itself works under `no_grad`.
+        model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            generation_config=config,
+            stopping_criteria=StoppingCriteriaList([stamps]),
+        )
     finally:
         model.generation_config = own_config
         model.set_attn_implementation(own_attention)

@@ -79,7 +79,8 @@ def _first_token(run: RunView | None) -> str:
     if run.finish is not None and run.finish.ttft_ms is not None:
         return f"{significant(run.finish.ttft_ms)} ms"
     prefill_ms = run.prefill.elapsed_ms if run.prefill else 0.0
-    return f"{significant(prefill_ms + float(run.column('step_ms')[0]))} ms"
+    # The step's own forward time is the prefill's, which is counted already.
+    return f"{significant(prefill_ms + float(run.column('pipeline_ms')[0] + run.column('probes_ms')[0]))} ms"
 
 
 def _speed(run: RunView | None) -> str:

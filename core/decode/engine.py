@@ -82,8 +82,7 @@ def decode_step(run: Session) -> tuple[StepSnapshot, ...]:
 
     # 5. Append: the token becomes part of the sequence, and may be its end.
     run.ids = torch.cat([run.ids, chosen[:, None]], dim=1)  # (B, T + 1)
-    run.clock.last_token = perf_counter()
-    run.clock.first_token = run.clock.first_token or run.clock.last_token
+    run.clock.token()
     snapshots = []
     for index in running:
         row, token_id, numbers = run.rows[index], token_ids[index], seen[index]

@@ -54,6 +54,16 @@ class Clock:
     first_token: float | None = None
     last_token: float | None = None
     paused_s: float = 0.0  # between the first and the last token
+    pause_s: float = 0.0  # since the last token
+
+    def token(self) -> None:
+        """A step has its tokens."""
+        self.last_token = perf_counter()
+        if self.first_token is None:
+            self.first_token = self.last_token
+        else:
+            self.paused_s += self.pause_s
+        self.pause_s = 0.0
 
 
 class Session:
@@ -168,8 +178,7 @@ class Session:
 
     def note_pause(self, seconds: float) -> None:
         """Time the user spent pausing, which does not count against the speed."""
-        if self.clock.first_token is not None:
-            self.clock.paused_s += seconds
+        self.clock.pause_s += seconds
 
     def cancel(self, reason: FinishReason = FinishReason.CANCELLED) -> None:
         """End all rows that are still running."""

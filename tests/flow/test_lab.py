@@ -255,3 +255,20 @@ def test_closing_ends_the_thread_in_every_state() -> None:
     assert lab.close(30)
     lab.submit(StopRun())
     assert lab.drain() is not None
+
+
+def test_pauses_do_not_count_against_the_speed(desk: Desk) -> None:
+    """Neither one between tokens nor one that ends with a stop."""
+    desk.start(max_steps=3, max_new_tokens=50)
+    desk.until(lambda e: isinstance(e, StateChanged) and e.state is WorkerState.PAUSED)
+    time.sleep(0.3)  # the pause under test
+    desk.submit(ResumeRun(max_steps=1))
+    desk.until(lambda e: isinstance(e, StateChanged) and e.state is WorkerState.PAUSED)
+    time.sleep(0.3)
+    desk.submit(ResumeRun(max_steps=0), StopRun())
+    finished = desk.until_type(RunFinished)
+    assert isinstance(finished, RunFinished)
+    assert finished.tokens_per_s is not None
+    steps = [e for e in desk.events if isinstance(e, StepSnapshot)]
+    worked_s = sum(step.timing.step_ms for step in steps[1:]) / 1e3
+    assert (len(steps) - 1) / finished.tokens_per_s < worked_s + 0.15

@@ -29,7 +29,9 @@ def test_numbers_follow_the_run() -> None:
     machine.drain(10)
     said = status(machine.state)
     assert said.state == "Running"
-    assert said.first_token == "62.1 ms"  # 42 ms of prefill and a step of 20.1
+    assert (
+        said.first_token == "43.6 ms"
+    )  # 42 ms of prefill, then the step's pipeline and probes; its forward was the prefill
     assert said.speed == "49.8"  # 20.1 ms a token
     assert said.context == f"{9 + 9} / 512"
     assert said.cache.endswith("kB")
