@@ -9,16 +9,15 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from app.display import display_problem
+from core.contract import TokenglassError
+
 if TYPE_CHECKING:
     from app.store import Lab
 
 HEADLESS = ("generate", "models", "bench")
 EXIT_USAGE = 2
 CLOSE_S = 2.0  # the worker gets so long to end; a load or an import of torch may take longer
-NO_DISPLAY = (
-    "Tokenglass needs a display: neither DISPLAY nor WAYLAND_DISPLAY is set. "
-    "Use “tokenglass generate” without a window, or set QT_QPA_PLATFORM=offscreen."
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,22 +31,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         from app.shot import main as shot
 
         return shot(arguments[1:])
-    options = _parser().parse_args(arguments[1:] if arguments[:1] == ["run"] else arguments)
-    if not has_display():
-        print(NO_DISPLAY, file=sys.stderr)
+    try:
+        options = _parser().parse_args(arguments[1:] if arguments[:1] == ["run"] else arguments)
+    except TokenglassError as wrong:
+        print(wrong.message, file=sys.stderr)
+        return EXIT_USAGE
+    problem = display_problem()
+    if problem is not None:
+        print(problem, file=sys.stderr)
         return EXIT_USAGE
     return run_window(options)
 
 
-def has_display() -> bool:
-    """Whether Qt could open a window; asked first, because Qt aborts the process if not."""
-    if not sys.platform.startswith("linux") or os.environ.get("QT_QPA_PLATFORM"):
-        return True
-    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    from core.cli import OneLineParser
+
+    parser = OneLineParser(
         prog="tokenglass",
         description="A desktop microscope for autoregressive generation. Without a command it opens the window.",
         epilog=f"Commands: run (the window), {', '.join(HEADLESS)}, shot; “tokenglass COMMAND --help” explains each.",

@@ -21,8 +21,8 @@ PARAMS = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "repetition_penalty": 
 
 def main(argv: Sequence[str]) -> int:
     """Take the pictures; returns the exit status. One line on stderr says what went wrong."""
-    options = _parser().parse_args(argv)
     try:
+        options = _parser().parse_args(argv)
         for path in take(options):
             print(path)
     except (TokenglassError, OSError) as error:
@@ -32,7 +32,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tokenglass shot", description="Pictures of the window, of a real run.")
+    from core.cli import OneLineParser
+
+    parser = OneLineParser(prog="tokenglass shot", description="Pictures of the window, of a real run.")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the PNG files go")
     parser.add_argument("--layout", default="everything", choices=get_args(LayoutName))
     parser.add_argument("--model", metavar="NAME|FOLDER", help="default: smollm2 where installed, else tiny-gpt2")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Slot
+from PySide6.QtCore import QSize, Slot
 from PySide6.QtGui import QCloseEvent, QResizeEvent, QShowEvent
 from PySide6.QtWidgets import QApplication, QDialog, QMainWindow, QVBoxLayout, QWidget
 
@@ -21,6 +21,7 @@ from app.workspace import Workspace
 
 SMALLEST = (1024, 640)
 FIRST = (1440, 900)
+TITLE_BAR_PX = 32  # of the window manager; its frame is not known before the window is shown
 
 
 class Window(QMainWindow):
@@ -32,7 +33,7 @@ class Window(QMainWindow):
         super().__init__()
         self.setWindowTitle("Tokenglass")
         self.setMinimumSize(*SMALLEST)
-        self.resize(*FIRST)
+        self._fit_screen()
         self.store = store
         self._settings = settings
         self._theme: ThemeName | None = None
@@ -95,6 +96,11 @@ class Window(QMainWindow):
         if saved is not None:
             self.workspace.restore(saved[1])
         self.workspace.cards["prompt"].panel.setFocus()
+
+    def _fit_screen(self) -> None:
+        """The first size, or what the screen has room for with a title bar above."""
+        room = self.screen().availableSize() - QSize(0, TITLE_BAR_PX)
+        self.resize(QSize(*FIRST).boundedTo(room).expandedTo(QSize(*SMALLEST)))
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)

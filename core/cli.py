@@ -24,16 +24,18 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # as a process that SIGPIPE ended
 
 
-class _UsageError(TokenglassError):
+class UsageError(TokenglassError):
     """A wrong command line."""
 
     code = "usage"
 
 
-class _Parser(argparse.ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
+    """Raises `UsageError` with one sentence instead of printing its usage and leaving."""
+
     def error(self, message: str) -> NoReturn:
         """One sentence instead of argparse's usage text."""
-        raise _UsageError(f"{message[:1].upper()}{message[1:]}; see “{self.prog} --help”.")
+        raise UsageError(f"{message[:1].upper()}{message[1:]}; see “{self.prog} --help”.")
 
 
 def main(argv: Sequence[str], window_bench: Callable[[], dict[str, Any]] | None = None) -> int:
@@ -64,7 +66,7 @@ def main(argv: Sequence[str], window_bench: Callable[[], dict[str, Any]] | None 
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="tokenglass", description="Watch a language model generate.", allow_abbrev=False)
+    parser = OneLineParser(prog="tokenglass", description="Watch a language model generate.", allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     generate = commands.add_parser("generate", help="generate text without the window", allow_abbrev=False)
@@ -109,7 +111,7 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
-            raise _UsageError(f"“{setting}” is not a parameter; write key=value, such as temperature=0.8.")
+            raise UsageError(f"“{setting}” is not a parameter; write key=value, such as temperature=0.8.")
         try:
             params[key.strip()] = json.loads(value)
         except json.JSONDecodeError:
@@ -146,7 +148,7 @@ def _generate(options: argparse.Namespace) -> int:
 
     params = parse_settings(options.params)
     if options.chat and options.prompt is None:
-        raise _UsageError("--chat needs a text; give it with --prompt.")
+        raise UsageError("--chat needs a text; give it with --prompt.")
     messages = [{"role": "user", "content": options.prompt}] if options.chat else None
     prompts = api.to_prompts(None if options.chat else options.prompt, options.prompt_ids, messages)
     spec = RunSpec(prompts, params, options.mode, options.seed, trace=False, top_logprobs=50 if options.json else 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from PySide6.QtWidgets import QApplication
 
 from app import __main__ as program
 from app.crash import CrashLog
+from app.display import display_problem
 from app.gc_policy import FULL_EVERY, MIDDLE_EVERY, GcPolicy
 from app.late_lab import LateLab
 from app.state import intents as i
@@ -55,16 +57,26 @@ def test_without_a_display_one_sentence_and_exit_2() -> None:
     assert "needs a display" in done.stderr
 
 
-def test_any_qt_platform_counts_as_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_display_counts_only_if_something_answers_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "linux")
-    for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"):
-        monkeypatch.delenv(name, raising=False)
-    assert not program.has_display()
-    monkeypatch.setenv("QT_QPA_PLATFORM", "vnc")
-    assert program.has_display()
-    monkeypatch.delenv("QT_QPA_PLATFORM")
-    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
-    assert program.has_display()
+    assert "is set" in (display_problem({}) or "")
+    assert display_problem({"QT_QPA_PLATFORM": "vnc"}) is None
+    wayland = {"XDG_RUNTIME_DIR": str(tmp_path), "WAYLAND_DISPLAY": "w-0"}
+    assert "nothing answers at WAYLAND_DISPLAY=w-0" in (display_problem(wayland) or "")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "w-0"))
+        server.listen()
+        assert display_problem(wayland) is None
+    assert "nothing answers at DISPLAY=:4711" in (display_problem({"DISPLAY": ":4711"}) or "")
+    assert "nothing answers" in (display_problem({"DISPLAY": "no display"}) or "")
+
+
+@pytest.mark.parametrize("wrong", [["--model"], ["bogus"], ["--theme", "blue"], ["shot"], ["shot", "--size", "10"]])
+def test_a_wrong_command_line_is_told_in_one_line(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(wrong) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.strip().splitlines()) == 1
 
 
 def test_headless_commands_go_to_core(capsys: pytest.CaptureFixture[str]) -> None:
