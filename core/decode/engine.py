@@ -157,11 +157,18 @@ def _check_finite(logits: torch.Tensor, run: Session) -> None:
 
 
 def _check_survivors(processed: Processed, run: Session) -> None:
-    if processed.final is not processed.raw and bool(processed.final.amax(dim=-1).isneginf().any()):
-        names = ", ".join(stage.name for stage in processed.stages)
-        raise NonFiniteLogitsError(
-            f"The pipeline ({names}) left no token to choose at token {run.new_tokens}; relax it."
-        )
+    if processed.final is processed.raw:
+        return
+    names = ", ".join(stage.name for stage in processed.stages)
+    for most in processed.final.amax(dim=-1).tolist():
+        if most == -math.inf:
+            raise NonFiniteLogitsError(
+                f"The pipeline ({names}) left no token to choose at token {run.new_tokens}; relax it."
+            )
+        if not math.isfinite(most):
+            raise NonFiniteLogitsError(
+                f"The pipeline ({names}) made scores that are not finite at token {run.new_tokens}; relax it."
+            )
 
 
 def as_typed_error(problem: BaseException, run: Session) -> TokenglassError:

@@ -59,10 +59,9 @@ def observe(processed: Processed, row: int, token_id: int, piece: Callable[[int]
     raw = processed.raw[row]  # (V,)
     unchanged = processed.final is processed.raw
     logprobs = torch.log_softmax(raw, dim=-1)
-    entropy = _entropy_bits(logprobs, logprobs)
+    entropy = _entropy_bits(logprobs)
     finals = logprobs if unchanged else torch.log_softmax(processed.final[row], dim=-1)
-    # Killed tokens have -inf; bounded, they add 0 · -1e4 = 0.
-    final_entropy = entropy if unchanged else _entropy_bits(finals, finals.clamp(min=-1e4))
+    final_entropy = entropy if unchanged else _entropy_bits(finals)
     ids, killed_by = _with_chosen(processed, row, token_id)  # (K,)
     # One copy to the host for everything.
     gathered = [raw[ids], logprobs[ids], finals[ids], entropy[None], final_entropy[None]]
@@ -83,8 +82,9 @@ def observe(processed: Processed, row: int, token_id: int, piece: Callable[[int]
     )
 
 
-def _entropy_bits(logprobs: torch.Tensor, finite: torch.Tensor) -> torch.Tensor:
-    return torch.dot(logprobs.exp(), finite) / -_LN2
+def _entropy_bits(logprobs: torch.Tensor) -> torch.Tensor:
+    # Tokens ruled out have -inf; bounded, they add 0 · -1e4 = 0.
+    return torch.dot(logprobs.exp(), logprobs.clamp(min=-1e4)) / -_LN2
 
 
 def _rank(raw: torch.Tensor, ids: NDArray[np.int64], values: FloatArray, chosen: int) -> int:

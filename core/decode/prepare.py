@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -57,7 +56,7 @@ def _runnable(loaded: LoadedModel, row: PromptRow) -> PromptRow:
 
 def resolve_params(info: ModelInfo, spec: RunSpec) -> GenerationParams:
     """The user's values over the model's, over the defaults; `spec.mode` decides do_sample. Raises `ParameterError`."""
-    params = info.defaults.replace(spec.params)
+    params = info.defaults.replace({**spec.host_defaults, **spec.params})
     if spec.mode is None:
         return params
     if spec.mode not in MODES:
@@ -79,7 +78,7 @@ def make_plan(info: ModelInfo, spec: RunSpec, params: GenerationParams, rows: li
             f"{length:,}",
             f"all {info.max_positions:,} positions" if limited else f"{longest:,} + {params.max_new_tokens:,}",
         ),
-        PlanLine("stop", " · ".join(stops), _origin("eos_token_id", info, spec.params)),
+        PlanLine("stop", " · ".join(stops), _origin("eos_token_id", info, spec)),
         PlanLine("cache", "growing", f"{info.kv_bytes_per_token / 1e3:.3g} kB a token"),
         PlanLine("draws", *_draws(spec, params)),
     )
@@ -90,12 +89,14 @@ def _mode_reason(info: ModelInfo, spec: RunSpec, params: GenerationParams) -> st
         return "yours"
     if params.do_sample and params.temperature == 0:
         return "temperature is 0"
-    return _origin("do_sample", info, spec.params)
+    return _origin("do_sample", info, spec)
 
 
-def _origin(name: str, info: ModelInfo, chosen: Mapping[str, object]) -> str:
-    if name in chosen:
+def _origin(name: str, info: ModelInfo, spec: RunSpec) -> str:
+    if name in spec.params:
         return "yours"
+    if name in spec.host_defaults:
+        return "window default"
     return "model" if name in info.from_generation_config else "default"
 
 
