@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -71,6 +72,7 @@ def run_window(options: argparse.Namespace, shown: Callable[[], None] | None = N
     from app.crash import CrashLog
     from app.gc_policy import GcPolicy
     from app.late_lab import LateLab
+    from app.preset_files import default_folder
     from app.settings import Settings
     from app.state import intents as i
     from app.state.state import AppState
@@ -87,10 +89,17 @@ def run_window(options: argparse.Namespace, shown: Callable[[], None] | None = N
     choices = model_choices()
     name = options.model or default_model(choices)
     spec = ModelSpec(name, options.device, options.dtype)
-    state = AppState(spec=spec, models=choices, theme=options.theme or settings.theme, layout=settings.layout)
+    state = AppState(
+        spec=spec,
+        models=choices,
+        theme=options.theme or settings.theme,
+        layout=settings.layout,
+        recent_models=settings.recent("models"),
+        recent_prompts=settings.recent("prompts"),
+    )
     lab = LateLab()
     store = Store(lab, state)
-    window = make_window(store, settings)
+    window = make_window(store, settings, default_folder())
     collector = GcPolicy()
     store.add(collector)
     collector.start()
@@ -129,6 +138,7 @@ def _new_lab() -> Lab:
 def _leave(lab: Lab) -> int:
     """End the worker; if it is inside an import or a load, end the process without waiting for it."""
     ended = lab.close(CLOSE_S)
+    gc.freeze()  # the interpreter's last collections would walk half a million objects of torch
     sys.stdout.flush()
     sys.stderr.flush()
     if not ended:

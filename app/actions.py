@@ -15,6 +15,7 @@ from app.state.intents import Intent
 from app.state.state import AppState, ColourBy, LayoutName
 from app.theme.palette import ThemeName
 
+SPEEDS_TPS = (5, 10, 20, 40)
 Predicate = Callable[[AppState], bool]
 
 
@@ -36,6 +37,7 @@ class Actions(QObject):
         self._dispatch = dispatch
         self.entries: dict[str, Entry] = {}
         self._add_run_actions()
+        self._add_edit_actions()
         self._add_selection_actions()
         self._add_view_actions()
 
@@ -73,6 +75,9 @@ class Actions(QObject):
             entry.action.setEnabled(entry.enabled(state))
             if entry.checked is not None:
                 entry.action.setChecked(entry.checked(state))
+        for name, edits in (("undo", state.history.past), ("redo", state.history.future)):
+            verb = self.tr("Undo") if name == "undo" else self.tr("Redo")
+            self[name].setText(f"{verb} {edits[-1].label}" if edits else verb)
         paused = select.is_paused(state)
         pause = self["pause"]
         pause.setText(self.tr("Resume") if paused else self.tr("Pause"))
@@ -91,6 +96,14 @@ class Actions(QObject):
             if tip:
                 action.setToolTip(tip)
         self.add("reset", self.tr("Reset all parameters"), i.ResetParameters(), (), lambda s: bool(s.overrides))
+
+    def _add_edit_actions(self) -> None:
+        self.add("undo", self.tr("Undo"), i.Undo(), ("Ctrl+Z",), lambda s: bool(s.history.past))
+        self.add("redo", self.tr("Redo"), i.Redo(), ("Ctrl+Shift+Z", "Ctrl+Y"), lambda s: bool(s.history.future))
+        self.add("speed.none", self.tr("Speed: as fast as it goes"), i.SetSpeed(None), (), checked=_has_speed(None))
+        for limit in SPEEDS_TPS:
+            text = self.tr("Speed: {0} tokens a second").format(limit)
+            self.add(f"speed.{limit}", text, i.SetSpeed(limit), (), checked=_has_speed(limit))
 
     def _add_selection_actions(self) -> None:
         def has_steps(state: AppState) -> bool:
@@ -123,6 +136,7 @@ class Actions(QObject):
                 (f"Ctrl+{number}",),
                 checked=_is_laid_out(layout),
             )
+        self.add("layout.reset", self.tr("Reset the layout"), i.ResetLayout(), ("Ctrl+0",))
         themes: dict[ThemeName, str] = {
             "light": self.tr("Light theme"),
             "dark": self.tr("Dark theme"),
@@ -130,6 +144,10 @@ class Actions(QObject):
         }
         for theme, text in themes.items():
             self.add(f"theme.{theme}", text, i.SetTheme(theme), (), checked=_has_theme(theme))
+
+
+def _has_speed(limit: float | None) -> Predicate:
+    return lambda state: state.pace.limit_tps == limit
 
 
 def _colours_by(by: ColourBy) -> Predicate:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from app.panels.attention import AttentionPanel
 from app.panels.cache import CachePanel
 from app.panels.candidates import CandidatesPanel
+from app.panels.errors import ErrorsPanel
 from app.panels.output import OutputPanel
 from app.panels.panel import Dispatch, Panel
 from app.panels.parameters import ParametersPanel
@@ -13,8 +16,9 @@ from app.panels.timeline import TimelinePanel
 from app.settings import Settings
 from app.state.state import ModelChoice
 from app.store import Store
+from app.widgets.numbers import byte_count
 from app.window import Window
-from core import list_models
+from core import list_cached_models, list_models
 
 PREFERRED = "smollm2"
 FALLBACK = "tiny-gpt2"
@@ -30,12 +34,13 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
         CandidatesPanel(dispatch),
         AttentionPanel(dispatch),
         CachePanel(dispatch),
+        ErrorsPanel(dispatch),
     )
 
 
-def make_window(store: Store, settings: Settings) -> Window:
-    """A window with every panel, not shown yet."""
-    return Window(store, make_panels(store.dispatch), settings)
+def make_window(store: Store, settings: Settings, presets: Path | None = None) -> Window:
+    """A window with every panel, not shown yet. `presets`: the folder they are kept in, if any."""
+    return Window(store, make_panels(store.dispatch), settings, catalogue, presets)
 
 
 def model_choices() -> tuple[ModelChoice, ...]:
@@ -44,6 +49,22 @@ def model_choices() -> tuple[ModelChoice, ...]:
         ModelChoice(m.name, m.title, m.description, m.available, m.reason[:1].upper() + m.reason[1:])
         for m in list_models()
     )
+
+
+def catalogue() -> tuple[ModelChoice, ...]:
+    """The same, and what of the Hugging Face hub is on this disk; reads the disk."""
+    cached = tuple(
+        ModelChoice(
+            m.name,
+            f"{m.name} · {m.commit[:7]} · {byte_count(m.size_bytes)}",
+            f"Commit {m.commit}",
+            m.available,
+            m.reason[:1].upper() + m.reason[1:],
+            "cached",
+        )
+        for m in list_cached_models()
+    )
+    return (*model_choices(), *cached)
 
 
 def default_model(choices: tuple[ModelChoice, ...]) -> str:

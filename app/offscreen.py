@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from PySide6.QtCore import QEvent, QSettings
+from PySide6.QtCore import QEvent
 from PySide6.QtWidgets import QApplication
 
 from app.compose import make_window, model_choices
@@ -95,7 +96,7 @@ def stage(model: str, layout: LayoutName, size: tuple[int, int]) -> Iterator[Sta
     app = existing if isinstance(existing, QApplication) else QApplication(["tokenglass"])
     app.setQuitOnLastWindowClosed(False)
     folder = tempfile.TemporaryDirectory(prefix="tokenglass-")
-    settings = Settings(QSettings(f"{folder.name}/settings.ini", QSettings.Format.IniFormat))
+    settings = Settings(Path(folder.name) / "settings.json")
     lab = Lab()
     store = Store(lab, AppState(spec=ModelSpec(model), models=model_choices(), layout=layout))
     window = make_window(store, settings)

@@ -1,12 +1,18 @@
-"""What the window remembers between two starts."""
+"""What the window remembers between two starts: one JSON file, replaced in one step."""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import json
 import logging
-from typing import cast, get_args
+from pathlib import Path
+from typing import Any, cast, get_args
 
-from PySide6.QtCore import QByteArray, QSettings
+import platformdirs
+from PySide6.QtCore import QByteArray
 
+from app.files import read_text, write_text
 from app.state.state import LayoutName
 from app.theme.palette import ThemeName
 
@@ -15,46 +21,83 @@ VERSION = 1
 log = logging.getLogger(__name__)
 
 
-class Settings:
-    """Typed access to a QSettings; anything missing, damaged or of another version reads as absent."""
+def default_path() -> Path:
+    """Where the settings of this user are."""
+    return Path(platformdirs.user_config_dir("tokenglass", appauthor=False)) / "settings.json"
 
-    def __init__(self, store: QSettings | None = None) -> None:
-        self._store = store if store is not None else QSettings("Tokenglass", "Tokenglass")
-        if self._store.value("version", VERSION, type=int) != VERSION:
-            self._store.clear()
+
+class Settings:
+    """Typed access to the file; anything missing, damaged or of another version reads as absent.
+
+    `problem` says what was wrong with the file. A damaged one is kept under another name when it is replaced.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or default_path()
+        self.problem: str | None = None
+        self._damaged = False
+        self._values = self._read()
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            values = json.loads(read_text(self.path)) if self.path.exists() else {}
+            if not isinstance(values, dict):
+                raise ValueError("it is no JSON object")
+        except (OSError, ValueError, RecursionError) as error:
+            self._damaged = True
+            self.problem = f"The settings in {self.path} cannot be read, so defaults are used: {error}"
+            log.warning(self.problem)
+            return {}
+        return values if values.get("version", VERSION) == VERSION else {}
 
     @property
     def theme(self) -> ThemeName:
         """The last theme, else light."""
-        value = self._store.value("theme", "light")
+        value = self._values.get("theme")
         return cast(ThemeName, value) if value in get_args(ThemeName) else "light"
 
     @property
     def layout(self) -> LayoutName:
         """The last named arrangement, else everything."""
-        value = self._store.value("layout", "everything")
+        value = self._values.get("layout")
         return cast(LayoutName, value) if value in get_args(LayoutName) else "everything"
+
+    def recent(self, kind: str) -> tuple[str, ...]:
+        """Recent `models` or `prompts`, the newest first."""
+        values = self._values.get(f"recent_{kind}")
+        return tuple(v for v in values if isinstance(v, str)) if isinstance(values, list) else ()
 
     def window(self) -> tuple[QByteArray, QByteArray] | None:
         """Geometry of the window and arrangement of its cards."""
-        geometry, cards = self._store.value("window/geometry"), self._store.value("window/cards")
-        if isinstance(geometry, QByteArray) and isinstance(cards, QByteArray):
-            return geometry, cards
+        geometry, cards = self._bytes("geometry"), self._bytes("cards")
+        return None if geometry is None or cards is None else (geometry, cards)
+
+    def _bytes(self, name: str) -> QByteArray | None:
+        try:
+            return QByteArray(base64.b64decode(self._values[name], validate=True))
+        except (KeyError, TypeError, ValueError, binascii.Error):
+            return None
+
+    def remember(self, **values: object) -> str | None:
+        """Write these values with the others; a sentence if that failed. The old file is then as it was."""
+        changed = {n: _plain(v) for n, v in values.items()}
+        if all(self._values.get(n) == v for n, v in changed.items()) and not self._damaged and self.path.exists():
+            return None
+        after = {**self._values, **changed, "version": VERSION}
+        try:
+            if self._damaged:
+                self.path.replace(self.path.with_suffix(".damaged.json"))
+                self._damaged = False
+            write_text(self.path, json.dumps(after, ensure_ascii=False, indent=1))
+        except OSError as error:
+            text = f"The settings cannot be saved to {self.path}: {error.strerror or error}. They last until you close."
+            log.warning(text)
+            return text
+        self._values = after
         return None
 
-    def save(self, theme: ThemeName, layout: LayoutName, geometry: QByteArray, cards: QByteArray) -> bool:
-        """Write everything; False (and a log line) if it cannot be written."""
-        values = {
-            "version": VERSION,
-            "theme": theme,
-            "layout": layout,
-            "window/geometry": geometry,
-            "window/cards": cards,
-        }
-        for name, value in values.items():
-            self._store.setValue(name, value)
-        self._store.sync()
-        if self._store.status() is not QSettings.Status.NoError:
-            log.warning("The window's settings could not be saved to %s.", self._store.fileName())
-            return False
-        return True
+
+def _plain(value: object) -> object:
+    if isinstance(value, QByteArray):
+        return base64.b64encode(value.data()).decode("ascii")
+    return list(value) if isinstance(value, tuple) else value

@@ -14,6 +14,7 @@ from core.contract import TokenglassError
 SIZES = ((1440, 900), (1024, 640))
 SMALLEST = (1024, 640)
 LARGEST = (7680, 4320)
+MOST_TOKENS = 100_000
 EXIT_ERROR = 2
 # As a user might set them: killed candidates and marks of changes are seen.
 PARAMS = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "repetition_penalty": 1.1}
@@ -41,9 +42,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--theme", default="both", choices=("light", "dark", "contrast", "both"))
     parser.add_argument("--size", action="append", type=_size, metavar="WxH", help="may be given more than once")
     parser.add_argument("--prompt", metavar="TEXT")
-    parser.add_argument("--tokens", type=int, default=64, metavar="N", help="how many to generate")
+    parser.add_argument("--tokens", type=_tokens, default=64, metavar="N", help="how many to generate")
     parser.add_argument("--seed", type=int, default=11)
     return parser
+
+
+def _tokens(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= MOST_TOKENS:
+        raise argparse.ArgumentTypeError(f"“{text}” is not a number of tokens from 1 to {MOST_TOKENS:,}")
+    return int(text)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -12,6 +12,9 @@ from typing import Protocol
 import numpy as np
 from PySide6.QtCore import QObject, Qt, QTimer, Slot
 
+from app.pacing import Pacer
+from app.state import intents as i
+from app.state import select
 from app.state.effects import commands
 from app.state.intents import Intent
 from app.state.state import AppState
@@ -69,6 +72,7 @@ class Store(QObject):
         self.state = state
         self.lab = lab
         self._clock = clock
+        self._pacer = Pacer()
         self._views: list[View] = []
         self._shown: dict[int, AppState | None] = {}  # id(view) → what it rendered last
         self._last_frame_of: dict[int, int] = {}  # id(heavy view) → the frame it was rendered in
@@ -99,6 +103,7 @@ class Store(QObject):
     def dispatch(self, intent: Intent) -> None:
         """Carry out an intent now; the views follow at the next frame."""
         before = self.state
+        self._set_pace(before, intent)
         after = update(before, intent)
         self.state = after
         for command in commands(before, after, intent):
@@ -108,11 +113,25 @@ class Store(QObject):
         """Drain core, fold the batch into the state, render what is visible. The timer calls it; tests may."""
         start = self._clock()
         state = self.state
-        for event in self.lab.drain():
+        pace = state.pace
+        for event in self._pacer.take(self.lab.drain(), pace.limit_tps, pace.paused or select.is_paused(state), start):
             state = update(state, event)
+        waiting = self._pacer.waiting
+        if (waiting, self._pacer.ended) != (state.pace.waiting, state.pace.ended):
+            state = update(state, i.Waiting(waiting, self._pacer.ended))
         self.state = state
         self._render(state)
         self._work_ms.append((self._clock() - start) * 1e3)
+
+    def _set_pace(self, before: AppState, intent: Intent) -> None:
+        """What is held back is shown at once when the user goes on to something else, and never lost."""
+        match intent:
+            case i.Stop() | i.Run() | i.Regenerate() | i.ChooseModel():
+                self._pacer.hurry = True
+            case i.Step() if not select.is_active(before):
+                self._pacer.hurry = True
+            case i.Step() if select.is_paused(before):
+                self._pacer.extra += 1
 
     def cost(self) -> FrameCost:
         """Frame work and timer lateness."""

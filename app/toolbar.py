@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import qtawesome as qta
 from PySide6.QtCore import QSize, Qt, Slot
 from PySide6.QtGui import QAction, QActionGroup, QColor
-from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QMenu, QToolButton, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QLabel, QMenu, QToolButton, QWidget
 
 from app.actions import Actions
 from app.panels.panel import Dispatch
@@ -19,6 +19,7 @@ from core.contract import ModelSpec
 
 HEIGHT_PX = 44
 DEVICES = ("auto", "cpu", "cuda", "mps")
+MOST_RECENT = 6
 DTYPES = ("auto", "bf16", "fp32")
 ICONS = {"run": "mdi6.play", "pause": "mdi6.pause", "step": "mdi6.step-forward", "stop": "mdi6.stop"}
 
@@ -46,6 +47,11 @@ class ToolBar(QWidget):
         self.model.setMaximumWidth(220)
         self.placement = self._menu_button(self.tr("Device and weights"))
         self.buttons = {key: self._button(actions[key], primary=key == "run") for key in ICONS}
+        self.speed = self._menu_button(self.tr("Reading speed"))
+        self.speed.setToolTip(self.tr("Reading speed: slows what is shown, not the model"))
+        for key in actions.entries:
+            if key.startswith("speed."):
+                self.speed.menu().addAction(actions[key])
         self.layout_button = self._menu_button(self.tr("Layout and panels"))
         self.theme = self._button(actions.add("theme.toggle", self.tr("Switch light and dark"), self._toggle_theme))
         self.theme.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonIconOnly)
@@ -60,6 +66,7 @@ class ToolBar(QWidget):
         row.addSpacing(8)
         for button in self.buttons.values():
             row.addWidget(button)
+        row.addWidget(self.speed)
         row.addStretch(1)
         row.addWidget(self.layout_button)
         row.addWidget(self.theme)
@@ -107,27 +114,43 @@ class ToolBar(QWidget):
         if palette is not self._theme:
             self._theme = palette
             self._paint_icons(palette)
-        relevant = (state.models, state.spec, state.model, state.layout, state.loading is None)
+        relevant = (
+            state.models,
+            state.recent_models,
+            state.spec,
+            state.model,
+            state.layout,
+            state.loading is None,
+            state.pace.limit_tps,
+        )
         if relevant == self._shown:
             return
         self._shown = relevant
         self._show_models(state)
         self._show_placement(state)
+        limit = state.pace.limit_tps
+        self.speed.setText(self.tr("Speed ▾") if limit is None else self.tr("{0}/s ▾").format(f"{limit:g}"))
         layout = self._actions.layout_titles[state.layout]
         self.layout_button.setText(self.tr("Layout: {0} ▾").format(layout))
 
     def _show_models(self, state: AppState) -> None:
         titles = {m.name: m.title for m in state.models}
         spec = state.spec
-        title = titles.get(spec.name, spec.name.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1])
+        title = titles.get(spec.name) or _short(spec.name)
         self.model.setText(f"{title} ▾")
         menu = self.model.menu()
         menu.clear()
         group = QActionGroup(menu)
-        for choice in state.models:
+        for choice in (m for m in state.models if m.group == "shipped"):
             menu.addAction(self._model_action(choice, group, choice.name == spec.name))
         menu.addSeparator()
-        menu.addAction(self.tr("Open folder…"), self._open_folder)
+        shipped = {m.name for m in state.models if m.group == "shipped"}
+        for recent in [n for n in state.recent_models if n not in shipped][:MOST_RECENT]:
+            choice = ModelChoice(recent, _short(recent), recent)
+            menu.addAction(self._model_action(choice, group, recent == spec.name))
+        menu.addSeparator()
+        for key in ("model.choose", "model.folder", "model.gguf"):
+            menu.addAction(self._actions[key])
 
     def _model_action(self, choice: ModelChoice, group: QActionGroup, current: bool) -> QAction:
         action = QAction(choice.title, group)
@@ -173,14 +196,15 @@ class ToolBar(QWidget):
         dark = self._theme is not None and self._theme.dark
         self._dispatch(SetTheme("light" if dark else "dark"))
 
-    @Slot()
-    def _open_folder(self) -> None:
-        folder = QFileDialog.getExistingDirectory(self, self.tr("Open a folder with a transformers model"))
-        if folder:
-            self._dispatch(ChooseModel(name=folder))
-
     def hidden(self) -> None:
         """Nothing is asked for here."""
+
+
+def _short(name: str) -> str:
+    """The last part of a path or hub id, for the button."""
+    if name.startswith("new:"):
+        return name.partition("?")[0]
+    return name.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
 
 
 def _call(dispatch: Dispatch, intent: ChooseModel) -> Callable[[], None]:

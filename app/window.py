@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from PySide6.QtCore import QSize, Slot
-from PySide6.QtGui import QCloseEvent, QResizeEvent, QShowEvent
+from PySide6.QtGui import (
+    QAction,
+    QCloseEvent,
+    QDragEnterEvent,
+    QDropEvent,
+    QIcon,
+    QResizeEvent,
+    QShowEvent,
+)
 from PySide6.QtWidgets import QApplication, QDialog, QMainWindow, QVBoxLayout, QWidget
 
+from app import drops
 from app.actions import Actions
+from app.chooser import Catalogue, ModelChooser
+from app.keeper import Keeper
 from app.panels.panel import Panel
 from app.panels.statusbar import StatusBar
 from app.settings import Settings
+from app.state.intents import ApplyPreset, ChooseModel, DismissNotice, Intent
 from app.state.state import AppState
 from app.store import Store, View
 from app.theme.apply import apply_theme
@@ -21,6 +35,7 @@ from app.workspace import Workspace
 
 SMALLEST = (1024, 640)
 FIRST = (1440, 900)
+ICON = Path(__file__).parents[1] / "resources" / "icons" / "tokenglass.svg"
 TITLE_BAR_PX = 32  # of the window manager; its frame is not known before the window is shown
 
 
@@ -29,9 +44,17 @@ class Window(QMainWindow):
 
     heavy = False
 
-    def __init__(self, store: Store, panels: tuple[Panel, ...], settings: Settings) -> None:
+    def __init__(
+        self,
+        store: Store,
+        panels: tuple[Panel, ...],
+        settings: Settings,
+        catalogue: Catalogue | None = None,
+        presets: Path | None = None,
+    ) -> None:
         super().__init__()
         self.setWindowTitle("Tokenglass")
+        self.setWindowIcon(QIcon(str(ICON)))
         self.setMinimumSize(*SMALLEST)
         self._fit_screen()
         self.store = store
@@ -44,10 +67,19 @@ class Window(QMainWindow):
         self.workspace = Workspace(panels, central)
         self.actions_ = Actions(self, store.dispatch)
         self.actions_.add("palette", self.tr("Commands…"), self.open_palette, ("Ctrl+Shift+P",))
+        self.chooser = ModelChooser(store.dispatch, catalogue or (lambda: store.state.models), self)
+        self.actions_.add("model.choose", self.tr("Choose a model…"), lambda: self.chooser.open_on(), ("Ctrl+M",))
+        self.actions_.add("model.folder", self.tr("Open folder…"), self.chooser.open_folder, ("Ctrl+O",))
+        self.actions_.add("model.gguf", self.tr("Open GGUF…"), self.chooser.open_gguf)
         toggles = [card.toggleViewAction() for card in self.workspace.cards.values()]
         self.toolbar = ToolBar(self.actions_, store.dispatch, toggles)
         self.statusbar = StatusBar(store.cost)
+        self.statusbar.errors.clicked.connect(self.show_errors)
+        self.actions_.add("errors", self.tr("Show errors"), self.show_errors, ("Ctrl+E",))
         self.notices = NoticeBar(store.dispatch, self.workspace)
+        errors = self.workspace.cards.get("errors")
+        if errors is not None:
+            self.notices.errors_listed = errors.isVisible
         box = QVBoxLayout(central)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(0)
@@ -55,9 +87,20 @@ class Window(QMainWindow):
         box.addWidget(self.workspace, 1)
         box.addWidget(self.statusbar)
         self.setCentralWidget(central)
-        views: list[View] = [self, self.toolbar, *self.workspace.cards.values(), self.statusbar, self.notices]
+        views: list[View] = [
+            self,
+            self.toolbar,
+            *self.workspace.cards.values(),
+            self.statusbar,
+            self.notices,
+            self.chooser,
+        ]
+        self.keeper = Keeper(settings, presets, store.dispatch, self)
+        views.append(self.keeper)
         for view in views:
             store.add(view)
+        self.setAcceptDrops(True)
+        self.keeper.begin()
         saved = settings.window()
         if saved is not None:
             self.restoreGeometry(saved[0])
@@ -80,11 +123,46 @@ class Window(QMainWindow):
             apply_theme(app, PALETTES[theme])
 
     @Slot()
+    def show_errors(self) -> None:
+        """Bring the list of errors up."""
+        card = self.workspace.cards.get("errors")
+        if card is not None and not card.isVisible():
+            card.toggleViewAction().trigger()
+        for notice in self.store.state.notices:
+            if notice.kind == "error":
+                self.store.dispatch(DismissNotice(notice.notice_id))
+
+    @Slot()
     def open_palette(self) -> None:
         """Show every action by name."""
         named = [entry.action for key, entry in self.actions_.entries.items() if key != "palette"]
         toggles = [card.toggleViewAction() for card in self.workspace.cards.values()]
-        CommandPalette([*named, *toggles], self).open()
+        palette = CommandPalette([*named, *toggles], self)
+        palette.add(self._named_actions(palette))
+        palette.open()
+
+    def _named_actions(self, parent: CommandPalette) -> list[QAction]:
+        """Presets and recent models, which come and go."""
+        state = self.store.state
+        wanted: list[tuple[str, Intent]] = [
+            (self.tr("Apply preset {0}").format(p.name), ApplyPreset(p.name)) for p in state.presets
+        ]
+        wanted += [(self.tr("Load {0}").format(name), ChooseModel(name)) for name in state.recent_models]
+        made = []
+        for text, intent in wanted:
+            action = QAction(text, parent)
+            action.triggered.connect(lambda _checked=False, intent=intent: self.store.dispatch(intent))
+            made.append(action)
+        return made
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        if any(drops.accepts(path) for path in _dropped(event)):
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        event.acceptProposedAction()
+        for path in _dropped(event):
+            drops.take(path, self.store.dispatch, self.chooser.open_on)
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
@@ -107,9 +185,10 @@ class Window(QMainWindow):
         self.notices.place()
 
     def closeEvent(self, event: QCloseEvent) -> None:
-        state = self.store.state
+        self.keeper.render(self.store.state)
         if self._arranged:
-            self._settings.save(state.theme, state.layout, self.saveGeometry(), self.workspace.save())
+            self.keeper.write()
+            self._settings.remember(geometry=self.saveGeometry(), cards=self.workspace.save())
         for card in self.workspace.cards.values():
             if card.isFloating():
                 card.hide()
@@ -117,3 +196,8 @@ class Window(QMainWindow):
             dialog.close()  # one that stays open would keep the program alive
         self.store.stop()
         super().closeEvent(event)
+
+
+def _dropped(event: QDropEvent) -> list[Path]:
+    """The local files and folders of a drag."""
+    return [Path(url.toLocalFile()) for url in event.mimeData().urls() if url.isLocalFile()]

@@ -15,7 +15,7 @@ from app.state.state import LayoutName
 from app.theme.style import GAP_PX
 from app.widgets.card import Card
 
-STATE_VERSION = 1  # raise it when cards are added or renamed: older arrangements are then ignored
+STATE_VERSION = 2  # raise it when cards are added or renamed: older arrangements are then ignored
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,8 @@ class Workspace(QMainWindow):
         shown = {name for column in columns for name, _ in column.cards}
         for name, card in self.cards.items():
             if name not in shown:  # kept at the end of the last column, in case it is wanted
-                self.splitDockWidget(self.cards[columns[-1].cards[-1][0]], card, Qt.Orientation.Vertical)
+                home = columns[min(1, len(columns) - 1)] if name == "errors" else columns[-1]
+                self.splitDockWidget(self.cards[home.cards[-1][0]], card, Qt.Orientation.Vertical)
             card.setVisible(name in shown)
         self._columns = columns
         self._share()

@@ -20,6 +20,9 @@ Public names:
 - `stream(model, prompt, …)`: the same arguments; yields a `StepSnapshot` for each token as it comes.
 - `unload(model=None)`: free models that `run` and `stream` keep loaded between calls.
 - `list_models()`: what can be loaded by name, and why something cannot.
+- `list_cached_models()`: models of the Hugging Face hub that are on this disk.
+- `preview(spec)`: parameters and bytes of a model, and the memory free for it, before it is loaded.
+- `new_model_families()`: architectures that can be made with random weights, and their options.
 - `Lab`: the worker thread with its mailbox, for a front end: `submit(command)`, `drain()`, `close()`.
 - `contract`: the frozen plain data all of them speak: specs, commands, events, snapshots, views, errors.
 
@@ -44,14 +47,31 @@ if TYPE_CHECKING:
     from core import contract
     from core.api import RunResult, run, stream, unload
     from core.lab import Lab
+    from core.models.hub_cache import list_cached_models
+    from core.models.new_model import new_model_families
+    from core.models.preview import preview
     from core.models.sources import list_models
 
-__all__ = ["Lab", "RunResult", "contract", "list_models", "run", "stream", "unload"]
+__all__ = [
+    "Lab",
+    "RunResult",
+    "contract",
+    "list_cached_models",
+    "list_models",
+    "new_model_families",
+    "preview",
+    "run",
+    "stream",
+    "unload",
+]
 
 _HOMES = {
     "Lab": "core.lab",
     "RunResult": "core.api",
+    "list_cached_models": "core.models.hub_cache",
     "list_models": "core.models.sources",
+    "new_model_families": "core.models.new_model",
+    "preview": "core.models.preview",
     "run": "core.api",
     "stream": "core.api",
     "unload": "core.api",

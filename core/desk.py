@@ -9,9 +9,10 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from core.contract.commands import Ask
-from core.contract.errors import ErrorReport, InternalError, TokenglassError, ViewUnavailableError
+from core.contract.errors import ErrorReport, InternalError, OutOfMemoryError, TokenglassError, ViewUnavailableError
 from core.contract.events import Answered
 from core.contract.views import ViewAnswer
+from core.domains.sandboxed import one_line
 from core.mailbox import Mailbox
 
 if TYPE_CHECKING:
@@ -79,9 +80,18 @@ def _one_slice(deriving: _Deriving, session: Session | None) -> Answered | None:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as problem:
+        if session is not None and _broken_off(problem):
+            problem = ViewUnavailableError("Computing this again was interrupted; ask once more.", can_recompute=True)
         can_recompute = isinstance(problem, ViewUnavailableError) and problem.can_recompute
         return Answered(ask.slot, ask.generation, None, error_report(problem), can_recompute)
     return None
+
+
+def _broken_off(problem: BaseException) -> bool:
+    """Whether a command broke off positions that were being fed again."""
+    from core.decode.forward import ForwardCancelled
+
+    return isinstance(problem, ForwardCancelled)
 
 
 class Meter:
@@ -113,9 +123,16 @@ class Meter:
         return share
 
 
-def error_report(problem: BaseException) -> ErrorReport:
+def typed_error(problem: BaseException) -> TokenglassError:
     """Any failure as one sentence, the traceback in the detail where it was not foreseen."""
     if isinstance(problem, TokenglassError):
-        return problem.report()
+        return problem
     detail = "".join(traceback.format_exception(problem))
-    return InternalError(f"Something unforeseen failed: {type(problem).__name__}: {problem}.", detail=detail).report()
+    if isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError":  # torch's, not imported here
+        return OutOfMemoryError("There is no memory left for this; close something or take less.", detail=detail)
+    return InternalError(f"Something unforeseen failed: {one_line(problem)}.", detail=detail)
+
+
+def error_report(problem: BaseException) -> ErrorReport:
+    """The same as plain data, for an event."""
+    return typed_error(problem).report()

@@ -22,6 +22,7 @@ class Lab:
         self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._mailbox = Mailbox()
         self._flags = Flags()
+        self._submitting = threading.Lock()  # commands are numbered in the order in which they are queued
         self._thread = threading.Thread(
             target=work, args=(self._inbox, self._mailbox, self._flags), name="tokenglass-worker", daemon=True
         )
@@ -29,19 +30,19 @@ class Lab:
 
     def submit(self, command: Command) -> None:
         """Hand a command to the worker. Those that interrupt take effect within a layer's time."""
-        match command:
-            case StopRun() | StartRun():
-                self._flags.stop_run.set()
-            case CancelLoad():
-                self._flags.cancel_loads()
-            case LoadModel():
-                self._flags.stop_run.set()
-                self._flags.submit_load()
-            case Shutdown():
-                self._flags.shut_down()
-            case _:
-                pass
-        self._inbox.put(command)
+        with self._submitting:
+            match command:
+                case StopRun() | StartRun():
+                    self._flags.interrupt()
+                case CancelLoad():
+                    self._flags.cancel_loads()
+                case LoadModel():
+                    self._flags.submit_load()
+                case Shutdown():
+                    self._flags.shut_down()
+                case _:
+                    pass
+            self._inbox.put(command)
 
     def drain(self) -> list[Event]:
         """All events since the last call, in order; the latest-wins lane comes last."""

@@ -43,7 +43,7 @@ from core.contract.events import (
     WorkerState,
 )
 from core.contract.snapshot import StepSnapshot
-from core.desk import Desk, Meter, error_report
+from core.desk import Desk, Meter, error_report, typed_error
 from core.mailbox import Mailbox
 
 if TYPE_CHECKING:
@@ -58,16 +58,21 @@ MOST_CREDIT_S = 0.05  # unused share does not pile up into a stall
 class Flags:
     """Set by whoever submits, read inside the model and the loader.
 
-    Loads are numbered in the order they were submitted, so that giving one up cannot be lost or hit another.
+    Interruptions and loads are numbered in the order they were submitted, so that none can be lost or hit another.
     """
 
-    stop_run: threading.Event = field(default_factory=threading.Event)
     closing: threading.Event = field(default_factory=threading.Event)
+    interruptions: int = 0  # commands submitted that end a run
     loads_submitted: int = 0
     loads_abandoned: int = 0  # all loads up to this number
 
+    def interrupt(self) -> None:
+        """A command that ends the run in progress is about to be submitted."""
+        self.interruptions += 1
+
     def submit_load(self) -> None:
         """A new load; earlier ones are given up."""
+        self.interrupt()
         self.loads_abandoned = self.loads_submitted
         self.loads_submitted += 1
 
@@ -78,7 +83,6 @@ class Flags:
     def shut_down(self) -> None:
         """Break off whatever is going on."""
         self.closing.set()
-        self.stop_run.set()
         self.cancel_loads()
 
 
@@ -115,10 +119,14 @@ class _PreviewControl:
 
 
 def work(inbox: queue.SimpleQueue[Command], mailbox: Mailbox, flags: Flags) -> None:
-    """The worker thread's life."""
+    """The worker thread's life. Should it end before it was told to, it says why."""
     worker = Worker(inbox, mailbox, flags)
     try:
         worker.run()
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as problem:
+        mailbox.put(CommandRefused("Worker", error_report(problem)))
     finally:
         worker.enter(WorkerState.CLOSED)
 
@@ -132,6 +140,7 @@ class Worker:
         self.loaded: LoadedModel | None = None
         self.session: Session | None = None
         self.loads_begun = 0
+        self.interruptions_met = 0
         self.running = False
         self.steps_left: int | None = None
         self.paused_at: float | None = None
@@ -143,8 +152,8 @@ class Worker:
     def enter(self, state: WorkerState) -> None:
         """Report a change of state."""
         if state is not self.state:
-            self.state = state
             self.mailbox.put(StateChanged(state))
+            self.state = state
 
     def run(self) -> None:
         """Until `Shutdown`: take commands, do one unit of work, again."""
@@ -157,11 +166,27 @@ class Worker:
                 self._guarded(command)
             if self.flags.closing.is_set():
                 break
-            if self._advancing:
-                self._advance()
-            elif self.desk:
-                self._derive_slice()
+            try:
+                if self._advancing:
+                    self._advance()
+                elif self.desk:
+                    self._derive_slice()
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as problem:  # what session and desk have not turned into an answer themselves
+                self._give_up(problem)
         self._end_run()
+        self._forget_session()
+        self.loaded = None
+
+    def _give_up(self, problem: BaseException) -> None:
+        """End the run, or else the views asked for, and say why."""
+        if self.running and self.session is not None:
+            self.session.error = self.session.error or typed_error(problem)
+            self._end_run()
+        else:
+            self.desk.clear()
+            self.mailbox.put(CommandRefused("Ask", error_report(problem)))
 
     # -- commands
 
@@ -186,9 +211,13 @@ class Worker:
         except BaseException as problem:  # some libraries raise outside Exception (pyo3 panics)
             epoch = command.epoch if isinstance(command, SetParams) else None
             self.mailbox.put(CommandRefused(type(command).__name__, error_report(problem), epoch))
+            if not self.running:
+                self.hooks.close()
             self._settle()
 
     def _handle(self, command: Command) -> None:
+        if isinstance(command, LoadModel | StartRun | StopRun):
+            self.interruptions_met += 1
         match command:
             case LoadModel():
                 self._load(command)
@@ -217,21 +246,21 @@ class Worker:
         from core.decode.selftest import qualify
         from core.models.loader import load
 
-        self._end_run()
         self.loads_begun += 1
         control = _LoadControl(command.model_id, self.loads_begun, self)
-        self.enter(WorkerState.LOADING)
+        self._end_run()
         try:
+            self.enter(WorkerState.LOADING)
             loaded = qualify(load(command.spec, command.model_id, control))
+            self._forget_session()
+            self.mailbox.put(ModelReady(loaded.info))
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as problem:
             kept = None if self.loaded is None else self.loaded.info.title
             self.mailbox.put(LoadFailed(command.model_id, error_report(problem), kept))
         else:
-            self._forget_session()
             self.loaded = loaded
-            self.mailbox.put(ModelReady(loaded.info))
         self._settle()
 
     def _preview(self, command: PreviewModel) -> None:
@@ -239,8 +268,10 @@ class Worker:
 
         try:
             answer = ModelPreviewed(command.generation, preview(command.spec, _PreviewControl(self.flags)))
-        except TokenglassError as problem:
-            answer = ModelPreviewed(command.generation, None, problem.report())
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as problem:
+            answer = ModelPreviewed(command.generation, None, error_report(problem))
         self.mailbox.put_latest("preview", answer)
 
     def _start(self, command: StartRun) -> None:
@@ -253,15 +284,20 @@ class Worker:
             self.loaded,
             command.spec,
             run_id=command.run_id,
-            cancelled=self.flags.stop_run.is_set,
+            cancelled=self._interrupted,
             before=self.session,
         )
         self._forget_session()
-        self.session, self.running, self.steps_left = session, True, command.spec.max_steps
+        self.session, self.steps_left = session, command.spec.max_steps
         self.paused_at, self.meter, self.credit_s = None, Meter(), 0.0
         self.hooks.enter_context(session.attached())
         self.mailbox.put(session.started)
+        self.running = True  # last: from here on the run is ended by a `RunFinished`
         self._settle()
+
+    def _interrupted(self) -> bool:
+        """Whether a command waits that ends the run in progress."""
+        return self.flags.closing.is_set() or self.flags.interruptions > self.interruptions_met
 
     def _pause(self) -> None:
         if self.running and self.paused_at is None:
@@ -287,8 +323,10 @@ class Worker:
             return
         try:
             answer = Tokenized(command.generation, tokenize(self.loaded, command.prompt))
-        except TokenglassError as problem:
-            answer = Tokenized(command.generation, None, problem.report())
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as problem:
+            answer = Tokenized(command.generation, None, error_report(problem))
         self.mailbox.put_latest("tokenized", answer)
 
     # -- the run
@@ -335,22 +373,31 @@ class Worker:
 
     def _end_run(self) -> None:
         """Stop what runs and say how it ended; the session stays for views."""
-        self.flags.stop_run.clear()
         self.hooks.close()
         if self.running and self.session is not None:
-            if self.paused_at is not None:
-                self.session.note_pause(perf_counter() - self.paused_at)
-            self.session.cancel()
-            self._report_vitals(self.session, now=True)
-            self.mailbox.put(self.session.result())
+            try:
+                self._conclude(self.session)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as problem:  # the detokeniser may panic on what it held back
+                self.session.error = self.session.error or typed_error(problem)
+                self._conclude(self.session)
         self.running, self.paused_at = False, None
         self._settle()
 
+    def _conclude(self, session: Session) -> None:
+        if self.paused_at is not None:
+            session.note_pause(perf_counter() - self.paused_at)
+            self.paused_at = None
+        session.cancel()
+        self._report_vitals(session, now=True)
+        self.mailbox.put(session.result())
+
     def _forget_session(self) -> None:
-        if self.session is not None:
-            self.session.close()
-        self.session = None
         self.desk.clear()
+        session, self.session = self.session, None
+        if session is not None:
+            session.close()
 
     def _settle(self) -> None:
         """Report the state that follows from what there is."""

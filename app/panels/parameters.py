@@ -3,15 +3,41 @@
 from __future__ import annotations
 
 import secrets
+from functools import partial
+from pathlib import Path
 
 from PySide6.QtCore import Qt, Slot
-from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import (
+    QFileDialog,
+    QGridLayout,
+    QHBoxLayout,
+    QInputDialog,
+    QLabel,
+    QMenu,
+    QPushButton,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
 
+from app.drops import take
+from app.files import write_text
 from app.panels.panel import Dispatch, Panel
-from app.state import plan, select
-from app.state.intents import Announce, ResetParameter, ResetParameters, SetParameter, SetSeed
-from app.state.state import AppState
+from app.preset_files import LONGEST_NAME
+from app.state import plan, presets, select
+from app.state.intents import (
+    Announce,
+    ApplyPreset,
+    RemovePreset,
+    ResetParameter,
+    ResetParameters,
+    SavePreset,
+    SetParameter,
+    SetSeed,
+)
+from app.state.state import AppState, Preset
 from app.theme import fonts
+from app.widgets.late_menu import LateMenu
 from app.widgets.modified_dot import ModifiedDot
 from app.widgets.parameter_row import DOT, FIELD, FIELD_PX, GAP, NAME, SLIDER, ParameterRow, explanation
 from app.widgets.plan_table import PlanTable
@@ -33,6 +59,8 @@ class ParametersPanel(Panel):
         super().__init__(dispatch, parent)
         self.title = self.tr("Parameters")
         self._shown: tuple[object, ...] = ()
+        self._state: AppState | None = None
+        self._presets: tuple[Preset, ...] = ()
         self.reset_all = QPushButton()
         self.reset_all.setProperty("link", True)
         self.reset_all.setCursor(Qt.CursorShape.PointingHandCursor)
@@ -56,6 +84,12 @@ class ParametersPanel(Panel):
             for row, name in enumerate(plan.shown_parameters(), start=1)
         }
         self._add_seed(len(self.rows) + 1)
+        self.presets = LateMenu(
+            self.tr("Presets"),
+            self.tr("Sets of parameters as GenerationConfig JSON; drop a file to import it"),
+            self._fill,
+        )
+        self._grid.addWidget(self.presets, len(self.rows) + 2, NAME, 1, 2, Qt.AlignmentFlag.AlignLeft)
         scroll.column.addWidget(host)
         scroll.column.addWidget(self._plan_title())
         self.plan = PlanTable()
@@ -64,6 +98,45 @@ class ParametersPanel(Panel):
 
     def header_right_widgets(self) -> tuple[QWidget, ...]:
         return (self.reset_all,)
+
+    def _fill(self, menu: QMenu) -> None:
+        for preset in self._presets:
+            menu.addAction(preset.name, partial(self.dispatch, ApplyPreset(preset.name)))
+        menu.addSeparator()
+        menu.addAction(self.tr("Save as preset…"), self.save_preset)
+        remove = menu.addMenu(self.tr("Remove"))
+        remove.setEnabled(bool(self._presets))
+        for preset in self._presets:
+            remove.addAction(preset.name, partial(self.dispatch, RemovePreset(preset.name)))
+        menu.addAction(self.tr("Import…"), self.import_preset)
+        menu.addAction(self.tr("Export…"), self.export_preset)
+
+    @Slot()
+    def save_preset(self) -> None:
+        """Ask for a name, then save the parameters in force under it."""
+        name, given = QInputDialog.getText(self, self.tr("Save as preset"), self.tr("Name"))
+        if given and name.strip():
+            self.dispatch(SavePreset(name.strip()[:LONGEST_NAME]))
+
+    @Slot()
+    def import_preset(self) -> None:
+        """Ask for a file, then add and apply it."""
+        path, _ = QFileDialog.getOpenFileName(self, self.tr("Import a preset"), "", self.tr("Presets (*.json)"))
+        if path:
+            take(Path(path), self.dispatch, lambda _name: None)
+
+    @Slot()
+    def export_preset(self) -> None:
+        """Ask for a file, then write the parameters in force to it."""
+        start = "generation_config.json"
+        path, _ = QFileDialog.getSaveFileName(
+            self, self.tr("Export the parameters"), start, self.tr("Presets (*.json)")
+        )
+        if path and self._state is not None:
+            try:
+                write_text(Path(path), presets.write(presets.values_in_force(self._state)))
+            except OSError as error:
+                self.dispatch(Announce("error", f"“{path}” cannot be written: {error.strerror or error}."))
 
     def _add_mode(self) -> None:
         self.mode_dot = ModifiedDot()
@@ -115,6 +188,7 @@ class ParametersPanel(Panel):
     def render(self, state: AppState) -> None:  # type: ignore[override]
         """Rows, mode and seed when one of them changed; the plan compares for itself."""
         self.plan.show_plan(plan.plan(state))
+        self._state, self._presets = state, state.presets
         relevant = (state.model, state.overrides, state.pending, state.seed)
         if len(relevant) == len(self._shown) and all(a is b for a, b in zip(relevant, self._shown, strict=True)):
             return
@@ -148,13 +222,13 @@ class ParametersPanel(Panel):
         self.reset_all.setText(self.tr("{0} changed · reset").format(count))
         self.header_right = self.tr("pending") if state.pending else ""
 
-    def _change(self, name: str, value: object) -> None:
+    def _change(self, name: str, value: object, gesture: int | None) -> None:
         try:
             validate({name: value})
         except ParameterError as error:
             self.dispatch(Announce("error", error.message))
         else:
-            self.dispatch(SetParameter(name, value))
+            self.dispatch(SetParameter(name, value, gesture))
 
     def _reset(self, name: str) -> None:
         self.dispatch(ResetParameter(name))

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from PySide6.QtCore import QEvent, Qt, QTimer, Slot
-from PySide6.QtWidgets import QStackedWidget, QTabBar, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QMenu, QStackedWidget, QTabBar, QVBoxLayout, QWidget
 
 from app.panels.panel import Dispatch, Panel
-from app.state.intents import EditText, SelectTab, TokenizeDraft
+from app.state.intents import EditMessage, EditText, SelectTab, TokenizeDraft
 from app.state.state import AppState, Draft
 from app.widgets.arrow_keys import claims_arrows
 from app.widgets.chat_editor import ChatEditor
+from app.widgets.late_menu import LateMenu
 from app.widgets.text_edit import TextEdit
 from app.widgets.token_summary import TokenSummary
+from app.widgets.visible_text import one_line
 
 REST_MS = 120  # typing rests this long before the draft is tokenised
+LONGEST_ENTRY = 60  # characters of a prompt in the menu
 TABS = ("text", "chat")
 TEXT_PX, CHAT_PX = 52, 184  # least height of the editors
 
@@ -39,16 +44,20 @@ class PromptPanel(Panel):
         self.tabs.setDrawBase(False)
         self.tabs.setExpanding(False)
         self.tabs.setAccessibleName(self.tr("Kind of prompt"))
+        self.tabs.setAccessibleDescription(self.tr("A text to continue, or a chat"))
         self.tabs.addTab(self.tr("Text"))
         self.tabs.addTab(self.tr("Chat"))
         self.text = TextEdit()
         self.text.setAccessibleName(self.tr("Prompt text"))
+        self.text.setAccessibleDescription(self.tr("The beginning of a text; Ctrl+Enter continues it"))
         self.text.setPlaceholderText(self.tr("Write the beginning of a text. Ctrl+Enter continues it."))
         self.chat = ChatEditor(dispatch)
         self.stack = QStackedWidget()
         self.stack.addWidget(self.text)
         self.stack.addWidget(self.chat)
         self.summary = TokenSummary()
+        self._recent: tuple[str, ...] = ()
+        self.recent = LateMenu(self.tr("Recent"), self.tr("Prompts that were run before"), self._fill)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(6)
@@ -65,9 +74,24 @@ class PromptPanel(Panel):
     def header_widgets(self) -> tuple[QWidget, ...]:
         return (self.tabs,)
 
+    def header_right_widgets(self) -> tuple[QWidget, ...]:
+        return (self.recent,)
+
+    def _fill(self, menu: QMenu) -> None:
+        for text in self._recent:
+            line = one_line(text[:200])
+            shown = line if len(line) <= LONGEST_ENTRY else line[: LONGEST_ENTRY - 1] + "…"
+            menu.addAction(shown.replace("&", "&&"), partial(self._take, text))
+
+    def _take(self, text: str) -> None:
+        chat = self._draft is not None and self._draft.tab == "chat"
+        self.dispatch(EditMessage(text) if chat else EditText(text))
+
     def render(self, state: AppState) -> None:  # type: ignore[override]
         """Follow the draft; the editors keep what the user is typing."""
         draft, model = state.draft, state.model
+        self._recent = state.recent_prompts
+        self.recent.setEnabled(bool(self._recent))
         if draft is self._draft and model is self._model:
             return
         self._draft, self._model = draft, model

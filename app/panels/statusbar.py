@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from PySide6.QtCore import Qt, QTimer, Slot
-from PySide6.QtWidgets import QHBoxLayout, QLabel, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QLabel, QPushButton, QWidget
 
 from app.state.state import AppState
 from app.state.status import NOTHING, status
 from app.store import FrameCost
 from app.theme import fonts
+from app.widgets.elided_label import ElidedLabel
 from app.widgets.numbers import significant
 
 HEIGHT_PX = 28
@@ -66,6 +67,7 @@ class StatusBar(QWidget):
         self.setFixedHeight(HEIGHT_PX)
         self._cost = cost
         self._positions = 0
+        self._errors = 0
         self.state = QLabel()
         self.state.setFont(fonts.ui(fonts.SMALL_PX, bold=True))
         self.state.setMinimumWidth(self.state.fontMetrics().horizontalAdvance("Finished · end of text"))
@@ -95,7 +97,15 @@ class StatusBar(QWidget):
         row.addWidget(self.state)
         for figure in (self.first_token, self.speed, self.context, self.cache, self.probes, self.lateness):
             row.addWidget(figure)
-        row.addStretch(1)
+        self.errors = QPushButton()
+        self.errors.setProperty("link", True)
+        self.errors.setToolTip(self.tr("Open the list of errors"))
+        self.errors.hide()
+        self.aside = ElidedLabel()
+        self.aside.setFont(fonts.ui(fonts.SMALL_PX))
+        self.aside.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        row.addWidget(self.aside, 1)
+        row.addWidget(self.errors)
 
     def render(self, state: AppState) -> None:  # type: ignore[override]
         """Show the state; the window's own cost follows a few times a second."""
@@ -110,6 +120,11 @@ class StatusBar(QWidget):
         self.context.show_value(now.context)
         self.cache.show_value(now.cache)
         self.probes.show_value(now.probes)
+        self.aside.setText(now.aside)
+        if len(state.errors) != self._errors:
+            self._errors = len(state.errors)
+            self.errors.setText(self.tr("1 error") if self._errors == 1 else self.tr("{0} errors").format(self._errors))
+            self.errors.setVisible(self._errors > 0)
 
     @Slot()
     def _show_cost(self) -> None:

@@ -11,6 +11,7 @@ from core.contract import (
     Command,
     LoadModel,
     PauseRun,
+    PreviewModel,
     ResumeRun,
     SetParams,
     StartRun,
@@ -23,15 +24,21 @@ from core.contract import (
 def commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Command, ...]:
     """The commands to submit, in order."""
     match intent:
-        case i.Run() | i.Step() if after.requested is not None and after.requested is not before.requested:
+        case i.Run() | i.Step() | i.Regenerate() if (
+            after.requested is not None and after.requested is not before.requested
+        ):
             return (StartRun(after.requested.run_id, after.requested.spec),)
         case i.Step() if select.is_paused(before):
-            return (ResumeRun(max_steps=1),)
+            return () if before.pace.waiting else (ResumeRun(max_steps=1),)  # a token that waits is shown instead
+        case i.TogglePause() if select.is_active(before) and before.pace.ended:
+            return ()  # only the display is left to be paused
         case i.TogglePause() if select.is_active(before):
             return (ResumeRun(),) if select.is_paused(before) else (PauseRun(),)
         case i.Stop() if select.is_active(before):
             return (StopRun(),)
-        case i.SetParameter() | i.ResetParameter() | i.ResetParameters() if after.epoch != before.epoch:
+        case i.Run() | i.Regenerate():
+            return ()
+        case _ if after.epoch != before.epoch:
             changes = params.differences(select.params(before), select.params(after))
             return (SetParams(changes, after.epoch),)
         case i.TokenizeDraft() if after.model is not None:
@@ -40,6 +47,8 @@ def commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Comma
             stop: tuple[Command, ...] = (StopRun(),) if select.is_active(before) else ()
             cancel: tuple[Command, ...] = (CancelLoad(),) if before.loading else ()
             return (*stop, *cancel, LoadModel(after.loading.spec, after.loading.model_id))
+        case i.LookAt() if after.preview is not None:
+            return (PreviewModel(after.preview.generation, after.preview.spec),)
         case i.CancelLoading() if before.loading is not None:
             return (CancelLoad(),)
         case i.AskView(slot, query):

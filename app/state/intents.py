@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Tab
+from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Preset, Tab
 from app.theme.palette import ThemeName
 from core.contract import ViewQuery
 
@@ -31,10 +31,14 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class SetParameter:
-    """Change a generation parameter; acts at the next token when a run is in progress."""
+    """Change a generation parameter; acts at the next token when a run is in progress.
+
+    gesture: changes of one drag carry the same number and are undone together.
+    """
 
     name: str
     value: object
+    gesture: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,18 @@ class EditTurn:
 
 
 @dataclass(frozen=True, slots=True)
+class AddTurn:
+    """An empty turn at the end of the chat, to be written by hand; the other role than the last one's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Regenerate:
+    """Run the chat again up to this turn: an answer is replaced, a message answered anew. Later turns go."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClearChat:
     """Forget the earlier turns."""
 
@@ -141,6 +157,13 @@ class ChooseModel:
 
 
 @dataclass(frozen=True, slots=True)
+class LookAt:
+    """Say what a model would take, without loading it; None looks at nothing any more."""
+
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class CancelLoading:
     """Give up the load in progress."""
 
@@ -164,6 +187,11 @@ class SetLayout:
     """A named arrangement of the panels."""
 
     layout: LayoutName
+
+
+@dataclass(frozen=True, slots=True)
+class ResetLayout:
+    """The named arrangement again, as it was before cards were moved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +225,73 @@ class DismissNotice:
     notice_id: int
 
 
+@dataclass(frozen=True, slots=True)
+class DismissError:
+    """Out of the list of errors; None dismisses all of them."""
+
+    notice_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """Take back the last edit of a parameter or the prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Redo:
+    """Do again what was taken back."""
+
+
+@dataclass(frozen=True, slots=True)
+class OfferPresets:
+    """The presets that were found on the disk."""
+
+    presets: tuple[Preset, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ImportPreset:
+    """Add a preset and apply it."""
+
+    preset: Preset
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyPreset:
+    """Every parameter as the preset has it; what it does not name goes back to its default."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SavePreset:
+    """The parameters in force under a name; an existing preset of that name is replaced."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemovePreset:
+    """Delete a preset."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetSpeed:
+    """Show at most so many tokens a second; None shows them as they come."""
+
+    limit_tps: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How many tokens the store holds back (sent by the store)."""
+
+    count: int
+    ended: bool
+
+
 Intent = (
     Run
     | TogglePause
@@ -211,6 +306,8 @@ Intent = (
     | EditSystem
     | EditMessage
     | EditTurn
+    | AddTurn
+    | Regenerate
     | ClearChat
     | TokenizeDraft
     | SelectStep
@@ -218,12 +315,24 @@ Intent = (
     | SetFocus
     | SetColour
     | ChooseModel
+    | LookAt
     | CancelLoading
     | OfferModels
     | SetTheme
     | SetLayout
+    | ResetLayout
     | AskView
     | WithdrawView
     | Announce
     | DismissNotice
+    | DismissError
+    | Undo
+    | Redo
+    | OfferPresets
+    | ImportPreset
+    | ApplyPreset
+    | SavePreset
+    | RemovePreset
+    | SetSpeed
+    | Waiting
 )

@@ -8,16 +8,21 @@ from app.state.state import AppState, Notice, NoticeKind
 from core.contract import ErrorReport
 
 MOST_NOTICES = 8
+MOST_ERRORS = 100
 
 
 def announce(state: AppState, kind: NoticeKind, text: str, detail: str = "") -> AppState:
     """With a notice at the end; the same sentence again only raises its count."""
     number = state.last_notice_id + 1
-    same = next((n for n in state.notices if (n.kind, n.text) == (kind, text)), None)
-    others = tuple(n for n in state.notices if n is not same)
-    count = same.count + 1 if same else 1
-    notice = Notice(number, kind, text, detail, count)
-    return replace(state, notices=(*others, notice)[-MOST_NOTICES:], last_notice_id=number)
+    notice = Notice(number, kind, text, detail)
+    errors = _grouped(state.errors, notice)[-MOST_ERRORS:] if kind == "error" else state.errors
+    return replace(state, notices=_grouped(state.notices, notice)[-MOST_NOTICES:], errors=errors, last_notice_id=number)
+
+
+def _grouped(notices: tuple[Notice, ...], new: Notice) -> tuple[Notice, ...]:
+    same = next((n for n in notices if (n.kind, n.text) == (new.kind, new.text)), None)
+    others = tuple(n for n in notices if n is not same)
+    return (*others, replace(new, count=same.count + 1 if same else 1))
 
 
 def report(state: AppState, error: ErrorReport) -> AppState:
@@ -28,6 +33,13 @@ def report(state: AppState, error: ErrorReport) -> AppState:
 def dismiss(state: AppState, notice_id: int) -> AppState:
     """Without one notice."""
     return replace(state, notices=tuple(n for n in state.notices if n.notice_id != notice_id))
+
+
+def dismiss_error(state: AppState, notice_id: int | None) -> AppState:
+    """Without one error (or any) in the list, nor its notice."""
+    errors = tuple(n for n in state.errors if notice_id is not None and n.notice_id != notice_id)
+    gone = {(n.kind, n.text) for n in state.errors} - {(n.kind, n.text) for n in errors}
+    return replace(state, errors=errors, notices=tuple(n for n in state.notices if (n.kind, n.text) not in gone))
 
 
 def without_errors(state: AppState) -> AppState:

@@ -20,6 +20,7 @@ from core.contract import (
     ModelReady,
     ParamsApplied,
     PrefillProgress,
+    Prompt,
     RunFinished,
     RunStarted,
     StateChanged,
@@ -27,6 +28,9 @@ from core.contract import (
     Tokenized,
     Vitals,
 )
+
+MOST_RECENT = 12
+LONGEST_PROMPT = 20_000  # characters; longer ones are not remembered
 
 
 def on_event(state: AppState, event: Event) -> AppState:
@@ -56,7 +60,14 @@ def on_event(state: AppState, event: Event) -> AppState:
         case Vitals():
             return replace(state, vitals=event)
         case ModelPreviewed():
-            return state  # the chooser asks for none
+            return _previewed(state, event)
+
+
+def _previewed(state: AppState, event: ModelPreviewed) -> AppState:
+    preview = state.preview
+    if preview is None or preview.generation != event.generation:
+        return state
+    return replace(state, preview=replace(preview, answer=event.preview, error=event.error))
 
 
 def _on_run_event(
@@ -93,6 +104,7 @@ def _run_started(state: AppState, event: RunStarted) -> AppState:
     if request is not None and request.run_id == event.run_id:
         if request.tab == "chat":
             draft = _with_sent(draft, request.spec.prompts[0].messages or ())
+        state = _remember_prompt(state, request.spec.prompts[0])
         request = None
     return replace(
         state,
@@ -105,6 +117,18 @@ def _run_started(state: AppState, event: RunStarted) -> AppState:
         answers=EMPTY,
         answer_floor=state.last_generation,
     )
+
+
+def _remember_prompt(state: AppState, prompt: Prompt) -> AppState:
+    text = prompt.text or (prompt.messages[-1].content if prompt.messages else "")
+    if not text.strip() or len(text) > LONGEST_PROMPT:
+        return state
+    return replace(state, recent_prompts=newest_first(text, state.recent_prompts))
+
+
+def newest_first(value: str, values: tuple[str, ...]) -> tuple[str, ...]:
+    """The value in front, once, and as many of the others as are kept."""
+    return (value, *(v for v in values if v != value))[:MOST_RECENT]
 
 
 def _with_sent(draft: Draft, messages: tuple[ChatMessage, ...]) -> Draft:
@@ -144,6 +168,7 @@ def _model_ready(state: AppState, info: ModelInfo) -> AppState:
         model=info,
         loading=loading,
         spec=loading.spec if loading else info.spec,
+        recent_models=newest_first(info.spec.name, state.recent_models),
         draft=draft,
         focus=focus,
         run=None,

@@ -7,9 +7,9 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from app.state import history, notices, params, presets, select
 from app.state import intents as i
-from app.state import notices, params, select
-from app.state.state import AppState, AttentionFocus, Draft, Loading, Question, RunRequest
+from app.state.state import AppState, AttentionFocus, Draft, Loading, Pace, Preview, Question, RunRequest
 from app.state.texts import tr
 from core.contract import ChatMessage, RunSpec
 
@@ -18,11 +18,19 @@ def on_intent(state: AppState, intent: i.Intent) -> AppState:
     """The state after `intent`; what core has to do for it is `effects.commands`."""
     match intent:
         case i.Run():
-            return _request_run(state, max_steps=None)
+            return _request_run(replace(state, reroll=0), max_steps=None)
+        case i.Regenerate(index):
+            return _regenerate(state, index)
         case i.Step():
-            return state if select.is_active(state) else _request_run(state, max_steps=1)
-        case i.TogglePause() | i.Stop() | i.TokenizeDraft():
+            return state if select.is_active(state) else _request_run(replace(state, reroll=0), max_steps=1)
+        case i.TogglePause() | i.Stop() | i.SetSpeed() | i.Waiting():
+            return _pace(state, intent)
+        case i.TokenizeDraft():
             return state
+        case i.Undo():
+            return history.undo(state)
+        case i.Redo():
+            return history.redo(state)
         case i.SetParameter(name, value):
             return params.set_parameter(state, name, value)
         case i.ResetParameter(name):
@@ -39,18 +47,24 @@ def on_intent(state: AppState, intent: i.Intent) -> AppState:
             return replace(state, focus=AttentionFocus(layer, head))
         case i.SetColour(by):
             return replace(state, colour_by=by)
-        case i.ChooseModel() | i.CancelLoading() | i.OfferModels():
+        case i.ChooseModel() | i.LookAt() | i.CancelLoading() | i.OfferModels():
             return _model(state, intent)
         case i.SetTheme(theme):
             return replace(state, theme=theme)
         case i.SetLayout(layout):
             return replace(state, layout=layout, arrangement=state.arrangement + 1)
+        case i.ResetLayout():
+            return replace(state, arrangement=state.arrangement + 1)
         case i.AskView() | i.WithdrawView():
             return _view(state, intent)
         case i.Announce(kind, text, detail):
             return notices.announce(state, kind, text, detail)
         case i.DismissNotice(notice_id):
             return notices.dismiss(state, notice_id)
+        case i.DismissError(notice_id):
+            return notices.dismiss_error(state, notice_id)
+        case i.OfferPresets() | i.ImportPreset() | i.ApplyPreset() | i.SavePreset() | i.RemovePreset():
+            return _preset(state, intent)
         case _:
             draft = edit(state.draft, intent)
             return state if draft is state.draft else replace(state, draft=draft)
@@ -70,6 +84,9 @@ def edit(draft: Draft, intent: i.Intent) -> Draft:
         case i.EditTurn(index, text) if 0 <= index < len(draft.turns):
             turn = (ChatMessage(draft.turns[index].role, text),) if text.strip() else ()
             after = replace(draft, turns=draft.turns[:index] + turn + draft.turns[index + 1 :], touched=True)
+        case i.AddTurn():
+            role = "assistant" if draft.turns and draft.turns[-1].role == "user" else "user"
+            after = replace(draft, turns=(*draft.turns, ChatMessage(role, "")), touched=True)
         case i.ClearChat():
             after = replace(draft, turns=())
         case _:
@@ -84,19 +101,67 @@ def _request_run(state: AppState, max_steps: int | None) -> AppState:
         return notices.announce(state, "error", tr("The chat is empty; write a message first."))
     spec = RunSpec(
         prompts=(select.prompt(state.draft),),
-        params=_chosen(state),
+        params=dict(state.overrides),
+        host_defaults=_window_defaults(state),
         seed=state.seed,
+        reroll=state.reroll,
+        reuse_prefix=state.draft.tab == "chat",
         max_steps=max_steps,
     )
     number = state.last_run_id + 1
     state = notices.without_errors(state)
-    return replace(state, requested=RunRequest(number, spec, state.draft.tab), last_run_id=number)
+    pace = replace(state.pace, paused=False)
+    return replace(state, requested=RunRequest(number, spec, state.draft.tab), last_run_id=number, pace=pace)
 
 
-def _chosen(state: AppState) -> dict[str, object]:
-    """What the user chose, and sampling where the model itself would not."""
+def _regenerate(state: AppState, index: int) -> AppState:
+    """The turns up to the one that is answered anew, and a run on them with other draws."""
+    draft = state.draft
+    if not 0 <= index < len(draft.turns):
+        return state
+    keep = index if draft.turns[index].role == "assistant" else index + 1
+    shorter = replace(draft, turns=draft.turns[:keep], tab="chat", generation=draft.generation + 1)
+    asked = replace(shorter, message="")  # what is being written is for later
+    state = replace(state, draft=asked, reroll=state.reroll + 1)
+    state = _request_run(state, max_steps=None)
+    return replace(state, draft=shorter)
+
+
+def _window_defaults(state: AppState) -> dict[str, object]:
+    """Sampling, where the model itself would not."""
     samples = state.model is not None and state.model.defaults.do_sample
-    return dict(state.overrides) if samples else {"do_sample": True, **state.overrides}
+    return {} if samples else {"do_sample": True}
+
+
+def _pace(state: AppState, intent: i.TogglePause | i.Stop | i.SetSpeed | i.Waiting) -> AppState:
+    pace = state.pace
+    match intent:
+        case i.TogglePause():
+            paused = select.is_active(state) and not select.is_paused(state) and pace.waiting > 0
+            after = replace(pace, paused=paused)
+        case i.Stop():
+            after = replace(pace, paused=False)
+        case i.SetSpeed(limit_tps):
+            after = Pace(limit_tps, pace.waiting, pace.ended, pace.paused and limit_tps is not None)
+        case i.Waiting(count, ended):
+            after = replace(pace, waiting=count, ended=ended, paused=pace.paused and count > 0)
+    return state if after == pace else replace(state, pace=after)
+
+
+def _preset(
+    state: AppState, intent: i.OfferPresets | i.ImportPreset | i.ApplyPreset | i.SavePreset | i.RemovePreset
+) -> AppState:
+    match intent:
+        case i.OfferPresets(found):
+            return replace(state, presets=found)
+        case i.ImportPreset(preset):
+            return presets.apply(presets.add(state, preset), preset.name)
+        case i.ApplyPreset(name):
+            return presets.apply(state, name)
+        case i.SavePreset(name):
+            return presets.save(state, name) if name.strip() else state
+        case i.RemovePreset(name):
+            return presets.remove(state, name)
 
 
 def _select(state: AppState, index: int | None) -> AppState:
@@ -114,10 +179,16 @@ def _move(state: AppState, delta: int) -> AppState:
     return _select(state, None if target >= state.run.count - 1 and delta > 0 else target)
 
 
-def _model(state: AppState, intent: i.ChooseModel | i.CancelLoading | i.OfferModels) -> AppState:
+def _model(state: AppState, intent: i.ChooseModel | i.LookAt | i.CancelLoading | i.OfferModels) -> AppState:
     match intent:
         case i.OfferModels(models):
             return replace(state, models=models)
+        case i.LookAt(None):
+            return replace(state, preview=None)
+        case i.LookAt(name):
+            number = state.last_generation + 1
+            preview = Preview(number, replace(state.spec, name=name or ""))
+            return replace(state, preview=preview, last_generation=number)
         case i.CancelLoading():
             return replace(state, loading=replace(state.loading, cancelling=True)) if state.loading else state
         case i.ChooseModel(name, device, dtype):

@@ -52,7 +52,9 @@ def _why_mode(state: AppState) -> str:
     params = select.params(state)
     if params.do_sample and params.temperature == 0:
         return "temperature is 0"
-    return "yours" if "do_sample" in state.overrides else "window"
+    if "do_sample" not in state.overrides and state.model is not None and not state.model.defaults.do_sample:
+        return "window default"
+    return _origin(state, "do_sample")
 
 
 def _origin(state: AppState, name: str) -> str:

@@ -38,7 +38,7 @@ def is_active(state: AppState) -> bool:
 
 def is_paused(state: AppState) -> bool:
     """Whether a run waits to go on."""
-    return is_active(state) and state.worker is WorkerState.PAUSED
+    return is_active(state) and (state.worker is WorkerState.PAUSED or state.pace.paused)
 
 
 def can_run(state: AppState) -> bool:
@@ -154,7 +154,7 @@ def params(state: AppState) -> GenerationParams:
 def chat_messages(draft: Draft) -> tuple[ChatMessage, ...]:
     """The chat as it would be sent. With no message written, the last answer is left out, to be generated again."""
     head = (ChatMessage("system", draft.system),) if draft.system.strip() else ()
-    turns = draft.turns
+    turns = tuple(t for t in draft.turns if t.content.strip())
     if draft.message.strip():
         return (*head, *turns, ChatMessage("user", draft.message))
     while turns and turns[-1].role == "assistant":

@@ -14,6 +14,7 @@ from core.contract import (
     ChatMessage,
     ErrorReport,
     ModelInfo,
+    ModelPreview,
     ModelSpec,
     PromptRow,
     RunSpec,
@@ -27,6 +28,7 @@ ColourBy = Literal["probability", "entropy", "rank", "surprisal"]
 LayoutName = Literal["sample", "attention", "cache", "everything"]
 NoticeKind = Literal["info", "error"]
 Head = int | Literal["mean", "max"]
+ModelGroup = Literal["shipped", "cached", "new"]
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
@@ -40,6 +42,56 @@ class ModelChoice:
     description: str = ""
     available: bool = True
     reason: str = ""
+    group: ModelGroup = "shipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A model that is looked at before it is loaded: what was asked, and the answer once it is there."""
+
+    generation: int
+    spec: ModelSpec
+    answer: ModelPreview | None = None
+    error: ErrorReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A named set of parameters: a GenerationConfig as JSON, every key as it came."""
+
+    name: str
+    values: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One step of undo: the fields it changed, with the values to go back to. Edits with the same `key` merge."""
+
+    label: str
+    key: object
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What can be undone and redone, the newest last."""
+
+    past: tuple[Edit, ...] = ()
+    future: tuple[Edit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The reading speed. It holds back what is shown, never the model.
+
+    limit_tps: tokens shown a second; None shows everything at once. waiting: tokens generated but not shown yet.
+    ended: the run is over, its last tokens still wait. paused: the user stopped the display while tokens wait.
+    """
+
+    limit_tps: float | None = None
+    waiting: int = 0
+    ended: bool = False
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +165,10 @@ class Question:
 class AppState:
     """Everything the window shows.
 
+    preview: the model being looked at in the chooser. recent_*: the newest first, kept between starts.
     overrides: parameters the user changed, by name; the rest comes from the model (see `select.params`).
+    config: the GenerationConfig applied last, with the keys that mean nothing here: they are kept when it is saved.
+    reroll: how often the answer to the same messages was asked for again; other draws each time.
     pending: parameter name → epoch of the change that no step has run under yet.
     requested: the run asked for but not started yet. run: the newest run, running or finished.
     selected: index of the selected step; None follows the newest one.
@@ -126,9 +181,17 @@ class AppState:
     spec: ModelSpec = field(default_factory=lambda: ModelSpec("tiny-gpt2"))
     model: ModelInfo | None = None
     loading: Loading | None = None
+    preview: Preview | None = None
+    recent_models: tuple[str, ...] = ()
+    recent_prompts: tuple[str, ...] = ()
     draft: Draft = field(default_factory=Draft)
     overrides: Mapping[str, object] = field(default_factory=lambda: EMPTY)
+    config: Mapping[str, object] = field(default_factory=lambda: EMPTY)
+    presets: tuple[Preset, ...] = ()
     seed: int = 0
+    reroll: int = 0
+    history: History = field(default_factory=History)
+    pace: Pace = field(default_factory=Pace)
     epoch: int = 0
     pending: Mapping[str, int] = field(default_factory=lambda: EMPTY)
     requested: RunRequest | None = None
@@ -140,6 +203,7 @@ class AppState:
     layout: LayoutName = "everything"
     arrangement: int = 0  # grows whenever the layout is asked for, also for the one that is there
     notices: tuple[Notice, ...] = ()
+    errors: tuple[Notice, ...] = ()  # every kind of error so far, until dismissed
     vitals: Vitals | None = None
     asked: Mapping[str, Question] = field(default_factory=lambda: EMPTY)
     answers: Mapping[str, Answered] = field(default_factory=lambda: EMPTY)

@@ -25,6 +25,7 @@ class Status:
     context: str
     cache: str
     probes: str
+    aside: str  # what is worth knowing now: tokens that wait, positions re-used
 
 
 def status(state: AppState) -> Status:
@@ -37,7 +38,16 @@ def status(state: AppState) -> Status:
         context=_context(state),
         cache=_cache(run),
         probes=f"{100 * state.vitals.probe_share:.1f} %" if state.vitals and run else NOTHING,
+        aside=_aside(state),
     )
+
+
+def _aside(state: AppState) -> str:
+    waiting, run = state.pace.waiting, state.run
+    if waiting:
+        return tr("1 token waits") if waiting == 1 else tr("{0} tokens wait").format(f"{waiting:,}")
+    reused = run.started.reused_positions if run else 0
+    return tr("re-used {0} positions").format(f"{reused:,}") if reused else ""
 
 
 def state_text(state: AppState) -> str:
@@ -49,6 +59,8 @@ def state_text(state: AppState) -> str:
         return tr("Waiting to run")
     if run is not None and run.finish is not None and state.worker is WorkerState.READY:
         return tr("Failed") if run.finish.error else _finished(run.finish.finish_reason)
+    if state.pace.paused and select.is_active(state):
+        return tr("Paused")
     return {
         WorkerState.STARTING: tr("Starting"),
         WorkerState.NO_MODEL: tr("No model"),

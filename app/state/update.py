@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from app.state import history
 from app.state.intents import Intent
 from app.state.on_event import on_event
 from app.state.on_intent import on_intent
@@ -11,4 +12,6 @@ from core.contract import Event
 
 def update(state: AppState, message: Event | Intent) -> AppState:
     """The state after a core event or an intent of the user."""
-    return on_event(state, message) if isinstance(message, Event) else on_intent(state, message)
+    if isinstance(message, Event):
+        return on_event(state, message)
+    return history.record(state, on_intent(state, message), message)

@@ -50,7 +50,7 @@ LIGHT = Palette(
     grid="#ECEEF1",
     text="#1B1E24",
     secondary="#5B6270",
-    accent="#2F6FDE",
+    accent="#2A68D4",
     accent_soft="#E6EEFC",
     on_accent="#FFFFFF",
     muted="#C9D3E6",
@@ -59,7 +59,7 @@ LIGHT = Palette(
     value="#A9611B",
     warning="#8A5A00",
     error="#B3261E",
-    categorical=("#2F6FDE", "#A9611B", "#00796B", "#9C4A86", "#5C6B00", "#B3261E", "#1B7FA8", "#5B6270"),
+    categorical=("#2A68D4", "#A9611B", "#00796B", "#9C4A86", "#5C6B00", "#B3261E", "#1B7FA8", "#5B6270"),
     token_strength=0.40,
 )
 

@@ -23,8 +23,8 @@ class CommandPalette(QDialog):
         self.filter.setPlaceholderText(self.tr("Type a command…"))
         self.filter.setAccessibleName(self.tr("Filter"))
         model = QStandardItemModel(self)
-        for action in actions:
-            model.appendRow(self._item(action))
+        self._model = model
+        self.add(actions)
         self.proxy = QSortFilterProxyModel(self)
         self.proxy.setSourceModel(model)
         self.proxy.setFilterCaseSensitivity(Qt.CaseSensitivity.CaseInsensitive)
@@ -42,6 +42,11 @@ class CommandPalette(QDialog):
         self.list.clicked.connect(self._run)
         self.filter.installEventFilter(self)
         self._filtered("")
+
+    def add(self, actions: Iterable[QAction]) -> None:
+        """List these, too."""
+        for action in actions:
+            self._model.appendRow(self._item(action))
 
     @staticmethod
     def _item(action: QAction) -> QStandardItem:

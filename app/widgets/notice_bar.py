@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from PySide6.QtCore import Qt, QTimer, Signal, Slot
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import (
@@ -74,7 +76,9 @@ class NoticeStrip(Strip):
         self.details = QPushButton(self.tr("Details"))
         self.details.setProperty("link", True)
         self.details.setCheckable(True)
+        self.details.setToolTip(self.tr("What the program noted about it"))
         self.copy = QPushButton(self.tr("Copy"))
+        self.copy.setToolTip(self.tr("Copy the sentence and its details"))
         self.copy.setProperty("link", True)
         self.detail = QPlainTextEdit(detail)
         self.detail.setReadOnly(True)
@@ -135,6 +139,7 @@ class NoticeBar(QWidget):
         super().__init__(parent)
         self._over = parent
         self._dispatch = dispatch
+        self.errors_listed: Callable[[], bool] = lambda: False  # where the list of errors is open, no strips
         self._shown: tuple[Notice, ...] = ()
         self._loading: Loading | None = None
         self.loading = LoadingStrip(dispatch)
@@ -147,8 +152,9 @@ class NoticeBar(QWidget):
 
     def render(self, state: AppState) -> None:  # type: ignore[override]
         """Follow notices and load."""
-        notices = state.notices[-MOST_STRIPS:]
-        if notices is self._shown and state.loading is self._loading:
+        listed = self.errors_listed()
+        notices = tuple(n for n in state.notices if n.kind != "error" or not listed)[-MOST_STRIPS:]
+        if notices == self._shown and state.loading is self._loading:
             return
         if notices != self._shown:
             self._follow(notices)

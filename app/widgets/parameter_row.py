@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import textwrap
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from core.contract import Parameter
 
 DOT, NAME, SLIDER, GAP, FIELD = range(5)  # columns of the grid
 FIELD_PX = 58
-Change = Callable[[str, object], None]
+Change = Callable[[str, object, int | None], None]  # name, value, gesture
+_gestures = itertools.count(1)
 
 
 def explanation(parameter: Parameter, default: str) -> str:
@@ -50,7 +52,8 @@ def format_list(values: tuple[object, ...]) -> str:
 class ParameterRow(QObject):
     """The controls of one parameter, placed in row `row` of the grid of `host`, so that all rows line up.
 
-    `change(name, value)` is called with what the user wants, valid or not; `reset(name)` when the dot is clicked.
+    `change(name, value, gesture)` is called with what the user wants, valid or not; changes of one drag carry the
+    same number. `reset(name)` is called when the dot is clicked.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class ParameterRow(QObject):
         self._change = change
         self._reset = reset
         self._value: object = None
+        self._gesture: int | None = None
         self.dot = ModifiedDot(host)
         self.name = QLabel(parameter.name, host)
         self.name.setTextFormat(Qt.TextFormat.PlainText)
@@ -95,6 +99,7 @@ class ParameterRow(QObject):
         self.slider.setMinimumWidth(34)
         self.slider.setAccessibleName(self.tr("{0}, slider").format(self.parameter.name))
         self.slider.valueChanged.connect(self._slid)
+        self.slider.sliderPressed.connect(self._pressed)
         self.field.setFixedWidth(FIELD_PX)
         self.field.setAlignment(Qt.AlignmentFlag.AlignRight)
         grid.addWidget(self.slider, row, SLIDER)
@@ -134,6 +139,10 @@ class ParameterRow(QObject):
     def _clicked(self) -> None:
         self._reset(self.parameter.name)
 
+    @Slot()
+    def _pressed(self) -> None:
+        self._gesture = next(_gestures)  # one step of undo from press to release
+
     @Slot(int)
     def _slid(self, position: int) -> None:
         if self.scale is not None:
@@ -147,15 +156,17 @@ class ParameterRow(QObject):
     @Slot(str)
     def _committed(self, text: str) -> None:
         if self.scale is None:
-            self._change(self.parameter.name, parse_list(text))
+            self._change(self.parameter.name, parse_list(text), None)
             return
         try:
             number = float(text.replace("\u2212", "-").replace(",", "."))
         except ValueError:
-            self._change(self.parameter.name, text)
+            self._change(self.parameter.name, text, None)
             return
         self._change_number(number)
 
     def _change_number(self, value: float) -> None:
         whole = self.parameter.kind == "int" and float(value).is_integer()
-        self._change(self.parameter.name, int(value) if whole else value)
+        dragged = self.slider is not None and self.slider.isSliderDown()
+        gesture = self._gesture if dragged else None
+        self._change(self.parameter.name, int(value) if whole else value, gesture)

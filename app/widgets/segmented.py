@@ -30,6 +30,11 @@ class Segmented(QWidget):
             row.addWidget(button, 1)
         self.group.idClicked.connect(self._clicked)
 
+    def setToolTip(self, text: str) -> None:
+        super().setToolTip(text)
+        for button in self.buttons():
+            button.setToolTip(text)
+
     def show_choice(self, index: int) -> None:
         """Mark a segment as chosen."""
         self.group.button(index).setChecked(True)

@@ -47,6 +47,7 @@ class RunSpec:
     """One run. `params` holds only what the user chose; the rest comes from the model, then from the defaults.
 
     prompts: one a row; shorter ones are padded on the left.
+    host_defaults: what the window sets where the user chose nothing; stronger than the model's own defaults.
     draw_source: `counter` (counter-based, reproducible per row and position) or `torch` (torch.multinomial
         on a torch generator, equal to `generate()` under the same seed).
     max_steps: pause after so many steps (None: run on); used by Step.
@@ -68,4 +69,5 @@ class RunSpec:
     prefill_chunk: int = 256
     trace: bool = True
     trace_budget_bytes: int = 1 << 30
+    host_defaults: Mapping[str, object] = field(default_factory=dict)
     reuse_prefix: bool = False

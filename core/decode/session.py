@@ -14,7 +14,7 @@ import torch
 
 from core.contract.errors import ParameterError, TokenglassError
 from core.contract.events import FinishReason, ParamsApplied, PrefillProgress, PromptRow, RunFinished, RunStarted
-from core.contract.params import PARAMETERS
+from core.contract.params import PARAMETERS, GenerationParams
 from core.contract.snapshot import StepSnapshot
 from core.contract.specs import RunSpec
 from core.contract.views import ViewAnswer, ViewQuery
@@ -109,7 +109,7 @@ class Session:
         self.error: TokenglassError | None = None
         self.stages: tuple[Stage, ...]
         self.mode: Mode
-        self._configure()
+        self._configure(self.params)
         self.started = RunStarted(
             model_id=loaded.info.model_id,
             run_id=run_id,
@@ -136,10 +136,12 @@ class Session:
             self.trace = None if self.trace is None or before.trace is None else before.trace.fork(reused)
         return reused
 
-    def _configure(self) -> None:
-        self.stages = build_pipeline(self.params, self.prompt_slots, self.padding, self.loaded.device)
-        if getattr(getattr(self, "mode", None), "name", None) != self.params.mode:
-            self.mode = make_mode(self.params.mode, self.spec, self.loaded.device)
+    def _configure(self, params: GenerationParams) -> None:
+        """Pipeline and mode for these parameters; nothing has changed if one of them cannot be built."""
+        stages = build_pipeline(params, self.prompt_slots, self.padding, self.loaded.device)
+        if getattr(getattr(self, "mode", None), "name", None) != params.mode:
+            self.mode = make_mode(params.mode, self.spec, self.loaded.device)
+        self.params, self.stages = params, stages
 
     # -- running
 
@@ -172,8 +174,8 @@ class Session:
             self.cancel()
             return ()
         except BaseException as problem:
-            self.cancel()
             self.error = engine.as_typed_error(problem, self)
+            self.cancel()
             raise self.error from problem
 
     def note_pause(self, seconds: float) -> None:
@@ -192,9 +194,9 @@ class Session:
         for name in changes:
             if name in _FIXED_DURING_A_RUN:
                 raise ParameterError(f"{name} cannot change while a run is in progress; it acts at the next run.")
-        before, self.params = self.params, self.params.replace(changes)
+        before, after = self.params, self.params.replace(changes)
+        self._configure(after)
         self.epoch = epoch
-        self._configure()
         changed = tuple(n for n in PARAMETERS if getattr(before, n) != getattr(self.params, n))
         return ParamsApplied(self.run_id, epoch, self.new_tokens, self.params, changed)
 

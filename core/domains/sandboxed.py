@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -38,10 +39,13 @@ def serve(handle: Callable[[dict[str, Any]], dict[str, Any]], on_abandoned: Call
             answer: dict[str, Any] = {"answer": handle(request)}
         except TokenglassError as error:
             answer = {"failure": "said", "error": error.message, "detail": error.detail}
-        except MemoryError:
-            answer = {"failure": "memory", "error": "It needed too much memory."}
         except BaseException as error:
-            answer = {"failure": "raised", "error": one_line(error), "detail": traceback.format_exc()[-8000:]}
+            short_of_memory = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+            answer = {
+                "failure": "memory" if short_of_memory else "raised",
+                "error": one_line(error),
+                "detail": traceback.format_exc()[-8000:],
+            }
         _write(answer)
 
 

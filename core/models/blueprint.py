@@ -24,6 +24,7 @@ from core.models.weight_files import StoredWeights
 _IMAGE_MODELS = {"imagegpt": "ImageGPTForCausalImageModeling"}
 # Beyond that, time and memory would go into random numbers before missing weights are refused by name.
 _MORE_THAN_STORED = 2
+_SPARE_BUFFER_BYTES = 256 << 20  # masks and position tables; more only in proportion to the weights
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,11 @@ def check_stored(name: str, blueprint: Blueprint, stored: StoredWeights) -> None
             f"The config.json of “{name}” describes {blueprint.parameters:,} parameters, its weight files hold "
             f"{stored.elements:,}; they do not belong together."
         )
+    if blueprint.buffer_bytes > _SPARE_BUFFER_BYTES + stored.data_bytes:
+        raise ModelLoadError(
+            f"The config.json of “{name}” asks for {byte_count(blueprint.buffer_bytes)} of masks and position tables, "
+            f"and the weights take only {byte_count(stored.data_bytes)}; choose fewer positions."
+        )
 
 
 def check_memory(name: str, needed_bytes: int, available_bytes: int) -> None:
@@ -132,7 +138,5 @@ def _model_class(name: str, config: Mapping[str, Any]) -> tuple[type[PreTrainedM
         kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(made)]
     kind = kind[0] if isinstance(kind, tuple) else kind
     if "past_key_values" not in inspect.signature(kind.forward).parameters:
-        raise ModelLoadError(
-            f"“{name}” is a {shown} model, which keeps no KV cache; choose GPT-2, Llama or a relative."
-        )
+        raise ModelLoadError(f"“{name}” ({shown}) keeps no KV cache; choose GPT-2, Llama or one of their relatives.")
     return kind, made

@@ -53,7 +53,8 @@ def clean_tokenizer_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def clean_generation_config(config: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """A generation_config.json of plain numbers and ids, and a sentence for each value that was left out."""
-    kept: dict[str, Any] = {}
+    from_model = config.get("_from_model_config")  # says that it was not written by hand
+    kept: dict[str, Any] = {"_from_model_config": True} if from_model is True else {}
     notices = []
     for key, value in config.items():
         if key.startswith("_") or value is None:
@@ -62,7 +63,7 @@ def clean_generation_config(config: Mapping[str, Any]) -> tuple[dict[str, Any], 
         if problem is None:
             kept[key] = value
         elif problem:
-            notices.append(f"generation_config.json says {key[:40]} = {str(value)[:40]}, {problem}; it is ignored.")
+            notices.append(f"The generation config says {key[:40]} = {str(value)[:40]}, {problem}; it is ignored.")
     return kept, tuple(notices)
 
 

@@ -85,12 +85,14 @@ def ensure_converted(source: Path, control: LoadControl) -> Path:
     Raises `ModelLoadError`, `LoadCancelledError`.
     """
     check_file(source, None)
+    known = known_conversion(source)
+    if known is not None and _is_whole(known):
+        return known
     header = read_gguf_header(source)
     try:
         dest = converted_folder(source, control)
         if dest.exists():
-            with contextlib.suppress(ModelLoadError):
-                check_folder(dest)
+            if _is_whole(dest):
                 return dest
             shutil.rmtree(dest)
         dest.parent.mkdir(parents=True, exist_ok=True)
@@ -106,12 +108,20 @@ def ensure_converted(source: Path, control: LoadControl) -> Path:
     return dest
 
 
+def _is_whole(folder: Path) -> bool:
+    try:
+        check_folder(folder)
+    except ModelLoadError:
+        return False
+    return True
+
+
 def _check_room(source: Path, header: GgufHeader, folder: Path) -> None:
     """The converted weights are held in memory and written in fp32."""
     needed = header.parameters * _FP32_BYTES
     room = (
         ("memory", psutil.virtual_memory().available, "close something"),
-        ("disk", shutil.disk_usage(folder).free - _SPARE_BYTES, f"{CACHE_VARIABLE} can name another disk"),
+        ("disk", max(0, shutil.disk_usage(folder).free - _SPARE_BYTES), f"{CACHE_VARIABLE} can name another disk"),
     )
     for what, free, advice in room:
         if needed > free:

@@ -53,10 +53,10 @@ def dimensions(config: Any) -> Dimensions:
 def model_info(
     *, model_id: int, spec: ModelSpec, title: str, module: PreTrainedModel, text: TextDomain, load_ms: float
 ) -> ModelInfo:
-    """Everything the contract wants to know of a model; `views` stays empty."""
+    """Everything the contract wants to know of a model; `views` stays empty, `revision` too."""
     config = module.config.get_text_config()
     size = dimensions(config)
-    defaults, chosen = generation_defaults(module.generation_config, int(config.vocab_size))
+    defaults, chosen, notices = generation_defaults(module.generation_config, int(config.vocab_size))
     parameters, weight_bytes = count_weights(module)
     return ModelInfo(
         model_id=model_id,
@@ -83,6 +83,7 @@ def model_info(
         from_generation_config=chosen,
         views=(),
         load_ms=load_ms,
+        notices=notices,
     )
 
 
@@ -92,21 +93,25 @@ def count_weights(module: PreTrainedModel) -> tuple[int, int]:
     return sum(p.numel() for p in module.parameters()), sum(storages.values())
 
 
-def generation_defaults(config: Any, vocab_size: int) -> tuple[GenerationParams, frozenset[str]]:
-    """The model's own defaults, and the names it sets. What is unknown or out of bounds is left out."""
-    defaults, chosen = GenerationParams(), set()
+def generation_defaults(config: Any, vocab_size: int) -> tuple[GenerationParams, frozenset[str], tuple[str, ...]]:
+    """The model's own defaults, the names it sets, and a sentence for each value that cannot be used."""
+    defaults, chosen, notices = GenerationParams(), set(), []
     for name in PARAMETERS:
         value = getattr(config, name, None)
         if value is None:
             continue
         if name == "eos_token_id":
-            value = [n for n in (value if isinstance(value, list | tuple) else [value]) if 0 <= n < vocab_size]
+            ids = value if isinstance(value, list | tuple) else [value]
+            value = [n for n in ids if isinstance(n, int) and 0 <= n < vocab_size]
         try:
             defaults = defaults.replace({name: value})
         except ParameterError:
+            notices.append(
+                f"The generation config says {name} = {str(value)[:40]}, which cannot be used; it is ignored."
+            )
             continue
         chosen.add(name)
-    return defaults, frozenset(chosen)
+    return defaults, frozenset(chosen), tuple(notices)
 
 
 def _kv_heads(config: Any, heads: int) -> int:

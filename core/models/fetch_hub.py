@@ -49,7 +49,7 @@ def _fetch(request: dict[str, Any]) -> dict[str, Any]:
         check_small_files(folder)  # refused before its weights are paid for
         if request["weights"]:
             say("Downloading", 0.0)
-            _download(model, commit, list(wanted), missing_bytes)
+            _download(model, commit, list(wanted), _missing_bytes(model.repo, commit, sizes))
     return {"folder": str(folder), "commit": commit, "bytes": missing_bytes}
 
 
@@ -60,9 +60,12 @@ def _survey(model: HubModel) -> tuple[str, dict[str, int], int]:
     info = HfApi().model_info(model.repo, revision=model.revision, files_metadata=True)
     commit = str(info.sha)
     sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or () if "/" not in file.rfilename}
-    snapshot = find_snapshot(HubModel(model.repo, commit))
-    missing = sum(sizes[name] for name in wanted_files(sizes) if snapshot is None or not (snapshot / name).exists())
-    return commit, sizes, missing
+    return commit, sizes, _missing_bytes(model.repo, commit, sizes)
+
+
+def _missing_bytes(repo: str, commit: str, sizes: dict[str, int]) -> int:
+    snapshot = find_snapshot(HubModel(repo, commit))
+    return sum(sizes[name] for name in wanted_files(sizes) if snapshot is None or not (snapshot / name).exists())
 
 
 def _check_listing(model: HubModel, sizes: dict[str, int], wanted: tuple[str, ...], missing_bytes: int) -> None:

@@ -138,7 +138,7 @@ def _cached(repo: str, snapshot: Path, references: tuple[str, ...]) -> CachedMod
 def _why_not(repo: str, snapshot: Path) -> str:
     """What is wrong with it as far as that can be told at a glance; empty where nothing is."""
     missing = missing_files(snapshot)
-    if missing == (SINGLE,) and is_there(snapshot / CONFIG):
+    if missing == (SINGLE,) and _listing(snapshot) is None and not is_there(snapshot / SINGLE):
         return "it has no safetensors weights here."
     if missing:
         return f"it is only partly downloaded ({missing[0]} is missing)."

@@ -20,6 +20,17 @@ class LoadControl(Protocol):
         """Whether the load is to be abandoned."""
 
 
+class Unwatched:
+    """A load that nobody follows and nobody gives up."""
+
+    def progress(self, stage: str, fraction: float | None) -> None:
+        """Says nothing."""
+
+    def cancelled(self) -> bool:
+        """Never."""
+        return False
+
+
 def stop_if_cancelled(control: LoadControl) -> None:
     """Raises `LoadCancelledError`."""
     if control.cancelled():

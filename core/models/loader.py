@@ -80,11 +80,12 @@ def _load(spec: ModelSpec, model_id: int, control: LoadControl) -> LoadedModel:
         # 3. Ours alone, on its device
         stop_if_cancelled(control)
         control.progress(f"Moving to {device}", None)
-        settle(module, device)
+        settle(module, device, control)
         check_finite(source.title, module)
+        stop_if_cancelled(control)
     load_ms = (time.perf_counter() - started) * 1e3
     info = model_info(model_id=model_id, spec=spec, title=source.title, module=module, text=text, load_ms=load_ms)
-    info = replace(info, revision=revision, notices=notices)
+    info = replace(info, revision=revision, notices=notices + info.notices)
     return LoadedModel(spec, module, text, info, module.device, module.dtype)
 
 
@@ -134,7 +135,10 @@ def _load_text(source: ModelSource, folder: CheckedFolder, rows: int, control: L
             control.progress("Loading the tokenizer", None)
             tokenizer = _tokenizer(tried.folder)
         tokenizer.name_or_path = str(folder.path)
-        return TextDomain(tokenizer, sandboxed_template(tokenizer))
+        template = sandboxed_template(tokenizer)
+        if template is None:
+            tokenizer.chat_template = None  # whatever it is, it is not rendered in this process
+        return TextDomain(tokenizer, template)
     except (KeyboardInterrupt, SystemExit, TokenglassError):
         raise
     except BaseException as error:

@@ -98,6 +98,11 @@ class NewModel:
         return {"model_type": self.family.name, **none, **ends, **sizes}
 
 
+def new_model_families() -> tuple[NewFamily, ...]:
+    """Architectures that can be made with random weights, with every option, its default and its bounds."""
+    return tuple(FAMILIES.values())
+
+
 def parse_new(name: str) -> NewModel:
     """The model that a name beginning with `new:` asks for. Raises `ModelLoadError`."""
     kind, _, query = name.removeprefix(PREFIX).partition("?")

@@ -16,20 +16,20 @@ from core.models.conversion import known_conversion
 from core.models.download import survey
 from core.models.files import check_file
 from core.models.gguf_header import GgufHeader, read_gguf_header
-from core.models.load_control import LoadControl
+from core.models.load_control import LoadControl, Unwatched
 from core.models.placement import DTYPE_NAMES, DTYPES, available_bytes, choose_device, choose_dtype
 from core.models.preflight import CONFIG, check_folder, check_small_files
 from core.models.sources import ModelSource, resolve
 
 
-def preview(spec: ModelSpec, control: LoadControl) -> ModelPreview:
+def preview(spec: ModelSpec, control: LoadControl | None = None) -> ModelPreview:
     """Parameters, bytes and free memory of the model `spec` names; nothing of it is loaded.
 
     For a model of the hub that is not on this disk its small files are downloaded, with a limit of 30 s. Takes
     milliseconds otherwise. Raises `ModelLoadError`, `LoadCancelledError`.
     """
     try:
-        return _preview(spec, control)
+        return _preview(spec, control or Unwatched())
     except (KeyboardInterrupt, SystemExit, TokenglassError):
         raise
     except BaseException as error:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from core.models.blueprint import Blueprint
 from core.models.load_control import LoadControl, stop_if_cancelled
 
-_DRAWS = (torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.zero_, torch.Tensor.fill_)
+_INITIALISERS = frozenset({"normal_", "uniform_", "trunc_normal_", "zero_", "fill_"})
 
 
 def build_random(blueprint: Blueprint, seed: int, dtype: torch.dtype, control: LoadControl) -> PreTrainedModel:
@@ -46,10 +46,11 @@ class _Watched(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         stop_if_cancelled(self._control)
-        result = func(*args, **(kwargs or {}))
-        if func in _DRAWS and isinstance(args[0], torch.nn.Parameter):
-            before, self._done = self._done, self._done + args[0].numel()
-            # torch's own initialisation comes first, the family's replaces it: about twice the parameters
-            if self._done * 50 // self._total > before * 50 // self._total:
-                self._control.progress("Drawing weights", min(1.0, self._done / (2 * self._total)))
+        named = kwargs or {}
+        result = func(*args, **named)
+        filled = args[0] if args else named.get("tensor")
+        if func.__name__ in _INITIALISERS and isinstance(filled, torch.nn.Parameter):
+            before, self._done = self._done, self._done + filled.numel()
+            if self._done * 100 // self._total > before * 100 // self._total:
+                self._control.progress("Drawing weights", min(1.0, self._done / self._total))
         return result

@@ -8,11 +8,12 @@ import torch
 from transformers import PreTrainedModel
 
 from core.contract.errors import ModelLoadError
+from core.models.load_control import LoadControl, stop_if_cancelled
 
 _WHOLE, _SAMPLE = 1 << 14, 1 << 10  # values: of small parameters all, of large ones so many
 
 
-def settle(module: PreTrainedModel, device: torch.device) -> None:
+def settle(module: PreTrainedModel, device: torch.device, control: LoadControl) -> None:
     """Evaluation mode, no gradients, weights in memory of our own.
 
     What safetensors loads stays a map of the user's file; should that file be cut, the next forward pass would
@@ -24,6 +25,7 @@ def settle(module: PreTrainedModel, device: torch.device) -> None:
     torch.set_num_threads(1)  # a copy gains nothing from more, and waits 20 times as long for them on a busy machine
     try:
         for tensor in chain(module.parameters(), module.buffers()):
+            stop_if_cancelled(control)
             tensor.data = tensor.data.to(device, copy=True)
     finally:
         torch.set_num_threads(threads)

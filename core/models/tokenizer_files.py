@@ -98,7 +98,7 @@ def _refusal(name: str, error: SandboxError) -> ModelLoadError:
         return LoadCancelledError("The load was cancelled.")
     why = {
         "said": error.message.rstrip("."),
-        "raised": error.message,
+        "raised": f"its files are damaged ({error.message}); download them again",
         "time": "it takes too long to load and use, as if it were made to",
         "memory": "it takes too much memory, as if it were made to",
         "died": "the process that tried it broke down",
@@ -112,7 +112,7 @@ def _remembered(record: Path) -> int | None:
         largest_id = json.loads(record.read_text("utf-8"))["largest_id"]
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    return largest_id if isinstance(largest_id, int) else None
+    return largest_id if isinstance(largest_id, int) and largest_id >= 0 else None
 
 
 def _remember(record: Path, largest_id: int) -> None:

@@ -87,7 +87,8 @@ class Desk:
 def shared() -> Iterator[Desk]:
     desk = Desk()
     desk.submit(LoadModel(MODEL, 1))
-    desk.until_type(ModelReady)
+    desk.until(lambda e: isinstance(e, StateChanged) and e.state is WorkerState.READY)
+    desk.events.clear()
     yield desk
     assert desk.lab.close(10)
 

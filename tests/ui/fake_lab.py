@@ -228,9 +228,9 @@ class FakeLab:
         prompt = command.spec.prompts[0]
         pieces = tokens_of(prompt.text if prompt.text is not None else self._render(prompt.messages or ()))
         row = PromptRow(tuple(range(len(pieces))), pieces, "".join(pieces))
-        params = self.info.defaults.replace(command.spec.params)
+        params = self.info.defaults.replace({**command.spec.host_defaults, **command.spec.params})
         plan = (
-            PlanLine("mode", params.mode, "yours"),
+            PlanLine("mode", params.mode, "model"),
             PlanLine("length", str(len(pieces) + params.max_new_tokens), f"{len(pieces)} + {params.max_new_tokens}"),
             PlanLine("cache", "growing", "6.1 kB a token"),
         )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from PySide6.QtCore import QEvent, QSettings
+from PySide6.QtCore import QEvent
 from PySide6.QtWidgets import QApplication, QWidget
 
 from app.compose import make_panels
@@ -28,11 +28,13 @@ CHOICES = (
 class Driven:
     """The window, its store and its lab; `frames` lets them live."""
 
-    def __init__(self, lab: Any, settings: Path, **state: Any) -> None:
+    def __init__(self, lab: Any, settings: Path, catalogue: Any = None, **state: Any) -> None:
         self.lab = lab
         self.store = Store(lab, AppState(models=CHOICES, **state))
-        self.settings = Settings(QSettings(str(settings), QSettings.Format.IniFormat))
-        self.window = Window(self.store, make_panels(self.store.dispatch), self.settings)
+        self.settings = Settings(settings)
+        self.window = Window(
+            self.store, make_panels(self.store.dispatch), self.settings, catalogue, settings.parent / "presets"
+        )
 
     @property
     def state(self) -> AppState:

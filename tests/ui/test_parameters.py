@@ -190,7 +190,7 @@ def test_plan_is_expected_before_a_run_and_core_s_own_during_it(one: Driven, qtb
         return ("length", "209", "9 + 200") in panel.plan.texts()
 
     qtbot.waitUntil(planned)  # type: ignore[attr-defined]
-    assert ("mode", "sample", "window") in panel.plan.texts()
+    assert ("mode", "sample", "model") in panel.plan.texts()
     assert ("stop", "eos 0", "model") in panel.plan.texts()
     one.do(i.Run())
     one.frames(2)

@@ -71,7 +71,17 @@ def test_a_display_counts_only_if_something_answers_there(tmp_path: Path, monkey
     assert "nothing answers" in (display_problem({"DISPLAY": "no display"}) or "")
 
 
-@pytest.mark.parametrize("wrong", [["--model"], ["bogus"], ["--theme", "blue"], ["shot"], ["shot", "--size", "10"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--model"],
+        ["bogus"],
+        ["--theme", "blue"],
+        ["shot"],
+        ["shot", "--size", "10"],
+        ["shot", "--out", "x", "--tokens", "-5"],
+    ],
+)
 def test_a_wrong_command_line_is_told_in_one_line(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main(wrong) == 2
     said = capsys.readouterr()

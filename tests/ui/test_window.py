@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from PySide6.QtCore import QPoint, QSettings, Qt
+from PySide6.QtCore import QPoint, Qt
 from PySide6.QtGui import QPalette
 from PySide6.QtWidgets import QAbstractButton, QApplication, QComboBox, QLineEdit, QPlainTextEdit, QSlider, QWidget
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("qapp")
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Path:
-    return tmp_path / "settings.ini"
+    return tmp_path / "settings.json"
 
 
 def press(
@@ -44,8 +44,8 @@ def test_ctrl_enter_in_the_editor_runs_and_every_panel_follows(settings: Path, q
         assert one.state.run.count >= 7
         assert one.window.statusbar.state.text() == "Running"
         assert one.window.statusbar.context.value.text().endswith("/ 512")
-        for card in one.window.workspace.cards.values():
-            assert card.isVisible()
+        for name, card in one.window.workspace.cards.items():
+            assert card.isVisible() == (name != "errors")
 
 
 def test_f5_pauses_and_resumes_f10_steps_esc_stops(settings: Path, qtbot: object) -> None:
@@ -158,7 +158,7 @@ def test_arrangement_theme_and_layout_are_remembered(settings: Path) -> None:
         one.frames(2)
         one.window.workspace.cards["timeline"].close()
         one.frames(2)
-    kept = Settings(QSettings(str(settings), QSettings.Format.IniFormat))
+    kept = Settings(settings)
     assert (kept.theme, kept.layout) == ("dark", "cache")
     with driven(settings, layout=kept.layout) as one:
         visible = {name for name, card in one.window.workspace.cards.items() if card.isVisible()}
@@ -213,17 +213,17 @@ def test_a_hidden_card_comes_back_from_the_menu(settings: Path) -> None:
 
 def test_damaged_settings_fall_back_to_the_default(settings: Path) -> None:
     settings.write_text(
-        "[General]\ntheme=pink\nlayout=7\nversion=1\n[window]\ngeometry=@ByteArray(x)\ncards=@ByteArray(y)\n"
+        '{"version": 1, "theme": "pink", "layout": 7, "geometry": "eA==", "cards": "?", "recent_models": [3, null]}'
     )
     with driven(settings) as one:
         assert one.settings.theme == "light"
         assert one.settings.layout == "everything"
-        assert all(card.isVisible() for card in one.window.workspace.cards.values())
+        assert all(card.isVisible() for name, card in one.window.workspace.cards.items() if name != "errors")
 
 
 def test_settings_of_another_version_are_dropped(settings: Path) -> None:
-    settings.write_text("[General]\ntheme=dark\nversion=99\n")
-    assert Settings(QSettings(str(settings), QSettings.Format.IniFormat)).theme == "light"
+    settings.write_text('{"theme": "dark", "version": 99}')
+    assert Settings(settings).theme == "light"
 
 
 def test_choosing_a_model_loads_it_and_unavailable_ones_say_why(settings: Path) -> None:

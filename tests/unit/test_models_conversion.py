@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -138,7 +139,7 @@ def test_a_failing_listener_ends_the_child(tiny: tuple[Path, Path], own_cache: P
 
 def test_a_file_that_is_no_gguf_is_one_sentence(tmp_path: Path, own_cache: Path) -> None:
     path = tmp_path / "x.gguf"
-    path.write_bytes(b"GGUF" + b"\xff" * 1000)
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))  # a header of nothing
     with pytest.raises(ModelLoadError, match=r"^x\.gguf could not be converted: ") as raised:
         ensure_converted(path, Control())
     assert "\n" not in raised.value.message

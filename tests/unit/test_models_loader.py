@@ -119,6 +119,76 @@ def test_defaults_come_from_the_generation_config(folder: Path) -> None:
     assert defaults.top_p == 1.0
     assert defaults.eos_token_id == info.eos_token_ids == (0, 5)
     assert info.from_generation_config == {"do_sample", "temperature", "top_k", "min_p", "eos_token_id"}
+    assert info.notices == ("The generation config says top_p = 7.0, which cannot be used; it is ignored.",)
+
+
+def test_what_a_generation_config_asks_beyond_bounds_is_ignored_and_said(folder: Path) -> None:
+    _edit(folder, "generation_config.json", num_beams=10**6, max_length=10**12, eos_token_id=["a", 5], top_k="all")
+    model = _load(folder)
+    assert model.info.eos_token_ids == (5,)
+    assert model.module.generation_config.num_beams in (None, 1)
+    said = " ".join(model.info.notices)
+    assert "num_beams = 1000000, which is not between 1 and 16; it is ignored." in said
+    assert "max_length = 1000000000000, which is too large" in said
+    assert "top_k = all, which cannot be used" in said
+
+
+def test_a_model_without_a_generation_config_takes_what_its_config_says(folder: Path) -> None:
+    (folder / "generation_config.json").unlink()
+    _edit(folder, eos_token_id=7, bos_token_id=3)
+    info = _load(folder).info
+    assert (info.eos_token_ids, info.bos_token_id) == ((7,), 3)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2-sliding"])
+def test_a_model_is_what_transformers_itself_would_load(folders: dict[str, Path], name: str) -> None:
+    """Though transformers is given a cleaned config and tensors, not the folder."""
+    model = _load(folders[name]).module
+    reference = transformers.AutoModelForCausalLM.from_pretrained(
+        folders[name], dtype=torch.float32, local_files_only=True, trust_remote_code=False
+    )
+    ours, theirs = model.config.to_dict(), reference.config.to_dict()
+    assert {key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)} <= {"dtype", "architectures"}
+    assert model.generation_config.to_dict() == reference.generation_config.to_dict()
+    for (key, a), (_, b) in zip(model.state_dict().items(), reference.state_dict().items(), strict=True):
+        assert torch.equal(a, b), key
+    for (key, a), (_, b) in zip(model.named_buffers(), reference.named_buffers(), strict=True):
+        assert torch.equal(a, b), key
+    assert type(model) is type(reference)
+
+
+def test_weights_in_shards_are_one_model(folders: dict[str, Path], tmp_path: Path) -> None:
+    reference = _load(folders["llama"]).module
+    reference.save_pretrained(tmp_path / "sharded", max_shard_size="60KB")
+    assert len(list((tmp_path / "sharded").glob("model-*.safetensors"))) > 2
+    model = _load(tmp_path / "sharded").module
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), reference.parameters(), strict=True))
+
+
+def test_tensors_that_the_model_does_not_use_are_named(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {"adapter.weight": torch.ones(3)}, folder / "model.safetensors", {"format": "pt"})
+    assert _load(folder).info.notices == (
+        "1 tensors of the files do not belong to the model and are not used (adapter.weight …).",
+    )
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_it_is_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "available_bytes", lambda _device: 300_000)
+    with pytest.raises(ModelLoadError, match=r"“model” needs 410 kB for its weights and 300 kB are free"):
+        _load(folder)
+    assert _load(folder, "bf16").info.weight_bytes == 204_768
+
+
+def test_nothing_beside_the_checked_files_can_steer_the_load(folder: Path) -> None:
+    """A distributed checkpoint would be unpickled, an adapter would fetch another model."""
+    (folder / ".metadata").write_bytes(b"\x80\x04evil")
+    (folder / "__0_0.distcp").write_bytes(b"evil")
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/nowhere", "peft_type": "LORA"}')
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model.safetensors"}}')
+    assert _load(folder).info.layers == 3
 
 
 def test_a_folder_without_tokenizer_loads_for_ids(tmp_path: Path) -> None:
@@ -188,6 +258,17 @@ def _one_weight_less(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
+def _drop(folder: Path, key: str) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    content.pop(key, None)
+    (folder / "config.json").write_text(json.dumps(content))
+
+
+def _bert(folder: Path) -> None:
+    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", "vocab_size": 300, **sizes}))
+
+
 def _broken_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "Nonsense"}}')
 
@@ -208,7 +289,22 @@ PROBLEMS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "family unknown": (lambda f: _edit(f, model_type="gpt99"), "a family that transformers .* does not know"),
     "family without text": (lambda f: _edit(f, model_type="vit"), "vit model, which does not generate text"),
-    "heads do not divide": (lambda f: _edit(f, n_head=5), "“model” could not be loaded: ValueError"),
+    "heads do not divide": (lambda f: _edit(f, n_head=5), "does not describe a gpt2 model: ValueError"),
+    "a far larger model": (
+        lambda f: _edit(f, n_layer=300),
+        "describes 8,499,168 parameters, its weight files hold 102,384",
+    ),
+    "more than there is memory": (lambda f: _edit(f, n_layer=512, n_embd=65_536), "describes [0-9,]{15,} parameters"),
+    "reads in both directions": (_bert, "bert model that reads in both directions .is_decoder is off."),
+    "without a cache": (lambda f: _edit(f, model_type="openai-gpt"), "“model” .openai-gpt. keeps no KV cache"),
+    "encoder-decoder": (
+        lambda f: (_edit(f, model_type="t5"), _drop(f, "is_encoder_decoder")),
+        "t5 model, which does not generate|encoder-decoder",
+    ),
+    "values of another type": (
+        lambda f: _edit(f, layer_norm_epsilon="small"),
+        "config.json of “model” does not describe a gpt2 model",
+    ),
     "tokenizer broken": (_broken_tokenizer, "The tokenizer of “model” cannot be loaded"),
     "tokenizer too long": (_long_tokenizer, "has ids up to 300, but the model embeds only 300"),
 }
@@ -229,7 +325,7 @@ class Panic(BaseException):
 
 
 @pytest.mark.parametrize("error", [Panic("regex too slow"), MemoryError(), ValueError("a\nb"), RecursionError("deep")])
-@pytest.mark.parametrize("where", ["AutoTokenizer", "AutoModelForCausalLM"])
+@pytest.mark.parametrize("where", ["AutoTokenizer", "GPT2LMHeadModel"])
 def test_whatever_is_raised_becomes_one_sentence(
     folder: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, where: str
 ) -> None:

@@ -189,11 +189,21 @@ def test_an_index_with_its_files_passes(folder: Path) -> None:
     assert [path.name for path in check_folder(folder).weight_files] == ["model-00001-of-00001.safetensors"]
 
 
-def test_links_to_regular_files_pass(folder: Path, tmp_path: Path) -> None:
-    """The Hugging Face cache is made of them."""
-    (folder / WEIGHTS).rename(tmp_path / "blob")
-    (folder / WEIGHTS).symlink_to(tmp_path / "blob")
-    assert check_folder(folder).weight_files == (folder / WEIGHTS,)
+def test_links_pass_inside_the_folder_and_as_the_hugging_face_cache_makes_them(good: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "models--org--name"
+    (repository / "blobs").mkdir(parents=True)
+    (tmp_path / "blobs").mkdir()
+    snapshot = Path(shutil.copytree(good, repository / "snapshots" / "c0ffee"))
+    (snapshot / "config.json").rename(snapshot / "other.json")
+    (snapshot / "config.json").symlink_to("other.json")
+    for name, place in (("tokenizer.json", repository / "blobs"), (WEIGHTS, tmp_path / "blobs")):
+        (snapshot / name).rename(place / name)
+        (snapshot / name).symlink_to(os.path.relpath(place / name, snapshot))
+    assert check_folder(snapshot).weight_files == (snapshot / WEIGHTS,)
+    (snapshot / "config.json").unlink()
+    (snapshot / "config.json").symlink_to("/etc/hostname")
+    with pytest.raises(ModelLoadError, match=r"config\.json in “org/name” is a link to a file outside"):
+        check_folder(snapshot)
 
 
 def test_a_tokenizer_is_not_required(folder: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from core.contract import ModelLoadError
 from core.models import sources
-from core.models.sources import list_models, resolve
+from core.models.hub_names import HubModel
+from core.models.sources import canonical_name, list_models, resolve
 
 
 def test_names_are_known_whether_they_can_be_loaded_or_not() -> None:
@@ -48,6 +49,40 @@ def test_any_folder_with_a_config_beside_the_embedded_models_is_one(
     assert titles == {"something": "something", "tiny-imagegpt": "Tiny ImageGPT"}
 
 
+def test_a_gguf_file_is_a_model_by_its_path(tmp_path: Path) -> None:
+    (tmp_path / "Tiny.GGUF").write_bytes(b"GGUF")
+    source = resolve(str(tmp_path / "Tiny.GGUF"))
+    assert (source.kind, source.title, source.path) == ("gguf", "Tiny", tmp_path / "Tiny.GGUF")
+    assert not source.trusted
+
+
+def test_a_name_of_the_hub_is_one_where_there_is_no_such_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = resolve("org/name@v1")
+    assert (source.kind, source.title, source.hub) == ("hub", "org/name@v1", HubModel("org/name", "v1"))
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    assert resolve("org/name").kind == "folder"
+
+
+def test_only_what_came_with_the_program_is_trusted(tmp_path: Path) -> None:
+    assert resolve("tiny-gpt2").trusted
+    assert resolve("new:gpt2").trusted
+    assert not resolve(str(tmp_path)).trusted
+    assert not resolve("org/name").trusted
+
+
+def test_two_spellings_of_one_model_have_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert canonical_name("./mine") == canonical_name(str(tmp_path / "mine")) == str((tmp_path / "mine").resolve())
+    assert canonical_name("new:gpt2?seed=1&n_layer=2") == canonical_name("new:gpt2?n_layer=2&seed=1")
+    assert canonical_name("https://huggingface.co/org/name/tree/v2") == canonical_name("org/name@v2") == "org/name@v2"
+    assert canonical_name("tiny-gpt2") == "tiny-gpt2"
+    assert canonical_name("no such thing") == "no such thing"
+
+
 def test_a_folder_is_a_model_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -62,7 +97,7 @@ def test_a_folder_is_a_model_by_its_path(tmp_path: Path, monkeypatch: pytest.Mon
         ("tinygpt2", "nearest known name is “tiny-gpt2”"),
         ("smollm-2", "nearest known name is “smollm2”"),
         ("./nowhere", "There is no folder “./nowhere”"),
-        ("gpt2/nowhere", "There is no folder"),
+        ("a/b/nowhere", "There is no folder"),
         ("", "No model was named"),
         ("  ", "No model was named"),
         ("a\0b", "Unknown model"),

@@ -67,7 +67,7 @@ def test_plan_says_when_the_model_s_positions_end_a_run() -> None:
     machine.do(i.SetParameter("max_new_tokens", 2000))
     lines = {line.name: line for line in expected(machine.state)}
     assert (lines["length"].value, lines["length"].reason) == ("513", "all 512 positions")
-    assert lines["mode"].reason == "window"
+    assert lines["mode"].reason == "model"
     machine.do(i.SetParameter("temperature", 0))
     lines = {line.name: line for line in expected(machine.state)}
     assert (lines["mode"].value, lines["mode"].reason) == ("greedy_search", "temperature is 0")

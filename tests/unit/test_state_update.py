@@ -221,7 +221,8 @@ def test_sampling_is_the_default_of_the_window_even_where_the_model_says_greedy(
     assert select.params(machine.state).do_sample
     assert machine.state.overrides == {}
     machine.do(i.Run())
-    assert machine.last(StartRun).spec.params == {"do_sample": True}  # type: ignore[attr-defined]
+    assert machine.last(StartRun).spec.params == {}  # type: ignore[attr-defined]
+    assert machine.last(StartRun).spec.host_defaults == {"do_sample": True}  # type: ignore[attr-defined]
 
 
 def test_choosing_sampling_with_temperature_zero_takes_the_zero_back(machine: Machine) -> None:

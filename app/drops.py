@@ -1,0 +1,42 @@
+"""What may be dropped onto the window: a model folder, a GGUF file, a text, a preset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from app.files import read_text
+from app.panels.panel import Dispatch
+from app.preset_files import read_preset
+from app.state.intents import Announce, EditText, ImportPreset, SelectTab
+from core.contract import ParameterError
+
+LARGEST_PROMPT_BYTES = 1 << 20
+TEXTS = (".txt", ".md")
+
+
+def accepts(path: Path) -> bool:
+    """Whether a drop would do something; looks at the name only, and at what is a folder."""
+    return path.suffix.lower() in (".gguf", ".json", *TEXTS) or path.is_dir()
+
+
+def take(path: Path, dispatch: Dispatch, look_at: Callable[[str], None]) -> None:
+    """Carry out a drop: a model is looked at, not loaded; a text becomes the prompt; a preset is applied."""
+    suffix = path.suffix.lower()
+    if path.is_dir() or suffix == ".gguf":
+        look_at(str(path))
+    elif suffix == ".json":
+        try:
+            dispatch(ImportPreset(read_preset(path)))
+        except ParameterError as error:
+            dispatch(Announce("error", error.message))
+    elif suffix in TEXTS:
+        try:
+            text = read_text(path, LARGEST_PROMPT_BYTES)
+        except (OSError, ValueError) as error:
+            dispatch(Announce("error", f"“{path.name}” cannot be read as a prompt: {error}"))
+            return
+        dispatch(SelectTab("text"))
+        dispatch(EditText(text))
+    else:
+        dispatch(Announce("error", f"“{path.name}” is no model folder, GGUF file, text or preset."))

@@ -1,0 +1,37 @@
+"""Small files of the user, written so that the old one is intact whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+MOST_BYTES = 8 << 20
+
+
+def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
+    """The text of a regular file of bounded size. Raises `OSError` with a sentence, or `UnicodeDecodeError`."""
+    if not path.is_file():
+        raise OSError(f"“{path.name}” is not there, or is no regular file.")
+    with path.open("rb") as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise OSError(f"“{path.name}” is larger than {most_bytes >> 20} MiB.")
+    return data.decode("utf-8-sig")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside the file, then take its place in one step. Raises `OSError`; the old file is then intact."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise

@@ -1,0 +1,96 @@
+"""Writes what is to be remembered as soon as it changes: a view of the store without a face."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PySide6.QtCore import QObject, QTimer, Slot
+
+from app.panels.panel import Dispatch
+from app.preset_files import file_name, read_folder, write_preset
+from app.settings import Settings
+from app.state.intents import Announce, OfferPresets
+from app.state.state import AppState, Preset
+
+REST_MS = 400  # changes in a row are written once
+
+
+class Keeper(QObject):
+    """Themes, recents and presets. A file that cannot be written is said once and changes nothing in the window."""
+
+    heavy = False
+
+    def __init__(self, settings: Settings, presets: Path | None, dispatch: Dispatch, parent: QObject) -> None:
+        super().__init__(parent)
+        self._settings = settings
+        self._folder = presets
+        self._dispatch = dispatch
+        self._state: AppState | None = None
+        self._kept: tuple[object, ...] = ()
+        self._written: tuple[Preset, ...] = ()
+        self._said: set[str] = set()
+        self._rest = QTimer(self)
+        self._rest.setSingleShot(True)
+        self._rest.setInterval(REST_MS)
+        self._rest.timeout.connect(self.write)
+
+    def begin(self) -> None:
+        """Offer the presets that are there; say what is damaged."""
+        if self._settings.problem is not None:
+            self._say(self._settings.problem)
+        if self._folder is not None:
+            self._written, problems = read_folder(self._folder)
+            self._dispatch(OfferPresets(self._written))
+            for problem in problems:
+                self._say(problem)
+
+    def render(self, state: AppState) -> None:
+        """Wait until changes rest."""
+        kept = (state.theme, state.layout, state.recent_models, state.recent_prompts, state.presets)
+        first, changed = self._state is None, kept != self._kept
+        self._state, self._kept = state, kept
+        if changed and not first:
+            self._rest.start()
+
+    @Slot()
+    def write(self) -> None:
+        """Write what has changed."""
+        state = self._state
+        if state is None:
+            return
+        self._rest.stop()
+        problem = self._settings.remember(
+            theme=state.theme,
+            layout=state.layout,
+            recent_models=state.recent_models,
+            recent_prompts=state.recent_prompts,
+        )
+        if problem is not None:
+            self._say(problem)
+        if self._folder is not None and state.presets != self._written:
+            self._write_presets(self._folder, state.presets)
+
+    def _write_presets(self, folder: Path, presets: tuple[Preset, ...]) -> None:
+        names = {p.name for p in presets}
+        try:
+            for preset in presets:
+                if preset not in self._written:
+                    write_preset(folder, preset)
+            for gone in (p for p in self._written if p.name not in names):
+                (folder / file_name(gone.name)).unlink(missing_ok=True)
+        except OSError as error:
+            self._say(f"The presets cannot be saved to {folder}: {error.strerror or error}.")
+        else:
+            self._written = presets
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._dispatch(Announce("error", text))
+
+    def isVisible(self) -> bool:
+        """Always on duty."""
+        return True
+
+    def hidden(self) -> None:
+        """Never."""

@@ -1,0 +1,139 @@
+"""Undo and redo of what the user edits: parameters, seed, prompt and chat. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from app.state import intents as i
+from app.state import params
+from app.state.state import AppState, Edit, History, Tab
+from app.state.texts import tr
+
+MOST_EDITS = 200
+STATE_FIELDS = ("overrides", "seed", "config")
+DRAFT_FIELDS = ("text", "system", "turns", "message")
+
+_EDITS = (
+    i.SetParameter
+    | i.ResetParameter
+    | i.ResetParameters
+    | i.SetSeed
+    | i.ApplyPreset
+    | i.ImportPreset
+    | i.EditText
+    | i.EditSystem
+    | i.EditMessage
+    | i.EditTurn
+    | i.AddTurn
+    | i.ClearChat
+    | i.Regenerate
+)
+
+
+def record(before: AppState, after: AppState, intent: i.Intent) -> AppState:
+    """With a step of undo for the intent, if it was an edit that changed something."""
+    if not isinstance(intent, _EDITS):
+        return _sealed(after) if isinstance(intent, i.Run | i.Step) else after
+    old, new = _fields(before), _fields(after)
+    changed = {name: old[name] for name in old if old[name] != new[name]}
+    if not changed:
+        return after
+    history, key = after.history, _key(intent)
+    past = history.past
+    if key is not None and past and past[-1].key == key:
+        last = past[-1]
+        past = (*past[:-1], replace(last, values={**changed, **last.values}))
+    else:
+        past = (*past, Edit(_label(intent), key, changed))[-MOST_EDITS:]
+    return replace(after, history=History(past))
+
+
+def undo(state: AppState) -> AppState:
+    """One step back; steps that would change nothing any more are skipped."""
+    past, future = state.history.past, state.history.future
+    while past:
+        edit, past = past[-1], past[:-1]
+        after, back = _exchange(state, edit)
+        if back is not None:
+            return replace(after, history=History(past, (*future, back)))
+    return replace(state, history=History((), future))
+
+
+def redo(state: AppState) -> AppState:
+    """One step forward again."""
+    past, future = state.history.past, state.history.future
+    while future:
+        edit, future = future[-1], future[:-1]
+        after, back = _exchange(state, edit)
+        if back is not None:
+            return replace(after, history=History((*past, back), future))
+    return replace(state, history=History(past, ()))
+
+
+def _exchange(state: AppState, edit: Edit) -> tuple[AppState, Edit | None]:
+    """The fields of an edit exchanged with those of the state; None where they are the same already."""
+    now = _fields(state)
+    if all(now[name] == value for name, value in edit.values.items()):
+        return state, None
+    back = Edit(edit.label, None, {name: now[name] for name in edit.values})
+    return _with(state, edit.values), back
+
+
+def _with(state: AppState, values: Mapping[str, Any]) -> AppState:
+    plain = {n: values[n] for n in ("seed", "config") if n in values}
+    state = replace(state, **plain)
+    if "overrides" in values:
+        state = params.with_overrides(state, values["overrides"])
+    prompt = {n: values[n] for n in DRAFT_FIELDS if n in values}
+    if prompt:
+        draft = state.draft
+        tab: Tab = "text" if "text" in prompt else "chat"
+        state = replace(state, draft=replace(draft, tab=tab, generation=draft.generation + 1, **prompt))
+    return state
+
+
+def _fields(state: AppState) -> Mapping[str, Any]:
+    fields = {n: getattr(state, n) for n in STATE_FIELDS}
+    return MappingProxyType(fields | {n: getattr(state.draft, n) for n in DRAFT_FIELDS})
+
+
+def _sealed(state: AppState) -> AppState:
+    """What is typed after a run is a step of its own."""
+    past = state.history.past
+    if not past or past[-1].key is None:
+        return state
+    return replace(state, history=replace(state.history, past=(*past[:-1], replace(past[-1], key=None))))
+
+
+def _key(intent: i.Intent) -> object:
+    """Edits in a row with the same key are one step; None never merges."""
+    match intent:
+        case i.SetParameter(name, _, gesture) if gesture is not None:
+            return name, gesture
+        case i.EditText() | i.EditSystem() | i.EditMessage():
+            return type(intent).__name__
+        case i.EditTurn(index, text) if text.strip():
+            return "turn", index
+        case _:
+            return None
+
+
+def _label(intent: i.Intent) -> str:
+    match intent:
+        case i.SetParameter(name) | i.ResetParameter(name):
+            return name
+        case i.SetSeed():
+            return "seed"
+        case i.ResetParameters():
+            return tr("reset of all parameters")
+        case i.ApplyPreset() | i.ImportPreset():
+            return tr("preset")
+        case i.EditText():
+            return tr("typing")
+        case i.ClearChat():
+            return tr("new chat")
+        case _:
+            return tr("edit of the chat")

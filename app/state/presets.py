@@ -1,0 +1,114 @@
+"""Presets: named sets of parameters, as the JSON of a GenerationConfig. Keys that mean nothing here are kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from app.state import params, select
+from app.state.notices import announce
+from app.state.plan import shown_parameters
+from app.state.state import AppState, Preset
+from app.state.texts import tr
+from core.contract import ParameterError, validate
+
+MOST_NAMED = 4  # keys without effect that are named, the others are counted
+
+
+def parse(text: str) -> dict[str, object]:
+    """The values of a preset file. Raises `ParameterError` with one sentence."""
+    try:
+        values = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise ParameterError(tr("This is no JSON that can be read: {0}.").format(error)) from error
+    if not isinstance(values, dict):
+        raise ParameterError(tr("A preset is a JSON object of GenerationConfig names and values."))
+    if "architectures" in values or "model_type" in values:
+        raise ParameterError(tr("This is the config.json of a model; drop its folder to load the model."))
+    return values
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def write(values: Mapping[str, object]) -> str:
+    """The text of a preset file."""
+    return json.dumps(dict(values), ensure_ascii=False, indent=2) + "\n"
+
+
+def names() -> tuple[str, ...]:
+    """The parameters that a preset can set in this window."""
+    return ("do_sample", *shown_parameters())
+
+
+def values_in_force(state: AppState) -> dict[str, object]:
+    """The parameters as a GenerationConfig: what was applied last, verbatim where it still holds.
+
+    The ids that end a text belong to the model, so they are written only where the user set them.
+    """
+    values = dict(state.config)
+    now = select.params(state)
+    for name in names():
+        value = getattr(now, name)
+        if name in values and _means(name, values[name], value):
+            continue
+        if (name == "eos_token_id" and name not in state.overrides) or value == ():
+            values.pop(name, None)
+        else:
+            values[name] = list(value) if isinstance(value, tuple) else value
+    return values
+
+
+def _means(name: str, written: object, value: object) -> bool:
+    try:
+        return written is not None and bool(validate({name: written})[name] == value)
+    except ParameterError:
+        return False
+
+
+def save(state: AppState, name: str) -> AppState:
+    """With the parameters in force as a preset."""
+    preset = Preset(name, MappingProxyType(values_in_force(state)))
+    state = add(state, preset)
+    return announce(state, "info", tr("Saved as preset “{0}”.").format(name))
+
+
+def add(state: AppState, preset: Preset) -> AppState:
+    """With this preset in its place of the alphabet, instead of one of the same name."""
+    others = (p for p in state.presets if p.name != preset.name)
+    return replace(state, presets=tuple(sorted((*others, preset), key=lambda p: p.name.casefold())))
+
+
+def remove(state: AppState, name: str) -> AppState:
+    """Without the preset."""
+    return replace(state, presets=tuple(p for p in state.presets if p.name != name))
+
+
+def apply(state: AppState, name: str) -> AppState:
+    """Every parameter as the preset has it, the rest at its default; says what had no effect or was refused."""
+    preset = next((p for p in state.presets if p.name == name), None)
+    if preset is None:
+        return state
+    overrides: dict[str, Any] = {}
+    for key in names():
+        if preset.values.get(key) is None:
+            continue
+        try:
+            overrides |= validate({key: preset.values[key]})
+        except ParameterError as error:
+            state = announce(state, "error", error.message)
+    idle = [key for key, value in preset.values.items() if key not in names() and value is not None]
+    state = params.with_overrides(replace(state, config=MappingProxyType(dict(preset.values))), overrides)
+    return announce(state, "info", _applied(name, idle))
+
+
+def _applied(name: str, idle: list[str]) -> str:
+    text = tr("Preset “{0}” applied.").format(name)
+    if not idle:
+        return text
+    more = f", … ({len(idle)})" if len(idle) > MOST_NAMED else ""
+    return text + " " + tr("Kept, but without effect here: {0}.").format(", ".join(idle[:MOST_NAMED]) + more)

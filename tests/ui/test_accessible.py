@@ -1,0 +1,129 @@
+"""Every control can be named, described and reached; text is readable in every theme."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QAccessible, QPalette
+from PySide6.QtWidgets import (
+    QAbstractButton,
+    QApplication,
+    QComboBox,
+    QLabel,
+    QLineEdit,
+    QListView,
+    QPlainTextEdit,
+    QSlider,
+    QTabBar,
+    QWidget,
+)
+
+from app.state import intents as i
+from app.theme.colormaps import contrast, rgb
+from app.theme.palette import PALETTES, Palette
+from app.widgets.card import CardButtons
+from app.widgets.modified_dot import ModifiedDot
+from tests.ui.harness import Driven, driven
+
+pytestmark = pytest.mark.usefixtures("qapp")
+CONTROLS = (QAbstractButton, QLineEdit, QPlainTextEdit, QSlider, QComboBox, QListView, QTabBar)
+
+
+def controls(root: QWidget) -> list[QWidget]:
+    return [w for kind in CONTROLS for w in root.findChildren(kind) if w.isVisible()]
+
+
+def say(widget: QWidget, what: QAccessible.Text) -> str:
+    return QAccessible.queryAccessibleInterface(widget).text(what)
+
+
+def full(one: Driven) -> None:
+    one.do(i.Run())
+    one.do(i.Announce("error", "Broken.", "detail"))
+    one.frames(4)
+    one.window.show_errors()
+    one.window.chooser.open_on()
+    one.do(i.SelectTab("chat"))
+    one.do(i.AddTurn())
+    one.frames(4)
+
+
+def test_every_control_has_a_name_and_a_description(tmp_path: Path) -> None:
+    with driven(tmp_path / "settings.json") as one:
+        full(one)
+        unnamed, undescribed = [], []
+        for widget in controls(one.window):
+            name = say(widget, QAccessible.Text.Name)
+            where = f"{type(widget).__name__} “{name}” in {type(widget.parentWidget()).__name__}"
+            if not name:
+                unnamed.append(where)
+            described = widget.accessibleDescription() or say(widget, QAccessible.Text.Description)
+            if not described and not isinstance(widget, ModifiedDot):
+                undescribed.append(where)
+        assert unnamed == []
+        assert undescribed == [], "; ".join(undescribed)
+
+
+def test_every_action_is_in_the_palette_and_needs_no_mouse(tmp_path: Path) -> None:
+    with driven(tmp_path / "settings.json") as one:
+        one.do(i.SavePreset("mine"))
+        one.frames()
+        one.window.open_palette()
+        (palette,) = [d for d in one.window.findChildren(QWidget) if type(d).__name__ == "CommandPalette"]
+        listed = [palette.proxy.index(r, 0).data() for r in range(palette.proxy.rowCount())]
+        for entry in one.window.actions_.entries.values():
+            if entry.action.objectName() != "palette":
+                assert any(text.startswith(entry.action.text()) for text in listed), entry.action.text()
+        assert "Apply preset mine" in listed
+        for title in ("Errors", "Timeline"):
+            assert title in listed
+
+
+def test_every_button_can_have_the_focus_but_those_with_another_way(tmp_path: Path) -> None:
+    with driven(tmp_path / "settings.json") as one:
+        full(one)
+        stuck = [
+            f"{type(w).__name__} “{w.accessibleName()}”"
+            for w in controls(one.window)
+            if w.focusPolicy() == Qt.FocusPolicy.NoFocus
+            and not isinstance(w, ModifiedDot)  # has the focus while it can reset something
+            and not isinstance(w.parentWidget(), CardButtons)  # the Layout menu and the palette do the same
+        ]
+        assert stuck == []
+
+
+def test_every_card_can_be_closed_and_comes_back(tmp_path: Path) -> None:
+    with driven(tmp_path / "settings.json") as one:
+        for name, card in one.window.workspace.cards.items():
+            if not card.isVisible():
+                card.toggleViewAction().trigger()
+            card.close()
+            one.frames()
+            assert not card.isVisible(), name
+            card.toggleViewAction().trigger()
+            one.frames()
+            assert card.isVisible(), name
+        one.window.actions_["layout.reset"].trigger()
+        one.frames(2)
+        assert not one.window.workspace.cards["errors"].isVisible()
+
+
+@pytest.mark.parametrize("palette", PALETTES.values(), ids=PALETTES.keys())
+def test_text_shown_is_readable_in_every_theme(tmp_path: Path, palette: Palette) -> None:
+    grounds = (palette.surface, palette.window)
+    with driven(tmp_path / "settings.json", theme=palette.name) as one:
+        full(one)
+        poor = set()
+        for widget in (*one.window.findChildren(QLabel), *controls(one.window)):
+            if not widget.isVisible() or not widget.isEnabled():
+                continue
+            widget.ensurePolished()
+            colour = widget.palette().color(QPalette.ColorGroup.Active, widget.foregroundRole()).name()
+            ground = palette.accent if widget.property("primary") else None
+            for behind in (ground,) if ground else grounds:
+                if contrast(rgb(colour), rgb(behind)) < 4.5:
+                    poor.add((type(widget).__name__, colour, behind))
+        assert poor == set()
+    assert QApplication.instance() is not None

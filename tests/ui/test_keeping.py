@@ -1,0 +1,222 @@
+"""What is kept, dropped in and shown late: settings, presets, recents, drops, reading speed, the list of errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import QMimeData, QPointF, Qt, QUrl
+from PySide6.QtGui import QDropEvent
+from PySide6.QtWidgets import QApplication, QMenu
+
+from app import files
+from app.preset_files import file_name, read_folder, write_preset
+from app.settings import Settings
+from app.state import intents as i
+from app.state import select
+from app.state.state import Preset
+from core.contract import ErrorReport, PreviewModel, RunFinished, StartRun
+from tests.ui.fake_lab import FakeLab
+from tests.ui.harness import Driven, driven
+
+pytestmark = pytest.mark.usefixtures("qapp")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    return tmp_path / "settings.json"
+
+
+def drop(one: Driven, *paths: Path) -> None:
+    data = QMimeData()
+    data.setUrls([QUrl.fromLocalFile(str(p)) for p in paths])
+    buttons, keys = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+    one.window.dropEvent(QDropEvent(QPointF(5, 5), Qt.DropAction.CopyAction, data, buttons, keys))
+    one.frames(2)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\x00\xff", "[" * 50_000, '{"version": 1, "theme": '])
+def test_damaged_settings_are_said_and_kept_aside(settings: Path, text: str) -> None:
+    settings.write_bytes(text.encode("latin-1"))
+    with driven(settings) as one:
+        assert one.state.theme == "light"
+        assert "cannot be read, so defaults are used" in one.state.errors[0].text
+        one.do(i.SetTheme("dark"))
+    assert settings.with_suffix(".damaged.json").read_bytes() == text.encode("latin-1")
+    assert Settings(settings).theme == "dark"
+
+
+def test_settings_that_cannot_be_written_are_said_once_and_the_old_file_is_intact(
+    settings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.write_text('{"version": 1, "theme": "dark"}')
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with driven(settings) as one:
+        monkeypatch.setattr(files.os, "replace", full)
+        for theme in ("light", "contrast"):
+            one.do(i.SetTheme(theme))
+            one.frames(2)
+            one.window.keeper.write()
+        said = [n for n in one.state.errors if "No space left on device" in n.text]
+        assert [n.count for n in said] == [1]
+    assert settings.read_text() == '{"version": 1, "theme": "dark"}'
+    assert sorted(p.name for p in settings.parent.iterdir()) == ["settings.json"]
+
+
+def test_presets_are_files_that_come_back_and_go(settings: Path) -> None:
+    with driven(settings) as one:
+        one.do(i.SetParameter("temperature", 0.25))
+        one.do(i.SavePreset("a/b: <c>"))
+        one.do(i.SavePreset("plain"))
+    folder = settings.parent / "presets"
+    assert json.loads((folder / "plain.json").read_text())["temperature"] == 0.25
+    (folder / "broken.json").write_text("{")
+    with driven(settings) as one:
+        assert {p.name for p in one.state.presets} >= {"plain"}
+        assert any("broken.json" in n.text for n in one.state.errors)
+        menu = QMenu()
+        one.panel("parameters")._fill(menu)
+        next(a for a in menu.actions() if a.text() == "plain").trigger()
+        assert select.params(one.state).temperature == 0.25
+        menu.deleteLater()
+        one.do(i.RemovePreset("plain"))
+    assert not (folder / "plain.json").exists()
+
+
+def test_preset_files_never_leave_their_folder(tmp_path: Path) -> None:
+    for name in ("../up", "a/b", "..", "", "x" * 500, "CON\\..", "ok"):
+        assert Path(file_name(name)).name == file_name(name)
+    write_preset(tmp_path / "p", Preset("../up", {"a": 1}))
+    assert len(read_folder(tmp_path / "p")[0]) == 1
+
+
+def test_drops_look_at_models_take_texts_and_apply_presets(settings: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "weights.gguf").write_bytes(b"GGUF")
+    (tmp_path / "story.txt").write_text("\ufeffIt was a dark night", encoding="utf-8")
+    (tmp_path / "hot.json").write_text('{"temperature": 1.5, "unknown": true}')
+    (tmp_path / "bad.json").write_text("nothing")
+    (tmp_path / "latin.txt").write_bytes(b"\xff\xfe\xfa")
+    with driven(settings) as one:
+        drop(one, tmp_path / "model")
+        assert one.lab.sent(PreviewModel)[-1].spec.name == str(tmp_path / "model")
+        assert one.window.chooser.isVisible()
+        drop(one, tmp_path / "weights.gguf")
+        assert one.lab.sent(PreviewModel)[-1].spec.name.endswith("weights.gguf")
+        one.window.chooser.close()
+        drop(one, tmp_path / "story.txt", tmp_path / "hot.json")
+        assert one.state.draft.text == "It was a dark night"
+        assert select.params(one.state).temperature == 1.5
+        drop(one, tmp_path / "bad.json", tmp_path / "latin.txt", tmp_path / "gone.txt", tmp_path / "x.exe")
+        assert len(one.state.errors) == 4
+
+
+def test_recent_prompts_come_back_and_are_offered(settings: Path) -> None:
+    with driven(settings) as one:
+        one.do(i.EditText("First & <b>"))
+        one.do(i.Run())
+        one.frames(3)
+    kept = Settings(settings)
+    assert kept.recent("prompts") == ("First & <b>",)
+    assert kept.recent("models") == ("tiny-gpt2",)
+    with driven(settings, recent_prompts=kept.recent("prompts")) as one:
+        menu = QMenu()
+        one.panel("prompt")._fill(menu)
+        menu.actions()[0].trigger()
+        menu.deleteLater()
+        assert one.state.draft.text == "First & <b>"
+
+
+def test_the_reading_speed_holds_tokens_back_and_stop_shows_them(settings: Path) -> None:
+    with driven(settings, FakeLab(steps_per_drain=20)) as one:
+        one.window.actions_["speed.5"].trigger()
+        one.do(i.SetParameter("max_new_tokens", 60))
+        one.do(i.Run())
+        one.frames(8)
+        run = one.state.run
+        assert run.count < 20
+        assert run.finish is None
+        assert one.state.pace.ended
+        assert one.state.pace.waiting == 60 - run.count
+        assert one.window.statusbar.aside.text().endswith("tokens wait")
+        assert select.is_active(one.state)
+        one.do(i.Stop())
+        one.frames(2)
+        assert one.state.run.count == 60
+        assert isinstance(one.state.run.finish, RunFinished)
+        assert one.window.statusbar.aside.text() == ""
+
+
+def test_pause_stops_the_display_and_step_shows_the_next_waiting_token(settings: Path) -> None:
+    with driven(settings, FakeLab(steps_per_drain=20)) as one:
+        one.do(i.SetSpeed(5))
+        one.do(i.SetParameter("max_new_tokens", 40))
+        one.do(i.Run())
+        one.frames(5)
+        one.do(i.TogglePause())
+        one.frames(2)
+        assert one.window.statusbar.state.text() == "Paused"
+        count = one.state.run.count
+        one.do(i.Step())
+        one.frames(3)
+        assert one.state.run.count == count + 1
+        one.do(i.Run())  # something new: the old run is shown to its end first, nothing mixes
+        one.frames(2)
+        assert len(one.lab.sent(StartRun)) == 2
+        assert one.state.run.run_id == 2
+
+
+def test_the_list_of_errors_groups_copies_and_dismisses(settings: Path) -> None:
+    with driven(settings) as one:
+        one.lab.refuse = {StartRun: ErrorReport("prompt", "The prompt is too long.", "<b>trace</b>")}
+        for _ in range(3):
+            one.do(i.Run())
+            one.frames(2)
+        assert one.window.statusbar.errors.text() == "1 error"
+        one.window.statusbar.errors.click()
+        one.frames(2)
+        panel = one.panel("errors")
+        assert panel.isVisible()
+        (row,) = panel.rows
+        assert row.text.text() == "The prompt is too long. (×3)"
+        row.details.click()
+        assert row.detail.toPlainText() == "<b>trace</b>"
+        row.copy.click()
+        assert "<b>trace</b>" in QApplication.clipboard().text()
+        row.dismiss.click()
+        one.frames(2)
+        assert panel.rows == []
+        assert not one.window.statusbar.errors.isVisible()
+        assert QApplication.activeModalWidget() is None
+
+
+def test_undo_works_from_a_parameter_field_and_not_in_the_prompt(settings: Path, qtbot: object) -> None:
+    with driven(settings) as one:
+        field = one.panel("parameters").rows["temperature"].field
+        field.setFocus()
+        field.selectAll()
+        qtbot.keyClicks(field, "0.3")  # type: ignore[attr-defined]
+        qtbot.keyClick(field, Qt.Key.Key_Return)  # type: ignore[attr-defined]
+        one.frames(2)
+        assert one.window.actions_["undo"].text() == "Undo temperature"
+        qtbot.keyClick(field, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)  # type: ignore[attr-defined]
+        one.frames(2)
+        assert select.params(one.state).temperature == 0.8
+        keys = Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier
+        qtbot.keyClick(field, Qt.Key.Key_Z, keys)  # type: ignore[attr-defined]
+        assert select.params(one.state).temperature == 0.3
+
+
+def test_re_used_positions_are_said(settings: Path) -> None:
+    from dataclasses import replace
+
+    with driven(settings) as one:
+        one.do(i.Run())
+        one.lab.events = [replace(e, reused_positions=412) if type(e).__name__ == "RunStarted" else e
+                          for e in one.lab.events]  # fmt: skip
+        one.frames(2)
+        assert one.window.statusbar.aside.text() == "re-used 412 positions"

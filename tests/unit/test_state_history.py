@@ -1,0 +1,195 @@
+"""Undo, presets, chat turns and pace, from the state alone."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from app.state import intents as i
+from app.state import presets, select
+from app.state.state import Preset
+from app.state.turns import spans, turn_rows
+from core.contract import ChatMessage, ParameterError, PromptRow, SetParams, StartRun
+from tests.unit.test_state_update import Machine
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine()
+
+
+def editable(machine: Machine) -> tuple[object, ...]:
+    draft = machine.state.draft
+    return dict(machine.state.overrides), machine.state.seed, draft.text, draft.system, draft.turns, draft.message
+
+
+def test_fifty_random_edits_are_undone_to_the_start_and_redone_to_the_end(machine: Machine) -> None:
+    chance = random.Random(3)
+    states = [editable(machine)]
+    for n in range(50):
+        edits = (
+            i.SetParameter("temperature", round(chance.uniform(0.1, 2.0), 3)),
+            i.SetParameter("top_k", chance.randrange(1, 100)),
+            i.SetSeed(chance.randrange(1, 10_000)),
+            i.ResetParameters(),
+            i.AddTurn(),
+            i.ClearChat(),
+        )
+        machine.do(chance.choice(edits))
+        if n % 7 == 0:
+            machine.do(i.EditText(f"text {n}"))
+        states.append(editable(machine))
+    while machine.state.history.past:
+        machine.do(i.Undo())
+    assert editable(machine) == states[0]
+    while machine.state.history.future:
+        machine.do(i.Redo())
+    assert editable(machine) == states[-1]
+
+
+def test_a_drag_is_one_step_and_the_next_drag_another(machine: Machine) -> None:
+    for value in (0.7, 0.6, 0.5):
+        machine.do(i.SetParameter("temperature", value, gesture=1))
+    for value in (0.4, 0.3):
+        machine.do(i.SetParameter("temperature", value, gesture=2))
+    machine.do(i.Undo())
+    assert select.params(machine.state).temperature == 0.5
+    machine.do(i.Undo())
+    assert select.params(machine.state).temperature == 0.8
+    machine.do(i.Redo())
+    assert select.params(machine.state).temperature == 0.5
+
+
+def test_typing_in_a_row_is_one_step_until_a_run(machine: Machine) -> None:
+    first = machine.state.draft.text
+    for text in ("a", "ab", "abc"):
+        machine.do(i.EditText(text))
+    machine.do(i.Run())
+    machine.do(i.EditText("abcd"))
+    machine.do(i.Undo())
+    assert machine.state.draft.text == "abc"
+    machine.do(i.Undo())
+    assert machine.state.draft.text == first
+
+
+def test_undo_during_a_run_is_sent_to_the_model(machine: Machine) -> None:
+    machine.do(i.Run())
+    machine.drain(2)
+    machine.do(i.SetParameter("temperature", 0.2))
+    machine.do(i.Undo())
+    assert machine.last(SetParams).changes == {"temperature": 0.8}  # type: ignore[attr-defined]
+
+
+def chat(machine: Machine, text: str) -> None:
+    machine.do(i.SelectTab("chat"))
+    machine.do(i.SetParameter("max_new_tokens", 2))
+    machine.do(i.EditMessage(text))
+    machine.do(i.Run())
+    machine.drain(4)
+
+
+def test_regenerating_replaces_the_answer_with_other_draws_and_undo_returns_it(machine: Machine) -> None:
+    chat(machine, "One?")
+    chat(machine, "Two?")
+    machine.do(i.EditMessage("being written"))
+    before = machine.state.draft.turns
+    assert [t.role for t in before] == ["user", "assistant", "user", "assistant"]
+    machine.do(i.Regenerate(1))
+    spec = machine.last(StartRun).spec  # type: ignore[attr-defined]
+    assert spec.prompts[0].messages == before[:1]
+    assert spec.reroll == 1
+    assert spec.reuse_prefix
+    machine.drain(4)
+    assert len(machine.state.draft.turns) == 2
+    assert machine.state.draft.message == "being written"
+    machine.do(i.Undo())
+    assert machine.state.draft.turns == before
+    machine.do(i.Regenerate(3))
+    assert machine.last(StartRun).spec.reroll == 2  # type: ignore[attr-defined]
+    chat(machine, "Three?")
+    assert machine.last(StartRun).spec.reroll == 0  # type: ignore[attr-defined]
+
+
+def test_turns_added_by_hand_alternate_and_empty_ones_are_not_sent(machine: Machine) -> None:
+    machine.do(i.SelectTab("chat"))
+    machine.do(i.AddTurn())
+    machine.do(i.AddTurn())
+    machine.do(i.EditTurn(0, "Hi"))
+    assert [t.role for t in machine.state.draft.turns] == ["user", "assistant"]
+    machine.do(i.EditMessage("And?"))
+    assert select.chat_messages(machine.state.draft) == (ChatMessage("user", "Hi"), ChatMessage("user", "And?"))
+
+
+def test_the_tokens_of_a_turn_are_found_in_the_rendered_chat() -> None:
+    row = PromptRow(
+        (1, 2, 3, 4, 5, 6, 7), ("<|u|>", "Hi", " there", "\\xF0\\x9F", "🙂", "<|a|>", "Hi"), "<|u|>Hi there🙂<|a|>Hi"
+    )
+    turns = (ChatMessage("user", "Hi there🙂"), ChatMessage("assistant", "Hi"), ChatMessage("user", "gone"))
+    first, second, third = turn_rows(row, turns)
+    assert first is not None
+    assert first.token_ids[:2] == (2, 3)
+    assert 5 in first.token_ids
+    assert second == PromptRow((7,), ("Hi",), "Hi")
+    assert third is None
+    assert len(spans(row)) == 7
+
+
+STRANGE = {"temperature": 0.5, "foo": [1, {"a": None}], "eos_token_id": 0, "top_k": None, "epsilon_cutoff": 3e-4}
+
+
+def test_every_key_of_a_preset_survives_import_and_save(machine: Machine) -> None:
+    machine.do(i.ImportPreset(Preset("mine", STRANGE)))
+    assert select.params(machine.state).temperature == 0.5
+    assert "epsilon_cutoff" in machine.state.notices[-1].text
+    machine.do(i.SavePreset("again"))
+    saved = next(p for p in machine.state.presets if p.name == "again").values
+    assert {k: saved[k] for k in ("temperature", "foo", "eos_token_id", "epsilon_cutoff")} == {
+        k: STRANGE[k] for k in ("temperature", "foo", "eos_token_id", "epsilon_cutoff")
+    }
+    assert presets.parse(presets.write(saved)) == saved
+    machine.do(i.SetParameter("temperature", 0.9))
+    assert presets.values_in_force(machine.state)["temperature"] == 0.9
+    machine.do(i.Undo())
+    machine.do(i.Undo())
+    assert select.params(machine.state).temperature == 0.8
+    assert dict(machine.state.config) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("{", "no JSON"), ("[1]", "JSON object"), ('{"a": NaN}', "NaN"), ('{"model_type": "gpt2"}', "drop its folder"),
+     ("[" * 100_000, "no JSON")],
+)  # fmt: skip
+def test_what_is_no_preset_is_refused_in_one_sentence(text: str, says: str) -> None:
+    with pytest.raises(ParameterError, match=says):
+        presets.parse(text)
+
+
+def test_a_preset_with_a_bad_value_applies_the_rest_and_says_so(machine: Machine) -> None:
+    machine.do(i.ImportPreset(Preset("bad", json.loads('{"temperature": -1, "top_p": 0.5}'))))
+    assert select.params(machine.state).top_p == 0.5
+    assert any("temperature cannot be" in n.text for n in machine.state.errors)
+
+
+def test_errors_are_grouped_and_outlive_the_next_run(machine: Machine) -> None:
+    for _ in range(3):
+        machine.do(i.Announce("error", "Broken.", "trace"))
+    machine.do(i.Announce("error", "Other."))
+    machine.do(i.Run())
+    assert machine.state.notices == ()
+    assert [(n.text, n.count) for n in machine.state.errors] == [("Broken.", 3), ("Other.", 1)]
+    machine.do(i.DismissError(machine.state.errors[0].notice_id))
+    assert [n.text for n in machine.state.errors] == ["Other."]
+    machine.do(i.DismissError(None))
+    assert machine.state.errors == ()
+
+
+def test_recent_prompts_and_models_are_kept_newest_first(machine: Machine) -> None:
+    for text in ("one", "two", "one"):
+        machine.do(i.EditText(text))
+        machine.do(i.Run())
+        machine.drain()
+    assert machine.state.recent_prompts == ("one", "two")
+    assert machine.state.recent_models == ("tiny-gpt2",)
