@@ -75,7 +75,8 @@ def run_window(options: argparse.Namespace, shown: Callable[[], None] | None = N
     from app.preset_files import default_folder
     from app.settings import Settings
     from app.state import intents as i
-    from app.state.state import AppState
+    from app.state import samples
+    from app.state.state import AppState, Draft
     from app.state.texts import set_translator
     from app.store import Store
     from core.contract import ModelSpec
@@ -91,6 +92,7 @@ def run_window(options: argparse.Namespace, shown: Callable[[], None] | None = N
     spec = ModelSpec(name, options.device, options.dtype)
     state = AppState(
         spec=spec,
+        draft=Draft(text=samples.TEXT),  # there before the model is, so that an early Ctrl+Enter runs what is seen
         models=choices,
         theme=options.theme or settings.theme,
         layout=settings.layout,
