@@ -268,7 +268,7 @@ class AttentionPanel(Panel):
         if decoding and not at_once and now - self._thumbnails_asked_s < DECODING_INTERVAL_S:
             return
         visible = self.thumbnails.visible_layers()
-        query = thumbnail_query(run.run_id, visible, self._seen, select.fed_positions(run))
+        query = thumbnail_query(run.run_id, visible, self._seen, select.fed_positions(run), run.model.heads)
         if query is not None:
             self._thumbnails_asked_s = now
             self._put(AskView(THUMBNAILS_SLOT, query))

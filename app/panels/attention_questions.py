@@ -8,6 +8,7 @@ from core.contract import AttentionQuery, ThumbnailQuery
 
 FOCUS_SLOT, THUMBNAILS_SLOT = "attention.focus", "attention.thumbs"
 LARGEST_ANSWER = 1 << 20  # weights in one answer; a long prompt arrives in several
+LARGEST_THUMBNAILS = 1 << 22  # weights computed for one answer of small maps
 DECODING_INTERVAL_S = 0.3  # between two questions for thumbnails while tokens are produced
 
 
@@ -23,10 +24,16 @@ def focus_query(
     return AttentionQuery(run_id, focus.layer, heads, reduce, rows=(have, stop), recompute=recompute)
 
 
-def thumbnail_query(run_id: int, visible: range, seen: dict[int, int], fed: int) -> ThumbnailQuery | None:
-    """The visible layers whose maps are older than `fed` positions; `seen` has the positions each map covers."""
-    stale = tuple(layer for layer in visible if seen.get(layer, 0) < fed)
-    return ThumbnailQuery(run_id, stale) if stale and fed else None
+def thumbnail_query(run_id: int, visible: range, seen: dict[int, int], fed: int, heads: int) -> ThumbnailQuery | None:
+    """The visible layers whose maps are older than `fed` positions, the oldest first; `seen` has what each map covers.
+
+    A long context takes several questions, so that maps appear one after the other instead of all at the end.
+    """
+    stale = sorted((layer for layer in visible if seen.get(layer, 0) < fed), key=lambda layer: seen.get(layer, 0))
+    if not stale or not fed:
+        return None
+    most = max(1, LARGEST_THUMBNAILS // (heads * fed * fed))
+    return ThumbnailQuery(run_id, tuple(sorted(stale[:most])))
 
 
 def is_of(query: object, run_id: int, focus: AttentionFocus) -> bool:

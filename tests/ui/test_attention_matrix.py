@@ -124,10 +124,10 @@ def test_only_missing_rows_are_asked_for_and_long_prompts_in_portions() -> None:
 
 
 def test_thumbnails_are_asked_for_visible_layers_that_are_out_of_date() -> None:
-    query = thumbnail_query(1, range(2, 6), {2: 40, 3: 50, 5: 50}, 50)
+    query = thumbnail_query(1, range(2, 6), {2: 40, 3: 50, 5: 50}, 50, 9)
     assert query is not None
     assert query.layers == (2, 4)
-    assert thumbnail_query(1, range(2, 4), {2: 50, 3: 50}, 50) is None
+    assert thumbnail_query(1, range(2, 4), {2: 50, 3: 50}, 50, 9) is None
 
 
 def test_thumbnails_are_sixteen_pixels_where_they_fit() -> None:
@@ -138,3 +138,12 @@ def test_thumbnails_are_sixteen_pixels_where_they_fit() -> None:
     narrow = grid(200, 300, 32, 32)
     assert narrow.pitch == 8
     assert narrow.columns < 32
+
+
+def test_a_long_context_takes_its_thumbnails_in_several_questions_the_oldest_first() -> None:
+    first = thumbnail_query(1, range(13), {0: 600, 1: 600}, 646, 9)
+    assert first is not None
+    assert first.layers == (2,)
+    later = thumbnail_query(1, range(3), {0: 640, 1: 600, 2: 646}, 646, 9)
+    assert later is not None
+    assert later.layers == (1,)
