@@ -5,11 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 TOKENS = 200
 LONG_PROMPT_TOKENS = 450
 STARTS = 3
+LENGTHS = (1_000, 5_000, 10_000)
+REPEATS = 15
+SENTENCE = ("The", " lamp", " would", " not", " light", ";", " she", " looked", " out", " to", " the", " sea", ".\n")
 
 _START = """
 import sys, time
@@ -25,7 +29,7 @@ sys.exit(run_window(_parser().parse_args(["--model", "tiny-gpt2"]), shown))
 
 def measure() -> dict[str, Any]:
     """All of it, with tiny-gpt2, every panel open, offscreen. Milliseconds."""
-    return {**start_up(), **streaming()}
+    return {**start_up(), **streaming(), **long_text()}
 
 
 def start_up() -> dict[str, float]:
@@ -76,3 +80,52 @@ def streaming() -> dict[str, float]:
         "lateness_max_ms": cost.lateness_max_ms,
         "stop_ms": stopped_ms,
     }
+
+
+def long_text() -> dict[str, float]:
+    """Medians of what one change of a long output costs, laid out and painted, in a flow of 640 × 560 px."""
+    from statistics import median
+
+    from PySide6.QtWidgets import QApplication
+
+    app = QApplication.instance() or QApplication(["tokenglass", "-platform", "offscreen"])
+    costs = {}
+    for tokens in LENGTHS:
+        for name, times in _flow_times(tokens, app.processEvents).items():
+            costs[f"flow_{tokens}_{name}_ms"] = median(times)
+    return costs
+
+
+def _flow_times(tokens: int, live: Callable[[], object]) -> dict[str, list[float]]:
+    """Milliseconds of each change, several times; `live` paints what a change has damaged."""
+    import numpy as np
+
+    from app.theme import fonts
+    from app.widgets.token_flow import TokenFlow
+
+    fonts.load_fonts()
+    flow = TokenFlow()
+    flow.resize(640, 560)
+    flow.show()
+    flow.append((SENTENCE * (tokens // len(SENTENCE) + 1))[:tokens], np.full(tokens, 90, np.int16))
+    bar, one = flow.verticalScrollBar(), np.full(1, 200, np.int16)
+    changes: dict[str, Callable[[int], object]] = {
+        "append": lambda n: flow.append((" word",), one),
+        "paint": lambda n: flow.viewport().repaint(),
+        "scroll": lambda n: bar.setValue(n * 3),
+        "select": lambda n: flow.set_selected((n * 7919) % tokens),
+        "recolour": lambda n: flow.set_levels(np.full(flow.tokens, 20 * (n % 10), np.int16)),
+        "resize": lambda n: flow.resize(600 + 20 * (n % 2), 560),
+    }
+    times: dict[str, list[float]] = {}
+    for name, change in changes.items():
+        times[name] = []
+        for n in range(REPEATS + 2):
+            live()
+            begun = time.perf_counter()
+            change(n)
+            live()
+            times[name].append((time.perf_counter() - begun) * 1e3)
+    flow.deleteLater()
+    live()
+    return {name: of[2:] for name, of in times.items()}

@@ -1,12 +1,16 @@
-"""Descriptions for screen readers: set when the selection changes, not in every frame."""
+"""Descriptions for screen readers: set when the selection changes or the run rests, not in every frame."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
-from app.state.state import AppState
+from PySide6.QtWidgets import QWidget
 
-Moment = tuple[int | None, int | None]  # run, selected step
+from app.state.state import AppState
+from core.contract import WorkerState
+
+Moment = tuple[int | None, int | None, int | None] | None  # run, selected step, steps if it rests; None: nothing yet
 
 
 class Described(Protocol):
@@ -19,9 +23,14 @@ class Described(Protocol):
         """Qt's own."""
 
 
-def describe_selection(panel: Described, state: AppState, before: Moment) -> Moment:
-    """Describe the panel anew if another step was selected; returns what to hand in next time."""
-    moment = (state.run.run_id if state.run else None, state.selected)
+def describe_selection(panel: Described, views: Iterable[QWidget], state: AppState, before: Moment) -> Moment:
+    """Describe the panel and its views anew where `before` was another moment; returns what to hand in next time."""
+    run = state.run
+    busy = state.worker in (WorkerState.DECODING, WorkerState.PREFILL)
+    moment = (run.run_id if run else None, state.selected, None if busy or run is None else run.count)
     if moment != before:
-        panel.setAccessibleDescription(panel.describe())
+        text = panel.describe()
+        panel.setAccessibleDescription(text)
+        for view in views:
+            view.setAccessibleDescription(text)
     return moment

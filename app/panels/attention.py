@@ -10,6 +10,7 @@ from PySide6.QtCore import Qt
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
+from app.panels import tables
 from app.panels.accessible import Moment, describe_selection
 from app.panels.attention_questions import (
     DECODING_INTERVAL_S,
@@ -24,18 +25,23 @@ from app.state import select
 from app.state.intents import AskView, SelectStep, SetFocus, WithdrawView
 from app.state.run import RunView
 from app.state.state import AppState, AttentionFocus, Head
+from app.state.texts import tr
 from app.theme import fonts
 from app.theme.colormaps import sequential
-from app.widgets import step_text
+from app.widgets import numbers, step_text
 from app.widgets.choice import Choice
+from app.widgets.focus_ring import FocusRing
 from app.widgets.heat_matrix import LOG_FLOOR, SCALES, HeatMatrix, Scale
 from app.widgets.heatmap import Heatmap
 from app.widgets.legend import MapLegend
 from app.widgets.thumbnails import LEFT_PX, SCROLL_PX, Thumbnails, wanted_width
+from app.widgets.twin import Twin, TwinStack
 from core.contract import AttentionAnswer, ThumbnailAnswer, WorkerState
 
 SCALE_TEXT: dict[Scale, str] = {"sqrt": "√", "linear": "linear", "log": "log"}
 THUMBNAIL_SHARE = 0.48  # of the width at most
+NARROW_PX = 280  # below it the title bar says L and H instead of layer and head
+HEADS = 1  # the number of the table of all heads
 
 
 class AttentionPanel(Panel):
@@ -47,26 +53,32 @@ class AttentionPanel(Panel):
 
     def __init__(self, dispatch: Dispatch, parent: QWidget | None = None) -> None:
         super().__init__(dispatch, parent)
+        self.title = self.tr("Attention")
         self.matrix = HeatMatrix()
-        self.heatmap = Heatmap(self.matrix, self)
-        self.heatmap.setAccessibleName("Attention of the chosen layer and head, queries down, keys across")
+        self.heatmap = Heatmap(self.matrix)
+        self.heatmap.setAccessibleName(self.tr("Attention of the chosen layer and head, queries down, keys across"))
         self.heatmap.tooltip = self._tooltip
         self.heatmap.clicked.connect(self._row_clicked)
-        self.thumbnails = Thumbnails(self)
-        self.thumbnails.setAccessibleName("Attention of every head, layers down, heads across")
+        self.thumbnails = Thumbnails()
+        self.thumbnails.setAccessibleName(self.tr("Attention of every head, layers down, heads across"))
         self.thumbnails.clicked.connect(lambda layer, head: dispatch(SetFocus(layer, head)))
         self.thumbnails.visible_changed.connect(self._thumbnails_scrolled)
-        self.layer = Choice("layer", "Layer of the heatmap", lambda key: self._focus(layer=int(key)), self)
-        self.head = Choice("head", "Head of the heatmap", lambda key: self._focus(head=_head(key)), self)
-        self.scale = Choice("", "How weights become colours", lambda key: self._set_scale(cast(Scale, key)), self)
-        self.scale.set_options([(scale, SCALE_TEXT[scale]) for scale in SCALES])
+        self.layer = Choice(
+            self.tr("layer"), self.tr("Layer of the heatmap"), lambda key: self._focus(layer=int(key)), self
+        )
+        self.head = Choice(
+            self.tr("head"), self.tr("Head of the heatmap"), lambda key: self._focus(head=_head(key)), self
+        )
+        tip = self.tr("How weights become colours")
+        self.scale = Choice("", tip, lambda key: self._set_scale(cast(Scale, key)), self)
+        self.scale.set_options([(scale, tr(SCALE_TEXT[scale])) for scale in SCALES])
         self.legend = MapLegend(64)
         self.caption = QLabel()
         self.caption.setTextFormat(Qt.TextFormat.PlainText)
         self.caption.setFont(fonts.ui(fonts.SMALL_PX))
         self.caption.setProperty("secondary", True)
-        self.recompute = QPushButton("Recompute", self)
-        self.recompute.setToolTip("Run the model again over the positions whose records were dropped")
+        self.recompute = QPushButton(self.tr("Recompute"), self)
+        self.recompute.setToolTip(self.tr("Run the model again over the positions whose records were dropped"))
         self.recompute.clicked.connect(self._recompute_clicked)
         self.recompute.hide()
         self._build()
@@ -76,7 +88,7 @@ class AttentionPanel(Panel):
         self._labelled_run: int | None = None
         self._scale: Scale = "sqrt"
         self._theme = ""
-        self._described: Moment = (None, None)
+        self._described: Moment = None
         self._generations = {FOCUS_SLOT: 0, THUMBNAILS_SLOT: 0}  # answers that were taken in
         self._blocked: tuple[object, ...] | None = None  # what was asked when core had to decline
         self._recompute = False
@@ -86,10 +98,18 @@ class AttentionPanel(Panel):
         self._thumbnails_asked_s = 0.0
 
     def _build(self) -> None:
-        self._row = QHBoxLayout()
+        plots = QWidget(self)
+        self._row = QHBoxLayout(plots)
+        self._row.setContentsMargins(0, 0, 0, 0)
         self._row.setSpacing(4)
         self._row.addWidget(self.heatmap, 1)
         self._row.addWidget(self.thumbnails)
+        for plot in (self.heatmap, self.thumbnails):
+            FocusRing(plot)
+        row = Twin(self.tr("Row of the step"), (self.heatmap,))
+        heads = Twin(self.tr("Heads"), (self.thumbnails,), self._head_chosen)
+        self.twins = TwinStack(self.title, plots, (row, heads), self)
+        self.twins.turned.connect(self._turned)
         foot = QHBoxLayout()
         foot.addWidget(self.legend)
         foot.addStretch(1)
@@ -97,11 +117,11 @@ class AttentionPanel(Panel):
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(4)
-        box.addLayout(self._row, 1)
+        box.addWidget(self.twins, 1)
         box.addLayout(foot)
 
     def header_widgets(self) -> tuple[QWidget, ...]:
-        return (self.layer, self.head, self.scale)
+        return (self.twins.button, self.layer, self.head, self.scale)
 
     def hidden(self) -> None:
         for slot in sorted(self._asked):
@@ -116,6 +136,7 @@ class AttentionPanel(Panel):
             palette = select.palette(state)
             self.heatmap.set_palette(palette)
             self.thumbnails.set_palette(palette)
+            self.twins.set_palette(palette)
             self._show_legend()
         self._show_choices(state)
         run = state.run
@@ -128,6 +149,8 @@ class AttentionPanel(Panel):
             self._seen.clear()
             self.thumbnails.clear()
             self._say(status.reason if status and not status.available else "", run, state)
+            self._show_table(None)
+            self._described = describe_selection(self, (self.heatmap, self.thumbnails), state, self._described)
             return
         self._follow_run(run, state)
         self._take_focus(run, state)
@@ -136,20 +159,25 @@ class AttentionPanel(Panel):
         index = select.step_index(state)
         position = None if index is None else select.query_position(run, index)
         self.heatmap.set_row(position, state.selected is not None)
-        self._described = describe_selection(self, state, self._described)
+        self._show_table(position)
+        covered = None if select.is_waiting(state, FOCUS_SLOT) else self._described
+        self._described = describe_selection(self, (self.heatmap, self.thumbnails), state, covered)
 
     def describe(self) -> str:
         """Where the shown token looks most, in words."""
         run = self._state.run if self._state else None
         index = select.step_index(self._state) if self._state else None
         if self._state is None or run is None or index is None or not self.matrix.rows:
-            return "No attention yet."
+            return self.tr("No attention yet.")
         query = min(select.query_position(run, index), self.matrix.rows - 1)
         weights = [(self.matrix.at(query, key), key) for key in range(0, query + 1, self.matrix.factor)]
         most = sorted(weights, reverse=True)[:3]
-        names = ", ".join(f"{step_text.quoted(self._labels[k])} at {k} with {w:.3f}" for w, k in most)
+        with_ = self.tr("{0} at position {1} with {2}")
+        names = ", ".join(with_.format(step_text.spoken(self._labels[k]), k, numbers.percent(w)) for w, k in most)
         focus = self._state.focus
-        return f"Layer {focus.layer}, head {focus.head}: the query at position {query} attends most to {names}."
+        return self.tr("Layer {0}, head {1}: {2} at position {3} attends most to {4}.").format(
+            focus.layer, focus.head, step_text.spoken(self._labels[query]), query, names
+        )
 
     # focus heatmap
 
@@ -210,16 +238,16 @@ class AttentionPanel(Panel):
         if self._blocked is not None:
             return
         if reason:
-            self.heatmap.set_message("Attention is not available for this model", reason)
+            self.heatmap.set_message(self.tr("Attention is not available for this model"), reason)
         elif run is None:
             self.heatmap.set_message(
-                "Where each token looks appears here",
-                "Press Ctrl+Enter to run. Rows are queries, columns are the keys they attend to.",
+                self.tr("Where each token looks appears here"),
+                self.tr("Press Ctrl+Enter to run. Rows are queries, columns are the keys they attend to."),
             )
         elif state.worker == WorkerState.PREFILL:
-            self.heatmap.set_message("Reading the prompt…")
+            self.heatmap.set_message(self.tr("Reading the prompt…"))
         else:
-            self.heatmap.set_message("Deriving…")
+            self.heatmap.set_message(self.tr("Deriving…"))
 
     # thumbnails
 
@@ -239,9 +267,29 @@ class AttentionPanel(Panel):
         if info is None or not visible:
             self.caption.setText("")
             return
-        self.caption.setText(f"layers {visible.start}–{visible.stop - 1} of {info.layers}, {info.heads} heads")
+        caption = self.tr("layers {0}–{1} of {2}, {3} heads")
+        self.caption.setText(caption.format(visible.start, visible.stop - 1, info.layers, info.heads))
         if self._state is not None and self._state.run is not None:
             self._ask_thumbnails(self._state.run, self._state, at_once=True)
+
+    # tables
+
+    def _turned(self) -> None:
+        if self._state is not None:
+            self.render(self._state)
+
+    def _show_table(self, position: int | None) -> None:
+        which = self.twins.shown
+        if which == HEADS:
+            maps = self.thumbnails.maps
+            self.twins.show_table(tables.heads_table(maps, self._generations[THUMBNAILS_SLOT]) if maps else None)
+        elif which is not None:
+            query = None if position is None or not self.matrix.rows else min(position, self.matrix.rows - 1)
+            self.twins.show_table(None if query is None else tables.attention_table(self.matrix, self._labels, query))
+
+    def _head_chosen(self, row: int) -> None:
+        layers, heads = sorted(self.thumbnails.maps), len(next(iter(self.thumbnails.maps.values())))
+        self.dispatch(SetFocus(layers[row // heads], row % heads))
 
     # questions
 
@@ -267,7 +315,8 @@ class AttentionPanel(Panel):
         decoding = state.worker in (WorkerState.DECODING, WorkerState.PREFILL)
         if decoding and not at_once and now - self._thumbnails_asked_s < DECODING_INTERVAL_S:
             return
-        visible = self.thumbnails.visible_layers()
+        every = self.twins.shown == HEADS
+        visible = range(run.model.layers) if every else self.thumbnails.visible_layers()
         query = thumbnail_query(run.run_id, visible, self._seen, select.fed_positions(run), run.model.heads)
         if query is not None:
             self._thumbnails_asked_s = now
@@ -284,7 +333,8 @@ class AttentionPanel(Panel):
         info = state.run.model if state.run else state.model
         if info is not None:
             self.layer.set_options([(str(i), str(i)) for i in range(info.layers)])
-            self.head.set_options([("mean", "mean"), ("max", "max"), *((str(i), str(i)) for i in range(info.heads))])
+            joined = [("mean", self.tr("mean")), ("max", self.tr("max"))]
+            self.head.set_options([*joined, *((str(i), str(i)) for i in range(info.heads))])
             if self.thumbnails.set_shape(info.layers, info.heads):
                 self._share_width()
             head = state.focus.head
@@ -309,7 +359,8 @@ class AttentionPanel(Panel):
             return
         low, high = {"sqrt": ("0", "1 √"), "linear": ("0", "1"), "log": (f"{LOG_FLOOR:g}", "1 log")}[self._scale]
         palette = select.palette(self._state)
-        self.legend.show_map(sequential(), low, high, palette, f"Attention weight, {SCALE_TEXT[self._scale]} scale")
+        meaning = self.tr("Attention weight, {0} scale").format(tr(SCALE_TEXT[self._scale]))
+        self.legend.show_map(sequential(), low, high, palette, meaning)
 
     def _row_clicked(self, query: int) -> None:
         run = self._state.run if self._state else None
@@ -322,13 +373,15 @@ class AttentionPanel(Panel):
         if self._state is None or query >= len(self._labels):
             return ""
         focus, factor = self._state.focus, self.matrix.factor
-        names = f"{step_text.quoted(self._labels[query])} at {query} → {step_text.quoted(self._labels[key])} at {key}"
-        pooled = f"<br>largest of {factor} × {factor} positions" if factor > 1 else ""
-        weight = self.matrix.at(query, key)
-        return (
-            f"<div style='white-space:pre'>{escape(names)}<br>weight {weight:.4f}, layer {focus.layer}, "
-            f"head {focus.head}{pooled}</div>"
+        names = self.tr("{0} at {1} → {2} at {3}").format(
+            step_text.quoted(self._labels[query]), query, step_text.quoted(self._labels[key]), key
         )
+        weight = self.tr("weight {0}, layer {1}, head {2}").format(
+            f"{self.matrix.at(query, key):.4f}", focus.layer, focus.head
+        )
+        pooled = self.tr("largest of {0} × {0} positions").format(factor)
+        lines = (names, weight, pooled) if factor > 1 else (names, weight)
+        return "<div style='white-space:pre'>" + "<br>".join(map(escape, lines)) + "</div>"
 
     def _share_width(self) -> None:
         info = (self._state.run.model if self._state.run else self._state.model) if self._state else None
@@ -337,6 +390,9 @@ class AttentionPanel(Panel):
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """The thumbnails take the width that their heads need; the heatmap takes the rest."""
+        narrow = self.width() < NARROW_PX
+        self.layer.set_label(self.tr("L") if narrow else self.tr("layer"))
+        self.head.set_label(self.tr("H") if narrow else self.tr("head"))
         self._share_width()
         hint = self.recompute.sizeHint()
         x = max(0, (self.width() - self.thumbnails.width() - hint.width()) // 2)

@@ -9,17 +9,24 @@ from core.contract import AttentionQuery, ThumbnailQuery
 FOCUS_SLOT, THUMBNAILS_SLOT = "attention.focus", "attention.thumbs"
 LARGEST_ANSWER = 1 << 20  # weights in one answer; a long prompt arrives in several
 LARGEST_THUMBNAILS = 1 << 22  # weights computed for one answer of small maps
+RECOMPUTED_ROWS = 64  # at most so many rows are fed again although their records are there
 DECODING_INTERVAL_S = 0.3  # between two questions for thumbnails while tokens are produced
 
 
 def focus_query(
     run_id: int, focus: AttentionFocus, have: int, fed: int, *, recompute: bool = False
 ) -> AttentionQuery | None:
-    """The rows that are missing, [have, fed), or as many of them as one answer should hold."""
+    """The rows that are missing, [have, fed), or as many of them as one answer should hold.
+
+    recompute: in small portions, because core feeds the model every position of a portion that lacks one record;
+    portions whose records are there cost no forward pass.
+    """
     if have >= fed:
         return None
     heads, reduce = heads_of(focus.head)
     most = max(16, LARGEST_ANSWER // fed)
+    if recompute:
+        most = min(most, RECOMPUTED_ROWS)
     stop = None if fed - have <= most else have + most
     return AttentionQuery(run_id, focus.layer, heads, reduce, rows=(have, stop), recompute=recompute)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
+from app.panels import tables
 from app.panels.accessible import Moment, describe_selection
 from app.panels.panel import Dispatch, Panel
 from app.state import select
@@ -12,10 +13,13 @@ from app.state.run import RunView
 from app.state.state import AppState
 from app.widgets import candidate_rows, numbers, step_text
 from app.widgets.candidate_bars import CandidateBars
+from app.widgets.focus_ring import FocusRing
 from app.widgets.needle import DrawNeedle
 from app.widgets.readout import Readout, share_room
+from app.widgets.twin import Twin, TwinStack
 
-STEP_PX = 70  # of the title bar, for “step 1234”
+SPOKEN = 5  # candidates that are read aloud
+STEP_PX = 54  # of the title bar, for “step 1234”
 SHORT_PX = 160  # below this height the draw leaves its axis out, for the sake of the candidates
 
 
@@ -27,30 +31,38 @@ class CandidatesPanel(Panel):
 
     def __init__(self, dispatch: Dispatch, parent: QWidget | None = None) -> None:
         super().__init__(dispatch, parent)
-        self.bars = CandidateBars(self)
-        self.bars.setAccessibleName("Candidates of the shown step")
-        self.needle = DrawNeedle(self)
-        self.needle.setAccessibleName("Draw on the cumulative probability")
-        box = QVBoxLayout(self)
+        self.title = self.tr("Candidates")
+        self.bars = CandidateBars()
+        self.bars.setAccessibleName(self.tr("Candidates of the shown step"))
+        FocusRing(self.bars)
+        self.needle = DrawNeedle()
+        self.needle.setAccessibleName(self.tr("Draw on the cumulative probability"))
+        plots = QWidget(self)
+        box = QVBoxLayout(plots)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(4)
         box.addWidget(self.bars, 1)
         box.addWidget(self.needle)
         self.needle.hide()
+        twin = Twin(self.tr("Candidates"), (self.bars, self.needle))
+        self.twins = TwinStack(self.title, plots, (twin,), self)
+        self.twins.turned.connect(self._show_table)
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(self.twins)
         self.moment = Readout(numbers=False, parent=self)
         self.readout = Readout(numbers=True, parent=self)
-        self.bars.set_empty(
-            "The likeliest next tokens appear here",
-            "Press Ctrl+Enter to run. Each step shows every candidate before and after the pipeline, and the draw.",
-        )
+        self._say_empty()
+        for readout in (self.readout, self.moment):
+            readout.wish_changed.connect(self._share_room)
         self._run: RunView | None = None
         self._index: int | None = None
         self._shown: tuple[object, ...] = ()
         self._theme = ""
-        self._described: Moment = (None, None)
+        self._described: Moment = None
 
     def header_widgets(self) -> tuple[QWidget, ...]:
-        return (self.moment,)
+        return (self.twins.button, self.moment)
 
     def header_right_widgets(self) -> tuple[QWidget, ...]:
         return (self.readout,)
@@ -60,11 +72,11 @@ class CandidatesPanel(Panel):
             self._theme = state.theme
             palette = select.palette(state)
             self.bars.set_palette(palette)
-            for widget in (self.needle, self.moment, self.readout):
+            for widget in (self.needle, self.moment, self.readout, self.twins):
                 widget.set_palette(palette)
         self._run, self._index = state.run, select.step_index(state)
         shown = (state.run.run_id if state.run else None, self._index)
-        self._described = describe_selection(self, state, self._described)
+        self._described = describe_selection(self, (self.bars, self.needle), state, self._described)
         if shown == self._shown:
             return
         self._shown = shown
@@ -72,20 +84,48 @@ class CandidatesPanel(Panel):
             self._show_nothing()
         else:
             self._show_step(self._run, self._index)
+        self._show_table()
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        self.needle.set_compact(self.height() < SHORT_PX)
-        share_room(self.width(), self.title, (), (self.readout, 0), (self.moment, STEP_PX))
+        short = self.height() < SHORT_PX
+        self.bars.set_dense(short)
+        self.needle.set_compact(short)
+        self._share_room()
+
+    def _share_room(self) -> None:
+        share_room(self.width(), self.title, (self.twins.button,), (self.readout, 0), (self.moment, STEP_PX))
 
     def describe(self) -> str:
         """The likeliest candidates in words."""
         if self._run is None or self._index is None:
-            return "No candidates yet."
-        rows = candidate_rows.rows(self._run.step(self._index))[:5]
-        names = ", ".join(f"{step_text.quoted(r.piece)} {numbers.probability(r.raw).strip()}" for r in rows)
-        return f"{step_text.sentence(self._run, self._index)} Likeliest: {names}."
+            return self.tr("No candidates yet.")
+        step = self._run.step(self._index)
+        rows = candidate_rows.rows(step)[:SPOKEN]
+        names = ", ".join(f"{step_text.spoken(r.piece)} {numbers.percent(r.raw)}" for r in rows)
+        said = f"{step_text.sentence(self._run, self._index)} " + self.tr("Likeliest: {0}.").format(names)
+        return said if step.u is None else f"{said} " + self.tr("The draw was {0}.").format(f"{step.u:.3f}")
+
+    def _say_empty(self) -> None:
+        self.bars.set_empty(
+            self.tr("The likeliest next tokens appear here"),
+            self.tr(
+                "Press Ctrl+Enter to run. Each step shows every candidate before and after the pipeline, and the draw."
+            ),
+        )
+
+    def _show_table(self) -> None:
+        if self.twins.shown is None:
+            return
+        if self._run is None or self._index is None:
+            self.twins.show_table(None)
+            return
+        step = self._run.step(self._index)
+        parts = candidate_rows.segments(step.top, step.token_id)
+        key = (self._run.run_id, self._index)
+        self.twins.show_table(tables.candidates_table(candidate_rows.rows(step), parts, key))
 
     def _show_nothing(self) -> None:
+        self._say_empty()
         self.bars.set_rows(())
         self.needle.hide()
         self.moment.set_wordings("")
@@ -94,13 +134,16 @@ class CandidatesPanel(Panel):
     def _show_step(self, run: RunView, index: int) -> None:
         step = run.step(index)
         contexts = (step_text.context(run, index), step_text.context(run, index, 8))
-        self.moment.set_wordings(*(f"step {index}, after “{text}”" for text in contexts), f"step {index}")
-        entropy = f"{numbers.significant(step.entropy_bits)} bits"
-        self.readout.set_wordings(f"{entropy} · rank {step.rank}", entropy)
+        after = self.tr("step {0}, after “{1}”")
+        self.moment.set_wordings(*(after.format(index, t) for t in contexts), self.tr("step {0}").format(index))
+        entropy = self.tr("{0} bits").format(numbers.significant(step.entropy_bits))
+        self.readout.set_wordings(self.tr("{0} · rank {1}").format(entropy, step.rank), entropy)
         self.bars.set_rows(candidate_rows.rows(step))
         greedy = step_text.params_at(run, index).mode == "greedy_search"
-        note = "no draw (greedy)" if greedy else "no draw to show (drawn by torch’s generator)"
+        note = self.tr("no draw (greedy)") if greedy else self.tr("no draw to show (drawn by torch’s generator)")
         self.needle.show_draw(candidate_rows.segments(step.top, step.token_id), step.u, note)
         self.needle.setVisible(len(step.top.token_ids) > 0)
         if not len(step.top.token_ids):
-            self.bars.set_empty("No candidates were recorded", "This run was started without top_logprobs.")
+            self.bars.set_empty(
+                self.tr("No candidates were recorded"), self.tr("This run was started without top_logprobs.")
+            )

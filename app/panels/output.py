@@ -7,22 +7,28 @@ from numpy.typing import NDArray
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QPushButton, QToolButton, QVBoxLayout, QWidget
 
+from app.panels import tables
 from app.panels.accessible import Moment, describe_selection
 from app.panels.panel import Dispatch, Panel
 from app.state import select
 from app.state.intents import AskView, SelectStep, SetColour, WithdrawView
 from app.state.run import RunView
 from app.state.state import AppState, ColourBy, Head
+from app.state.texts import tr
 from app.theme.colormaps import indices, token_fills
 from app.widgets import step_text
 from app.widgets.choice import Choice
 from app.widgets.flow_painter import NO_FILL
+from app.widgets.focus_ring import FocusRing
 from app.widgets.legend import MapLegend
 from app.widgets.readout import Readout, share_room
 from app.widgets.token_flow import TokenFlow
+from app.widgets.twin import Twin, TwinStack
 from core.contract import AttentionAnswer, AttentionQuery, WorkerState
 
 ROW_SLOT = "attention.row"
+LEGEND_PX, NARROW_LEGEND_PX = 72, 36
+WIDE_PX, NARROW_PX = 480, 380  # below these widths the title bar says less and less
 QUANTITIES: tuple[ColourBy, ...] = ("probability", "entropy", "rank", "surprisal")
 MEANING = {
     "probability": "Probability of the chosen token before the pipeline",
@@ -54,28 +60,33 @@ class OutputPanel(Panel):
 
     def __init__(self, dispatch: Dispatch, parent: QWidget | None = None) -> None:
         super().__init__(dispatch, parent)
-        self.flow = TokenFlow(self)
-        self.flow.setAccessibleName("Output tokens")
+        self.title = self.tr("Output")
+        self.flow = TokenFlow()
+        self.flow.setAccessibleName(self.tr("Output tokens"))
+        FocusRing(self.flow)
         self.flow.tooltip = self._tooltip
         self.flow.clicked.connect(self._clicked)
         self.flow.follow_changed.connect(lambda _follow: self._show_newest_button())
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
-        box.addWidget(self.flow)
-        self.colour = Choice("colour", "Quantity that colours the tokens", self._choose_colour, self)
-        self.colour.set_options([*((q, q) for q in QUANTITIES), ("attention", "attention")])
-        self.legend = MapLegend(72, self)
+        twin = Twin(self.tr("Output tokens"), (self.flow,), self._select)
+        self.twins = TwinStack(self.title, self.flow, (twin,), self)
+        self.twins.turned.connect(self._refresh)
+        box.addWidget(self.twins)
+        self.colour = Choice(self.tr("colour"), self.tr("Quantity that colours the tokens"), self._choose_colour, self)
+        self.colour.set_options([(q, tr(q)) for q in (*QUANTITIES, "attention")])
+        self.legend = MapLegend(LEGEND_PX, self)
         self.progress = Readout(numbers=False, parent=self)
         self.overlay = QToolButton(self)
-        self.overlay.setText("attention row")
+        self.overlay.setText(self.tr("attention row"))
         self.overlay.setCheckable(True)
         self.overlay.setChecked(True)
         self.overlay.setProperty("plain", True)
-        self.overlay.setToolTip("Underline each token as strongly as the selected token attends to it")
-        self.overlay.setAccessibleName("Underline tokens by attention from the selected one")
+        self.overlay.setToolTip(self.tr("Underline each token as strongly as the selected token attends to it"))
+        self.overlay.setAccessibleName(self.tr("Underline tokens by attention from the selected one"))
         self.overlay.toggled.connect(lambda _on: self._refresh())
-        self.newest = QPushButton("Follow newest", self)
-        self.newest.setToolTip("Show the newest step in every panel, and scroll along")
+        self.newest = QPushButton(self.tr("Follow newest"), self)
+        self.newest.setToolTip(self.tr("Show the newest step in every panel, and scroll along"))
         self.newest.clicked.connect(self._follow_newest)
         self.newest.hide()
         self._state: AppState | None = None
@@ -84,11 +95,11 @@ class OutputPanel(Panel):
         self._by_attention = self._asked = False
         self._coloured: tuple[object, ...] = ()
         self._theme = ""
-        self._described: Moment = (None, None)
+        self._described: Moment = None
         self._legend_key: tuple[str, ...] = ()
 
     def header_widgets(self) -> tuple[QWidget, ...]:
-        return (self.colour, self.overlay, self.progress)
+        return (self.twins.button, self.colour, self.overlay, self.progress)
 
     def header_right_widgets(self) -> tuple[QWidget, ...]:
         return (self.legend,)
@@ -105,11 +116,16 @@ class OutputPanel(Panel):
             palette = select.palette(state)
             self.flow.set_palette(palette)
             self.progress.set_palette(palette)
+            self.twins.set_palette(palette)
             self.overlay.setStyleSheet(f"QToolButton:checked {{ color: {palette.accent} }}")
             self._coloured = ()
         run = state.run
         self._show_legend(state)
-        self.progress.set_wordings(_progress(state))
+        self.progress.set_wordings(*_progress(state))
+        self._described = describe_selection(self, (self.flow,), state, self._described)
+        if self.twins.shown is not None:
+            selected = None if state.selected is None else select.step_index(state)
+            self.twins.show_table(tables.output_table(run, selected) if run and run.count else None)
         if run is None:
             self._show_nothing(state)
             return
@@ -119,14 +135,13 @@ class OutputPanel(Panel):
         selected = None if state.selected is None else run.prompt_tokens + min(state.selected, run.count - 1)
         self.flow.set_selected(selected if run.count else None)
         self._show_newest_button()
-        self._described = describe_selection(self, state, self._described)
 
     def describe(self) -> str:
         """The shown step in words."""
         state = self._state
         index = select.step_index(state) if state else None
         if state is None or state.run is None or index is None:
-            return "No output yet."
+            return self.tr("No output yet.")
         return step_text.sentence(state.run, index)
 
     # tokens and their colours
@@ -136,8 +151,10 @@ class OutputPanel(Panel):
             self.flow.clear()
         self._run_id, self._count = None, 0
         waiting = state.worker in (WorkerState.STARTING, WorkerState.LOADING, WorkerState.NO_MODEL)
-        hint = "Load a model, then press Ctrl+Enter." if waiting else "Press Ctrl+Enter to run the prompt."
-        self.flow.set_empty("The text appears here, token by token", hint)
+        hint = self.tr("Press Ctrl+Enter to run the prompt.")
+        if waiting:
+            hint = self.tr("Load a model, then press Ctrl+Enter.")
+        self.flow.set_empty(self.tr("The text appears here, token by token"), hint)
         self.newest.hide()
 
     def _show_tokens(self, run: RunView, state: AppState) -> None:
@@ -166,7 +183,8 @@ class OutputPanel(Panel):
         self.colour.show_key(quantity)
         low, high = ("0", "1 √") if self._by_attention else select.colour_ends(state.colour_by)
         palette = select.palette(state)
-        self.legend.show_map(token_fills(palette), low, high, palette, MEANING[quantity])
+        self.legend.show_map(token_fills(palette), low, high, palette, tr(MEANING[quantity]))
+        self._share_room()
 
     # the attention row
 
@@ -239,8 +257,11 @@ class OutputPanel(Panel):
         run = self._state.run if self._state else None
         if run is None or token < run.prompt_tokens:
             return
-        index = token - run.prompt_tokens
-        self.dispatch(SelectStep(None if index == run.count - 1 else index))
+        self._select(token - run.prompt_tokens)
+
+    def _select(self, index: int) -> None:
+        run = self._state.run if self._state else None
+        self.dispatch(SelectStep(None if run is not None and index == run.count - 1 else index))
 
     def _follow_newest(self) -> None:
         self.flow.follow()
@@ -257,7 +278,15 @@ class OutputPanel(Panel):
             self.width() - hint.width() - 16, self.height() - hint.height(), hint.width(), hint.height()
         )
         self.newest.raise_()
-        share_room(self.width(), self.title, (self.colour, self.overlay, self.legend), (self.progress, 0))
+        wide, narrow = self.width() >= WIDE_PX, self.width() < NARROW_PX
+        self.legend.set_strip(LEGEND_PX if wide else NARROW_LEGEND_PX, not narrow)
+        self.colour.set_label(self.tr("colour") if wide else "")
+        self.overlay.setText(self.tr("row") if narrow else self.tr("attention row"))
+        self._share_room()
+
+    def _share_room(self) -> None:
+        fixed = (self.twins.button, self.colour, self.overlay, self.legend)
+        share_room(self.width(), self.title, fixed, (self.progress, 0))
 
     def _tooltip(self, token: int) -> str:
         run = self._state.run if self._state else None
@@ -275,12 +304,15 @@ def _same_view(one: object, other: AttentionQuery) -> bool:
     )  # fmt: skip
 
 
-def _progress(state: AppState) -> str:
+def _progress(state: AppState) -> tuple[str, ...]:
+    """What goes on or how it ended, in fewer and fewer words."""
     run = state.run
     if run is None:
-        return ""
+        return ("",)
     if run.finish is not None:
-        return ENDED.get(run.finish.finish_reason, run.finish.finish_reason)
+        return (tr(ENDED.get(run.finish.finish_reason, run.finish.finish_reason)),)
     if run.count == 0 and run.prefill is not None:
-        return f"reading the prompt, {run.prefill.done:,} of {run.prefill.total:,} tokens"
-    return ""
+        done, total = f"{run.prefill.done:,}", f"{run.prefill.total:,}"
+        long, short = tr("reading the prompt, {0} of {1} tokens"), tr("reading {0} of {1}")
+        return long.format(done, total), short.format(done, total)
+    return ("",)

@@ -5,16 +5,20 @@ from __future__ import annotations
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
+from app.panels import tables
 from app.panels.accessible import Moment, describe_selection
 from app.panels.panel import Dispatch, Panel
 from app.state import select
 from app.state.intents import SelectStep
 from app.state.run import RunView
 from app.state.state import AppState
+from app.state.texts import tr
 from app.widgets import numbers, step_text
+from app.widgets.focus_ring import FocusRing
 from app.widgets.legend import SwatchLegend
 from app.widgets.readout import Readout, share_room
 from app.widgets.series_plot import Flag, Lane, Series, SeriesPlot
+from app.widgets.twin import Twin, TwinStack
 
 LANES = (Lane(5, "bits", (0, 1)), Lane(2, "ms", (2,), robust=True))
 
@@ -27,27 +31,36 @@ class TimelinePanel(Panel):
 
     def __init__(self, dispatch: Dispatch, parent: QWidget | None = None) -> None:
         super().__init__(dispatch, parent)
-        self.plot = SeriesPlot(LANES, self)
-        self.plot.setAccessibleName("Timeline of entropy, surprisal and time per token")
+        self.title = self.tr("Timeline")
+        self.plot = SeriesPlot(LANES)
+        self.plot.setAccessibleName(self.tr("Timeline of entropy, surprisal and time per token"))
+        FocusRing(self.plot)
         self.plot.tooltip = self._tooltip
         self.plot.clicked.connect(self._clicked)
         self.plot.set_empty(
-            "Entropy, surprisal and time of every token appear here", "Press Ctrl+Enter to run; click a step to see it."
+            self.tr("Entropy, surprisal and time of every token appear here"),
+            self.tr("Press Ctrl+Enter to run; click a step to see it."),
         )
-        self.legend = SwatchLegend(("entropy", "surprisal", "ms per token"), self)
+        twin = Twin(self.tr("Timeline"), (self.plot,), self._clicked)
+        self.twins = TwinStack(self.title, self.plot, (twin,), self)
+        self.twins.turned.connect(self._show_table)
+        self.legend = SwatchLegend((self.tr("entropy"), self.tr("surprisal"), self.tr("ms per token")), self)
         self.readout = Readout(numbers=True, parent=self)
+        self.readout.wish_changed.connect(self._share_room)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
-        box.addWidget(self.plot)
+        box.addWidget(self.twins)
+        self._series: tuple[Series, ...] = ()
+        self._selected: int | None = None
         self._run: RunView | None = None
         self._index: int | None = None
         self._flags: tuple[Flag, ...] = ()
         self._run_id: int | None = None
         self._theme = ""
-        self._described: Moment = (None, None)
+        self._described: Moment = None
 
     def header_widgets(self) -> tuple[QWidget, ...]:
-        return (self.legend,)
+        return (self.twins.button, self.legend)
 
     def header_right_widgets(self) -> tuple[QWidget, ...]:
         return (self.readout,)
@@ -60,39 +73,53 @@ class TimelinePanel(Panel):
             self.plot.set_palette(palette, colours)
             self.legend.set_colours(*colours)
             self.readout.set_palette(palette)
+            self.twins.set_palette(palette)
         self._run, self._index = state.run, select.step_index(state)
         run, index = self._run, self._index
         if run is None or index is None:
             self.plot.show_steps((), (), None, restart=True)
             self._run_id = None
             self.readout.set_wordings("")
+            self._show_table()
+            self._described = describe_selection(self, (self.plot,), state, self._described)
             return
         restart = run.run_id != self._run_id
         if restart or len(run.flags) != len(self._flags):
             self._flags = flags_of(run)
         self._run_id = run.run_id
-        series = (
+        self._series = (
             Series(run.column("entropy_bits")),
             Series(run.column("logprob"), -1.0 / step_text.LN2),
             Series(run.column("step_ms")),
         )
-        self.plot.show_steps(series, self._flags, None if state.selected is None else index, restart)
+        self._selected = None if state.selected is None else index
+        self.plot.show_steps(self._series, self._flags, self._selected, restart)
+        self._show_table()
         self.readout.set_wordings(*_readout(run, index))
-        self._described = describe_selection(self, state, self._described)
+        self._described = describe_selection(self, (self.plot,), state, self._described)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        share_room(self.width(), self.title, (self.legend,), (self.readout, 0))
+        self._share_room()
+
+    def _share_room(self) -> None:
+        share_room(self.width(), self.title, (self.twins.button, self.legend), (self.readout, 0))
+
+    def _show_table(self) -> None:
+        if self.twins.shown is not None:
+            run = self._run
+            table = tables.timeline_table(run, self._series, self._flags, self._selected) if run and run.count else None
+            self.twins.show_table(table)
 
     def describe(self) -> str:
         """The shown step, and what changed on the way to it, in words."""
         if self._run is None or self._index is None:
-            return "No steps yet."
+            return self.tr("No steps yet.")
         step = self._run.step(self._index)
-        changes = "; ".join(f"at step {f.index} {f.text}" for f in self._flags if f.index <= self._index)
-        return (
-            f"{step_text.sentence(self._run, self._index)} It took {numbers.significant(step.timing.step_ms)} ms."
-            + (f" Changes: {changes}." if changes else "")
-        )
+        at = self.tr("at step {0} {1}")
+        changes = "; ".join(at.format(f.index, f.text) for f in self._flags if f.index <= self._index)
+        took = self.tr("It took {0} ms.").format(numbers.significant(step.timing.step_ms))
+        said = f"{step_text.sentence(self._run, self._index)} {took}"
+        return f"{said} " + self.tr("Changes: {0}.").format(changes) if changes else said
 
     def _clicked(self, index: int) -> None:
         count = self._run.count if self._run else 0
@@ -103,11 +130,10 @@ class TimelinePanel(Panel):
             return ""
         changes = [f"<br>{f.text}" for f in self._flags if f.index == index]
         timing = self._run.step(index).timing
-        split = (
-            f"<br>{timing.step_ms:.2f} ms: forward {timing.forward_ms:.2f}, pipeline {timing.pipeline_ms:.2f}, "
-            f"probes {timing.probes_ms:.2f}"
+        split = self.tr("{0} ms: forward {1}, pipeline {2}, probes {3}").format(
+            *(f"{ms:.2f}" for ms in (timing.step_ms, timing.forward_ms, timing.pipeline_ms, timing.probes_ms))
         )
-        return step_text.token_tooltip(self._run, index) + split + "".join(changes)
+        return f"{step_text.token_tooltip(self._run, index)}<br>{split}" + "".join(changes)
 
 
 def flags_of(run: RunView) -> tuple[Flag, ...]:
@@ -117,9 +143,10 @@ def flags_of(run: RunView) -> tuple[Flag, ...]:
 
 
 def _readout(run: RunView, index: int) -> tuple[str, ...]:
-    """The step's numbers in three wordings."""
+    """The step's numbers in four wordings."""
     step, last = run.step(index), str(run.count - 1)
-    text = f"step {index:>{len(last)}} of {last}"
+    short = tr("step {0}").format(str(index).rjust(len(last)))
+    text = tr("{0} of {1}").format(short, last)
     entropy, surprisal = numbers.significant(step.entropy_bits), numbers.significant(-step.logprob / step_text.LN2)
-    bits = f"{text} · {entropy:>4} / {surprisal:>4} bits"
-    return f"{bits} · {numbers.significant(step.timing.step_ms):>4} ms", bits, text
+    bits = f"{text} · " + tr("{0} / {1} bits").format(entropy.rjust(4), surprisal.rjust(4))
+    return f"{bits} · " + tr("{0} ms").format(numbers.significant(step.timing.step_ms).rjust(4)), bits, text, short

@@ -5,9 +5,10 @@ from __future__ import annotations
 from html import escape
 
 from PySide6.QtCore import QEvent, QRectF, QSize, Qt
-from PySide6.QtGui import QColor, QHelpEvent, QPainter, QPaintEvent, QResizeEvent
+from PySide6.QtGui import QColor, QFont, QHelpEvent, QPainter, QPaintEvent, QResizeEvent
 from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QToolTip, QWidget
 
+from app.state.texts import tr
 from app.theme import fonts
 from app.theme.palette import LIGHT, Palette
 from app.widgets import numbers
@@ -17,7 +18,9 @@ from app.widgets.text_cache import TextCache
 from app.widgets.visible_text import one_line
 
 ROW_PX, HEAD_PX = 20, 18
+DENSE_ROW_PX, DENSE_HEAD_PX = 15, 16
 PAD_PX, GAP_PX, SCROLL_PX = 6, 10, 10
+NUMBER = "0.000"
 
 
 class CandidateBars(QAbstractScrollArea):
@@ -32,11 +35,10 @@ class CandidateBars(QAbstractScrollArea):
         self._rows: tuple[CandidateRow, ...] = ()
         self._top = 1.0
         self._empty = ("", "")
-        tokens = fonts.mono(fonts.BODY_PX)
-        tokens.setFamilies([fonts.MONO_FAMILY, fonts.UI_FAMILY])  # Inter has the whitespace marks
-        self._mono = TextCache(tokens)
         self._small, self._ui = TextCache(fonts.mono(fonts.SMALL_PX)), TextCache(fonts.ui(fonts.SMALL_PX))
-        self._number_px, self._stage_px = self._mono.width("0.000"), self._small.width("typical_p")
+        self._stage_px = self._small.width("typical_p")
+        self._mono = TextCache(_token_font(dense=False))
+        self._row_px, self._head_px = ROW_PX, HEAD_PX
         self.set_palette(LIGHT)
 
     def set_palette(self, palette: Palette) -> None:
@@ -47,6 +49,15 @@ class CandidateBars(QAbstractScrollArea):
             for name in ("text", "secondary", "accent", "accent_soft", "muted", "bar", "line", "surface")
         }
         self.viewport().update()
+
+    def set_dense(self, dense: bool) -> None:
+        """Lower rows in smaller type, for a low panel."""
+        row_px = DENSE_ROW_PX if dense else ROW_PX
+        if row_px != self._row_px:
+            self._row_px, self._head_px = row_px, DENSE_HEAD_PX if dense else HEAD_PX
+            self._mono = TextCache(_token_font(dense))
+            self._fit()
+            self.viewport().update()
 
     def set_empty(self, title: str, hint: str) -> None:
         """What to say while there is no step."""
@@ -63,7 +74,7 @@ class CandidateBars(QAbstractScrollArea):
     def _fit(self) -> None:
         """The bar counts rows: none is ever cut."""
         bar = self.verticalScrollBar()
-        bar.setPageStep(max(1, (self.viewport().height() - HEAD_PX) // ROW_PX))
+        bar.setPageStep(max(1, (self.viewport().height() - self._head_px) // self._row_px))
         bar.setRange(0, max(0, len(self._rows) - bar.pageStep()))
 
     def resizeEvent(self, event: QResizeEvent) -> None:
@@ -79,8 +90,8 @@ class CandidateBars(QAbstractScrollArea):
         return QSize(320, HEAD_PX + 8 * ROW_PX)
 
     def minimumSizeHint(self) -> QSize:
-        """Three candidates."""
-        return QSize(220, HEAD_PX + 3 * ROW_PX)
+        """Five candidates in low rows."""
+        return QSize(220, DENSE_HEAD_PX + 5 * DENSE_ROW_PX)
 
     def paintEvent(self, event: QPaintEvent) -> None:
         """Head and visible rows."""
@@ -91,9 +102,9 @@ class CandidateBars(QAbstractScrollArea):
         width = self.width() - SCROLL_PX  # the same with and without the scroll bar
         shown = self._visible()
         for i, row in enumerate(shown):
-            self._paint_row(painter, row, HEAD_PX + i * ROW_PX, width)
+            self._paint_row(painter, row, self._head_px + i * self._row_px, width)
         if len(shown) > 1 and shown[-1] is not self._rows[self.verticalScrollBar().value() + len(shown) - 1]:
-            y = HEAD_PX + (len(shown) - 1) * ROW_PX
+            y = self._head_px + (len(shown) - 1) * self._row_px
             painter.fillRect(0, y, width, 1, self._colours["line"])
         self._paint_head(painter, width)
 
@@ -111,49 +122,53 @@ class CandidateBars(QAbstractScrollArea):
         """Right end of the tokens, right end of the bars, of the raw numbers, of the final numbers."""
         final = width - PAD_PX
         raw = final - self._stage_px - GAP_PX
-        bars = raw - self._number_px - GAP_PX
+        bars = raw - self._mono.width(NUMBER) - GAP_PX
         return PAD_PX + max(76.0, min(132.0, width * 0.24)), bars, raw, final
 
     def _paint_head(self, painter: QPainter, width: int) -> None:
         tokens, _, raw, final = self._columns(width)
-        painter.fillRect(QRectF(0, 0, width, HEAD_PX), self._colours["surface"])
+        painter.fillRect(QRectF(0, 0, width, self._head_px), self._colours["surface"])
         painter.setPen(self._colours["secondary"])
-        baseline = HEAD_PX - 6.0
-        axis = f"probability, 0 – {self._top:g}"
-        if tokens + GAP_PX + self._ui.width(axis) > raw - self._number_px:
+        baseline = self._head_px - 6.0
+        axis = self.tr("probability, 0 – {0}").format(f"{self._top:g}")
+        if tokens + GAP_PX + self._ui.width(axis) > raw - self._mono.width(NUMBER):
             axis = f"0 – {self._top:g}"
         self._ui.draw(painter, tokens + GAP_PX, baseline, axis)
-        for right, text in ((raw, "raw"), (final, "final")):
+        for right, text in ((raw, self.tr("raw")), (final, self.tr("final"))):
             self._ui.draw_right(painter, right, baseline, text)
 
     def _paint_row(self, painter: QPainter, row: CandidateRow, y: int, width: int) -> None:
         c = self._colours
         tokens, bars, raw_right, final_right = self._columns(width)
         if row.chosen:
-            painter.fillRect(QRectF(0, y, width, ROW_PX), c["accent_soft"])
+            painter.fillRect(QRectF(0, y, width, self._row_px), c["accent_soft"])
         left, room = tokens + GAP_PX, max(8.0, bars - tokens - GAP_PX)
         scale = room / self._top
-        painter.fillRect(QRectF(left, y + 4, max(1.0, row.raw * scale), 5), c["muted"])
+        thin, thick = (3, 5) if self._row_px == DENSE_ROW_PX else (5, 6)
+        top = y + (self._row_px - thin - thick - 1) // 2
+        painter.fillRect(QRectF(left, top, max(1.0, row.raw * scale), thin), c["muted"])
         if row.killed_by is None:
-            painter.fillRect(QRectF(left, y + 10, max(1.0, row.final * scale), 6), c["accent" if row.chosen else "bar"])
+            bar = QRectF(left, top + thin + 1, max(1.0, row.final * scale), thick)
+            painter.fillRect(bar, c["accent" if row.chosen else "bar"])
         killed = row.killed_by is not None
-        baseline = y + ROW_PX / 2 + self._mono.rise
+        baseline = y + self._row_px / 2 + self._mono.rise
+        number_px = self._mono.width(NUMBER)
         painter.setPen(c["secondary" if killed else "text"])
         piece = self._mono.elided(one_line(row.piece), tokens - PAD_PX)
         self._mono.draw(painter, PAD_PX, baseline, piece)
         if killed:
             middle = round(baseline - self._mono.rise * 0.8)
             painter.drawLine(PAD_PX, middle, round(PAD_PX + self._mono.width(piece)), middle)
-        self._mono.draw(painter, raw_right - self._number_px, baseline, numbers.probability(row.raw))
+        self._mono.draw(painter, raw_right - number_px, baseline, numbers.probability(row.raw))
         if row.killed_by is None:
-            self._mono.draw(painter, final_right - self._number_px, baseline, numbers.probability(row.final))
+            self._mono.draw(painter, final_right - number_px, baseline, numbers.probability(row.final))
         else:
             stage = self._small.elided(row.killed_by, self._stage_px + 1)
             self._small.draw_right(painter, final_right, baseline, stage)
 
     def row_at(self, y: float) -> CandidateRow | None:
         """The candidate at a height of the viewport."""
-        shown, index = self._visible(), int((y - HEAD_PX) // ROW_PX)
+        shown, index = self._visible(), int((y - self._head_px) // self._row_px)
         return shown[index] if 0 <= index < len(shown) else None
 
     def viewportEvent(self, event: QEvent) -> bool:
@@ -165,9 +180,17 @@ class CandidateBars(QAbstractScrollArea):
         return super().viewportEvent(event)
 
 
+def _token_font(dense: bool) -> QFont:
+    font = fonts.mono(fonts.SMALL_PX if dense else fonts.BODY_PX)
+    font.setFamilies([fonts.MONO_FAMILY, fonts.UI_FAMILY])  # Inter has the whitespace marks
+    return font
+
+
 def tooltip(row: CandidateRow) -> str:
     """One candidate in full, as escaped rich text."""
-    fate = f"removed by {row.killed_by}" if row.killed_by else f"final {row.final:.6f}"
-    chosen = "<br>chosen" if row.chosen else ""
+    final = tr("removed by {0}").format(row.killed_by) if row.killed_by else tr("final {0}").format(f"{row.final:.6f}")
+    lines = [f"id {row.token_id}", tr("raw {0}").format(f"{row.raw:.6f}"), final]
+    if row.chosen:
+        lines.append(tr("chosen"))
     piece = escape(one_line(row.piece[:200]))
-    return f"<p style='white-space:pre'><b>{piece}</b><br>id {row.token_id}<br>raw {row.raw:.6f}<br>{fate}{chosen}</p>"
+    return f"<p style='white-space:pre'><b>{piece}</b><br>" + "<br>".join(map(escape, lines)) + "</p>"

@@ -31,6 +31,7 @@ class Segment:
     start: float
     stop: float
     chosen: bool
+    token_id: int = -1
 
 
 def rows(step: StepSnapshot) -> tuple[CandidateRow, ...]:
@@ -56,7 +57,8 @@ def segments(top: Candidates, chosen_id: int) -> tuple[Segment, ...]:
     stops = np.minimum(np.cumsum(final[order]), 1.0).tolist()
     starts = [0.0, *stops[:-1]]
     pairs = zip(order.tolist(), starts, stops, strict=True)
-    return tuple(Segment(top.pieces[i], a, b, int(top.token_ids[i]) == chosen_id) for i, a, b in pairs)
+    ids = top.token_ids.tolist()
+    return tuple(Segment(top.pieces[i], a, b, ids[i] == chosen_id, ids[i]) for i, a, b in pairs)
 
 
 def bar_top(candidates: tuple[CandidateRow, ...]) -> float:

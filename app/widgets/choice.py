@@ -38,6 +38,14 @@ class Choice(QToolButton):
         """The text, without the room that styles keep for an arrow of their own."""
         return QSize(self.fontMetrics().horizontalAdvance(self.text()) + 10, super().sizeHint().height())
 
+    def set_label(self, label: str) -> None:
+        """Another label, where there is less room."""
+        if label != self._label:
+            self._label = label
+            if self._key is not None:
+                self._show(self._key)
+            self.updateGeometry()
+
     def set_options(self, options: Sequence[tuple[str, str]]) -> None:
         """Offer other options; returns at once when they are the same."""
         if tuple(options) == self._options:

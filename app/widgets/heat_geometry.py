@@ -9,7 +9,8 @@ LABEL_CELL_PX = 12.0  # cells this high have room for a token beside each row
 LABEL_LEFT_PX, LABEL_TOP_PX = 64, 60
 TICK_LEFT_PX, TICK_DIGIT_PX, TICK_TOP_PX = 12, 7, 18  # the left one grows with the digits of the positions
 END_PX = 10  # room for the dot of the newest row
-FILL_SHARE = 0.88  # whole pixels a cell are taken where they fill this share of the room
+FEW_CELLS = 40  # up to here cells have whole pixels where those fill `FILL_SHARE` of the room
+FILL_SHARE = 0.88
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class HeatGeometry:
 
 
 def fit(width: int, height: int, cells: int, factor: int = 1) -> HeatGeometry:
-    """The largest calm layout: it changes only now and then while the map grows."""
+    """The largest layout. Few cells have whole pixels, so that the map grows calmly; many always fill the square."""
     cells = max(1, cells)
     room = min(width - LABEL_LEFT_PX - END_PX, height - LABEL_TOP_PX)
     cell = min(LARGEST_CELL_PX, room // cells)
@@ -44,9 +45,8 @@ def fit(width: int, height: int, cells: int, factor: int = 1) -> HeatGeometry:
     left = TICK_LEFT_PX + TICK_DIGIT_PX * max(2, len(str(cells * factor - 1)))
     room = max(16, min(width - left - END_PX, height - TICK_TOP_PX - 3))
     whole = room // cells
-    if whole and whole * cells >= FILL_SHARE * room:
-        return HeatGeometry(left, TICK_TOP_PX, float(whole), False, factor)
-    return HeatGeometry(left, TICK_TOP_PX, room / extent(cells), False, factor)
+    calm = cells <= FEW_CELLS and whole * cells >= FILL_SHARE * room
+    return HeatGeometry(left, TICK_TOP_PX, float(whole) if calm else room / cells, False, factor)
 
 
 def extent(cells: int) -> int:

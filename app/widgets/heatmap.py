@@ -76,9 +76,8 @@ class Heatmap(QWidget):
         """Colour the cell rows from `first` on and paint. Call it after the matrix has grown or was cleared."""
         self._geometry = fit(self.width(), self.height(), self._matrix.side, self._matrix.factor)
         if self._matrix.rows:
-            room = min(self.width(), self.height()) * self.devicePixelRatioF()
-            values = self._matrix.values
-            side = self._pixels.update(values, first, self._lut, self._scale, int(room))
+            room = self._geometry.cell_px * self._matrix.side * self.devicePixelRatioF()
+            side = self._pixels.update(self._matrix.values, first, self._lut, self._scale, round(room))
             pixels = self._pixels.buffer
             self._image = QImage(pixels.data, side, side, pixels.strides[0], QImage.Format.Format_RGB32)
         else:
@@ -102,9 +101,8 @@ class Heatmap(QWidget):
             paint_empty(painter, self.rect(), self._palette, *self._message)
             return
         g, side_px = self._geometry, self._geometry.cell_px * self._matrix.side
-        uneven = g.cell_px < 3 and g.cell_px != int(g.cell_px)  # else some cells would be drawn twice as large
-        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, uneven)
-        painter.drawImage(QRectF(g.left, g.top, side_px, side_px), self._image)
+        cells = self._matrix.side / self._pixels.pool  # the last pixel may stand for fewer cells than the others
+        painter.drawImage(QRectF(g.left, g.top, side_px, side_px), self._image, QRectF(0, 0, cells, cells))
         painter.setPen(QColor(self._palette.secondary))
         if g.labelled:
             self._paint_labels(painter, g)

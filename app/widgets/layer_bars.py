@@ -127,14 +127,15 @@ class LayerBars(QWidget):
             painter.drawLine(QPointF(LEFT_PX, y), QPointF(self.width() - RIGHT_PX, y))
             painter.setPen(QColor(self._palette.secondary))
             self._mono.draw_right(painter, LEFT_PX - 6, y + self._mono.rise, f"{value:g}")
-        self._ui.draw(painter, LEFT_PX, TOP_PX - 7.5, f"{name} a layer")
+        self._ui.draw(painter, LEFT_PX, TOP_PX - 7.5, self.tr("{0} a layer").format(name))
 
     def _paint_layers(self, painter: QPainter, layers: int, slot: float) -> None:
         baseline = self.height() - BOTTOM_PX + 14.0
-        unit_px = self._ui.width("layer")
+        unit = self.tr("layer")
+        unit_px = self._ui.width(unit)
         end = float(self.width() - RIGHT_PX)
         painter.setPen(QColor(self._palette.secondary))
-        self._ui.draw(painter, end - unit_px, baseline, "layer")
+        self._ui.draw(painter, end - unit_px, baseline, unit)
         for layer in range(0, layers, tick_step(slot, 26.0)):
             width = self._mono.width(str(layer))
             x = LEFT_PX + (layer + 0.5) * slot - width / 2

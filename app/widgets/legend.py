@@ -26,6 +26,7 @@ class MapLegend(QWidget):
         self._strip_px = width_px
         self._font = fonts.mono(fonts.SMALL_PX)
         self._ends = ("0", "1")
+        self._with_ends = True
         self._strip = QImage()
         self._palette = LIGHT
         self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
@@ -33,13 +34,22 @@ class MapLegend(QWidget):
     def show_map(self, lut: NDArray[np.uint8], low: str, high: str, palette: Palette, meaning: str) -> None:
         """Show a map from `low` to `high`; `meaning` is the tooltip and the accessible text."""
         self._strip, self._ends, self._palette = lut_image(lut), (low, high), palette
-        self.setToolTip(meaning)
+        self.setToolTip(f"{meaning}: {low} – {high}")
         self.setAccessibleName(meaning)
         self.updateGeometry()
         self.update()
 
+    def set_strip(self, width_px: int, with_ends: bool = True) -> None:
+        """A longer or shorter strip, with the values at its ends or without (the tooltip has them)."""
+        if (width_px, with_ends) != (self._strip_px, self._with_ends):
+            self._strip_px, self._with_ends = width_px, with_ends
+            self.updateGeometry()
+            self.update()
+
     def sizeHint(self) -> QSize:
         """The strip and both ends."""
+        if not self._with_ends:
+            return QSize(self._strip_px, 18)
         metrics = QFontMetricsF(self._font)
         texts = sum(metrics.horizontalAdvance(text) for text in self._ends)
         return QSize(int(self._strip_px + texts + 14), 18)
@@ -52,12 +62,13 @@ class MapLegend(QWidget):
         metrics = QFontMetricsF(self._font)
         middle = self.height() / 2
         baseline = middle + metrics.capHeight() / 2
-        x = metrics.horizontalAdvance(self._ends[0]) + 6
-        painter.drawText(QPointF(0, baseline), self._ends[0])
+        x = metrics.horizontalAdvance(self._ends[0]) + 6 if self._with_ends else 0.0
         strip = QRectF(x, middle - 5, self._strip_px, 10)
         painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform)
         painter.drawImage(strip, self._strip)
-        painter.drawText(QPointF(x + self._strip_px + 6, baseline), self._ends[1])
+        if self._with_ends:
+            painter.drawText(QPointF(0, baseline), self._ends[0])
+            painter.drawText(QPointF(x + self._strip_px + 6, baseline), self._ends[1])
 
 
 class SwatchLegend(QWidget):
@@ -69,7 +80,7 @@ class SwatchLegend(QWidget):
         self._colours: tuple[QColor, ...] = tuple(QColor(Qt.GlobalColor.gray) for _ in names)
         self._font = fonts.ui(fonts.SMALL_PX)
         self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
-        self.setAccessibleName("Legend: " + ", ".join(names))
+        self.setAccessibleName(self.tr("Legend: {0}").format(", ".join(names)))
 
     def set_colours(self, *colours: str) -> None:
         """One colour a name."""
@@ -79,7 +90,7 @@ class SwatchLegend(QWidget):
     def sizeHint(self) -> QSize:
         """All names on one line."""
         metrics = QFontMetricsF(self._font)
-        return QSize(int(sum(metrics.horizontalAdvance(n) + 22 for n in self._names)), 18)
+        return QSize(int(sum(metrics.horizontalAdvance(n) + 22 for n in self._names)) - 10, 18)
 
     def paintEvent(self, event: QPaintEvent) -> None:
         """A swatch and a name for each series."""

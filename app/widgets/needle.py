@@ -12,9 +12,8 @@ from app.widgets.candidate_rows import Segment
 from app.widgets.text_cache import TextCache
 from app.widgets.visible_text import one_line
 
-BAR_TOP_PX, BAR_PX, HEIGHT_PX, COMPACT_PX = 17, 16, 49, 36
+BAR_TOP_PX, BAR_PX, HEIGHT_PX, COMPACT_PX = 17, 16, 49, 34
 SIDE_PX = 6
-AXIS = "cumulative final probability, kept tokens"
 
 
 class DrawNeedle(QWidget):
@@ -75,7 +74,7 @@ class DrawNeedle(QWidget):
             bottom = BAR_TOP_PX + BAR_PX + 12.0
             self._mono.draw(painter, left, bottom, "0")
             self._mono.draw_right(painter, left + width, bottom, "1")
-            name = self._ui.elided(AXIS, self.width() - 48)
+            name = self._ui.elided(self.tr("cumulative final probability, kept tokens"), self.width() - 48)
             self._ui.draw(painter, (self.width() - self._ui.width(name)) / 2, bottom, name)
         if self._u is not None:
             self._paint_needle(painter, left, width, self._u)

@@ -18,6 +18,14 @@ def probability(value: float) -> str:
     return f"{digit}e{exponent}".rjust(5)
 
 
+def percent(value: float) -> str:
+    """A probability as it is read aloud: `62 %`, `0.4 %`, `below 0.1 %`."""
+    share = 100.0 * value
+    if share >= 9.95:
+        return f"{share:.0f} %"
+    return f"{share:.1f} %" if share >= 0.1 else ("0 %" if share <= 0.0 else "below 0.1 %")
+
+
 def significant(value: float) -> str:
     """Three significant digits without an exponent: `0.03`, `1.92`, `19.2`, `192`, `1,920`."""
     size = abs(value)

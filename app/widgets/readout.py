@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QSize
+from PySide6.QtCore import QSize, Signal
 from PySide6.QtGui import QColor, QFontMetricsF, QPainter, QPaintEvent
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
@@ -19,7 +19,10 @@ class Readout(QWidget):
     """One line of secondary text, given in several wordings, the longest first; the last one is cut with … if needed.
 
     Its wish for room only grows while the wording stays: numbers that get a digit more or less move nothing.
+    `wish_changed`: what is left for the others in the title bar has to be shared anew.
     """
+
+    wish_changed = Signal()
 
     def __init__(self, *, numbers: bool, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -61,6 +64,7 @@ class Readout(QWidget):
             before, self._index, self._wish_px = self._wish_px, index, needed
             if needed != before:
                 self.updateGeometry()
+                self.wish_changed.emit()
 
     def text(self) -> str:
         """What is shown now."""

@@ -72,7 +72,7 @@ class SeriesPlot(QWidget):
         self._mono, self._ui = TextCache(fonts.mono(fonts.SMALL_PX)), TextCache(fonts.ui(fonts.SMALL_PX))
         self._last_hover: int | None = None
         self.tooltip: Callable[[int], str] = lambda index: ""
-        self.x_unit = "step"
+        self.x_unit = self.tr("step")
         self.setAttribute(Qt.WidgetAttribute.WA_OpaquePaintEvent)
         self.setMouseTracking(True)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)

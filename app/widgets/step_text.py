@@ -8,8 +8,9 @@ from html import escape
 import numpy as np
 
 from app.state.run import RunView
+from app.state.texts import tr
 from app.widgets import numbers
-from app.widgets.visible_text import one_line
+from app.widgets.visible_text import one_line, visible
 from core.contract import GenerationParams, ParamsApplied, StepSnapshot
 
 LN2 = math.log(2.0)
@@ -61,16 +62,31 @@ def quoted(piece: str) -> str:
     return f"“{text}…”" if len(piece) > LONGEST else f"“{text}”"
 
 
+def spoken(piece: str) -> str:
+    """A token as it is read aloud: `“ light”`, its line breaks and tabs by their names, no marks."""
+    text = piece[:LONGEST].replace("\r\n", "\n")
+    if not text:
+        return tr("part of a character")
+    for mark, name in (("\n", tr("line break")), ("\t", tr("tab"))):
+        if text.strip(" ") == mark:
+            return name
+        text = text.replace(mark, f" {name} ")
+    return f"“{visible(text)}”" if text.strip() else (tr("a space") if len(text) == 1 else tr("spaces"))
+
+
 def sentence(run: RunView, index: int) -> str:
-    """A step in one sentence, for a screen reader."""
+    """A step in one sentence, for a screen reader: `Token 14 of 63: “ Paris”, 62 %, runner-up “ Lyon” 9 %; …`."""
     step = run.step(index)
-    probability = numbers.probability(math.exp(step.logprob)).strip()
-    others = [p for i, p in zip(step.top.token_ids.tolist(), step.top.pieces, strict=True) if i != step.token_id]
-    runner_up = f", next {quoted(others[0])}" if others else ""
-    return (
-        f"Step {index} of {run.count}: {quoted(step.piece)}, probability {probability}, "
-        f"entropy {numbers.significant(step.entropy_bits)} bits, rank {step.rank}{runner_up}."
+    top = zip(step.top.token_ids.tolist(), step.top.pieces, np.exp(step.top.logprob).tolist(), strict=True)
+    others = [(piece, raw) for token_id, piece, raw in top if token_id != step.token_id]
+    said = tr("Token {0} of {1}: {2}, {3}").format(
+        index, run.count, spoken(step.piece), numbers.percent(math.exp(step.logprob))
     )
+    if others:
+        name = tr("runner-up") if step.rank == 0 else tr("likeliest was")
+        said += f", {name} {spoken(others[0][0])} {numbers.percent(others[0][1])}"
+    entropy = tr("entropy {0} bits, rank {1}").format(numbers.significant(step.entropy_bits), step.rank)
+    return f"{said}; {entropy}."
 
 
 def token_tooltip(run: RunView, index: int) -> str:
@@ -78,12 +94,15 @@ def token_tooltip(run: RunView, index: int) -> str:
     step = run.step(index)
     top = step.top
     lines = [
-        f"<b>{escape(quoted(step.piece))}</b>  id {step.token_id}, step {index}, position {step.id.position}",
-        f"probability {math.exp(step.logprob):.4f}  final {math.exp(step.final_logprob):.4f}",
-        f"entropy {step.entropy_bits:.2f} bits  surprisal {-step.logprob / LN2:.2f} bits  rank {step.rank}",
+        f"<b>{escape(quoted(step.piece))}</b>  "
+        + tr("id {0}, step {1}, position {2}").format(step.token_id, index, step.id.position),
+        tr("probability {0}  final {1}").format(f"{math.exp(step.logprob):.4f}", f"{math.exp(step.final_logprob):.4f}"),
+        tr("entropy {0} bits  surprisal {1} bits  rank {2}").format(
+            f"{step.entropy_bits:.2f}", f"{-step.logprob / LN2:.2f}", step.rank
+        ),
     ]
     if not step.piece.isascii() or "\\x" in step.piece or not step.text:
-        lines.append(f"bytes {_bytes_of_character(run, index)}")
+        lines.append(tr("bytes {0}").format(_bytes_of_character(run, index)))
     rows = zip(
         top.token_ids.tolist(), top.pieces, np.exp(top.logprob).tolist(), top.final_logprob.tolist(), strict=True
     )
@@ -95,7 +114,7 @@ def token_tooltip(run: RunView, index: int) -> str:
 
 
 def _alternative(piece: str, raw: float, final: float) -> str:
-    after = "removed" if math.isinf(final) else f"{math.exp(final):.4f}"
+    after = tr("removed") if math.isinf(final) else f"{math.exp(final):.4f}"
     return f"<span style='font-family:monospace'>{raw:.4f}  {after:>7}  {escape(one_line(piece[:24]))}</span>"
 
 
@@ -104,12 +123,11 @@ def _bytes_of_character(run: RunView, index: int) -> str:
     first = index
     while first > 0 and not run.step(first - 1).text and "\\x" in run.step(first - 1).piece:
         first -= 1
-    return " + ".join(run.step(i).token_bytes.hex(" ").upper() or "none" for i in range(first, index + 1))
+    return " + ".join(run.step(i).token_bytes.hex(" ").upper() or tr("none") for i in range(first, index + 1))
 
 
 def prompt_tooltip(run: RunView, position: int) -> str:
     """A token of the prompt, as escaped rich text."""
     piece, token_id = run.prompt.pieces[position], run.prompt.token_ids[position]
-    return (
-        f"<div style='white-space:pre'><b>{escape(quoted(piece))}</b>  id {token_id}, prompt position {position}</div>"
-    )
+    place = tr("id {0}, prompt position {1}").format(token_id, position)
+    return f"<div style='white-space:pre'><b>{escape(quoted(piece))}</b>  {place}</div>"

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PySide6.QtCore import QEvent, QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QHelpEvent, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
+from PySide6.QtGui import QColor, QHelpEvent, QImage, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QToolTip, QWidget
 
 from app.theme import fonts
 from app.theme.colormaps import rgb, sequential
 from app.theme.palette import LIGHT, Palette
+from app.widgets.arrow_keys import claims_arrows
 from app.widgets.heat_matrix import Floats, Scale, levels, packed
 from app.widgets.text_cache import TextCache
 
 LEFT_PX, TOP_PX, SCROLL_PX = 22, 16, 10  # layer numbers, head numbers, the scroll bar
 GAP_PX, SMALLEST_PX, SIZES_PX = 2, 8, (18, 34, 50)  # pitches: maps of 16 cells at 1, 2 or 3 px a cell
+
+MOVES = {  # key → layers down, heads to the right
+    Qt.Key.Key_Up: (-1, 0), Qt.Key.Key_Down: (1, 0), Qt.Key.Key_Left: (0, -1), Qt.Key.Key_Right: (0, 1),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,11 @@ class Thumbnails(QAbstractScrollArea):
             self._maps[layer] = np.where(causal, of_layer, np.float32(np.nan))
             self._images[layer] = self._strip(self._maps[layer])
         self.viewport().update()
+
+    @property
+    def maps(self) -> Mapping[int, Floats]:
+        """Layer → (H, size, size) weights, of the layers that are there."""
+        return self._maps
 
     def set_focus(self, layer: int, head: int | None) -> None:
         """Frame a head, or the whole layer, and bring it into view."""
@@ -207,7 +218,21 @@ class Thumbnails(QAbstractScrollArea):
         painter.setPen(QPen(QColor(self._palette.accent), 2))
         painter.drawRoundedRect(box, 2, 2)
 
-    # mouse
+    # mouse and keyboard
+
+    def event(self, event: QEvent) -> bool:
+        """Arrow keys move the focus here; in the window they select tokens."""
+        return claims_arrows(event) or super().event(event)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Focus a neighbour of the framed head."""
+        down, right = MOVES.get(Qt.Key(event.key()), (0, 0))
+        if not (down or right) or not self._layers:
+            super().keyPressEvent(event)
+            return
+        layer, head = self._focus
+        column = max(0, min(self._heads - 1, (0 if head is None else head + right)))
+        self.clicked.emit(max(0, min(self._layers - 1, layer + down)), column)
 
     def head_at(self, x: float, y: float) -> tuple[int, int] | None:
         """(layer, head) at a point of the viewport."""
@@ -226,7 +251,7 @@ class Thumbnails(QAbstractScrollArea):
         """Name the head under the pointer."""
         if isinstance(event, QHelpEvent) and event.type() == QEvent.Type.ToolTip:
             place = self.head_at(event.pos().x(), event.pos().y())
-            text = f"Layer {place[0]}, head {place[1]}" if place else ""
+            text = self.tr("Layer {0}, head {1}").format(*place) if place else ""
             QToolTip.showText(event.globalPos(), text, self.viewport())
             return True
         return super().viewportEvent(event)

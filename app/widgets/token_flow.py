@@ -121,14 +121,14 @@ class TokenFlow(QAbstractScrollArea):
         if len(levels) != self.tokens:
             raise ValueError(f"{len(levels)} levels for {self.tokens} tokens")
         fills = array("h", levels.astype(np.int16).tobytes())
-        if fills != self._marks.fills:
+        if fills.tobytes() != self._marks.fills.tobytes():  # arrays compare number by number
             self._marks.fills = fills
             self.viewport().update()
 
     def set_underlines(self, levels: Levels | None) -> None:
         """A bar under each token, its height the level in [0, 255]; None draws none. Tokens beyond it have none."""
         values = array("h", b"" if levels is None else levels.astype(np.int16).tobytes())
-        if values != self._marks.underlines:
+        if values.tobytes() != self._marks.underlines.tobytes():
             self._marks.underlines = values
             self.viewport().update()
 
@@ -231,7 +231,7 @@ class TokenFlow(QAbstractScrollArea):
         last = min(self._layout.lines - 1, (rect.bottom() - top) // LINE_PX)
         for line in range(first, last + 1):
             self._paint.paint_line(painter, self._layout.on_line(line), top + line * LINE_PX, self._marks)
-        if last == self._layout.lines - 1 and self.tokens > self._marks.prompt_tokens and self._layout.fragments:
+        if last == self._layout.lines - 1 and self.tokens > self._marks.prompt_tokens:
             newest = self._layout.on_line(last)  # empty where the newest token ended its line
             x = newest[-1].x + newest[-1].width if newest else 0.0
             self._paint.paint_dot(painter, x, top + last * LINE_PX)
@@ -314,10 +314,10 @@ class TokenFlow(QAbstractScrollArea):
         menu = QMenu(self)
         menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         if self._marks.marked:
-            menu.addAction("Copy selection", self.copy)
+            menu.addAction(self.tr("Copy selection"), self.copy)
         first, last = self._marks.prompt_tokens, self.tokens - 1
-        output = menu.addAction("Copy output", lambda: self._to_clipboard(self.text(first, last)))
-        both = menu.addAction("Copy prompt and output", lambda: self._to_clipboard(self.text(0, last)))
+        output = menu.addAction(self.tr("Copy output"), lambda: self._to_clipboard(self.text(first, last)))
+        both = menu.addAction(self.tr("Copy prompt and output"), lambda: self._to_clipboard(self.text(0, last)))
         output.setEnabled(first <= last)
         both.setEnabled(last >= 0)
         menu.popup(event.globalPos())

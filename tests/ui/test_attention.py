@@ -213,10 +213,22 @@ def test_a_dropped_record_is_told_in_place_and_can_be_recomputed(
     panel.recompute.click()
     query = bench.asked(FOCUS_SLOT)[-1]
     assert isinstance(query, AttentionQuery)
-    assert query.recompute
+    assert query == AttentionQuery(1, 11, (4,), None, rows=(0, None), recompute=True)
     serve(panel, bench)
     assert panel.matrix.rows == bench.fed()
     assert not panel.recompute.isVisible()
+
+
+def test_recomputing_a_long_head_asks_in_small_portions(qtbot: QtBot, clock: Clock) -> None:
+    bench = synthetic.Bench(replace(synthetic.state(200), focus=AttentionFocus(11, 4)))
+    panel = make(qtbot, bench)
+    bench.decline(FOCUS_SLOT, "The records of the first 20 positions were dropped.", can_recompute=True)
+    panel.render(bench.state)
+    panel.recompute.click()
+    while panel.matrix.rows < bench.fed():
+        serve(panel, bench)
+    asked = [q.rows for q in bench.asked(FOCUS_SLOT)[1:] if isinstance(q, AttentionQuery)]
+    assert asked == [(0, 64), (64, 128), (128, 192), (192, None)]
 
 
 def test_a_view_that_is_off_says_why_and_asks_nothing(qtbot: QtBot, clock: Clock) -> None:
@@ -226,6 +238,7 @@ def test_a_view_that_is_off_says_why_and_asks_nothing(qtbot: QtBot, clock: Clock
     assert panel.heatmap._message == ("Attention is not available for this model", "The self-test failed.")
     assert bench.intents == []
     assert not panel.thumbnails.isVisible()
+    QApplication.processEvents()  # what is hidden takes no room any more
 
 
 def test_hidden_it_withdraws_its_questions(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from app.panels.attention_questions import LARGEST_ANSWER, focus_query, thumbnail_query
 from app.state.state import AttentionFocus
 from app.theme.colormaps import sequential
-from app.widgets.heat_geometry import LABEL_CELL_PX, extent, fit, tick_step
+from app.widgets.heat_geometry import END_PX, FEW_CELLS, LABEL_CELL_PX, extent, fit, tick_step
 from app.widgets.heat_matrix import HeatMatrix, HeatPixels, levels, max_pool, packed
 from app.widgets.thumbnails import grid, wanted_width
 from tests.ui.synthetic import attention_weights
@@ -92,12 +92,23 @@ def test_few_tokens_get_labels_and_many_get_positions() -> None:
 
 
 @pytest.mark.parametrize("size", [(230, 268), (140, 150), (620, 500)])
-def test_the_map_stays_inside_and_rarely_changes_its_scale(size: tuple[int, int]) -> None:
-    cells = [fit(*size, n) for n in range(1, 513)]
-    for n, g in enumerate(cells, 1):
-        assert g.left + g.cell_px * n <= size[0]
-        assert g.top + g.cell_px * n <= size[1]
-    assert len({g.cell_px for g in cells}) < 60
+@pytest.mark.parametrize("factor", [1, 4])
+def test_a_map_of_many_cells_fills_its_square_and_stays_inside(size: tuple[int, int], factor: int) -> None:
+    for n in range(1, 513):
+        g = fit(*size, n, factor)
+        right, bottom = g.left + g.cell_px * n, g.top + g.cell_px * n
+        assert right <= size[0] - END_PX + 1e-6
+        assert bottom <= size[1] + 1e-6
+        if n > FEW_CELLS and not g.labelled:
+            assert right >= size[0] - END_PX - 1 or bottom >= size[1] - 4
+        assert g.cell_at(right - 0.01, bottom - 0.01) == (n - 1, n - 1)
+
+
+def test_a_map_of_few_cells_has_whole_pixels_and_rarely_changes_its_scale() -> None:
+    sizes = [fit(230, 268, n).cell_px for n in range(1, 41)]
+    whole = [px for px in sizes if px == int(px)]
+    assert len(whole) > 30
+    assert len(set(sizes)) < 24
 
 
 @given(st.integers(1, 100_000))

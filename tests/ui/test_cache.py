@@ -93,7 +93,7 @@ def test_hovering_a_layer_tells_its_bytes(qtbot: QtBot) -> None:
 
 
 def test_narrow_panels_shorten_their_texts(qtbot: QtBot) -> None:
-    panel = make(qtbot, synthetic.Bench(synthetic.state(54)), (264, 114))
+    panel = make(qtbot, synthetic.Bench(synthetic.state(54)), (284, 114))
     assert panel.readout.text() == "1.45 MB / 1.47 MB"
     product, rate = panel.text._lines
     assert product == "2×1×63×30×3×64×2 B = 1,451,520 B ✓"

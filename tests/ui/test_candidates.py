@@ -75,9 +75,11 @@ def test_the_titles_name_step_context_entropy_and_rank(qtbot: QtBot) -> None:
     run = bench.state.run
     assert run is not None
     step = run.step(6)
+    assert panel.moment.text() == "step 6, after “ of a”"
+    panel.resize(600, 240)
     assert panel.moment.text() == "step 6, after “ at the edge of a”"
     assert panel.readout.text() == f"{step.entropy_bits:.2f} bits · rank {step.rank}"
-    assert panel.describe().startswith("Step 6 of 40")
+    assert panel.describe().startswith("Token 6 of 40")
 
 
 def test_a_draw_has_a_needle_and_greedy_says_that_there_is_none(qtbot: QtBot) -> None:

@@ -9,6 +9,7 @@ from PySide6.QtGui import QImage, QPaintEvent
 from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
+from app import window_bench
 from app.theme import fonts
 from app.theme.colormaps import token_fills
 from app.theme.palette import DARK, LIGHT
@@ -185,9 +186,21 @@ def test_underlines_are_drawn_as_high_as_their_level(flow: Watched) -> None:
     assert pixel(flow, bottom) == plain
 
 
-def test_ten_thousand_tokens_are_laid_out_once(flow: Watched) -> None:
+def test_of_ten_thousand_tokens_only_the_visible_lines_are_laid_out(flow: Watched) -> None:
     fill(flow, 10_000)
-    placed = len(flow._layout.fragments)
     fill(flow, 10)
-    assert len(flow._layout.fragments) >= placed + 10
+    flow.grab()
+    assert len(flow._layout._made) <= 3 * (flow.viewport().height() // LINE_PX + 2)
     assert flow.token_at(flow.token_rect(flow.tokens - 1).center()) == flow.tokens - 1
+
+
+def test_the_bench_times_every_change_of_a_long_text(qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window_bench, "LENGTHS", (40, 60))
+    monkeypatch.setattr(window_bench, "REPEATS", 2)
+    times = window_bench.long_text()
+    QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    assert {key.split("_", 2)[2] for key in times} == {
+        "append_ms", "paint_ms", "scroll_ms", "select_ms", "recolour_ms", "resize_ms"
+    }  # fmt: skip
+    assert len(times) == 12
+    assert min(times.values()) > 0

@@ -70,8 +70,20 @@ def test_appending_one_by_one_equals_laying_out_at_once(texts: list[str], width:
         one_by_one.append([text])
     resized = layout(texts, 777.0)
     resized.resize(width)
-    assert one_by_one.fragments == at_once.fragments == resized.fragments
-    assert one_by_one.lines == at_once.lines == resized.lines
+    fragments = [[flow.on_line(line) for line in range(flow.lines)] for flow in (one_by_one, at_once, resized)]
+    assert fragments[0] == fragments[1] == fragments[2]
+    assert sum(len(f.text) for line in fragments[0] for f in line) == sum(len(p.text) for t in texts for p in parts(t))
+
+
+def test_only_the_lines_that_somebody_looks_at_are_made_into_chips() -> None:
+    flow = layout([" word"] * 10_000)
+    assert flow._made == {}
+    flow.on_line(300)
+    flow.append([" more"])
+    assert list(flow._made) == [300]
+    flow.resize(300.0)
+    assert flow._made == {}
+    assert flow.of_token(10_000)[0][0] == flow.lines - 1
 
 
 @given(token_texts, st.integers(60, 400))

@@ -1,0 +1,162 @@
+"""The tables of the plots: the same columns of the state, written out. Pure functions, no Qt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.state import select
+from app.state.run import RunView
+from app.state.texts import tr
+from app.widgets import numbers
+from app.widgets.candidate_rows import CandidateRow, Segment
+from app.widgets.heat_matrix import HeatMatrix
+from app.widgets.series_plot import Flag, Series
+from app.widgets.table_data import Column, Table
+from app.widgets.visible_text import one_line
+from core.contract import CacheReport, StepSnapshot
+
+LONGEST = 40  # characters of a token in a cell
+
+
+def token(piece: str) -> str:
+    """A token in a cell."""
+    return one_line(piece[:LONGEST])
+
+
+def significant(value: float) -> str:
+    """A number as the plots write it; nothing for one that is not there."""
+    return "" if math.isnan(value) else numbers.significant(value)
+
+
+def _weight(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.4f}"
+
+
+def _piece(step: StepSnapshot) -> str:
+    return token(step.piece)
+
+
+def _count(value: int) -> str:
+    return f"{int(value):,}"
+
+
+def output_table(run: RunView, selected: int | None) -> Table:
+    """Every generated token, with what may colour it."""
+    columns = (
+        Column(tr("step"), range(run.count)),
+        Column(tr("token"), run.columns.snapshots, _piece, numeric=False),
+        Column("id", run.column("token_id")),
+        Column(tr("probability"), select.probability(run), numbers.probability),
+        Column(tr("rank"), run.column("rank"), _count),
+        Column(tr("entropy, bits"), run.column("entropy_bits"), significant),
+        Column(tr("surprisal, bits"), select.surprisal_bits(run), significant),
+    )
+    return Table(columns, run.count, run.run_id, selected)
+
+
+def timeline_table(run: RunView, series: Sequence[Series], flags: Sequence[Flag], selected: int | None) -> Table:
+    """Every step with the series of the plot, and what changed from it on."""
+    changes = {flag.index: flag.text for flag in flags}
+    titles = (tr("entropy, bits"), tr("surprisal, bits"), tr("ms"))
+    columns = (
+        Column(tr("step"), range(run.count)),
+        Column(tr("token"), run.columns.snapshots, _piece, numeric=False),
+        *(Column(t, s.values, significant, s.scale) for t, s in zip(titles, series, strict=True)),
+        Column(tr("changed"), range(run.count), lambda index: changes.get(index, ""), numeric=False),
+    )
+    return Table(columns, run.count, (run.run_id, len(flags)), selected)
+
+
+def candidates_table(rows: Sequence[CandidateRow], segments: Sequence[Segment], key: object) -> Table:
+    """The candidates of a step: both probabilities, its part of the cumulative bar, what became of it."""
+    ends = {segment.token_id: segment.stop for segment in segments}
+    columns = (
+        Column(tr("token"), rows, lambda row: token(row.piece), numeric=False),
+        Column("id", [row.token_id for row in rows]),
+        Column(tr("raw"), [row.raw for row in rows], numbers.probability),
+        Column(tr("final"), [row.final for row in rows], numbers.probability),
+        Column(tr("drawn up to"), [ends.get(row.token_id, math.nan) for row in rows], _weight),
+        Column(tr("fate"), rows, _fate, numeric=False),
+    )
+    chosen = next((i for i, row in enumerate(rows) if row.chosen), None)
+    return Table(columns, len(rows), key, chosen)
+
+
+def _fate(row: CandidateRow) -> str:
+    if row.chosen:
+        return tr("chosen")
+    return tr("removed by {0}").format(row.killed_by) if row.killed_by else tr("kept")
+
+
+def layers_table(report: CacheReport, key: object) -> Table:
+    """Bytes of each layer."""
+    columns = (
+        Column(tr("layer"), range(len(report.key_used_bytes))),
+        Column(tr("K used, B"), report.key_used_bytes, _count),
+        Column(tr("K allocated, B"), report.key_allocated_bytes, _count),
+        Column(tr("V used, B"), report.value_used_bytes, _count),
+        Column(tr("V allocated, B"), report.value_allocated_bytes, _count),
+    )
+    return Table(columns, len(report.key_used_bytes), key)
+
+
+def growth_table(run: RunView, selected: int | None) -> Table:
+    """The bytes of the whole cache after each step."""
+    columns = (
+        Column(tr("step"), range(run.count)),
+        Column(tr("positions"), run.column("cache_length"), _count),
+        Column(tr("used, B"), run.column("used_bytes"), _count),
+        Column(tr("allocated, B"), run.column("allocated_bytes"), _count),
+    )
+    return Table(columns, run.count, run.run_id, selected)
+
+
+def attention_table(matrix: HeatMatrix, labels: Sequence[str], query: int) -> Table:
+    """The row of a query as the map has it: each key (or block of keys, where the map is pooled) and its weight."""
+    factor = matrix.factor
+    weights = matrix.values[query // factor, : query // factor + 1]
+    starts = range(0, query + 1, factor)
+
+    def names(start: int) -> str:
+        return "".join(token(label) for label in labels[start : min(start + factor, query + 1)])[:LONGEST]
+
+    columns = (
+        Column(tr("position") if factor == 1 else tr("from position"), starts),
+        Column(tr("key"), starts, names, numeric=False),
+        Column(tr("weight") if factor == 1 else tr("largest weight"), weights, _weight),
+    )
+    return Table(columns, len(starts), (id(matrix), query, matrix.rows))
+
+
+def heads_table(maps: Mapping[int, NDArray[np.float32]], generation: int) -> Table:
+    """Every head of the small maps that are there: where its map is bright. Values are those of the maps' cells."""
+    parts = [_of_layer(maps[layer]) for layer in sorted(maps)]
+    heads = [len(part) for part in parts]
+    values = np.concatenate(parts) if parts else np.empty((0, 3), np.float32)
+    columns = (
+        Column(tr("layer"), np.repeat(sorted(maps), heads).astype(np.int64), _count),
+        Column(tr("head"), np.concatenate([np.arange(n) for n in heads]) if heads else np.empty(0, np.int64), _count),
+        Column(tr("first keys, mean"), values[:, 0], _weight),
+        Column(tr("near keys, mean"), values[:, 1], _weight),
+        Column(tr("elsewhere, largest"), values[:, 2], _weight),
+    )
+    return Table(columns, len(values), generation)
+
+
+def _of_layer(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(H, 3): mean of the first column, mean of the diagonal, largest cell of the rest; NaN where there is none."""
+    side = int(np.isfinite(np.diagonal(maps[0])).sum())
+    cells = maps[:, :side, :side]
+    diagonal = np.diagonal(cells, axis1=1, axis2=2)
+    rest = np.tril(np.ones((side, side), bool), -1)
+    rest[:, :1] = False
+    out = np.full((len(maps), 3), np.nan, np.float32)
+    if side:
+        out[:, 0], out[:, 1] = cells[:, :, 0].mean(axis=1), diagonal.mean(axis=1)
+    if rest.any():
+        out[:, 2] = cells[:, rest].max(axis=1)
+    return out

@@ -1,0 +1,215 @@
+"""A compact read-only table, sorted by a click on a title; a third click gives the order back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PySide6.QtCore import QAbstractTableModel, QItemSelectionModel, QModelIndex, QPersistentModelIndex, Qt, Signal
+from PySide6.QtGui import QFontMetricsF, QKeyEvent, QResizeEvent
+from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
+
+from app.theme import fonts
+from app.theme.palette import Palette
+from app.widgets.table_data import Table, order
+
+ROW_PX, HEAD_PX = 20, 22
+CELL_PX, ARROW_PX = 16, 10  # around a text; beside the title, where the arrow of the order stands
+SAMPLE = 24  # rows that decide how wide a column is
+NOTHING = Table((), 0, None)
+
+Index = QModelIndex | QPersistentModelIndex
+
+
+class TableModel(QAbstractTableModel):
+    """Shows a `Table`, in its own order or sorted by one column."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.table = NOTHING
+        self._sorted: tuple[int, bool] | None = None  # column, descending
+        self._order: NDArray[np.intp] | None = None
+
+    def show(self, table: Table) -> None:
+        """Another table, or the same one with more rows."""
+        before, titles = self.table, [c.title for c in self.table.columns]
+        if titles != [c.title for c in table.columns] or table.rows < before.rows:
+            self.beginResetModel()
+            self.table = table
+            self._sort()
+            self.endResetModel()
+            return
+        grown = table.rows > before.rows
+        if grown:
+            self.beginInsertRows(QModelIndex(), before.rows, table.rows - 1)
+        self.table = table
+        self._sort()
+        if grown:
+            self.endInsertRows()
+        if before.rows and (table.key != before.key or (grown and self._order is not None)):
+            last = self.index(before.rows - 1, len(table.columns) - 1)
+            self.dataChanged.emit(self.index(0, 0), last)
+
+    def _sort(self) -> None:
+        self._order = None if self._sorted is None else order(self.table, *self._sorted)
+
+    def sort(self, column: int, direction: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
+        """Sort by a column; -1 is the table's own order."""
+        self.layoutAboutToBeChanged.emit()
+        descending = direction == Qt.SortOrder.DescendingOrder
+        self._sorted = (column, descending) if 0 <= column < len(self.table.columns) else None
+        self._sort()
+        self.layoutChanged.emit()
+
+    def source_row(self, row: int) -> int:
+        """The row of the table that a row of the view shows."""
+        return row if self._order is None else int(self._order[row])
+
+    def view_row(self, source: int) -> int:
+        """Where the view shows a row of the table."""
+        return source if self._order is None else int(np.flatnonzero(self._order == source)[0])
+
+    def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008 (Qt's own signature)
+        """Rows; cells have no children."""
+        return 0 if parent.isValid() else self.table.rows
+
+    def columnCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008
+        """Columns; cells have no children."""
+        return 0 if parent.isValid() else len(self.table.columns)
+
+    def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        """Text and alignment."""
+        column = self.table.columns[index.column()]
+        if role == Qt.ItemDataRole.DisplayRole:
+            return column.cell(self.source_row(index.row()))
+        if role == Qt.ItemDataRole.TextAlignmentRole:
+            return _alignment(column.numeric)
+        return None
+
+    def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        """Titles."""
+        if orientation == Qt.Orientation.Horizontal and section < len(self.table.columns):
+            column = self.table.columns[section]
+            if role == Qt.ItemDataRole.DisplayRole:
+                return column.title
+            if role == Qt.ItemDataRole.TextAlignmentRole:
+                return _alignment(column.numeric)
+        return None
+
+
+def _alignment(numeric: bool) -> Qt.AlignmentFlag:
+    side = Qt.AlignmentFlag.AlignRight if numeric else Qt.AlignmentFlag.AlignLeft
+    return side | Qt.AlignmentFlag.AlignVCenter
+
+
+class TableView(QTableView):
+    """The table of a plot. `row_chosen`: the user clicked a row or went to it by keyboard."""
+
+    row_chosen = Signal(int)  # row of the `Table`
+
+    def __init__(self, name: str, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setAccessibleName(name)
+        self.rows = TableModel(self)
+        self.setModel(self.rows)
+        self.setFont(fonts.mono(fonts.SMALL_PX))
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.setTabKeyNavigation(False)  # Tab goes on to the next control
+        self.setShowGrid(False)
+        self.setWordWrap(False)
+        self.setFrameShape(QTableView.Shape.NoFrame)
+        self.setMinimumSize(80, HEAD_PX + 2 * ROW_PX)
+        side, head = self.verticalHeader(), self.horizontalHeader()
+        side.hide()
+        side.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
+        side.setDefaultSectionSize(ROW_PX)
+        head.setFont(fonts.ui(fonts.SMALL_PX))
+        head.setFixedHeight(HEAD_PX)
+        head.setHighlightSections(False)
+        head.setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
+        head.setSortIndicatorClearable(True)
+        self.setSortingEnabled(True)
+        self.clicked.connect(lambda index: self.row_chosen.emit(self.rows.source_row(index.row())))
+        self.activated.connect(lambda index: self.row_chosen.emit(self.rows.source_row(index.row())))
+        self._wishes: list[int] = []
+
+    def set_palette(self, palette: Palette) -> None:
+        """Colours of another theme."""
+        self.setStyleSheet(
+            f"QTableView {{ background: {palette.surface}; color: {palette.text}; outline: none;"
+            f" selection-background-color: {palette.accent_soft}; selection-color: {palette.text}; }}"
+            f"QTableView::item {{ padding: 0 4px; }}"
+            f"QTableView::item:selected:focus {{ border: 1px solid {palette.accent}; padding: 0 3px; }}"
+            f"QHeaderView {{ background: {palette.surface}; }}"
+            f"QHeaderView::section {{ background: {palette.surface}; color: {palette.secondary}; border: none;"
+            f" border-bottom: 1px solid {palette.line}; padding: 0 4px; }}"
+            f"QHeaderView::section:hover {{ background: {palette.raised}; }}"
+        )
+
+    def show_table(self, table: Table) -> None:
+        """Show it, mark its selected row; a table whose end was in view stays at its end while it grows."""
+        before, bar = self.rows.table, self.verticalScrollBar()
+        if table is before:
+            return
+        at_end = before.rows > 0 and bar.value() == bar.maximum() > 0
+        titles = [c.title for c in before.columns] != [c.title for c in table.columns]
+        self.rows.show(table)
+        if titles or not before.rows:
+            self._wishes = [self._wish(i) for i in range(len(table.columns))]
+            self._share_width()
+        if table.selected is not None and table.selected < table.rows:
+            self._mark(self.rows.view_row(table.selected))
+        elif at_end and table.rows > before.rows:
+            self.clearSelection()
+            self.scrollToBottom()
+        elif table.selected is None:
+            self.clearSelection()
+
+    def _mark(self, row: int) -> None:
+        index = self.rows.index(row, max(0, self.currentIndex().column()))
+        if self.selectionModel().isRowSelected(row, QModelIndex()) and self.currentIndex().row() == row:
+            return
+        flags = QItemSelectionModel.SelectionFlag.ClearAndSelect | QItemSelectionModel.SelectionFlag.Rows
+        self.selectionModel().setCurrentIndex(index, flags)
+        self._reveal(index)
+
+    def _reveal(self, index: QModelIndex) -> None:
+        """Into the middle, if it is not in view: something may float over the edge."""
+        if not self.viewport().rect().contains(self.visualRect(index).center()):
+            self.scrollTo(index, QAbstractItemView.ScrollHint.PositionAtCenter)
+
+    def _wish(self, i: int) -> int:
+        """The width that a column needs for its title and for some of its cells."""
+        table, cells = self.rows.table, QFontMetricsF(self.font())
+        column = table.columns[i]
+        last = table.rows - 1
+        rows = {*range(min(table.rows, SAMPLE)), *(range(max(0, last - SAMPLE), last + 1))}
+        title = QFontMetricsF(self.horizontalHeader().font()).horizontalAdvance(column.title) + ARROW_PX
+        return int(max([title, *(cells.horizontalAdvance(column.cell(row)) for row in rows)])) + CELL_PX
+
+    def _share_width(self) -> None:
+        """Room that is left goes to the first column of words, else to all."""
+        if not self._wishes:
+            return
+        words = [i for i, c in enumerate(self.rows.table.columns) if not c.numeric][:1] or range(len(self._wishes))
+        left = max(0, self.viewport().width() - sum(self._wishes))
+        for i, wish in enumerate(self._wishes):
+            self.setColumnWidth(i, wish + (left // len(words) if i in words else 0))
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Share the room anew."""
+        super().resizeEvent(event)
+        self._share_width()
+        if self.currentIndex().isValid():
+            self._reveal(self.currentIndex())
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Rows that the keyboard goes to are chosen."""
+        before = self.currentIndex().row()
+        super().keyPressEvent(event)
+        row = self.currentIndex().row()
+        if row != before and row >= 0:
+            self.row_chosen.emit(self.rows.source_row(row))
