@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from core.contract.commands import (
     Ask,
@@ -29,7 +30,7 @@ from core.contract.commands import (
     Tokenize,
     Withdraw,
 )
-from core.contract.errors import PromptError, TokenglassError
+from core.contract.errors import ErrorReport, PromptError, TokenglassError
 from core.contract.events import (
     CommandRefused,
     Event,
@@ -37,6 +38,7 @@ from core.contract.events import (
     LoadProgress,
     ModelPreviewed,
     ModelReady,
+    PromptRow,
     StateChanged,
     Tokenized,
     Vitals,
@@ -44,12 +46,15 @@ from core.contract.events import (
 )
 from core.contract.snapshot import StepSnapshot
 from core.desk import Desk, Meter, error_report, typed_error
+from core.errands import Cancelled, Errands
 from core.mailbox import Mailbox
 
 if TYPE_CHECKING:
     from core.decode.session import Session
+    from core.models.download import Survey
     from core.models.loaded import LoadedModel
 
+T = TypeVar("T")
 VIEW_SHARE = 0.08  # of the worker's time while it decodes
 MOST_CREDIT_S = 0.05  # unused share does not pile up into a stall
 
@@ -103,9 +108,10 @@ class _LoadControl:
 
 @dataclass
 class _PreviewControl:
-    """A preview may wait for the network; a load that is asked for or given up, or closing, ends that."""
+    """A preview may wait for the network; a later one, a load that is asked for or given up, or closing, ends that."""
 
     flags: Flags
+    recalled: Cancelled
 
     def __post_init__(self) -> None:
         self._loads = (self.flags.loads_submitted, self.flags.loads_abandoned)
@@ -115,10 +121,21 @@ class _PreviewControl:
 
     def cancelled(self) -> bool:
         loads = (self.flags.loads_submitted, self.flags.loads_abandoned)
-        return self.flags.closing.is_set() or loads != self._loads
+        return self.flags.closing.is_set() or self.recalled() or loads != self._loads
 
 
-def work(inbox: queue.SimpleQueue[Command], mailbox: Mailbox, flags: Flags) -> None:
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    """An errand is done: `conclude` answers the command, unless a later one of its kind has come since."""
+
+    command: Command
+    conclude: Callable[[], None]
+
+
+Inbox = queue.SimpleQueue[Command | _Fetched]
+
+
+def work(inbox: Inbox, mailbox: Mailbox, flags: Flags) -> None:
     """The worker thread's life. Should it end before it was told to, it says why."""
     worker = Worker(inbox, mailbox, flags)
     try:
@@ -134,7 +151,7 @@ def work(inbox: queue.SimpleQueue[Command], mailbox: Mailbox, flags: Flags) -> N
 class Worker:
     """State of the worker thread; only that thread calls its methods."""
 
-    def __init__(self, inbox: queue.SimpleQueue[Command], mailbox: Mailbox, flags: Flags) -> None:
+    def __init__(self, inbox: Inbox, mailbox: Mailbox, flags: Flags) -> None:
         self.inbox, self.mailbox, self.flags = inbox, mailbox, flags
         self.state: WorkerState | None = None
         self.loaded: LoadedModel | None = None
@@ -145,6 +162,8 @@ class Worker:
         self.steps_left: int | None = None
         self.paused_at: float | None = None
         self.desk = Desk(mailbox)
+        self.errands = Errands()
+        self.latest: dict[type, Command] = {}  # of the commands that are answered by errands
         self.credit_s = 0.0
         self.meter = Meter()
         self.hooks = ExitStack()  # the running session's hooks
@@ -175,6 +194,7 @@ class Worker:
                 raise
             except BaseException as problem:  # what session and desk have not turned into an answer themselves
                 self._give_up(problem)
+        self.errands.close()
         self._end_run()
         self._forget_session()
         self.loaded = None
@@ -190,9 +210,9 @@ class Worker:
 
     # -- commands
 
-    def _take_commands(self) -> list[Command]:
+    def _take_commands(self) -> list[Command | _Fetched]:
         """All that wait; sleeps only when there is nothing to do. Superseded drafts are dropped."""
-        commands: list[Command] = []
+        commands: list[Command | _Fetched] = []
         if not self._advancing and not self.desk:
             commands.append(self.inbox.get())
         while True:
@@ -200,10 +220,10 @@ class Worker:
                 commands.append(self.inbox.get_nowait())
             except queue.Empty:
                 break
-        latest: dict[type, Command] = {type(c): c for c in commands}
+        latest: dict[type, Command | _Fetched] = {type(c): c for c in commands}
         return [c for c in commands if not isinstance(c, Tokenize | PreviewModel) or c is latest[type(c)]]
 
-    def _guarded(self, command: Command) -> None:
+    def _guarded(self, command: Command | _Fetched) -> None:
         try:
             self._handle(command)
         except (KeyboardInterrupt, SystemExit):
@@ -215,7 +235,7 @@ class Worker:
                 self.hooks.close()
             self._settle()
 
-    def _handle(self, command: Command) -> None:
+    def _handle(self, command: Command | _Fetched) -> None:
         if isinstance(command, LoadModel | StartRun | StopRun):
             self.interruptions_met += 1
         match command:
@@ -235,6 +255,9 @@ class Worker:
                 self._tokenize(command)
             case PreviewModel():
                 self._preview(command)
+            case _Fetched(asked, conclude):
+                if asked is self.latest.get(type(asked)):
+                    conclude()
             case Ask():
                 self.desk.ask(command)
             case Withdraw():
@@ -264,15 +287,29 @@ class Worker:
         self._settle()
 
     def _preview(self, command: PreviewModel) -> None:
+        """What the hub says is waited for beside the worker; the rest takes milliseconds."""
+        from core.models.preview import asks_the_hub, survey_hub
+
+        def survey(recalled: Cancelled) -> None:
+            control = _PreviewControl(self.flags, recalled)
+            found = _outcome(lambda: survey_hub(command.spec, control))
+            self.inbox.put(_Fetched(command, lambda: self._answer_preview(command, found)))
+
+        self.latest[PreviewModel] = command
+        self.errands.recall("preview")
+        far = _outcome(lambda: asks_the_hub(command.spec))
+        if far is True:
+            self.errands.send("preview", survey)
+        else:
+            self._answer_preview(command, far or None)
+
+    def _answer_preview(self, command: PreviewModel, found: Survey | ErrorReport | None) -> None:
         from core.models.preview import preview
 
-        try:
-            answer = ModelPreviewed(command.generation, preview(command.spec, _PreviewControl(self.flags)))
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as problem:
-            answer = ModelPreviewed(command.generation, None, error_report(problem))
-        self.mailbox.put_latest("preview", answer)
+        answer = found if isinstance(found, ErrorReport) else _outcome(lambda: preview(command.spec, found=found))
+        report = answer if isinstance(answer, ErrorReport) else None
+        shown = None if isinstance(answer, ErrorReport) else answer
+        self.mailbox.put_latest("preview", ModelPreviewed(command.generation, shown, report))
 
     def _start(self, command: StartRun) -> None:
         from core.decode.session import Session
@@ -317,16 +354,28 @@ class Worker:
             self.mailbox.put(self.session.set_params(command.changes, command.epoch))
 
     def _tokenize(self, command: Tokenize) -> None:
+        """A process that may take seconds is waited for beside the worker: no run and no view waits for a draft."""
         from core.decode.prepare import tokenize
 
-        if self.loaded is None:
+        loaded = self.loaded
+        if loaded is None:
             return
-        try:
-            answer = Tokenized(command.generation, tokenize(self.loaded, command.prompt))
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as problem:
-            answer = Tokenized(command.generation, None, error_report(problem))
+
+        def encode(recalled: Cancelled) -> None:
+            row = _outcome(lambda: tokenize(loaded, command.prompt, recalled))
+            self.inbox.put(_Fetched(command, lambda: self._answer_draft(command, row)))
+
+        self.latest[Tokenize] = command
+        if loaded.text.confined:
+            self.errands.send("draft", encode)
+        else:
+            self._answer_draft(command, _outcome(lambda: tokenize(loaded, command.prompt)))
+
+    def _answer_draft(self, command: Tokenize, row: PromptRow | ErrorReport) -> None:
+        if isinstance(row, ErrorReport):
+            answer = Tokenized(command.generation, None, row)
+        else:
+            answer = Tokenized(command.generation, row)
         self.mailbox.put_latest("tokenized", answer)
 
     # -- the run
@@ -409,3 +458,13 @@ class Worker:
             self.enter(WorkerState.PAUSED)
         else:
             self.enter(WorkerState.PREFILL if self.session.in_prefill else WorkerState.DECODING)
+
+
+def _outcome(work: Callable[[], T]) -> T | ErrorReport:
+    """What the work returns, or why it does not."""
+    try:
+        return work()
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as problem:
+        return error_report(problem)

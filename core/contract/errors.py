@@ -57,6 +57,12 @@ class PromptError(TokenglassError):
     code = "prompt"
 
 
+class PromptCancelledError(PromptError):
+    """The user stopped a run, or closed the program, before its prompt was tokens."""
+
+    code = "prompt_cancelled"
+
+
 class NonFiniteLogitsError(TokenglassError):
     """The model returned NaN or infinite logits, at the token the message names."""
 

@@ -86,7 +86,7 @@ class Session:
         self.loaded, self.spec = loaded, spec
         self.run_id, self.branch_id, self.epoch = run_id, branch_id, 0
         self.params = prepare.resolve_params(loaded.info, spec)
-        prompts = prepare.prompt_rows(loaded, spec.prompts, self.params.num_return_sequences)
+        prompts = prepare.prompt_rows(loaded, spec.prompts, self.params.num_return_sequences, cancelled)
         slots = prepare.pad_left(prompts, engine.pad_id(loaded, self.params), loaded.device)
         self.rows = [
             Row(

@@ -22,6 +22,7 @@ from core.contract.errors import LoadCancelledError, ModelLoadError, TokenglassE
 from core.contract.specs import ModelSpec
 from core.domains.byte_tokenizer import build_byte_tokenizer
 from core.domains.chat import sandboxed_template
+from core.domains.encoding import SandboxedEncoder
 from core.domains.sandboxed import one_line
 from core.domains.text import IdDomain, TextDomain
 from core.models.blueprint import Blueprint, check_memory, check_stored, draw_up
@@ -134,11 +135,12 @@ def _load_text(source: ModelSource, folder: CheckedFolder, rows: int, control: L
             _check_ids(source.title, tried.largest_id, rows)
             control.progress("Loading the tokenizer", None)
             tokenizer = _tokenizer(tried.folder)
+            encoder = SandboxedEncoder(tokenizer, tried.folder)
         tokenizer.name_or_path = str(folder.path)
         template = sandboxed_template(tokenizer)
         if template is None:
             tokenizer.chat_template = None  # whatever it is, it is not rendered in this process
-        return TextDomain(tokenizer, template)
+        return TextDomain(tokenizer, template, encoder)
     except (KeyboardInterrupt, SystemExit, TokenglassError):
         raise
     except BaseException as error:
