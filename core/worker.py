@@ -346,6 +346,8 @@ class Worker:
             return
         if self.paused_at is not None:
             self.session.note_pause(perf_counter() - self.paused_at)
+        elif max_steps is not None and self.steps_left is not None:
+            max_steps += self.steps_left  # asked for while a step is being taken
         self.paused_at, self.steps_left = None, max_steps
         self._settle()
 

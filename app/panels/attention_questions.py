@@ -31,16 +31,19 @@ def focus_query(
     return AttentionQuery(run_id, focus.layer, heads, reduce, rows=(have, stop), recompute=recompute)
 
 
-def thumbnail_query(run_id: int, visible: range, seen: dict[int, int], fed: int, heads: int) -> ThumbnailQuery | None:
+def thumbnail_query(
+    run_id: int, visible: range, seen: dict[int, int], fed: int, heads: int, first: int = 0
+) -> ThumbnailQuery | None:
     """The visible layers whose maps are older than `fed` positions, the oldest first; `seen` has what each map covers.
 
-    A long context takes several questions, so that maps appear one after the other instead of all at the end.
+    first: the position from which on there are records. A long context takes several questions, so that maps appear
+    one after the other instead of all at the end.
     """
     stale = sorted((layer for layer in visible if seen.get(layer, 0) < fed), key=lambda layer: seen.get(layer, 0))
-    if not stale or not fed:
+    if not stale or first >= fed:
         return None
     most = max(1, LARGEST_THUMBNAILS // (heads * fed * fed))
-    return ThumbnailQuery(run_id, tuple(sorted(stale[:most])))
+    return ThumbnailQuery(run_id, tuple(sorted(stale[:most])), (first, None))
 
 
 def is_of(query: object, run_id: int, focus: AttentionFocus) -> bool:

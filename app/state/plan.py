@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.state import select
+from app.state.run import RunView
 from app.state.state import AppState
 from app.state.texts import tr
 from core.contract import PARAMETERS, ModelInfo, PlanLine
@@ -12,8 +13,24 @@ def plan(state: AppState) -> tuple[PlanLine, ...]:
     """The plan of the run in progress, or of the last one while Run would repeat it, else the expected one."""
     run = state.run
     if run is not None and (select.is_active(state) or _repeats(state)):
-        return run.started.plan
+        return _as_it_goes(run)
     return expected(state)
+
+
+def _as_it_goes(run: RunView) -> tuple[PlanLine, ...]:
+    """The plan the run began with, but for the mode and the draws of what was changed since."""
+    mode = run.params.mode
+    if mode == run.started.params.mode:
+        return run.started.plan
+    since = next((f.index for f in reversed(run.flags) if f.params.mode != mode), -1)
+    first = next(f.index for f in run.flags if f.index > since and f.params.mode == mode)
+    reason = "temperature is 0" if run.params.do_sample and mode != "sample" else "yours"
+    draws = (f"seed {run.started.seed}", "counter-based") if mode == "sample" else ("none", "greedy")
+    changed = {
+        "mode": PlanLine("mode", mode, tr("{0}, from step {1}").format(reason, first)),
+        "draws": PlanLine("draws", *draws),
+    }
+    return tuple(changed.get(line.name, line) for line in run.started.plan)
 
 
 def _repeats(state: AppState) -> bool:

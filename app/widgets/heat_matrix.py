@@ -91,6 +91,12 @@ class HeatMatrix:
         self.rows = stop
         return changed
 
+    def skip(self, stop: int) -> None:
+        """Leave the queries before `stop` without weights, where there are none yet."""
+        if stop > self.rows:
+            self._grow(stop)
+            self.rows = stop
+
     def _grow(self, rows: int) -> bool:
         """Make room; True if the cells were pooled further."""
         pooled = False

@@ -74,9 +74,10 @@ class ViewUnavailableError(TokenglassError):
 
     code = "view_unavailable"
 
-    def __init__(self, message: str, *, detail: str = "", can_recompute: bool = False) -> None:
+    def __init__(self, message: str, *, detail: str = "", can_recompute: bool = False, first_recorded: int = 0) -> None:
+        """`first_recorded`: the slot from which on there are records, where earlier ones were dropped."""
         super().__init__(message, detail=detail)
-        self.can_recompute = can_recompute
+        self.can_recompute, self.first_recorded = can_recompute, first_recorded
 
 
 class OutOfMemoryError(TokenglassError):

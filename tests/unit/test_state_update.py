@@ -10,6 +10,7 @@ import pytest
 from app.state import intents as i
 from app.state import select
 from app.state.effects import commands
+from app.state.plan import plan
 from app.state.state import AppState
 from app.state.update import update
 from core.contract import (
@@ -389,3 +390,42 @@ def test_loading_a_model_stops_the_run_first(machine: Machine) -> None:
     machine.drain(2)
     machine.do(i.ChooseModel("other"))
     assert [type(c) for c in machine.lab.commands[-2:]] == [StopRun, LoadModel]
+
+
+def test_every_press_of_step_is_a_step() -> None:
+    machine = Machine()
+    for _ in range(3):
+        machine.do(i.Step())
+    assert machine.last(StartRun).spec.max_steps == 1  # type: ignore[attr-defined]
+    assert [c.max_steps for c in machine.lab.sent(ResumeRun)] == [1, 1]
+    assert select.can_step(machine.state)  # a disabled action would swallow the next press
+    machine.do(i.TogglePause())
+    assert not machine.state.stepping
+
+
+def test_a_model_that_is_loaded_is_not_loaded_again_unless_asked_to() -> None:
+    machine = Machine()
+    machine.do(i.Run())
+    machine.drain(3)
+    loads = len(machine.lab.sent(LoadModel))
+    machine.do(i.ChooseModel("tiny-gpt2"))
+    assert len(machine.lab.sent(LoadModel)) == loads
+    assert machine.state.run is not None
+    assert machine.state.notices[-1].text == "This model is loaded already."
+    machine.do(i.ChooseModel(again=True))
+    assert len(machine.lab.sent(LoadModel)) == loads + 1
+
+
+def test_the_plan_follows_a_mode_that_changes_while_it_runs() -> None:
+    machine = Machine()
+    machine.do(i.Run())
+    machine.drain(3)
+    run = machine.state.run
+    assert run is not None
+    assert {line.name: line.value for line in plan(machine.state)}["mode"] == run.started.params.mode == "sample"
+    machine.do(i.SetParameter("temperature", 0.0))
+    machine.drain(3)
+    now = {line.name: line for line in plan(machine.state)}
+    assert now["mode"].value == machine.state.run.params.mode != "sample"
+    assert now["mode"].reason.startswith("temperature is 0, from step ")
+    assert now["draws"].value == "none"
