@@ -274,7 +274,7 @@ class Worker:
         self._end_run()
         try:
             self.enter(WorkerState.LOADING)
-            loaded = qualify(load(command.spec, command.model_id, control))
+            loaded = qualify(load(command.spec, command.model_id, control), control.cancelled)
             self._forget_session()
             self.mailbox.put(ModelReady(loaded.info))
         except (KeyboardInterrupt, SystemExit):

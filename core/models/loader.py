@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import traceback
+import weakref
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,8 @@ from core.models.tokenizer_files import tried_tokenizer
 from core.models.whereabouts import find_folder
 
 __all__ = ["LoadControl", "load"]
+
+_in_use: weakref.WeakValueDictionary[tuple[object, ...], Any] = weakref.WeakValueDictionary()  # trusted tokenizers
 
 
 def load(spec: ModelSpec, model_id: int, control: LoadControl) -> LoadedModel:
@@ -128,7 +131,7 @@ def _load_text(source: ModelSource, folder: CheckedFolder, rows: int, control: L
     try:
         if source.trusted:
             control.progress("Loading the tokenizer", None)
-            text = TextDomain(_tokenizer(folder.path))
+            text = TextDomain(_trusted_tokenizer(folder.path))
             _check_ids(source.title, max(text.tokenizer.get_vocab().values(), default=0), rows)
             return text
         with tried_tokenizer(folder, control) as tried:
@@ -148,6 +151,16 @@ def _load_text(source: ModelSource, folder: CheckedFolder, rows: int, control: L
             f"The tokenizer of “{folder_name(folder.path)}” cannot be loaded: {one_line(error)}.",
             detail=traceback.format_exc(),
         ) from None
+
+
+def _trusted_tokenizer(folder: Path) -> Any:
+    """The one that a loaded model uses already, while its files are the same: reading it holds every thread up."""
+    state = ((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in folder.iterdir() if f.suffix != ".safetensors")
+    key = (str(folder), *sorted(state))
+    tokenizer = _in_use.get(key)
+    if tokenizer is None:
+        tokenizer = _in_use[key] = _tokenizer(folder)
+    return tokenizer
 
 
 def _tokenizer(folder: Path) -> Any:
