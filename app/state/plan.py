@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 from app.state import select
 from app.state.run import RunView
 from app.state.state import AppState
@@ -22,8 +24,8 @@ def _as_it_goes(run: RunView) -> tuple[PlanLine, ...]:
     mode = run.params.mode
     if mode == run.started.params.mode:
         return run.started.plan
-    since = next((f.index for f in reversed(run.flags) if f.params.mode != mode), -1)
-    first = next(f.index for f in run.flags if f.index > since and f.params.mode == mode)
+    since = list(takewhile(lambda flag: flag.params.mode == mode, reversed(run.flags)))
+    first = since[-1].index if since else run.count
     reason = "temperature is 0" if run.params.do_sample and mode != "sample" else "yours"
     draws = (f"seed {run.started.seed}", "counter-based") if mode == "sample" else ("none", "greedy")
     changed = {

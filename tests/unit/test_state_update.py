@@ -428,4 +428,8 @@ def test_the_plan_follows_a_mode_that_changes_while_it_runs() -> None:
     now = {line.name: line for line in plan(machine.state)}
     assert now["mode"].value == machine.state.run.params.mode != "sample"
     assert now["mode"].reason.startswith("temperature is 0, from step ")
+    machine.do(i.SetParameter("temperature", 1.0))
+    machine.do(i.SetParameter("temperature", 0.0))
+    machine.drain(1)  # several changes act from the same step
+    assert {line.name: line.value for line in plan(machine.state)}["mode"] == now["mode"].value
     assert {line.name: line.value for line in plan(replace(machine.state, run=None))}["draws"] == "none"
