@@ -12,11 +12,13 @@ from core.models.loaded import LoadedModel
 from tests.leaks import assert_no_hooks
 from tests.parity.reference import twin
 
+WINDOW = {"window_visible_ms": 1.0, "flow_ms": {"10,000 tokens": {"append": 0.25, "scroll": 12.345}}}
+
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
     said: list[str | None] = []
-    measured = bench.measure(["tiny-gpt2"], quick=True, say=said.append, window=lambda: {"window_visible_ms": 1.0})
+    measured = bench.measure(["tiny-gpt2"], quick=True, say=said.append, window=lambda: dict(WINDOW))
     assert any("round 1" in (line or "") for line in said)
     return measured
 
@@ -38,7 +40,10 @@ def test_the_report_is_plain_data_and_a_table(report: dict[str, Any]) -> None:
     table = bench.as_table(report)
     assert sum(line.startswith("tiny-gpt2") for line in table.splitlines()) == 8
     assert "append at 4,096 positions" in table
-    assert "window_visible_ms: 1.0" in table
+    assert "window_visible_ms: 1\n" in table
+    lines = [line.split() for line in table.splitlines()]
+    assert ["flow_ms", "append", "scroll"] in lines
+    assert ["10,000", "tokens", "0.25", "12.3"] in lines
 
 
 def test_the_model_is_left_as_it_was(random_gpt2: LoadedModel) -> None:
@@ -68,3 +73,14 @@ def test_the_command_prints_one_json_object(
     assert cli.main(["bench", "--json", "--model", "tiny-gpt2"]) == 0
     assert calls == [(["tiny-gpt2", "smollm2"], True, window), (["tiny-gpt2"], False, None)]
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [{"decode": [], "nothing": None}] * 2
+
+
+def test_the_window_measures_long_texts(monkeypatch: pytest.MonkeyPatch, qapp: object) -> None:
+    from app import window_bench
+
+    monkeypatch.setattr(window_bench, "LENGTHS", (50, 100))
+    monkeypatch.setattr(window_bench, "REPEATS", 1)
+    measured = window_bench.long_text()["flow_ms"]
+    assert list(measured) == ["50 tokens", "100 tokens"]
+    assert set(measured["50 tokens"]) == {"append", "paint", "scroll", "select", "recolour", "resize"}
+    assert all(ms > 0 for row in measured.values() for ms in row.values())
