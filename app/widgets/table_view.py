@@ -52,7 +52,8 @@ class TableModel(QAbstractTableModel):
             self.dataChanged.emit(self.index(0, 0), last)
 
     def _sort(self) -> None:
-        self._order = None if self._sorted is None else self._sorted.of(self.table)
+        shown = self._sorted if self.table.columns else None  # the table of nothing has none to sort by
+        self._order = None if shown is None else shown.of(self.table)
 
     def sort(self, column: int, direction: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
         """Sort by a column; -1 is the table's own order."""

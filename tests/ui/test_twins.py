@@ -254,6 +254,10 @@ def test_a_growing_table_keeps_its_order_and_its_selection(view: TableView) -> N
     assert view.rows.source_row(view.currentIndex().row()) == 3
     view.show_table(table(2, key=2))
     assert cells(view, "n") == ["10", "30"]
+    view.show_table(Table((), 0, None))
+    assert view.rows.rowCount() == 0
+    view.show_table(table(3, key=3))
+    assert len(cells(view, "n")) == 3
 
 
 def test_a_growing_table_sorted_by_words_writes_each_word_once() -> None:
