@@ -20,6 +20,7 @@ from core.contract import (
     ChatMessage,
     DistributionAnswer,
     DistributionQuery,
+    HypothesisEnded,
     ModelInfo,
     ModelSpec,
     PrefillProgress,
@@ -212,7 +213,7 @@ def open_session(loaded: LoadedModel, spec: RunSpec, cancelled: Callable[[], boo
         return Session(loaded, spec, run_id=next(_numbers), cancelled=cancelled)
 
 
-def events(session: Session) -> Generator[PrefillProgress | StepSnapshot, None, None]:
+def events(session: Session) -> Generator[PrefillProgress | StepSnapshot | HypothesisEnded, None, None]:
     """Run a session to its end, event by event; closing the generator ends the run as cancelled."""
     try:
         while not session.finished:
