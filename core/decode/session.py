@@ -17,6 +17,7 @@ from core.contract.events import FinishReason, ParamsApplied, PrefillProgress, P
 from core.contract.params import PARAMETERS, GenerationParams
 from core.contract.snapshot import StepSnapshot
 from core.contract.specs import RunSpec
+from core.contract.together import check_together
 from core.contract.views import ViewAnswer, ViewQuery
 from core.decode import engine, prepare
 from core.decode.forward import Forward, ForwardCancelled
@@ -195,6 +196,7 @@ class Session:
             if name in _FIXED_DURING_A_RUN:
                 raise ParameterError(f"{name} cannot change while a run is in progress; it acts at the next run.")
         before, after = self.params, self.params.replace(changes)
+        check_together(after)
         self._configure(after)
         self.epoch = epoch
         changed = tuple(n for n in PARAMETERS if getattr(before, n) != getattr(self.params, n))
