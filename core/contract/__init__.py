@@ -55,10 +55,12 @@ from core.contract.events import (
     Vitals,
     WorkerState,
 )
-from core.contract.params import MODES, PARAMETERS, GenerationParams, Parameter, validate
+from core.contract.parameter import Parameter
+from core.contract.params import MODES, PARAMETERS, GenerationParams, as_generation_config, validate
 from core.contract.preview import DtypeEstimate, ModelPreview
 from core.contract.snapshot import CacheReport, Candidates, StepId, StepSnapshot, StepTiming
 from core.contract.specs import ChatMessage, ModelSpec, Prompt, RunSpec
+from core.contract.together import check_together, in_mode, inactive_reason
 from core.contract.views import (
     AttentionAnswer,
     AttentionQuery,
@@ -110,8 +112,8 @@ __all__ = [
     "Parameter",
     "ParameterError",
     "ParamsApplied",
-    "Place",
     "PauseRun",
+    "Place",
     "PlanLine",
     "PrefillProgress",
     "PreviewModel",
@@ -143,5 +145,9 @@ __all__ = [
     "Vitals",
     "Withdraw",
     "WorkerState",
+    "as_generation_config",
+    "check_together",
+    "in_mode",
+    "inactive_reason",
     "validate",
 ]

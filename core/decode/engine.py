@@ -105,7 +105,7 @@ def _append(
     run.ids = torch.cat([run.ids, run.ids.new_tensor(choice.token_ids)[:, None]], dim=1)  # (B, T + 1)
     run.clock.token()
     if run.mode.moves_lanes:
-        run.past.append([PastLane.of(lane) for lane in run.lanes])
+        run.past.append([PastLane.of(lane, report.length) for lane in run.lanes])
     trace_bytes = 0 if run.trace is None else run.trace.nbytes
     domain, events = run.loaded.text, []
     for k, (lane, token_id, numbers) in enumerate(zip(run.lanes, choice.token_ids, seen, strict=True)):

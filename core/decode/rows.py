@@ -54,6 +54,7 @@ class Row:
     score: float | None = None
     finish_reason: FinishReason | None = None
     ended_at: int | None = None  # of a hypothesis: the step whose lane it was
+    fed: int | None = None  # slots fed of it, once it is in the batch no more
 
     @property
     def position(self) -> int:
@@ -81,7 +82,7 @@ class Row:
 
     def strand(self) -> Strand:
         """This sequence, for views."""
-        return Strand(self.index, self.path, self.padding, (*self.prompt.token_ids, *self.token_ids))
+        return Strand(self.index, self.path, self.padding, (*self.prompt.token_ids, *self.token_ids), self.fed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +95,17 @@ class PastLane:
     padding: int
     path: Path
     link: Link | None
+    fed: int  # slots
 
     @staticmethod
-    def of(lane: Row) -> PastLane:
-        """The lane as it is now."""
-        return PastLane(lane.index, lane.beam, lane.prompt, lane.padding, lane.path, lane.link)
+    def of(lane: Row, fed: int) -> PastLane:
+        """The lane as it is now, with so many slots fed."""
+        return PastLane(lane.index, lane.beam, lane.prompt, lane.padding, lane.path, lane.link, fed)
 
     def strand(self) -> Strand:
         """The sequence, for views."""
         own = [] if self.link is None else self.link.token_ids()
-        return Strand(self.row, self.path, self.padding, (*self.prompt.token_ids, *own))
+        return Strand(self.row, self.path, self.padding, (*self.prompt.token_ids, *own), self.fed)
 
 
 @dataclass

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import torch
 
@@ -23,6 +24,7 @@ from core.contract.events import (
 from core.contract.params import PARAMETERS, GenerationParams
 from core.contract.snapshot import StepSnapshot
 from core.contract.specs import RunSpec
+from core.contract.together import check_together
 from core.contract.views import Place, ViewAnswer, ViewQuery
 from core.decode import engine, prepare
 from core.decode.forward import Forward, ForwardCancelled
@@ -58,7 +60,7 @@ class Session:
         self.loaded, self.spec = loaded, spec
         self.run_id, self.branch_id, self.epoch = run_id, branch_id, 0
         self.params = prepare.resolve_params(loaded.info, spec)
-        self.mode: Mode = make_mode(self.params.mode, spec, loaded.device)
+        self.mode: Mode = make_mode(self._mode_name(self.params), spec, loaded.device)
         copies = self.params.num_return_sequences if self.mode.name in PLAIN else 1
         prompts = prepare.prompt_rows(loaded, spec.prompts, copies)
         slots = prepare.pad_left(prompts, engine.pad_id(loaded, self.params), loaded.device)
@@ -109,14 +111,18 @@ class Session:
     def _configure(self, params: GenerationParams) -> None:
         """Pipeline and mode for these parameters; nothing has changed if one of them cannot be built."""
         stages = build_pipeline(params, self.prompt_slots, self.padding, self.loaded.device)
-        if self.mode.name != params.mode:
-            if not {self.mode.name, params.mode} <= set(PLAIN):
+        name = self._mode_name(params)
+        if self.mode.name != name:
+            if not {self.mode.name, name} <= set(PLAIN):
                 raise ParameterError(
-                    f"The mode cannot change from {self.mode.name} to {params.mode} while a run is in progress; "
+                    f"The mode cannot change from {self.mode.name} to {name} while a run is in progress; "
                     "it acts at the next run."
                 )
-            self.mode = make_mode(params.mode, self.spec, self.loaded.device)
+            self.mode = make_mode(name, self.spec, self.loaded.device)
         self.params, self.stages = params, stages
+
+    def _mode_name(self, params: GenerationParams) -> str:
+        return params.infer_mode(self.spec.assistant is not None)
 
     # -- lanes
 
@@ -204,6 +210,7 @@ class Session:
             if name in self.mode.fixed:
                 raise ParameterError(f"{name} cannot change while a run is in progress; it acts at the next run.")
         before, after = self.params, self.params.replace(changes)
+        check_together(after, self.spec.assistant is not None)
         self._configure(after)
         self.epoch = epoch
         changed = tuple(n for n in PARAMETERS if getattr(before, n) != getattr(self.params, n))
@@ -298,7 +305,7 @@ class Session:
         with self.attached(), self.forward.rows_placed([padding]):
             for at in range(begin, stop, self.spec.prefill_chunk):
                 self.forward(ids[:, at : min(at + self.spec.prefill_chunk, stop)], cache, trace)
-        return trace, Strand(strand.row, Path(0, 0), padding, strand.token_ids)
+        return trace, replace(strand, path=Path(0, 0), padding=padding, fed=None)
 
     def _final_scores(self, strand: Strand, position: int, logits: torch.Tensor) -> torch.Tensor:
         """The pipeline under the current parameters on the logits (V,) that followed `position`."""

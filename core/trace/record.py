@@ -147,7 +147,9 @@ class Trace:
             self._sealed.append(_owning(block))
             self._nbytes += self._sealed[-1].nbytes - block.nbytes
         else:
-            self._tail.append(block)
+            # A single step may stay a view of a larger storage until it is joined with others.
+            self._tail.append(block if block.stop - block.start == 1 else _owning(block))
+            self._nbytes += self._tail[-1].nbytes - block.nbytes
             if block.stop - self._tail[0].start >= SEALED_POSITIONS:
                 self._seal_tail()
         while self.nbytes > self.budget_bytes and self._drop_oldest():

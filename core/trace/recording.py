@@ -20,12 +20,14 @@ class Strand:
     """One sequence of a run as the records hold it. Slots count padding; position p is in slot padding + p.
 
     token_ids: prompt and continuation, as far as this strand goes; the last one may not have been fed yet.
+    fed: slots that were fed of it, padding included; None: all that the trace has.
     """
 
     row: int
     path: Path
     padding: int
     token_ids: tuple[int, ...]
+    fed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ class Recording:
 
     def positions(self, strand: Strand) -> int:
         """Positions of this strand that were fed. Raises `ViewUnavailableError` without a trace."""
-        return max(0, min(self.recorded().stop - strand.padding, len(strand.token_ids)))
+        recorded = self.recorded().stop
+        fed = recorded if strand.fed is None else min(strand.fed, recorded)
+        return max(0, min(fed - strand.padding, len(strand.token_ids)))
 
     def span(self, strand: Strand, wanted: tuple[int, int | None]) -> tuple[int, int]:
         """[start, stop) positions, the end filled in and clipped to what was fed."""

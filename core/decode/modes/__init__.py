@@ -22,4 +22,4 @@ def make_mode(name: str, spec: RunSpec, device: torch.device) -> Mode:
             return Greedy()
         case "sample":
             return TorchSample(spec.seed, device) if spec.draw_source == "torch" else CounterSample()
-    raise ParameterError(f"The mode “{name}” is not available; there are {' and '.join(PLAIN)}.")
+    raise ParameterError(f"The mode “{name}” cannot run here yet; choose greedy_search or sample.")

@@ -13,6 +13,7 @@ import torch
 
 from core.contract.detail import Hypothesis, StepDetail
 from core.contract.events import FinishReason
+from core.decode.kv import cache_length
 from core.decode.rows import Row
 
 if TYPE_CHECKING:
@@ -73,6 +74,9 @@ class Mode:
         """After the tokens were appended: lanes that ended leave the batch."""
         alive = [index for index, lane in enumerate(run.lanes) if lane.finish_reason is None]
         if alive and len(alive) < len(run.lanes):
+            for lane in run.lanes:
+                if lane.finish_reason is not None:
+                    lane.fed = cache_length(run.cache)
             run.regroup(alive, [run.lanes[index] for index in alive])
 
     def is_over(self, run: Session) -> bool:
