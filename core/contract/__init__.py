@@ -19,7 +19,7 @@ from core.contract.commands import (
     Tokenize,
     Withdraw,
 )
-from core.contract.detail import BeamDetail, Hypothesis, StepDetail
+from core.contract.detail import AssistedDetail, BeamDetail, Hypothesis, StepDetail
 from core.contract.errors import (
     ErrorReport,
     InternalError,
@@ -78,6 +78,7 @@ __all__ = [
     "PARAMETERS",
     "Answered",
     "Ask",
+    "AssistedDetail",
     "AttentionAnswer",
     "AttentionQuery",
     "BeamDetail",

@@ -25,7 +25,32 @@ class BeamDetail:
     bank: int | None = None
 
 
-StepDetail = BeamDetail
+@dataclass(frozen=True, slots=True)
+class AssistedDetail:
+    """One token of a pass that checked drafted ones.
+
+    source: the draft: a model's title, `early exit`, or `prompt lookup`.
+    passes: of the model so far, this one included. place: of this token in the pass.
+    drafted, pieces: all tokens drafted for the pass; those from the first refused one on were thrown away.
+    accepted: this token is the drafted one at its place.
+    probability, draft_probability: of the drafted token at this place, to the model after the pipeline and to the
+        draft; None where nothing was drafted here, or where it was copied.
+    match: [start, stop) positions that prompt lookup copied from; the first `matched` of them equal the last tokens.
+    """
+
+    source: str
+    passes: int
+    place: int
+    drafted: tuple[int, ...]
+    pieces: tuple[str, ...]
+    draft_probability: float | None
+    probability: float | None
+    accepted: bool
+    match: tuple[int, int] | None = None
+    matched: int = 0
+
+
+StepDetail = BeamDetail | AssistedDetail
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,14 @@ class ForwardCancelled(BaseException):
     """Raised inside the model, before a layer, when the stop flag is up; never leaves this file's callers."""
 
 
+class _Left(Exception):
+    """A pass was left before a layer on purpose, with the residual stream (B, n, E) that would have entered it."""
+
+    def __init__(self, residual: torch.Tensor) -> None:
+        super().__init__()
+        self.residual = residual
+
+
 class Forward:
     """Feeds slots to one model: positions, masks, cache, hooks.
 
@@ -40,6 +48,8 @@ class Forward:
         self._last_position = loaded.info.max_positions - 1
         self._cancelled = cancelled
         self._trace: Trace | None = None
+        self._exit_at: int | None = None  # leave the pass before this layer
+        self._entered = 0
         self._attached = False
         self.place_rows(padding)
         use_our_attention(self.model)
@@ -79,7 +89,13 @@ class Forward:
     def _before_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._cancelled():
             raise ForwardCancelled
-        self._take(args[0] if args else kwargs["hidden_states"])
+        residual = args[0] if args else kwargs["hidden_states"]
+        if self._exit_at is not None:
+            if self._entered == self._exit_at:
+                raise _Left(residual)
+            self._entered += 1
+            return
+        self._take(residual)
 
     def _before_norm(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._take(args[0])
@@ -121,6 +137,24 @@ class Forward:
         if trace is not None:
             trace.commit(keys_since(cache, start) if trace.keeps_keys else ())
         return output.logits[:, -keep:].float()  # type: ignore[no-any-return]
+
+    def early(self, ids: torch.Tensor, cache: Cache, start: int, layers: int) -> torch.Tensor:
+        """Logits (1, V) of the last position as if the model had only its first `layers` layers.
+
+        Feeds ids (1, n) into slots from `start` on of those layers' caches; the others stay as they are, so that the
+        caller has to crop. Nothing is recorded.
+        """
+        begun = perf_counter()
+        self._exit_at, self._entered = layers, 0
+        try:
+            with tapped(None):
+                self.model(**self._arguments(ids, start, cache, 1))
+        except _Left as left:
+            return self.anatomy.read_out(left.residual[:, -1])
+        finally:
+            self._exit_at = None
+            self.spent_s += perf_counter() - begun
+        raise AssertionError("the model has no layer after those")
 
     def _arguments(self, ids: torch.Tensor, start: int, cache: Cache, keep: int) -> dict[str, Any]:
         stop = start + ids.shape[1]

@@ -5,8 +5,8 @@ The session holds the state; the loop itself is in `engine.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -44,7 +44,8 @@ class Session:
     """One run. `cancelled` is read inside the model, before every layer, from any thread's flag.
 
     before: the run before on this model; with `spec.reuse_prefix` its cache and records are continued where the tokens
-    are the same. Raises `PromptError` or `ParameterError` when the run cannot begin.
+    are the same. assistant: the model that `spec.assistant` names, loaded.
+    Raises `PromptError` or `ParameterError` when the run cannot begin.
     """
 
     def __init__(
@@ -56,15 +57,22 @@ class Session:
         branch_id: int = 0,
         cancelled: Callable[[], bool] = lambda: False,
         before: Session | None = None,
+        assistant: LoadedModel | None = None,
     ) -> None:
         self.loaded, self.spec = loaded, spec
         self.run_id, self.branch_id, self.epoch = run_id, branch_id, 0
         self.params = prepare.resolve_params(loaded.info, spec)
-        self.mode: Mode = make_mode(self._mode_name(self.params), spec, loaded.device)
+        self.assistant = assistant
+        self.mode: Mode = make_mode(self.params, spec, loaded, assistant, cancelled)
         copies = self.params.num_return_sequences if self.mode.name in PLAIN else 1
         prompts = prepare.prompt_rows(loaded, spec.prompts, copies)
         slots = prepare.pad_left(prompts, engine.pad_id(loaded, self.params), loaded.device)
         self.rows = [_new_row(loaded, index, p, int(slots.padding[index])) for index, p in enumerate(prompts)]
+        if self.mode.one_row and len(self.rows) > 1:
+            raise ParameterError(
+                f"{self.mode.name} takes one prompt at a time, not {len(self.rows)}; leave the drafts out or run them "
+                "one by one."
+            )
         self.lanes = list(self.rows)  # what the batch consists of
         self.past: list[list[PastLane]] = []  # the lanes after each step, where lanes move
         self.prompt_slots = slots.ids.shape[1]
@@ -111,18 +119,15 @@ class Session:
     def _configure(self, params: GenerationParams) -> None:
         """Pipeline and mode for these parameters; nothing has changed if one of them cannot be built."""
         stages = build_pipeline(params, self.prompt_slots, self.padding, self.loaded.device)
-        name = self._mode_name(params)
+        name = params.infer_mode(self.assistant is not None)
         if self.mode.name != name:
             if not {self.mode.name, name} <= set(PLAIN):
                 raise ParameterError(
                     f"The mode cannot change from {self.mode.name} to {name} while a run is in progress; "
                     "it acts at the next run."
                 )
-            self.mode = make_mode(name, self.spec, self.loaded.device)
+            self.mode = make_mode(params, self.spec, self.loaded)
         self.params, self.stages = params, stages
-
-    def _mode_name(self, params: GenerationParams) -> str:
-        return params.infer_mode(self.spec.assistant is not None)
 
     # -- lanes
 
@@ -130,6 +135,11 @@ class Session:
     def padding(self) -> list[int]:
         """Slots of padding in front of each lane."""
         return [lane.padding for lane in self.lanes]
+
+    def length_of(self, lane: Row) -> int:
+        """Tokens that this sequence may have at most, prompt included."""
+        asked = len(lane.prompt.token_ids) + self.params.max_new_tokens
+        return min(asked, self.loaded.info.max_positions + 1)
 
     def regroup(self, sources: Sequence[int], lanes: list[Row]) -> None:
         """The batch becomes `lanes`; lane k continues the present lane `sources[k]`, whose past it has."""
@@ -158,9 +168,11 @@ class Session:
 
     # -- running
 
-    def attached(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def attached(self) -> Iterator[None]:
         """The model's hooks, for the time of the loop; none is left behind."""
-        return self.forward.attached()
+        with self.forward.attached(), self.mode.attached():
+            yield
 
     @property
     def finished(self) -> bool:

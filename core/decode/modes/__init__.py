@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from core.contract.errors import ParameterError
+from core.contract.params import GenerationParams
 from core.contract.specs import RunSpec
+from core.decode.modes.assisted import Assisted
+from core.decode.modes.drafts import Draft, EarlyExitDraft, LookupDraft, ModelDraft
 from core.decode.modes.greedy import Greedy
 from core.decode.modes.mode import Choice, Mode
 from core.decode.modes.sample import CounterSample, TorchSample
+from core.models.loaded import LoadedModel
 
 __all__ = ["Choice", "Mode", "make_mode"]
 
 PLAIN = ("greedy_search", "sample")  # a run may change from one to the other
 
 
-def make_mode(name: str, spec: RunSpec, device: torch.device) -> Mode:
-    """The mode called `name`, a `GenerationMode` value. Raises `ParameterError`."""
+def make_mode(
+    params: GenerationParams,
+    spec: RunSpec,
+    loaded: LoadedModel,
+    assistant: LoadedModel | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Mode:
+    """The mode that these parameters ask for. Raises `ParameterError`."""
+    name = params.infer_mode(assistant is not None)
+    generator = None
+    if spec.draw_source == "torch":
+        generator = torch.Generator(device=loaded.device).manual_seed(spec.seed)
     match name:
         case "greedy_search":
             return Greedy()
         case "sample":
-            return TorchSample(spec.seed, device) if spec.draw_source == "torch" else CounterSample()
+            return CounterSample() if generator is None else TorchSample(generator)
+        case "assisted_generation":
+            return Assisted(_make_draft(params, loaded, assistant, cancelled), generator)
     raise ParameterError(f"The mode “{name}” cannot run here yet; choose greedy_search or sample.")
+
+
+def _make_draft(
+    params: GenerationParams, loaded: LoadedModel, assistant: LoadedModel | None, cancelled: Callable[[], bool]
+) -> Draft:
+    if assistant is not None:
+        return ModelDraft(loaded, assistant, cancelled)
+    if params.assistant_early_exit is not None:
+        return EarlyExitDraft(loaded, params.assistant_early_exit)
+    return LookupDraft()

@@ -6,6 +6,7 @@ The loop (`engine.decode_step`) calls these in turn. The defaults are those of o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,7 @@ class Mode:
 
     name: of the `GenerationMode`. fixed: parameters that cannot change while it runs.
     on_logprobs: the pipeline works on log-probabilities instead of logits, as beam search does in transformers.
+    one_row: it takes one prompt only.
     moves_lanes: lanes change places or are tried side by side, so the trace keeps keys and past lanes.
     """
 
@@ -52,9 +54,14 @@ class Mode:
     fixed: frozenset[str] = frozenset({"num_return_sequences"})
     on_logprobs = False
     moves_lanes = False
+    one_row = False
 
     def begin(self, run: Session) -> None:
         """Before the first pass."""
+
+    def attached(self) -> AbstractContextManager[None]:
+        """Hooks on other models than the run's own, for the time of the loop."""
+        return nullcontext()
 
     def feed(self, run: Session) -> torch.Tensor:
         """Logits (n, B, V) float32 of the n positions that this step decides; the newest tokens are fed for them."""

@@ -31,8 +31,8 @@ class TorchSample(Mode):
 
     name = "sample"
 
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self.generator = torch.Generator(device=device).manual_seed(seed)
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
 
     def choose(self, run: Session, processed: Processed, place: int) -> Choice:
         """One draw a lane; torch does not tell its numbers."""
