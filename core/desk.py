@@ -86,7 +86,7 @@ def _one_slice(deriving: _Deriving, session: Session | None) -> Answered | None:
         if isinstance(problem, ViewUnavailableError):
             can_recompute, first = problem.can_recompute, problem.first_recorded
         if first and session is not None:
-            first -= session.padding[ask.query.row]
+            first = max(0, first - session.rows[ask.query.row].padding)
         return Answered(ask.slot, ask.generation, None, error_report(problem), can_recompute, first_recorded=first)
     return None
 

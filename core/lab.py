@@ -7,8 +7,9 @@ import threading
 
 from core.contract.commands import CancelLoad, Command, LoadModel, Shutdown, StartRun, StopRun
 from core.contract.events import Event
+from core.controls import Flags
 from core.mailbox import Mailbox
-from core.worker import Flags, Inbox, work
+from core.worker import Inbox, work
 
 
 class Lab:

@@ -8,10 +8,9 @@ speed when nothing runs.
 from __future__ import annotations
 
 import queue
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
@@ -35,7 +34,6 @@ from core.contract.events import (
     CommandRefused,
     Event,
     LoadFailed,
-    LoadProgress,
     ModelPreviewed,
     ModelReady,
     PromptRow,
@@ -45,6 +43,8 @@ from core.contract.events import (
     WorkerState,
 )
 from core.contract.snapshot import StepSnapshot
+from core.contract.specs import ModelSpec
+from core.controls import Flags, LoadControl, QuietControl
 from core.desk import Desk, Meter, error_report, typed_error
 from core.errands import Cancelled, Errands
 from core.mailbox import Mailbox
@@ -57,71 +57,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 VIEW_SHARE = 0.08  # of the worker's time while it decodes
 MOST_CREDIT_S = 0.05  # unused share does not pile up into a stall
-
-
-@dataclass
-class Flags:
-    """Set by whoever submits, read inside the model and the loader.
-
-    Interruptions and loads are numbered in the order they were submitted, so that none can be lost or hit another.
-    """
-
-    closing: threading.Event = field(default_factory=threading.Event)
-    interruptions: int = 0  # commands submitted that end a run
-    loads_submitted: int = 0
-    loads_abandoned: int = 0  # all loads up to this number
-
-    def interrupt(self) -> None:
-        """A command that ends the run in progress is about to be submitted."""
-        self.interruptions += 1
-
-    def submit_load(self) -> None:
-        """A new load; earlier ones are given up."""
-        self.interrupt()
-        self.loads_abandoned = self.loads_submitted
-        self.loads_submitted += 1
-
-    def cancel_loads(self) -> None:
-        """Give up every load submitted so far."""
-        self.loads_abandoned = self.loads_submitted
-
-    def shut_down(self) -> None:
-        """Break off whatever is going on."""
-        self.closing.set()
-        self.cancel_loads()
-
-
-@dataclass
-class _LoadControl:
-    """What the loader reports to and asks."""
-
-    model_id: int
-    number: int
-    worker: Worker
-
-    def progress(self, stage: str, fraction: float | None) -> None:
-        self.worker.mailbox.put_latest("load", LoadProgress(self.model_id, stage, fraction))
-
-    def cancelled(self) -> bool:
-        return self.number <= self.worker.flags.loads_abandoned
-
-
-@dataclass
-class _PreviewControl:
-    """A preview may wait for the network; a later one, a load that is asked for or given up, or closing, ends that."""
-
-    flags: Flags
-    recalled: Cancelled
-
-    def __post_init__(self) -> None:
-        self._loads = (self.flags.loads_submitted, self.flags.loads_abandoned)
-
-    def progress(self, stage: str, fraction: float | None) -> None:
-        pass
-
-    def cancelled(self) -> bool:
-        loads = (self.flags.loads_submitted, self.flags.loads_abandoned)
-        return self.flags.closing.is_set() or self.recalled() or loads != self._loads
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +90,7 @@ class Worker:
         self.inbox, self.mailbox, self.flags = inbox, mailbox, flags
         self.state: WorkerState | None = None
         self.loaded: LoadedModel | None = None
+        self.assistant: LoadedModel | None = None  # the draft model used last
         self.session: Session | None = None
         self.loads_begun = 0
         self.interruptions_met = 0
@@ -197,7 +133,7 @@ class Worker:
         self.errands.close()
         self._end_run()
         self._forget_session()
-        self.loaded = None
+        self.loaded = self.assistant = None
 
     def _give_up(self, problem: BaseException) -> None:
         """End the run, or else the views asked for, and say why."""
@@ -270,12 +206,13 @@ class Worker:
         from core.models.loader import load
 
         self.loads_begun += 1
-        control = _LoadControl(command.model_id, self.loads_begun, self)
+        control = LoadControl(command.model_id, self.loads_begun, self.flags, self.mailbox)
         self._end_run()
         try:
             self.enter(WorkerState.LOADING)
             loaded = qualify(load(command.spec, command.model_id, control), control.cancelled)
             self._forget_session()
+            self.assistant = None
             self.mailbox.put(ModelReady(loaded.info))
         except (KeyboardInterrupt, SystemExit):
             raise
@@ -291,10 +228,11 @@ class Worker:
         from core.models.preview import asks_the_hub, survey_hub
 
         def survey(recalled: Cancelled) -> None:
-            control = _PreviewControl(self.flags, recalled)
+            control = QuietControl(lambda: recalled() or flags.closing.is_set() or flags.loads() != loads)
             found = _outcome(lambda: survey_hub(command.spec, control))
             self.inbox.put(_Fetched(command, lambda: self._answer_preview(command, found)))
 
+        flags, loads = self.flags, self.flags.loads()  # a load that is asked for or given up ends it, too
         self.latest[PreviewModel] = command
         self.errands.recall("preview")
         far = _outcome(lambda: asks_the_hub(command.spec))
@@ -323,6 +261,7 @@ class Worker:
             run_id=command.run_id,
             cancelled=self._interrupted,
             before=self.session,
+            assistant=self._assistant(command.spec.assistant),
         )
         self._forget_session()
         self.session, self.steps_left = session, command.spec.max_steps
@@ -331,6 +270,20 @@ class Worker:
         self.mailbox.put(session.started)
         self.running = True  # last: from here on the run is ended by a `RunFinished`
         self._settle()
+
+    def _assistant(self, spec: ModelSpec | None) -> LoadedModel | None:
+        """The draft model, kept for the next run. Raises `ModelLoadError`."""
+        from core.models.loader import load
+
+        if spec is None:
+            return None
+        if self.loaded is not None and spec.name == self.loaded.spec.name:
+            return self.loaded
+        if self.assistant is None or self.assistant.spec != spec:
+            self.assistant = None  # gives its memory back first
+            self.enter(WorkerState.LOADING)
+            self.assistant = load(spec, 0, QuietControl(self._interrupted))
+        return self.assistant
 
     def _interrupted(self) -> bool:
         """Whether a command waits that ends the run in progress."""

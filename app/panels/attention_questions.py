@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.panels.output import heads_of
+from app.state.run import RunView
 from app.state.state import AttentionFocus
 from core.contract import AttentionQuery, ThumbnailQuery
 
@@ -14,7 +15,7 @@ DECODING_INTERVAL_S = 0.3  # between two questions for thumbnails while tokens a
 
 
 def focus_query(
-    run_id: int, focus: AttentionFocus, have: int, fed: int, *, recompute: bool = False
+    run: RunView, focus: AttentionFocus, have: int, fed: int, *, recompute: bool = False
 ) -> AttentionQuery | None:
     """The rows that are missing, [have, fed), or as many of them as one answer should hold.
 
@@ -28,11 +29,14 @@ def focus_query(
     if recompute:
         most = min(most, RECOMPUTED_ROWS)
     stop = None if fed - have <= most else have + most
-    return AttentionQuery(run_id, focus.layer, heads, reduce, rows=(have, stop), recompute=recompute)
+    at = run.place
+    return AttentionQuery(
+        run.run_id, focus.layer, heads, reduce, (have, stop), None, recompute, at.row, beam=at.beam, index=at.index
+    )
 
 
 def thumbnail_query(
-    run_id: int, visible: range, seen: dict[int, int], fed: int, heads: int, first: int = 0
+    run: RunView, visible: range, seen: dict[int, int], fed: int, first: int = 0
 ) -> ThumbnailQuery | None:
     """The visible layers whose maps are older than `fed` positions, the oldest first; `seen` has what each map covers.
 
@@ -42,8 +46,10 @@ def thumbnail_query(
     stale = sorted((layer for layer in visible if seen.get(layer, 0) < fed), key=lambda layer: seen.get(layer, 0))
     if not stale or first >= fed:
         return None
-    most = max(1, LARGEST_THUMBNAILS // (heads * fed * fed))
-    return ThumbnailQuery(run_id, tuple(sorted(stale[:most])), (first, None))
+    most = max(1, LARGEST_THUMBNAILS // (run.model.heads * fed * fed))
+    at = run.place
+    layers = tuple(sorted(stale[:most]))
+    return ThumbnailQuery(run.run_id, layers, (first, None), row=at.row, beam=at.beam, index=at.index)
 
 
 def is_of(query: object, run_id: int, focus: AttentionFocus) -> bool:

@@ -19,6 +19,7 @@ from core.contract.commands import (
     Tokenize,
     Withdraw,
 )
+from core.contract.detail import AssistedDetail, BeamDetail, Hypothesis, StepDetail
 from core.contract.errors import (
     ErrorReport,
     InternalError,
@@ -37,6 +38,7 @@ from core.contract.events import (
     CommandRefused,
     Event,
     FinishReason,
+    HypothesisEnded,
     LoadFailed,
     LoadProgress,
     ModelInfo,
@@ -54,15 +56,18 @@ from core.contract.events import (
     Vitals,
     WorkerState,
 )
-from core.contract.params import MODES, PARAMETERS, GenerationParams, Parameter, validate
+from core.contract.parameter import Parameter
+from core.contract.params import MODES, PARAMETERS, GenerationParams, as_generation_config, validate
 from core.contract.preview import DtypeEstimate, ModelPreview
 from core.contract.snapshot import CacheReport, Candidates, StepId, StepSnapshot, StepTiming
 from core.contract.specs import ChatMessage, ModelSpec, Prompt, RunSpec
+from core.contract.together import check_together, in_mode, inactive_reason
 from core.contract.views import (
     AttentionAnswer,
     AttentionQuery,
     DistributionAnswer,
     DistributionQuery,
+    Place,
     ThumbnailAnswer,
     ThumbnailQuery,
     ViewAnswer,
@@ -74,8 +79,10 @@ __all__ = [
     "PARAMETERS",
     "Answered",
     "Ask",
+    "AssistedDetail",
     "AttentionAnswer",
     "AttentionQuery",
+    "BeamDetail",
     "CacheReport",
     "CancelLoad",
     "Candidates",
@@ -89,6 +96,8 @@ __all__ = [
     "Event",
     "FinishReason",
     "GenerationParams",
+    "Hypothesis",
+    "HypothesisEnded",
     "InternalError",
     "LoadCancelledError",
     "LoadFailed",
@@ -106,6 +115,7 @@ __all__ = [
     "ParameterError",
     "ParamsApplied",
     "PauseRun",
+    "Place",
     "PlanLine",
     "PrefillProgress",
     "PreviewModel",
@@ -121,6 +131,7 @@ __all__ = [
     "Shutdown",
     "StartRun",
     "StateChanged",
+    "StepDetail",
     "StepId",
     "StepSnapshot",
     "StepTiming",
@@ -137,5 +148,9 @@ __all__ = [
     "Vitals",
     "Withdraw",
     "WorkerState",
+    "as_generation_config",
+    "check_together",
+    "in_mode",
+    "inactive_reason",
     "validate",
 ]

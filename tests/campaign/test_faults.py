@@ -87,7 +87,7 @@ SITES = [
         "core.models.loader:settle",
         "core.models.loader:check_finite",
         "core.models.loader:model_info",
-        "core.worker:_LoadControl.progress",
+        "core.controls:LoadControl.progress",
         "core.decode.session:Session.close",
     ),
     *_sites("tokenize", "core.domains.text:TextDomain.encode", "core.domains.text:TextDomain.piece"),
