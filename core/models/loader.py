@@ -85,7 +85,7 @@ def _load(spec: ModelSpec, model_id: int, control: LoadControl) -> LoadedModel:
         stop_if_cancelled(control)
         control.progress(f"Moving to {device}", None)
         settle(module, device, control)
-        check_finite(source.title, module)
+        check_finite(source.title, module, control)
         stop_if_cancelled(control)
     load_ms = (time.perf_counter() - started) * 1e3
     info = model_info(model_id=model_id, spec=spec, title=source.title, module=module, text=text, load_ms=load_ms)
