@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from app.panels.attention import AttentionPanel
+from app.panels.beams import BeamsPanel
 from app.panels.cache import CachePanel
 from app.panels.candidates import CandidatesPanel
 from app.panels.errors import ErrorsPanel
@@ -36,6 +37,7 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
         AttentionPanel(dispatch),
         CachePanel(dispatch),
         RowsPanel(dispatch),
+        BeamsPanel(dispatch),
         ErrorsPanel(dispatch),
     )
 
