@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from core.contract.errors import InternalError, NonFiniteLogitsError, OutOfMemoryError, TokenglassError
-from core.contract.events import PrefillProgress
+from core.contract.events import FinishReason, PrefillProgress
 from core.contract.params import GenerationParams
 from core.contract.snapshot import StepId, StepSnapshot, StepTiming
 from core.decode.kv import cache_length, cache_report
 from core.decode.observe import Processed, observe, process
+from core.decode.pipeline import Rows, culprit
+from core.decode.stopping import asked_to_stop
 from core.models.loaded import LoadedModel
 
 if TYPE_CHECKING:
@@ -56,8 +58,9 @@ def decode_step(run: Session) -> tuple[StepSnapshot, ...]:
 
     # 2. Pipeline: raw logits become the final scores, stage by stage.
     at_pipeline = perf_counter()
-    processed = process(raw, run.ids, run.stages, run.spec.top_logprobs)
-    _check_survivors(processed, run)
+    rows = run.pipeline_rows()
+    processed = process(raw, rows, run.stages, run.spec.top_logprobs)
+    _check_survivors(processed, rows, run)
 
     # 3. Choice: the mode takes one token a row; rows that have ended are fed padding.
     positions = [len(row.prompt.token_ids) + len(row.token_ids) for row in run.rows]
@@ -86,7 +89,9 @@ def decode_step(run: Session) -> tuple[StepSnapshot, ...]:
     snapshots = []
     for index in running:
         row, token_id, numbers = run.rows[index], token_ids[index], seen[index]
-        text = _append(run, index, token_id)
+        ids = run.ids[index : index + 1, run.padding[index] :]  # (1, T)
+        final = processed.final[index : index + 1]  # (1, V)
+        text = _append(run, index, token_id, asked_to_stop(run.extras.stopping_criteria, ids, final))
         snapshots.append(
             StepSnapshot(
                 id=_step_id(run, index, positions[index]),
@@ -110,12 +115,14 @@ def decode_step(run: Session) -> tuple[StepSnapshot, ...]:
     return tuple(snapshots)
 
 
-def _append(run: Session, index: int, token_id: int) -> str:
+def _append(run: Session, index: int, token_id: int, asked: bool) -> str:
     """Add the token to its row; returns the text it completed."""
     row = run.rows[index]
     row.token_ids.append(token_id)
     text = row.stream.push(token_id)
     row.finish_reason = row.stop.check(token_id, text, len(row.token_ids), run.params)
+    if asked and row.finish_reason is None:
+        row.finish_reason = FinishReason.STOP
     if row.finish_reason is not None:
         text += row.stream.flush()
     row.text += text
@@ -148,6 +155,8 @@ def pad_id(loaded: LoadedModel, params: GenerationParams) -> int:
 
 
 def _check_finite(logits: torch.Tensor, run: Session) -> None:
+    if run.params.remove_invalid_values:
+        return  # that stage repairs them
     # The maximum is NaN if any logit is, +inf if any is, and -inf only if all are.
     if not all(math.isfinite(most) for most in logits.amax(dim=-1).tolist()):
         raise NonFiniteLogitsError(
@@ -156,19 +165,17 @@ def _check_finite(logits: torch.Tensor, run: Session) -> None:
         )
 
 
-def _check_survivors(processed: Processed, run: Session) -> None:
+def _check_survivors(processed: Processed, rows: Rows, run: Session) -> None:
     if processed.final is processed.raw:
         return
+    wrong = next((most for most in processed.final.amax(dim=-1).tolist() if not math.isfinite(most)), None)
+    if wrong is None:
+        return
+    stage = culprit(processed.stages, rows, processed.raw)
     names = ", ".join(stage.name for stage in processed.stages)
-    for most in processed.final.amax(dim=-1).tolist():
-        if most == -math.inf:
-            raise NonFiniteLogitsError(
-                f"The pipeline ({names}) left no token to choose at token {run.new_tokens}; relax it."
-            )
-        if not math.isfinite(most):
-            raise NonFiniteLogitsError(
-                f"The pipeline ({names}) made scores that are not finite at token {run.new_tokens}; relax it."
-            )
+    blamed = f"The pipeline ({names})" if stage is None else f"The stage {stage.name} of the pipeline"
+    what = "left no token to choose" if wrong == -math.inf else "made scores that are not finite"
+    raise NonFiniteLogitsError(f"{blamed} {what} at token {run.new_tokens}; relax it.")
 
 
 def as_typed_error(problem: BaseException, run: Session) -> TokenglassError:

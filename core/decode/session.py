@@ -12,7 +12,7 @@ from time import perf_counter
 
 import torch
 
-from core.contract.errors import ParameterError, TokenglassError
+from core.contract.errors import ParameterError, TokenglassError, ViewUnavailableError
 from core.contract.events import FinishReason, ParamsApplied, PrefillProgress, PromptRow, RunFinished, RunStarted
 from core.contract.params import PARAMETERS, GenerationParams
 from core.contract.snapshot import StepSnapshot
@@ -20,10 +20,11 @@ from core.contract.specs import RunSpec
 from core.contract.together import check_together
 from core.contract.views import ViewAnswer, ViewQuery
 from core.decode import engine, prepare
+from core.decode.extras import NONE, Extras
 from core.decode.forward import Forward, ForwardCancelled
 from core.decode.kv import cache_length, fork_cache, layer_keys, new_cache
 from core.decode.modes import Mode, make_mode
-from core.decode.pipeline import Stage, build_pipeline, run_pipeline
+from core.decode.pipeline import PipelineContext, Rows, Stage, build_pipeline, run_pipeline
 from core.decode.stopping import RowStop
 from core.domains.stream import TextStream
 from core.models.loaded import LoadedModel
@@ -83,8 +84,9 @@ class Session:
         branch_id: int = 0,
         cancelled: Callable[[], bool] = lambda: False,
         before: Session | None = None,
+        extras: Extras = NONE,
     ) -> None:
-        self.loaded, self.spec = loaded, spec
+        self.loaded, self.spec, self.extras = loaded, spec, extras
         self.run_id, self.branch_id, self.epoch = run_id, branch_id, 0
         self.params = prepare.resolve_params(loaded.info, spec)
         prompts = prepare.prompt_rows(loaded, spec.prompts, self.params.num_return_sequences)
@@ -139,10 +141,24 @@ class Session:
 
     def _configure(self, params: GenerationParams) -> None:
         """Pipeline and mode for these parameters; nothing has changed if one of them cannot be built."""
-        stages = build_pipeline(params, self.prompt_slots, self.padding, self.loaded.device)
+        stages = build_pipeline(params, self.pipeline_context())
         if getattr(getattr(self, "mode", None), "name", None) != params.mode:
             self.mode = make_mode(params.mode, self.spec, self.loaded.device)
         self.params, self.stages = params, stages
+
+    def pipeline_context(self) -> PipelineContext:
+        """What stages are built for."""
+        return PipelineContext(
+            prompt_slots=self.prompt_slots,
+            vocab_size=self.loaded.info.vocab_size,
+            device=self.loaded.device,
+            custom=self.extras.logits_processor,
+            prefix_allowed_tokens_fn=self.extras.prefix_allowed_tokens_fn,
+        )
+
+    def pipeline_rows(self) -> Rows:
+        """The batch as stages see it."""
+        return Rows(self.ids, tuple(self.padding))
 
     # -- running
 
@@ -278,8 +294,13 @@ class Session:
 
     def _final_scores(self, row: int, slot: int, logits: torch.Tensor) -> torch.Tensor:
         """The pipeline under the current parameters on the logits (V,) that followed `slot`."""
-        stages = build_pipeline(self.params, self.prompt_slots, self.padding[row : row + 1], self.loaded.device)
-        return run_pipeline(stages, self.ids[row : row + 1, : slot + 1], logits[None])[0]
+        stateful = next((stage.name for stage in self.stages if not stage.replayable), None)
+        if stateful is not None:
+            raise ViewUnavailableError(
+                f"The stage {stateful} may remember other steps, so it cannot be run on this one."
+            )
+        rows = Rows(self.ids[row : row + 1, : slot + 1], (self.padding[row],), (row,))
+        return run_pipeline(self.stages, rows, logits[None])[0]
 
     def close(self) -> None:
         """Give cache and records back."""
