@@ -20,6 +20,7 @@ from core.contract import (
     ChatMessage,
     DistributionAnswer,
     DistributionQuery,
+    HypothesisEnded,
     ModelInfo,
     ModelSpec,
     PrefillProgress,
@@ -67,6 +68,7 @@ def run(
     top_logprobs: int = 50,
     trace: bool = True,
     prefill_chunk: int = 256,
+    assistant_model: ModelName | None = None,
     device: str = "auto",
     dtype: str = "auto",
     logits_processor: Sequence[Processor] = (),
@@ -87,6 +89,7 @@ def run(
     top_logprobs: candidates in each snapshot, 0 for none.
     trace: record what `attention` and `distribution` of the result are derived from.
     prefill_chunk: positions of the prompt fed at once.
+    assistant_model: a smaller model with the same vocabulary that drafts tokens (assisted generation).
     device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. dtype: `auto`, `bf16` or `fp32`.
     logits_processor: own stages, called with ids (B, T) of rows of equal length, without padding, and scores (B, V);
         they come after those that `params` ask for and before temperature. One of a class that `params` ask for takes
@@ -99,7 +102,11 @@ def run(
     with one sentence for the user.
     """
     prompts = to_prompts(prompt, prompt_ids, messages)
-    spec = RunSpec(prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace)
+    assistant = None if assistant_model is None else ModelSpec(_resolved(assistant_model), device, dtype)
+    spec = RunSpec(
+        prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
+        assistant=assistant,
+    )  # fmt: skip
     extras = _extras(logits_processor, stopping_criteria, prefix_allowed_tokens_fn)
     session = open_session(load_model(model, device, dtype), spec, extras=extras)
     steps = [event for event in events(session) if isinstance(event, StepSnapshot)]
@@ -119,6 +126,7 @@ def stream(
     top_logprobs: int = 50,
     trace: bool = False,
     prefill_chunk: int = 256,
+    assistant_model: ModelName | None = None,
     device: str = "auto",
     dtype: str = "auto",
     logits_processor: Sequence[Processor] = (),
@@ -131,7 +139,11 @@ def stream(
     the loop early, or closing the generator, ends the run. Nothing is recorded for views unless `trace` is set.
     """
     prompts = to_prompts(prompt, prompt_ids, messages)
-    spec = RunSpec(prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace)
+    assistant = None if assistant_model is None else ModelSpec(_resolved(assistant_model), device, dtype)
+    spec = RunSpec(
+        prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
+        assistant=assistant,
+    )  # fmt: skip
     extras = _extras(logits_processor, stopping_criteria, prefix_allowed_tokens_fn)
     return _steps(open_session(load_model(model, device, dtype), spec, extras=extras))
 
@@ -238,11 +250,15 @@ def open_session(
     from core.decode.extras import NONE
     from core.decode.session import Session
 
+    asked = spec.assistant
+    assistant = None if asked is None else load_model(asked.name, asked.device, asked.dtype)
     with _lock:
-        return Session(loaded, spec, run_id=next(_numbers), cancelled=cancelled, extras=extras or NONE)
+        return Session(
+            loaded, spec, run_id=next(_numbers), cancelled=cancelled, assistant=assistant, extras=extras or NONE
+        )
 
 
-def events(session: Session) -> Generator[PrefillProgress | StepSnapshot, None, None]:
+def events(session: Session) -> Generator[PrefillProgress | StepSnapshot | HypothesisEnded, None, None]:
     """Run a session to its end, event by event; closing the generator ends the run as cancelled."""
     try:
         while not session.finished:
