@@ -30,7 +30,10 @@ from core.contract import (
     RunSpec,
     RunStarted,
     StepSnapshot,
+    ViewQuery,
     ViewUnavailableError,
+    WaterfallAnswer,
+    WaterfallQuery,
 )
 from core.contract.snapshot import FloatArray
 from core.contract.specs import DrawSource
@@ -361,7 +364,19 @@ class RunResult:
         assert isinstance(answer, DistributionAnswer)
         return answer
 
-    def _answer(self, query: AttentionQuery | DistributionQuery) -> object:
+    def waterfall(
+        self, position: int, changes: Mapping[str, object] | None = None, *, top: int = 20, row: int = 0
+    ) -> WaterfallAnswer:
+        """What each stage of the pipeline did at a fed position (negative counts from the end), or would have done.
+
+        changes: other values for some parameters; the draw stays the same. Raises `ViewUnavailableError`.
+        """
+        start, _ = _span(position, self.positions(row))
+        answer = self._answer(WaterfallQuery(self._finished.run_id, start, dict(changes or {}), top, row))
+        assert isinstance(answer, WaterfallAnswer)
+        return answer
+
+    def _answer(self, query: ViewQuery) -> object:
         with _lock:
             return self._session.answer(query)
 

@@ -62,8 +62,7 @@ def decode_step(run: Session) -> StepEvents:
         at_pipeline, before_s = perf_counter(), run.forward.spent_s
         scores = torch.log_softmax(raw, dim=-1) if run.mode.on_logprobs else raw
         rows = run.pipeline_rows()
-        processed = process(scores, rows, run.stages, run.spec.top_logprobs)
-        _check_survivors(processed, rows, run)
+        processed = _process(run, rows, scores)
 
         # 3. Choice: the mode takes one token a lane.
         choice = run.mode.choose(run, processed, place)
@@ -177,17 +176,28 @@ def _check_finite(logits: torch.Tensor, run: Session) -> None:
         )
 
 
-def _check_survivors(processed: Processed, rows: Rows, run: Session) -> None:
-    if processed.final is processed.raw:
-        return
-    wrong = next((most for most in processed.final.amax(dim=-1).tolist() if not math.isfinite(most)), None)
-    if wrong is None:
-        return
-    stage = culprit(processed.stages, rows, processed.raw)
-    names = ", ".join(stage.name for stage in processed.stages)
-    blamed = f"The pipeline ({names})" if stage is None else f"The stage {stage.name} of the pipeline"
-    what = "left no token to choose" if wrong == -math.inf else "made scores that are not finite"
-    raise NonFiniteLogitsError(f"{blamed} {what} at token {run.new_tokens}; relax it.")
+def _process(run: Session, rows: Rows, scores: torch.Tensor) -> Processed:
+    """The pipeline. Raises `NonFiniteLogitsError`, naming the stage that left no token or made infinite scores."""
+    try:
+        processed = process(scores, rows, run.stages, run.spec.top_logprobs)
+    except ValueError:
+        _blame(run, rows, scores)  # some of transformers' classes fail on what the stage before left
+        raise
+    if processed.final is not processed.raw:
+        most = processed.final.amax(dim=-1).tolist()
+        if not all(map(math.isfinite, most)):
+            _blame(run, rows, scores)
+    return processed
+
+
+def _blame(run: Session, rows: Rows, scores: torch.Tensor) -> None:
+    found = culprit(run.stages, rows, scores)
+    if found is not None:
+        stage, most = found
+        what = "left no token to choose" if most == -math.inf else "made scores that are not finite"
+        raise NonFiniteLogitsError(
+            f"The stage {stage.name} of the pipeline {what} at token {run.new_tokens}; relax it."
+        )
 
 
 def as_typed_error(problem: BaseException, run: Session) -> TokenglassError:

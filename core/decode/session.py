@@ -5,9 +5,10 @@ The session holds the state; the loop itself is in `engine.py`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -31,7 +32,8 @@ from core.decode.extras import NONE, Extras
 from core.decode.forward import Forward, ForwardCancelled
 from core.decode.kv import cache_length, fork_cache, layer_keys, new_cache, take_rows
 from core.decode.modes import PLAIN, Mode, make_mode
-from core.decode.pipeline import PipelineContext, Rows, Stage, build_pipeline, run_pipeline
+from core.decode.pipeline import PipelineContext, Rows, Stage, build_pipeline
+from core.decode.replay import final_scores, replay
 from core.decode.rows import Clock, PastLane, Row
 from core.decode.stopping import RowStop
 from core.models.loaded import LoadedModel
@@ -91,6 +93,7 @@ class Session:
         self.error: TokenglassError | None = None
         self.stages: tuple[Stage, ...]
         self._configure(self.params)
+        self.params_since = [(0, self.params)]  # from which token on which were in force
         self.mode.begin(self)
         self.started = RunStarted(
             model_id=loaded.info.model_id,
@@ -240,6 +243,7 @@ class Session:
         check_together(after, self.spec.assistant is not None)
         self._configure(after)
         self.epoch = epoch
+        self.params_since.append((self.new_tokens, self.params))
         changed = tuple(n for n in PARAMETERS if getattr(before, n) != getattr(self.params, n))
         return ParamsApplied(self.run_id, epoch, self.new_tokens, self.params, changed)
 
@@ -304,7 +308,8 @@ class Session:
             info=self.loaded.info,
             piece=self.loaded.text.piece,
             recompute=self._recompute,
-            final_scores=self._final_scores,
+            final_scores=partial(final_scores, self),
+            replay=partial(replay, self),
         )
 
     def _strand(self, place: Place) -> Strand:
@@ -332,18 +337,7 @@ class Session:
         with self.attached(), self.forward.rows_placed([padding]):
             for at in range(begin, stop, self.spec.prefill_chunk):
                 self.forward(ids[:, at : min(at + self.spec.prefill_chunk, stop)], cache, trace)
-        return trace, replace(strand, path=Path(0, 0), padding=padding, fed=None)
-
-    def _final_scores(self, strand: Strand, position: int, logits: torch.Tensor) -> torch.Tensor:
-        """The pipeline under the current parameters on the logits (V,) that followed `position`."""
-        stateful = next((stage.name for stage in self.stages if not stage.replayable), None)
-        if stateful is not None:
-            raise ViewUnavailableError(
-                f"The stage {stateful} may remember other steps, so it cannot be run on this one."
-            )
-        ids = torch.tensor([[0] * strand.padding + list(strand.token_ids[: position + 1])], device=logits.device)
-        scores = torch.log_softmax(logits, dim=-1) if self.mode.on_logprobs else logits
-        return run_pipeline(self.stages, Rows(ids, (strand.padding,), (strand.row,)), scores[None])[0]
+        return trace, dataclasses.replace(strand, path=Path(0, 0), padding=padding, fed=None)
 
     def close(self) -> None:
         """Give cache and records back."""

@@ -62,12 +62,16 @@ def run_pipeline(stages: Sequence[Stage], rows: Rows, scores: torch.Tensor) -> t
     return scores
 
 
-def culprit(stages: Sequence[Stage], rows: Rows, scores: torch.Tensor) -> Stage | None:
-    """The first stage after which a row has no token left, or a score that is NaN or +inf. Runs them again."""
+def culprit(stages: Sequence[Stage], rows: Rows, scores: torch.Tensor) -> tuple[Stage, float] | None:
+    """The first stage after which a row's largest score is -inf (no token left), NaN or +inf, and that score.
+
+    Runs them again, as far as needed; None where it does not happen again.
+    """
     for stage in stages:
         scores = stage.fn(rows, scores)
-        if not all(math.isfinite(most) for most in scores.amax(dim=-1).tolist()):
-            return stage
+        wrong = next((most for most in scores.amax(dim=-1).tolist() if not math.isfinite(most)), None)
+        if wrong is not None:
+            return stage, wrong
     return None
 
 
