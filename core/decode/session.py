@@ -40,6 +40,7 @@ from core.models.loaded import LoadedModel
 from core.trace.path import Path
 from core.trace.record import Trace
 from core.trace.recording import Recording, Strand
+from core.trace.replay import ReadOut
 from core.trace.views import derive
 
 
@@ -91,6 +92,7 @@ class Session:
         self.over = False
         self.clock = Clock()
         self.error: TokenglassError | None = None
+        self.read_out = ReadOut()
         self.stages: tuple[Stage, ...]
         self._configure(self.params)
         self.params_since = [(0, self.params)]  # from which token on which were in force
@@ -310,6 +312,7 @@ class Session:
             recompute=self._recompute,
             final_scores=partial(final_scores, self),
             replay=partial(replay, self),
+            read_out=self.read_out,
         )
 
     def _strand(self, place: Place) -> Strand:
@@ -343,6 +346,7 @@ class Session:
         """Give cache and records back."""
         self.cache = new_cache(len(self.forward.anatomy.layers))
         self.trace = None
+        self.read_out = ReadOut()
 
 
 def _new_row(loaded: LoadedModel, index: int, prompt: PromptRow, padding: int) -> Row:

@@ -34,3 +34,20 @@ class Replay:
     stages: tuple[ReplayStage, ...]
     choose: Callable[[torch.Tensor], tuple[int | None, float | None, str]]
     reason: str = ""
+
+
+class ReadOut:
+    """The logits of the position asked for last: while a slider is dragged, the same one is asked for again and again.
+
+    A read-out reads the whole head, which is most of the work.
+    """
+
+    def __init__(self) -> None:
+        self._key: object = None
+        self._logits: torch.Tensor | None = None
+
+    def get(self, key: object, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """The logits (V,) for `key`, computed unless they are the last ones."""
+        if self._logits is None or key != self._key:
+            self._key, self._logits = key, compute()
+        return self._logits

@@ -282,3 +282,33 @@ def test_the_reference_agrees(random_qwen2: LoadedModel) -> None:
             wanted = float(torch.special.entr(p).sum() / np.log(2))
             assert bits == pytest.approx(wanted, abs=1e-3)
         assert answer.survivors == int(expected.scores[index][0].isfinite().sum())
+
+
+def test_asking_again_reads_the_head_once_and_another_place_reads_its_own(tiny_gpt2: LoadedModel) -> None:
+    rows = [prompt_of(tiny_gpt2, length, seed=6) for length in (5, 5)]
+    ours = run(tiny_gpt2, rows, {"do_sample": True, "max_new_tokens": 4})
+    reads: list[int] = []
+    head = tiny_gpt2.module.get_output_embeddings()
+    handle = head.register_forward_hook(lambda *_: reads.append(1))
+    try:
+        first = ask(ours, 5)
+        again = ask(ours, 5, {"temperature": 0.5})
+        assert len(reads) == 1
+        assert np.array_equal(np.sort(first.logprob), np.sort(again.logprob))
+        for row, position in ((1, 5), (0, 6), (0, 5)):
+            assert ask(ours, position, row=row).query.position == position
+        assert len(reads) == 4
+    finally:
+        handle.remove()
+
+
+def test_in_bfloat16_the_read_out_is_within_its_tolerance() -> None:
+    params = {"temperature": 0.8, "top_k": 0, "max_new_tokens": 5, "eos_token_id": []}
+    result = core.run(
+        "tiny-gpt2", prompt_ids=[1, 2, 3], params=params, mode="sample", device="cpu", dtype="bf16", top_logprobs=5000
+    )
+    vocabulary = result.model.vocab_size
+    for step in result.steps:
+        _, final = dense_of(result.waterfall(step.id.position - 1, top=5000), vocabulary)
+        torch.testing.assert_close(final, dense(step, vocabulary)[1], atol=0.1, rtol=0.02)
+    core.unload("tiny-gpt2")

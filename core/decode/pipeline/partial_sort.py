@@ -11,23 +11,29 @@ from __future__ import annotations
 import torch
 from transformers import TopPLogitsWarper, TypicalLogitsWarper
 
+from core.decode.pipeline.stage import Rows
+
 SMALL = 4096  # tokens that are sorted as fast as they are searched
 STEPS = (128, 1024, 8192)  # of the likeliest tokens, one after the other
 CLOSE = 2e-6  # float32 sums of a softmax agree to 3e-7 in practice
 
 
-class _Partial:
+class PartialSort:
     """Counts how often it was called for a row of a large vocabulary, and how often the full sort was needed."""
 
     def __init__(self) -> None:
         self.calls = 0
         self.fallbacks = 0
 
+    def __call__(self, rows: Rows, scores: torch.Tensor) -> torch.Tensor:
+        """scores (B, V) → (B, V), a `StageFn`."""
+        raise NotImplementedError
+
     def _searches(self, scores: torch.Tensor) -> bool:
         return scores.shape[-1] > SMALL and scores.device.type == "cpu"
 
 
-class PartialTopP(_Partial):
+class PartialTopP(PartialSort):
     """`TopPLogitsWarper`: a token is killed where the mass of it and all below is at most 1 - top_p.
 
     In descending order that keeps a token while the mass before it is less than top_p.
@@ -38,22 +44,22 @@ class PartialTopP(_Partial):
         self.top_p, self.least = top_p, least
         self._full = TopPLogitsWarper(top_p, min_tokens_to_keep=least)
 
-    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, rows: Rows, scores: torch.Tensor) -> torch.Tensor:
         """scores (B, V) → (B, V)."""
         if not self._searches(scores):
-            return self._sorted(ids, scores)
+            return self._sorted(rows, scores)
         kept = []
         for row in range(scores.shape[0]):
             self.calls += 1
             mask = self._kept(scores[row])
             if mask is None:
                 self.fallbacks += 1
-                return self._sorted(ids, scores)
+                return self._sorted(rows, scores)
             kept.append(mask)
         return scores.masked_fill(~torch.stack(kept), -torch.inf)
 
-    def _sorted(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = self._full(ids, scores)
+    def _sorted(self, rows: Rows, scores: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self._full(rows.ids, scores)
         return result
 
     def _kept(self, scores: torch.Tensor) -> torch.Tensor | None:
@@ -85,7 +91,7 @@ def _needed(mass: torch.Tensor, wanted: float) -> int:
     return len(mass) + (int((wanted - float(mass[-1])) / last) if last > 0 else STEPS[-1])
 
 
-class PartialTypical(_Partial):
+class PartialTypical(PartialSort):
     """`TypicalLogitsWarper`: keep the tokens whose surprisal is closest to the entropy, up to the mass.
 
     Every token as close as the one that reaches the mass is kept, so that the order of equal ones does not matter.
@@ -96,10 +102,10 @@ class PartialTypical(_Partial):
         self.mass, self.least = mass, least
         self._full = TypicalLogitsWarper(max(mass, SMALLEST_MASS), min_tokens_to_keep=least)
 
-    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, rows: Rows, scores: torch.Tensor) -> torch.Tensor:
         """scores (B, V) → (B, V)."""
         if not self._searches(scores):
-            return self._sorted(ids, scores)
+            return self._sorted(rows, scores)
         # The same operations as in the class, so that distances are equal to the last bit.
         normalized = torch.nn.functional.log_softmax(scores, dim=-1)
         p = torch.exp(normalized)
@@ -111,12 +117,12 @@ class PartialTypical(_Partial):
             edge = self._edge(distance[row], p[row])
             if edge is None:
                 self.fallbacks += 1
-                return self._sorted(ids, scores)
+                return self._sorted(rows, scores)
             torch.le(distance[row], edge, out=kept[row])
         return scores.masked_fill(~kept, -torch.inf)
 
-    def _sorted(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = self._full(ids, scores)
+    def _sorted(self, rows: Rows, scores: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self._full(rows.ids, scores)
         return result
 
     def _edge(self, distance: torch.Tensor, p: torch.Tensor) -> torch.Tensor | None:

@@ -15,8 +15,8 @@ from transformers import (
 )
 
 from core.contract.params import GenerationParams
-from core.decode.pipeline.partial_sort import PartialTopP, PartialTypical
-from core.decode.pipeline.stage import Stage, StageFn, on_batch, on_rows
+from core.decode.pipeline.partial_sort import PartialSort, PartialTopP, PartialTypical
+from core.decode.pipeline.stage import Processor, Stage, StageFn, on_batch, on_rows
 from core.decode.pipeline.synthid import synthid
 
 
@@ -26,9 +26,9 @@ def warpers(params: GenerationParams, device: torch.device) -> list[Stage]:
     least = max(2, len(params.eos_token_id) + 1) if params.num_beams > 1 else 1
     stages: list[Stage] = []
 
-    def add(name: str, processor: object) -> None:
-        assert callable(processor)
-        stages.append(Stage(name, {name: getattr(params, name)}, on_batch(processor)))
+    def add(name: str, processor: Processor | PartialSort) -> None:
+        fn = processor if isinstance(processor, PartialSort) else on_batch(processor)
+        stages.append(Stage(name, {name: getattr(params, name)}, fn))
 
     if params.temperature != 1.0:
         add("temperature", TemperatureLogitsWarper(params.temperature))
