@@ -30,14 +30,20 @@ from core.contract import (
     RunSpec,
     RunStarted,
     StepSnapshot,
+    ViewQuery,
     ViewUnavailableError,
+    WaterfallAnswer,
+    WaterfallQuery,
 )
 from core.contract.snapshot import FloatArray
 from core.contract.specs import DrawSource
 
 # torch is imported when a model is first used, so that `import core.api` stays quick.
 if TYPE_CHECKING:
+    from core.decode.extras import Extras
+    from core.decode.pipeline import AllowedTokens, Processor
     from core.decode.session import Session
+    from core.decode.stopping import Criterion
     from core.models.load_control import LoadControl
     from core.models.loaded import LoadedModel
 
@@ -68,6 +74,9 @@ def run(
     assistant_model: ModelName | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    logits_processor: Sequence[Processor] = (),
+    stopping_criteria: Sequence[Criterion] = (),
+    prefix_allowed_tokens_fn: AllowedTokens | None = None,
 ) -> RunResult:
     """Generate until every row has ended; blocks, and works in the calling thread.
 
@@ -85,6 +94,12 @@ def run(
     prefill_chunk: positions of the prompt fed at once.
     assistant_model: a smaller model with the same vocabulary that drafts tokens (assisted generation).
     device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. dtype: `auto`, `bf16` or `fp32`.
+    logits_processor: own stages, called with ids (B, T) of rows of equal length, without padding, and scores (B, V);
+        they come after those that `params` ask for and before temperature. One of a class that `params` ask for takes
+        its place. With a true attribute `replayable` views run it again for past steps.
+    stopping_criteria: called after each token of each row with its ids (1, T) and a tuple that ends with its final
+        scores (1, V), as `generate()` does; true ends the row.
+    prefix_allowed_tokens_fn: number of the prompt and ids (T,) of a row → the ids that may follow.
 
     Raises `ModelLoadError`, `PromptError`, `ParameterError`, or what ended the run, all of them `TokenglassError`
     with one sentence for the user.
@@ -95,7 +110,8 @@ def run(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         assistant=assistant,
     )  # fmt: skip
-    session = open_session(load_model(model, device, dtype), spec)
+    extras = _extras(logits_processor, stopping_criteria, prefix_allowed_tokens_fn)
+    session = open_session(load_model(model, device, dtype), spec, extras=extras)
     steps = [event for event in events(session) if isinstance(event, StepSnapshot)]
     return RunResult(session, steps)
 
@@ -116,6 +132,9 @@ def stream(
     assistant_model: ModelName | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    logits_processor: Sequence[Processor] = (),
+    stopping_criteria: Sequence[Criterion] = (),
+    prefix_allowed_tokens_fn: AllowedTokens | None = None,
 ) -> Generator[StepSnapshot, None, None]:
     """Yield the snapshot of each token as it comes; the arguments and errors are those of `run`.
 
@@ -128,7 +147,14 @@ def stream(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         assistant=assistant,
     )  # fmt: skip
-    return _steps(open_session(load_model(model, device, dtype), spec))
+    extras = _extras(logits_processor, stopping_criteria, prefix_allowed_tokens_fn)
+    return _steps(open_session(load_model(model, device, dtype), spec, extras=extras))
+
+
+def _extras(processors: Sequence[Processor], criteria: Sequence[Criterion], allowed: AllowedTokens | None) -> Extras:
+    from core.decode.extras import Extras
+
+    return Extras(tuple(processors), tuple(criteria), allowed)
 
 
 def _steps(session: Session) -> Generator[StepSnapshot, None, None]:
@@ -216,14 +242,23 @@ def _message(message: Message) -> ChatMessage:
     return ChatMessage(str(message["role"]), str(message["content"]))
 
 
-def open_session(loaded: LoadedModel, spec: RunSpec, cancelled: Callable[[], bool] = lambda: False) -> Session:
+def open_session(
+    loaded: LoadedModel,
+    spec: RunSpec,
+    cancelled: Callable[[], bool] = lambda: False,
+    *,
+    extras: Extras | None = None,
+) -> Session:
     """A run that has not begun yet; `cancelled` is asked before every layer. Raises as `run` does."""
+    from core.decode.extras import NONE
     from core.decode.session import Session
 
     asked = spec.assistant
     assistant = None if asked is None else load_model(asked.name, asked.device, asked.dtype)
     with _lock:
-        return Session(loaded, spec, run_id=next(_numbers), cancelled=cancelled, assistant=assistant)
+        return Session(
+            loaded, spec, run_id=next(_numbers), cancelled=cancelled, assistant=assistant, extras=extras or NONE
+        )
 
 
 def events(session: Session) -> Generator[PrefillProgress | StepSnapshot | HypothesisEnded, None, None]:
@@ -329,7 +364,19 @@ class RunResult:
         assert isinstance(answer, DistributionAnswer)
         return answer
 
-    def _answer(self, query: AttentionQuery | DistributionQuery) -> object:
+    def waterfall(
+        self, position: int, changes: Mapping[str, object] | None = None, *, top: int = 20, row: int = 0
+    ) -> WaterfallAnswer:
+        """What each stage of the pipeline did at a fed position (negative counts from the end), or would have done.
+
+        changes: other values for some parameters; the draw stays the same. Raises `ViewUnavailableError`.
+        """
+        start, _ = _span(position, self.positions(row))
+        answer = self._answer(WaterfallQuery(self._finished.run_id, start, dict(changes or {}), top, row))
+        assert isinstance(answer, WaterfallAnswer)
+        return answer
+
+    def _answer(self, query: ViewQuery) -> object:
         with _lock:
             return self._session.answer(query)
 

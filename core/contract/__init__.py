@@ -67,10 +67,13 @@ from core.contract.views import (
     DistributionAnswer,
     DistributionQuery,
     Place,
+    StageReport,
     ThumbnailAnswer,
     ThumbnailQuery,
     ViewAnswer,
     ViewQuery,
+    WaterfallAnswer,
+    WaterfallQuery,
 )
 
 __all__ = [
@@ -127,6 +130,7 @@ __all__ = [
     "RunStarted",
     "SetParams",
     "Shutdown",
+    "StageReport",
     "StartRun",
     "StateChanged",
     "StepDetail",
@@ -144,6 +148,8 @@ __all__ = [
     "ViewStatus",
     "ViewUnavailableError",
     "Vitals",
+    "WaterfallAnswer",
+    "WaterfallQuery",
     "Withdraw",
     "WorkerState",
     "as_generation_config",

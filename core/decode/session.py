@@ -5,9 +5,10 @@ The session holds the state; the loop itself is in `engine.py`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -27,16 +28,19 @@ from core.contract.specs import RunSpec
 from core.contract.together import check_together
 from core.contract.views import Place, ViewAnswer, ViewQuery
 from core.decode import engine, prepare
+from core.decode.extras import NONE, Extras
 from core.decode.forward import Forward, ForwardCancelled
 from core.decode.kv import cache_length, fork_cache, layer_keys, new_cache, take_rows
 from core.decode.modes import PLAIN, Mode, make_mode
-from core.decode.pipeline import Stage, build_pipeline, run_pipeline
+from core.decode.pipeline import PipelineContext, Rows, Stage, build_pipeline
+from core.decode.replay import final_scores, replay
 from core.decode.rows import Clock, PastLane, Row
 from core.decode.stopping import RowStop
 from core.models.loaded import LoadedModel
 from core.trace.path import Path
 from core.trace.record import Trace
 from core.trace.recording import Recording, Strand
+from core.trace.replay import ReadOut
 from core.trace.views import derive
 
 
@@ -58,8 +62,9 @@ class Session:
         cancelled: Callable[[], bool] = lambda: False,
         before: Session | None = None,
         assistant: LoadedModel | None = None,
+        extras: Extras = NONE,
     ) -> None:
-        self.loaded, self.spec = loaded, spec
+        self.loaded, self.spec, self.extras = loaded, spec, extras
         self.run_id, self.branch_id, self.epoch = run_id, branch_id, 0
         self.params = prepare.resolve_params(loaded.info, spec)
         self.assistant = assistant
@@ -87,8 +92,10 @@ class Session:
         self.over = False
         self.clock = Clock()
         self.error: TokenglassError | None = None
+        self.read_out = ReadOut()
         self.stages: tuple[Stage, ...]
         self._configure(self.params)
+        self.params_since = [(0, self.params)]  # from which token on which were in force
         self.mode.begin(self)
         self.started = RunStarted(
             model_id=loaded.info.model_id,
@@ -118,7 +125,7 @@ class Session:
 
     def _configure(self, params: GenerationParams) -> None:
         """Pipeline and mode for these parameters; nothing has changed if one of them cannot be built."""
-        stages = build_pipeline(params, self.prompt_slots, self.padding, self.loaded.device)
+        stages = build_pipeline(params, self.pipeline_context())
         name = params.infer_mode(self.assistant is not None)
         if self.mode.name != name:
             if not {self.mode.name, name} <= set(PLAIN):
@@ -128,6 +135,20 @@ class Session:
                 )
             self.mode = make_mode(params, self.spec, self.loaded)
         self.params, self.stages = params, stages
+
+    def pipeline_context(self) -> PipelineContext:
+        """What stages are built for."""
+        return PipelineContext(
+            prompt_slots=self.prompt_slots,
+            vocab_size=self.loaded.info.vocab_size,
+            device=self.loaded.device,
+            custom=self.extras.logits_processor,
+            prefix_allowed_tokens_fn=self.extras.prefix_allowed_tokens_fn,
+        )
+
+    def pipeline_rows(self) -> Rows:
+        """The batch as stages see it."""
+        return Rows(self.ids, tuple(self.padding), tuple(lane.index for lane in self.lanes))
 
     # -- lanes
 
@@ -157,7 +178,6 @@ class Session:
                 self.pending_logits = self.pending_logits[rows]
         self.lanes = lanes
         self.forward.place_rows(self.padding)
-        self._configure(self.params)
 
     def feed_newest(self) -> torch.Tensor:
         """The logits (B, V) that follow each lane's newest token, which is fed unless it was."""
@@ -225,6 +245,7 @@ class Session:
         check_together(after, self.spec.assistant is not None)
         self._configure(after)
         self.epoch = epoch
+        self.params_since.append((self.new_tokens, self.params))
         changed = tuple(n for n in PARAMETERS if getattr(before, n) != getattr(self.params, n))
         return ParamsApplied(self.run_id, epoch, self.new_tokens, self.params, changed)
 
@@ -289,7 +310,9 @@ class Session:
             info=self.loaded.info,
             piece=self.loaded.text.piece,
             recompute=self._recompute,
-            final_scores=self._final_scores,
+            final_scores=partial(final_scores, self),
+            replay=partial(replay, self),
+            read_out=self.read_out,
         )
 
     def _strand(self, place: Place) -> Strand:
@@ -317,20 +340,13 @@ class Session:
         with self.attached(), self.forward.rows_placed([padding]):
             for at in range(begin, stop, self.spec.prefill_chunk):
                 self.forward(ids[:, at : min(at + self.spec.prefill_chunk, stop)], cache, trace)
-        return trace, replace(strand, path=Path(0, 0), padding=padding, fed=None)
-
-    def _final_scores(self, strand: Strand, position: int, logits: torch.Tensor) -> torch.Tensor:
-        """The pipeline under the current parameters on the logits (V,) that followed `position`."""
-        prompt = self.prompt_slots - strand.padding
-        stages = build_pipeline(self.params, prompt, [0], self.loaded.device)
-        ids = torch.tensor([strand.token_ids[: position + 1]], device=logits.device)
-        scores = torch.log_softmax(logits, dim=-1) if self.mode.on_logprobs else logits
-        return run_pipeline(stages, ids, scores[None])[0]
+        return trace, dataclasses.replace(strand, path=Path(0, 0), padding=padding, fed=None)
 
     def close(self) -> None:
         """Give cache and records back."""
         self.cache = new_cache(len(self.forward.anatomy.layers))
         self.trace = None
+        self.read_out = ReadOut()
 
 
 def _new_row(loaded: LoadedModel, index: int, prompt: PromptRow, padding: int) -> Row:

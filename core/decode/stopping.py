@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
+import torch
+
 from core.contract.events import FinishReason
 from core.contract.params import GenerationParams
+
+# ids (1, T) without padding, a tuple whose last item is the newest scores (1, V) after the pipeline → whether the row
+# ends; a tensor of one bool will do.
+Criterion = Callable[[torch.Tensor, tuple[torch.Tensor, ...]], object]
 
 
 class RowStop:
@@ -31,3 +39,12 @@ class RowStop:
         self._tail = seen[-max(longest, 64) :]
         # Only ends that lie in the new text count: earlier ones would have stopped the row before.
         return any(seen.find(s, max(0, len(seen) - len(text) - len(s) + 1)) >= 0 for s in stop_strings if text)
+
+
+def asked_to_stop(extra: Iterable[Criterion], ids: torch.Tensor, scores: torch.Tensor) -> bool:
+    """Whether one of the caller's own criteria ends the row: ids (1, T) with the newest token, scores (1, V).
+
+    They are called as `generate()` calls a `StoppingCriteria`, all of them, so that those with state see every step.
+    """
+    answers = [criterion(ids, (scores,)) for criterion in extra]
+    return any(bool(torch.as_tensor(answer).any()) for answer in answers)
