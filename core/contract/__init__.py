@@ -21,6 +21,7 @@ from core.contract.commands import (
 )
 from core.contract.errors import (
     ErrorReport,
+    GrammarError,
     InternalError,
     LoadCancelledError,
     ModelLoadError,
@@ -56,7 +57,7 @@ from core.contract.events import (
 from core.contract.params import MODES, PARAMETERS, GenerationParams, Parameter, validate
 from core.contract.preview import DtypeEstimate, ModelPreview
 from core.contract.snapshot import CacheReport, Candidates, StepId, StepSnapshot, StepTiming
-from core.contract.specs import ChatMessage, ModelSpec, Prompt, RunSpec
+from core.contract.specs import ChatMessage, Grammar, GrammarKind, ModelSpec, Prompt, RunSpec
 from core.contract.views import (
     AttentionAnswer,
     AttentionQuery,
@@ -88,6 +89,9 @@ __all__ = [
     "Event",
     "FinishReason",
     "GenerationParams",
+    "Grammar",
+    "GrammarError",
+    "GrammarKind",
     "InternalError",
     "LoadCancelledError",
     "LoadFailed",
