@@ -15,7 +15,7 @@ from app.state.state import LayoutName
 from app.theme.style import GAP_PX
 from app.widgets.card import Card
 
-STATE_VERSION = 2  # raise it when cards are added or renamed: older arrangements are then ignored
+STATE_VERSION = 3  # raise it when cards are added or renamed: older arrangements are then ignored
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,10 @@ LAYOUTS: Mapping[LayoutName, tuple[Column, ...]] = {
     "attention": (_LEFT, Column(33, (("output", 100),)), Column(46, (("attention", 72), ("candidates", 28)))),
     "cache": (_LEFT, Column(40, (("output", 60), ("timeline", 40))), Column(39, (("cache", 100),))),
     "everything": (_LEFT, _CENTRE, Column(31, (("candidates", 28), ("attention", 42), ("cache", 30)))),
+}
+BEHIND: Mapping[LayoutName, Mapping[str, str]] = {  # as a second tab: the card, and the one in front of it
+    "sample": {"plan": "parameters"},
+    "everything": {"plan": "parameters"},
 }
 
 
@@ -77,11 +81,18 @@ class Workspace(QMainWindow):
             for above, below in pairwise(names):
                 self.splitDockWidget(self.cards[above], self.cards[below], Qt.Orientation.Vertical)
         shown = {name for column in columns for name, _ in column.cards}
+        for name, front in BEHIND.get(layout, {}).items():
+            if name in self.cards and front in shown:
+                self.tabifyDockWidget(self.cards[front], self.cards[name])
+                shown.add(name)
         for name, card in self.cards.items():
             if name not in shown:  # kept at the end of the last column, in case it is wanted
                 home = columns[min(1, len(columns) - 1)] if name == "errors" else columns[-1]
                 self.splitDockWidget(self.cards[home.cards[-1][0]], card, Qt.Orientation.Vertical)
             card.setVisible(name in shown)
+        for front in BEHIND.get(layout, {}).values():
+            if front in shown:
+                self.cards[front].raise_()
         self._columns = columns
         self._share()
         self._later.start()  # once more when the cards know how small they can be

@@ -10,6 +10,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from core.contract import (
     ChatMessage,
     DistributionAnswer,
     DistributionQuery,
+    GenerationPlan,
+    Grammar,
     ModelInfo,
     ModelSpec,
     PrefillProgress,
@@ -64,6 +67,7 @@ def run(
     top_logprobs: int = 50,
     trace: bool = True,
     prefill_chunk: int = 256,
+    grammar: Grammar | None = None,
     device: str = "auto",
     dtype: str = "auto",
 ) -> RunResult:
@@ -81,6 +85,7 @@ def run(
     top_logprobs: candidates in each snapshot, 0 for none.
     trace: record what `attention` and `distribution` of the result are derived from.
     prefill_chunk: positions of the prompt fed at once.
+    grammar: what each continuation must be: a regular expression, a JSON schema or one of several texts.
     device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. dtype: `auto`, `bf16` or `fp32`.
 
     Raises `ModelLoadError`, `PromptError`, `ParameterError`, or what ended the run, all of them `TokenglassError`
@@ -88,6 +93,7 @@ def run(
     """
     prompts = to_prompts(prompt, prompt_ids, messages)
     spec = RunSpec(prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace)
+    spec = replace(spec, grammar=grammar)
     session = open_session(load_model(model, device, dtype), spec)
     steps = [event for event in events(session) if isinstance(event, StepSnapshot)]
     return RunResult(session, steps)
@@ -106,6 +112,7 @@ def stream(
     top_logprobs: int = 50,
     trace: bool = False,
     prefill_chunk: int = 256,
+    grammar: Grammar | None = None,
     device: str = "auto",
     dtype: str = "auto",
 ) -> Generator[StepSnapshot, None, None]:
@@ -116,7 +123,35 @@ def stream(
     """
     prompts = to_prompts(prompt, prompt_ids, messages)
     spec = RunSpec(prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace)
+    spec = replace(spec, grammar=grammar)
     return _steps(open_session(load_model(model, device, dtype), spec))
+
+
+def plan(
+    model: ModelName,
+    prompt: Text | None = None,
+    *,
+    prompt_ids: Ids | None = None,
+    messages: Messages | None = None,
+    params: Mapping[str, object] | None = None,
+    mode: str | None = None,
+    seed: int = 0,
+    draw_source: DrawSource = "counter",
+    top_logprobs: int = 50,
+    trace: bool = True,
+    prefill_chunk: int = 256,
+    grammar: Grammar | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> GenerationPlan:
+    """What `run` would do with these arguments, in ten steps, without generating; the errors are those of `run`."""
+    prompts = to_prompts(prompt, prompt_ids, messages)
+    spec = RunSpec(prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace)
+    session = open_session(load_model(model, device, dtype), replace(spec, grammar=grammar))
+    try:
+        return session.started.plan
+    finally:
+        session.close()
 
 
 def _steps(session: Session) -> Generator[StepSnapshot, None, None]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from core.contract import (
     GenerationParams,
+    GenerationPlan,
     ModelInfo,
     ParamsApplied,
     PrefillProgress,
@@ -115,6 +116,12 @@ class RunView:
     def run_id(self) -> int:
         """The identifier that commands, events and view queries carry."""
         return self.started.run_id
+
+    @property
+    def plan(self) -> GenerationPlan:
+        """What the run does, with the changes made so far."""
+        changed = (flag.plan for flag in reversed(self.flags) if flag.plan is not None)
+        return next(changed, self.started.plan)
 
     @property
     def prompt(self) -> PromptRow:

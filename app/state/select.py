@@ -15,6 +15,7 @@ from core.contract import (
     ChatMessage,
     GenerationParams,
     Prompt,
+    RunSpec,
     StepSnapshot,
     ViewStatus,
     WorkerState,
@@ -165,3 +166,18 @@ def chat_messages(draft: Draft) -> tuple[ChatMessage, ...]:
 def prompt(draft: Draft) -> Prompt:
     """The draft as the worker takes it."""
     return Prompt(text=draft.text) if draft.tab == "text" else Prompt(messages=chat_messages(draft))
+
+
+def run_spec(state: AppState, max_steps: int | None = None) -> RunSpec:
+    """The run that Run would start now."""
+    samples = state.model is not None and state.model.defaults.do_sample
+    return RunSpec(
+        prompts=(prompt(state.draft),),
+        params=dict(state.overrides),
+        host_defaults={} if samples else {"do_sample": True},  # the window samples where the model itself would not
+        seed=state.seed,
+        reroll=state.reroll,
+        reuse_prefix=state.draft.tab == "chat",
+        max_steps=max_steps,
+        grammar=state.grammar,
+    )

@@ -11,6 +11,7 @@ from core.contract.commands import (
     LoadModel,
     PauseRun,
     PreviewModel,
+    PreviewPlan,
     ResumeRun,
     SetParams,
     Shutdown,
@@ -43,7 +44,7 @@ from core.contract.events import (
     ModelPreviewed,
     ModelReady,
     ParamsApplied,
-    PlanLine,
+    Planned,
     PrefillProgress,
     PromptRow,
     RunFinished,
@@ -54,10 +55,25 @@ from core.contract.events import (
     Vitals,
     WorkerState,
 )
-from core.contract.params import MODES, PARAMETERS, GenerationParams, Parameter, validate
+from core.contract.parameter import Parameter
+from core.contract.params import MODES, PARAMETERS, GenerationParams, as_generation_config, validate
+from core.contract.plan import (
+    CachePlan,
+    DrawPlan,
+    GenerationPlan,
+    InputPlan,
+    LengthPlan,
+    Origin,
+    ParameterValue,
+    PlanLine,
+    PlanStep,
+    StagePlan,
+)
+from core.contract.plan_words import ORIGIN_WORDS, plan_steps, plan_summary
 from core.contract.preview import DtypeEstimate, ModelPreview
 from core.contract.snapshot import CacheReport, Candidates, StepId, StepSnapshot, StepTiming
 from core.contract.specs import ChatMessage, Grammar, GrammarKind, ModelSpec, Prompt, RunSpec
+from core.contract.together import check_together, in_mode, inactive_reason
 from core.contract.views import (
     AttentionAnswer,
     AttentionQuery,
@@ -71,11 +87,13 @@ from core.contract.views import (
 
 __all__ = [
     "MODES",
+    "ORIGIN_WORDS",
     "PARAMETERS",
     "Answered",
     "Ask",
     "AttentionAnswer",
     "AttentionQuery",
+    "CachePlan",
     "CacheReport",
     "CancelLoad",
     "Candidates",
@@ -84,15 +102,19 @@ __all__ = [
     "CommandRefused",
     "DistributionAnswer",
     "DistributionQuery",
+    "DrawPlan",
     "DtypeEstimate",
     "ErrorReport",
     "Event",
     "FinishReason",
     "GenerationParams",
+    "GenerationPlan",
     "Grammar",
     "GrammarError",
     "GrammarKind",
+    "InputPlan",
     "InternalError",
+    "LengthPlan",
     "LoadCancelledError",
     "LoadFailed",
     "LoadModel",
@@ -104,14 +126,19 @@ __all__ = [
     "ModelReady",
     "ModelSpec",
     "NonFiniteLogitsError",
+    "Origin",
     "OutOfMemoryError",
     "Parameter",
     "ParameterError",
+    "ParameterValue",
     "ParamsApplied",
     "PauseRun",
     "PlanLine",
+    "PlanStep",
+    "Planned",
     "PrefillProgress",
     "PreviewModel",
+    "PreviewPlan",
     "Prompt",
     "PromptError",
     "PromptRow",
@@ -121,6 +148,7 @@ __all__ = [
     "RunStarted",
     "SetParams",
     "Shutdown",
+    "StagePlan",
     "StartRun",
     "StateChanged",
     "StepId",
@@ -139,5 +167,11 @@ __all__ = [
     "Vitals",
     "Withdraw",
     "WorkerState",
+    "as_generation_config",
+    "check_together",
+    "in_mode",
+    "inactive_reason",
+    "plan_steps",
+    "plan_summary",
     "validate",
 ]

@@ -71,6 +71,7 @@ def decode_step(run: Session) -> tuple[StepSnapshot, ...]:
     piece = run.loaded.text.piece
     running = [index for index, row in enumerate(run.rows) if row.finish_reason is None]
     seen = {index: observe(processed, index, token_ids[index], piece) for index in running}
+    allowed = {index: _allowed(run, index) for index in running}
     report = cache_report(run.cache)
     probes_s = perf_counter() - at_probes + record_s
     timing = StepTiming(
@@ -104,10 +105,18 @@ def decode_step(run: Session) -> tuple[StepSnapshot, ...]:
                 timing=timing,
                 cache=report,
                 trace_bytes=0 if run.trace is None else run.trace.nbytes,
+                allowed_tokens=allowed[index],
                 finish_reason=None if row.finish_reason is None else str(row.finish_reason),
             )
         )
     return tuple(snapshots)
+
+
+def _allowed(run: Session, index: int) -> int | None:
+    """How many tokens the grammar allows next."""
+    if run.grammar is None:
+        return None
+    return run.grammar.allowed_tokens(run.rows[index].token_ids, run.params.eos_token_id)
 
 
 def _append(run: Session, index: int, token_id: int) -> str:
@@ -115,7 +124,7 @@ def _append(run: Session, index: int, token_id: int) -> str:
     row = run.rows[index]
     row.token_ids.append(token_id)
     text = row.stream.push(token_id)
-    row.finish_reason = row.stop.check(token_id, text, len(row.token_ids), run.params)
+    row.finish_reason = row.stop.check(row.token_ids, text, run.params)
     if row.finish_reason is not None:
         text += row.stream.flush()
     row.text += text

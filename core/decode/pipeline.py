@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from core.contract.params import GenerationParams
+from core.decode.grammar import Constraint
 
 StageFn = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # ids (B, T), scores (B, V) → scores (B, V)
 
@@ -37,7 +38,11 @@ class Stage:
 
 
 def build_pipeline(
-    params: GenerationParams, prompt_slots: int, padding: Sequence[int], device: torch.device
+    params: GenerationParams,
+    prompt_slots: int,
+    padding: Sequence[int],
+    device: torch.device,
+    grammar: Constraint | None = None,
 ) -> tuple[Stage, ...]:
     """The stages that `params` ask for, in the order of `generate()`.
 
@@ -60,6 +65,9 @@ def build_pipeline(
             "min_new_tokens",
             MinNewTokensLengthLogitsProcessor(prompt_slots, params.min_new_tokens, eos, device=device),
         )
+    if grammar is not None:
+        wanted: dict[str, object] = {grammar.grammar.kind: grammar.grammar.text}
+        stages.append(Stage("grammar", wanted, grammar.stage(params.eos_token_id, prompt_slots)))
     if params.mode != "sample":
         return tuple(stages)
     if params.temperature != 1.0:

@@ -17,13 +17,16 @@ from core.contract.events import FinishReason, ParamsApplied, PrefillProgress, P
 from core.contract.params import PARAMETERS, GenerationParams
 from core.contract.snapshot import StepSnapshot
 from core.contract.specs import RunSpec
+from core.contract.together import check_together
 from core.contract.views import ViewAnswer, ViewQuery
 from core.decode import engine, prepare
 from core.decode.forward import Forward, ForwardCancelled
 from core.decode.kv import cache_length, fork_cache, layer_keys, new_cache
+from core.decode.lengths import settle_lengths
 from core.decode.modes import Mode, make_mode
 from core.decode.pipeline import Stage, build_pipeline, run_pipeline
-from core.decode.stopping import RowStop
+from core.decode.plan import make_plan
+from core.decode.stopping import RowStop, Timer
 from core.domains.stream import TextStream
 from core.models.loaded import LoadedModel
 from core.trace.record import Trace
@@ -38,6 +41,7 @@ class Row:
     """One row's own state."""
 
     prompt: PromptRow
+    padding: int
     stop: RowStop
     stream: TextStream
     token_ids: list[int] = field(default_factory=list)
@@ -85,25 +89,23 @@ class Session:
     ) -> None:
         self.loaded, self.spec = loaded, spec
         self.run_id, self.branch_id, self.epoch = run_id, branch_id, 0
-        self.params = prepare.resolve_params(loaded.info, spec)
-        prompts = prepare.prompt_rows(loaded, spec.prompts, self.params.num_return_sequences)
-        slots = prepare.pad_left(prompts, engine.pad_id(loaded, self.params), loaded.device)
-        self.rows = [
-            Row(
-                p,
-                RowStop(len(p.token_ids), p.rendered[-64:], loaded.info.max_positions),
-                loaded.text.stream(p.token_ids),
-            )
-            for p in prompts
-        ]
+        self.asked = prepare.resolve_params(loaded.info, spec)  # as they were chosen; `params` are those in force
+        self.changed: frozenset[str] = frozenset()  # chosen by the user since the run began
+        prompts = prepare.prompt_rows(loaded, spec.prompts, self.asked.num_return_sequences)
+        slots = prepare.pad_left(prompts, engine.pad_id(loaded, self.asked), loaded.device)
         self.prompt_slots = slots.ids.shape[1]
-        self.ids = slots.ids  # (B, slots so far)
+        self.lengths = settle_lengths(self.asked, self._chosen(), self.prompt_slots)
+        self.params = self.lengths.params
+        self.grammar = prepare.constraint(loaded, spec)
+        self.timer = Timer()
         self.padding: list[int] = slots.padding.tolist()
+        self.rows = [self._new_row(p, padding) for p, padding in zip(prompts, self.padding, strict=True)]
+        self.ids = slots.ids  # (B, slots so far)
         self.forward = Forward(loaded, slots.padding, cancelled)
-        limit = min(self.prompt_slots + self.params.max_new_tokens, loaded.info.max_positions + max(self.padding))
-        self.cache = new_cache(len(self.forward.anatomy.layers), limit)
+        self.limit = min(self.prompt_slots + self.params.max_new_tokens, loaded.info.max_positions + max(self.padding))
+        self.cache = new_cache(len(self.forward.anatomy.layers), self.limit)
         self.trace = Trace(spec.trace_budget_bytes) if spec.trace else None
-        reused = 0 if before is None else self._continue(before, limit)
+        self.reused = 0 if before is None else self._continue(before)
         self.prefill_logits: torch.Tensor | None = None  # (B, V) once the prompt is fed
         self.clock = Clock()
         self.error: TokenglassError | None = None
@@ -117,12 +119,22 @@ class Session:
             rows=tuple(prompts),
             params=self.params,
             seed=spec.seed,
-            max_length=limit,
-            plan=prepare.make_plan(loaded.info, spec, self.params, prompts),
-            reused_positions=reused,
+            max_length=self.limit,
+            plan=make_plan(self),
+            reused_positions=self.reused,
         )
 
-    def _continue(self, before: Session, limit: int) -> int:
+    def _chosen(self) -> frozenset[str]:
+        """The parameters that somebody set; the rest are the library's defaults."""
+        return self.changed.union(self.spec.params, self.spec.host_defaults, self.loaded.info.from_generation_config)
+
+    def _new_row(self, prompt: PromptRow, padding: int) -> Row:
+        finished = None if self.grammar is None else self.grammar.finished
+        most = self.loaded.info.max_positions
+        stop = RowStop(len(prompt.token_ids), prompt.rendered[-64:], most, self.timer, finished)
+        return Row(prompt, padding, stop, self.loaded.text.stream(prompt.token_ids))
+
+    def _continue(self, before: Session) -> int:
         """Take over what `before` has fed of this very prompt; returns the positions. The last one is always fed."""
         single = len(self.rows) == len(before.rows) == 1
         recorded = before.trace is not None or self.trace is None
@@ -132,13 +144,13 @@ class Session:
         same = (self.ids[0, :most] == before.ids[0, :most]).int().cumprod(0)
         reused = int(same.sum())
         if reused:
-            self.cache = fork_cache(before.cache, reused, limit)
+            self.cache = fork_cache(before.cache, reused, self.limit)
             self.trace = None if self.trace is None or before.trace is None else before.trace.fork(reused)
         return reused
 
     def _configure(self, params: GenerationParams) -> None:
         """Pipeline and mode for these parameters; nothing has changed if one of them cannot be built."""
-        stages = build_pipeline(params, self.prompt_slots, self.padding, self.loaded.device)
+        stages = build_pipeline(params, self.prompt_slots, self.padding, self.loaded.device, self.grammar)
         if getattr(getattr(self, "mode", None), "name", None) != params.mode:
             self.mode = make_mode(params.mode, self.spec, self.loaded.device)
         self.params, self.stages = params, stages
@@ -166,6 +178,7 @@ class Session:
         A pass that is broken off ends the run as cancelled; a failing one ends it with the error. Both
         leave cache, trace and everything generated as they were before the pass.
         """
+        self.timer.start()
         try:
             if self.in_prefill:
                 return (engine.prefill_chunk(self),)
@@ -181,6 +194,7 @@ class Session:
     def note_pause(self, seconds: float) -> None:
         """Time the user spent pausing, which does not count against the speed."""
         self.clock.pause_s += seconds
+        self.timer.pause(seconds)
 
     def cancel(self, reason: FinishReason = FinishReason.CANCELLED) -> None:
         """End all rows that are still running."""
@@ -194,11 +208,14 @@ class Session:
         for name in changes:
             if name in _FIXED_DURING_A_RUN:
                 raise ParameterError(f"{name} cannot change while a run is in progress; it acts at the next run.")
-        before, after = self.params, self.params.replace(changes)
-        self._configure(after)
+        before, asked = self.params, self.asked.replace(changes)
+        check_together(asked)
+        lengths = settle_lengths(asked, self._chosen() | set(changes), self.prompt_slots)
+        self._configure(lengths.params)
+        self.asked, self.lengths, self.changed = asked, lengths, self.changed | set(changes)
         self.epoch = epoch
         changed = tuple(n for n in PARAMETERS if getattr(before, n) != getattr(self.params, n))
-        return ParamsApplied(self.run_id, epoch, self.new_tokens, self.params, changed)
+        return ParamsApplied(self.run_id, epoch, self.new_tokens, self.params, changed, make_plan(self))
 
     # -- results
 
@@ -276,7 +293,8 @@ class Session:
 
     def _final_scores(self, row: int, slot: int, logits: torch.Tensor) -> torch.Tensor:
         """The pipeline under the current parameters on the logits (V,) that followed `slot`."""
-        stages = build_pipeline(self.params, self.prompt_slots, self.padding[row : row + 1], self.loaded.device)
+        padding = self.padding[row : row + 1]
+        stages = build_pipeline(self.params, self.prompt_slots, padding, self.loaded.device, self.grammar)
         return run_pipeline(stages, self.ids[row : row + 1, : slot + 1], logits[None])[0]
 
     def close(self) -> None:

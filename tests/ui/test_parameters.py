@@ -10,9 +10,10 @@ from PySide6.QtCore import Qt
 
 from app.state import intents as i
 from app.state import select
+from app.state.plan import shown_parameters
 from app.widgets.parameter_row import ParameterRow, format_list, parse_list
 from app.widgets.scale import TICKS, format_number, scale_of
-from core.contract import PARAMETERS, SetParams, StartRun
+from core.contract import PARAMETERS, SetParams, StartRun, plan_summary
 from tests.ui.harness import Driven, driven
 
 pytestmark = pytest.mark.usefixtures("qapp")
@@ -39,7 +40,9 @@ def type_into(one: Driven, qtbot: object, name: str, text: str) -> None:
 
 def test_there_is_a_row_for_every_parameter_but_the_hidden_one(one: Driven) -> None:
     shown = {*one.panel("parameters").rows, "do_sample"}
-    assert shown == set(PARAMETERS) - {"num_return_sequences"}
+    assert shown == {"do_sample", *shown_parameters()}
+    assert "num_return_sequences" not in shown
+    assert all(not PARAMETERS[name].advanced for name in shown)
 
 
 def test_defaults_come_from_the_model_and_the_tooltip_says_so(one: Driven) -> None:
@@ -194,7 +197,7 @@ def test_plan_is_expected_before_a_run_and_core_s_own_during_it(one: Driven, qtb
     assert ("stop", "eos 0", "model") in panel.plan.texts()
     one.do(i.Run())
     one.frames(2)
-    assert panel.plan.texts() == [(p.name, p.value, p.reason) for p in one.state.run.started.plan]
+    assert panel.plan.texts() == [(p.name, p.value, p.reason) for p in plan_summary(one.state.run.started.plan)]
     one.do(i.Stop())
     one.do(i.SetParameter("max_new_tokens", 100))
     one.frames(2)

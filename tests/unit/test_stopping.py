@@ -9,7 +9,7 @@ from core.decode.stopping import RowStop
 
 
 def feed(stop: RowStop, pieces: list[str], params: GenerationParams) -> list[FinishReason | None]:
-    return [stop.check(9, piece, index + 1, params) for index, piece in enumerate(pieces)]
+    return [stop.check([9] * (index + 1), piece, params) for index, piece in enumerate(pieces)]
 
 
 @pytest.mark.parametrize("pieces", [["a", "EN", "D"], ["aEND"], ["E", "", "N", "D"], ["xx", "yENDz"]])
@@ -28,8 +28,8 @@ def test_a_stop_string_may_begin_in_the_prompt_but_must_end_after_it() -> None:
 def test_any_eos_id_ends_the_row() -> None:
     params = GenerationParams(eos_token_id=(4, 5))
     stop = RowStop(1, "", 100)
-    assert stop.check(3, "", 1, params) is None
-    assert stop.check(5, "", 2, params) is FinishReason.STOP
+    assert stop.check([3], "", params) is None
+    assert stop.check([3, 5], "", params) is FinishReason.STOP
 
 
 def test_the_asked_length_ends_the_row() -> None:

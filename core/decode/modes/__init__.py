@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 
+from core.contract.errors import ParameterError
 from core.contract.specs import RunSpec
 from core.decode.modes.greedy import Greedy
 from core.decode.modes.sample import CounterSample, TorchSample
@@ -22,7 +23,9 @@ class Mode(Protocol):
 
 
 def make_mode(name: str, spec: RunSpec, device: torch.device) -> Mode:
-    """The mode called `name`, a `GenerationMode` value."""
+    """The mode called `name`, a `GenerationMode` value. Raises `ParameterError`."""
     if name == "greedy_search":
         return Greedy()
+    if name != "sample":
+        raise ParameterError(f"The mode “{name}” cannot run here yet; choose greedy_search or sample.")
     return TorchSample(spec.seed, device) if spec.draw_source == "torch" else CounterSample(spec.seed, spec.reroll)
