@@ -251,7 +251,9 @@ class _Words:
         wanted = words if isinstance(words, bytes) else words.encode()
         text = self._text()
         ids = [] if text is None else text.encode(wanted.decode(), add_special_tokens=False)
-        return ids if b"".join(self.tokens[i] for i in ids) == wanted else self._longest_tokens(wanted)
+        known = all(i < self.eos_token_id for i in ids)
+        same = known and b"".join(self.tokens[i] for i in ids) == wanted
+        return ids if same else self._longest_tokens(wanted)
 
     def _longest_tokens(self, wanted: bytes) -> list[int]:
         """Up to the first byte that no token spells."""
