@@ -10,7 +10,6 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from core.contract import (
     DistributionQuery,
     GenerationPlan,
     Grammar,
+    HypothesisEnded,
     ModelInfo,
     ModelSpec,
     PrefillProgress,
@@ -68,6 +68,7 @@ def run(
     trace: bool = True,
     prefill_chunk: int = 256,
     grammar: Grammar | None = None,
+    assistant_model: ModelName | None = None,
     device: str = "auto",
     dtype: str = "auto",
 ) -> RunResult:
@@ -86,14 +87,17 @@ def run(
     trace: record what `attention` and `distribution` of the result are derived from.
     prefill_chunk: positions of the prompt fed at once.
     grammar: what each continuation must be: a regular expression, a JSON schema or one of several texts.
+    assistant_model: a smaller model with the same vocabulary that drafts tokens (assisted generation).
     device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. dtype: `auto`, `bf16` or `fp32`.
 
     Raises `ModelLoadError`, `PromptError`, `ParameterError`, or what ended the run, all of them `TokenglassError`
     with one sentence for the user.
     """
     prompts = to_prompts(prompt, prompt_ids, messages)
-    spec = RunSpec(prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace)
-    spec = replace(spec, grammar=grammar)
+    spec = RunSpec(
+        prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
+        grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
+    )  # fmt: skip
     session = open_session(load_model(model, device, dtype), spec)
     steps = [event for event in events(session) if isinstance(event, StepSnapshot)]
     return RunResult(session, steps)
@@ -113,6 +117,7 @@ def stream(
     trace: bool = False,
     prefill_chunk: int = 256,
     grammar: Grammar | None = None,
+    assistant_model: ModelName | None = None,
     device: str = "auto",
     dtype: str = "auto",
 ) -> Generator[StepSnapshot, None, None]:
@@ -122,8 +127,10 @@ def stream(
     the loop early, or closing the generator, ends the run. Nothing is recorded for views unless `trace` is set.
     """
     prompts = to_prompts(prompt, prompt_ids, messages)
-    spec = RunSpec(prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace)
-    spec = replace(spec, grammar=grammar)
+    spec = RunSpec(
+        prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
+        grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
+    )  # fmt: skip
     return _steps(open_session(load_model(model, device, dtype), spec))
 
 
@@ -141,17 +148,25 @@ def plan(
     trace: bool = True,
     prefill_chunk: int = 256,
     grammar: Grammar | None = None,
+    assistant_model: ModelName | None = None,
     device: str = "auto",
     dtype: str = "auto",
 ) -> GenerationPlan:
     """What `run` would do with these arguments, in ten steps, without generating; the errors are those of `run`."""
     prompts = to_prompts(prompt, prompt_ids, messages)
-    spec = RunSpec(prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace)
-    session = open_session(load_model(model, device, dtype), replace(spec, grammar=grammar))
+    spec = RunSpec(
+        prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
+        grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
+    )  # fmt: skip
+    session = open_session(load_model(model, device, dtype), spec)
     try:
         return session.started.plan
     finally:
         session.close()
+
+
+def _assistant(name: ModelName | None, device: str, dtype: str) -> ModelSpec | None:
+    return None if name is None else ModelSpec(_resolved(name), device, dtype)
 
 
 def _steps(session: Session) -> Generator[StepSnapshot, None, None]:
@@ -243,11 +258,13 @@ def open_session(loaded: LoadedModel, spec: RunSpec, cancelled: Callable[[], boo
     """A run that has not begun yet; `cancelled` is asked before every layer. Raises as `run` does."""
     from core.decode.session import Session
 
+    asked = spec.assistant
+    assistant = None if asked is None else load_model(asked.name, asked.device, asked.dtype)
     with _lock:
-        return Session(loaded, spec, run_id=next(_numbers), cancelled=cancelled)
+        return Session(loaded, spec, run_id=next(_numbers), cancelled=cancelled, assistant=assistant)
 
 
-def events(session: Session) -> Generator[PrefillProgress | StepSnapshot, None, None]:
+def events(session: Session) -> Generator[PrefillProgress | StepSnapshot | HypothesisEnded, None, None]:
     """Run a session to its end, event by event; closing the generator ends the run as cancelled."""
     try:
         while not session.finished:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.contract import ChatMessage, Grammar, Prompt, RunSpec, TokenglassError, validate
+from core.contract import ChatMessage, Grammar, ModelSpec, Prompt, RunSpec, TokenglassError, validate
 
 
 class UsageError(TokenglassError):
@@ -29,6 +29,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", dest="params", action="extend", nargs="+", default=[], metavar="KEY=VALUE",
         help="generation parameters by their GenerationConfig names, such as temperature=0.8",
     )  # fmt: skip
+    parser.add_argument("--assistant-model", metavar="NAME|FOLDER", help="a smaller model that drafts tokens")
     parser.add_argument("--seed", type=int, default=0)
     grammar = parser.add_mutually_exclusive_group()
     grammar.add_argument("--regex", metavar="PATTERN", help="the continuation matches this regular expression")
@@ -51,7 +52,9 @@ def run_spec(options: argparse.Namespace) -> RunSpec:
         prompt = Prompt(text=options.prompt)
     else:
         prompt = Prompt(ids=tuple(options.prompt_ids))
-    return RunSpec((prompt,), params, options.mode, options.seed, grammar=_grammar(options))
+    helper = options.assistant_model
+    assistant = None if helper is None else ModelSpec(helper, options.device, options.dtype)
+    return RunSpec((prompt,), params, options.mode, options.seed, grammar=_grammar(options), assistant=assistant)
 
 
 def _grammar(options: argparse.Namespace) -> Grammar | None:

@@ -13,6 +13,7 @@ from core.contract import (
     ChatMessage,
     CommandRefused,
     Event,
+    HypothesisEnded,
     LoadFailed,
     LoadProgress,
     ModelInfo,
@@ -39,6 +40,8 @@ def on_event(state: AppState, event: Event) -> AppState:
     match event:
         case StepSnapshot() | PrefillProgress() | ParamsApplied() | RunFinished() | RunStarted():
             return _on_run_event(state, event)
+        case HypothesisEnded():
+            return state
         case StateChanged(worker):
             return replace(state, worker=worker)
         case LoadProgress(model_id, stage, fraction):

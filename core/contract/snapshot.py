@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from core.contract.detail import StepDetail
+
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
@@ -85,6 +87,7 @@ class StepSnapshot:
     trace_bytes: what the trace holds in addition to the cache.
     allowed_tokens: how many the grammar allowed, EOS tokens included; None without one.
     finish_reason: set on the last token of its row (`stop`, `length`, `length_limit`, …).
+    detail: what the mode adds: beams, candidates tried, drafts.
     """
 
     id: StepId
@@ -104,6 +107,7 @@ class StepSnapshot:
     trace_bytes: int
     finish_reason: str | None = None
     allowed_tokens: int | None = None
+    detail: StepDetail | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The object `tokenglass generate --json` prints for this token."""

@@ -71,6 +71,8 @@ class RunSpec:
     reuse_prefix: begin with the cache and records of the run before, as far as its tokens are the same (the next
         turn of a chat). Off, a run never depends on what ran before it.
     grammar: what every continuation must be, if anything.
+    assistant: a smaller model with the same vocabulary that drafts tokens, for assisted generation.
+    negative_prompt: what classifier-free guidance (guidance_scale) steers away from; None: the last token alone.
     """
 
     prompts: tuple[Prompt, ...]
@@ -87,3 +89,5 @@ class RunSpec:
     host_defaults: Mapping[str, object] = field(default_factory=dict)
     reuse_prefix: bool = False
     grammar: Grammar | None = None
+    assistant: ModelSpec | None = None
+    negative_prompt: Prompt | None = None

@@ -68,7 +68,7 @@ def build_pipeline(
     if grammar is not None:
         wanted: dict[str, object] = {grammar.grammar.kind: grammar.grammar.text}
         stages.append(Stage("grammar", wanted, grammar.stage(params.eos_token_id, prompt_slots)))
-    if params.mode != "sample":
+    if not params.samples:
         return tuple(stages)
     if params.temperature != 1.0:
         add("temperature", TemperatureLogitsWarper(params.temperature))

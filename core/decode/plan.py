@@ -32,7 +32,7 @@ _PARAMETERS, _LENGTH, _STOP = 1, 4, 8  # numbers of the steps that warnings belo
 def make_plan(run: Session) -> GenerationPlan:
     """What `run` executes: its own parameters, stages, criteria and cache, with the reason for each."""
     info, params = run.loaded.info, run.params
-    assisted = _assisted(run)
+    assisted = run.assistant is not None
     length = _length(run)
     return GenerationPlan(
         model=info.title,
@@ -76,11 +76,6 @@ def origin(name: str, info: ModelInfo, spec: RunSpec, changed: frozenset[str] = 
 
 def _origin(run: Session, name: str) -> Origin:
     return origin(name, run.loaded.info, run.spec, run.changed)
-
-
-def _assisted(run: Session) -> bool:
-    own = run.params.prompt_lookup_num_tokens is not None or run.params.assistant_early_exit is not None
-    return run.mode.name == "assisted_generation" and not own
 
 
 def _draws(run: Session) -> bool:

@@ -59,8 +59,8 @@ def resolve_params(info: ModelInfo, spec: RunSpec) -> GenerationParams:
     """The user's values over the model's, over the defaults; `spec.mode` decides do_sample. Raises `ParameterError`."""
     params = info.defaults.replace({**spec.host_defaults, **spec.params})
     if spec.mode is not None:
-        params = in_mode(params, spec.mode)
-    check_together(params)
+        params = in_mode(params, spec.mode, spec.assistant is not None)
+    check_together(params, spec.assistant is not None)
     return params
 
 

@@ -244,6 +244,11 @@ def test_a_mode_that_the_parameters_do_not_give_is_answered_with_what_it_needs()
         go(mode="beam_search")
 
 
+def test_an_unavailable_mode_is_answered_with_those_there_are() -> None:
+    with pytest.raises(ParameterError, match=r"beam_seek.*greedy_search.*assisted_generation"):
+        go(mode="beam_seek")
+
+
 def test_a_chat_goes_through_the_template(tmp_path: Path) -> None:
     from tests.models import CHAT_TEMPLATE, build_llama, build_tokenizer
 
