@@ -35,6 +35,7 @@ class PlanPanel(Panel):
         self.fold.setProperty("link", True)
         self.fold.setToolTip(self.tr("Show or hide the decisions of every step"))
         self.fold.clicked.connect(self._fold_all)
+        self.fold.hide()
         self._area = ScrollColumn(self)
         self._area.column.setSpacing(2)
         self._area.column.addWidget(self.message)
@@ -51,9 +52,14 @@ class PlanPanel(Panel):
         found, problem = plan.plan(state), plan.problem(state)
         self._say(found, problem)
         self.subtitle = self._which(state)
-        if found is None or (found is self._shown and state.theme == self._theme):
+        if found is self._shown and state.theme == self._theme:
             return
         self._shown, self._theme = found, state.theme
+        for section in self.sections:
+            section.setVisible(found is not None)
+        self.fold.setVisible(found is not None)
+        if found is None:
+            return
         steps, colours = plan_steps(found), select.palette(state)
         while len(self.sections) < len(steps):
             section = PlanSection()
@@ -85,7 +91,6 @@ class PlanPanel(Panel):
     def _name_fold(self) -> None:
         folded = not any(section.heading.isChecked() for section in self.sections)
         self.fold.setText(self.tr("Unfold all") if folded else self.tr("Fold all"))
-        self.fold.setVisible(bool(self.sections))
 
     @Slot()
     def _fold_all(self) -> None:
