@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from PySide6.QtCore import QByteArray, QEvent, Qt, QTimer, Slot
+from PySide6.QtCore import QByteArray, QChildEvent, QEvent, Qt, QTimer, Slot
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QApplication, QMainWindow, QTabWidget, QWidget
+from PySide6.QtWidgets import QApplication, QMainWindow, QTabBar, QTabWidget, QWidget
 
 from app.panels.panel import Panel
 from app.state.state import LayoutName
@@ -131,6 +131,12 @@ class Workspace(QMainWindow):
         # A press that reaches the workspace itself is on a separator between cards.
         if event.type() == QEvent.Type.MouseButtonPress:
             self._columns = []
+        # Qt makes tab bars whenever cards come to share a place.
+        if isinstance(event, QChildEvent) and event.polished():
+            bar = event.child()
+            if isinstance(bar, QTabBar):
+                bar.setAccessibleName(self.tr("Cards in one place"))
+                bar.setAccessibleDescription(self.tr("Brings one of the cards that share a place to the front"))
         return super().event(event)
 
     def save(self) -> QByteArray:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MOST_KEPT = 512  # prefixes whose parser state is remembered; a step of 64 beams needs 128
 LONGEST_REASON = 160  # characters of the library's own words
 # Without a bound a small model fills a schema's optional whitespace until the length ends it.
-WHITESPACE = r"[ \n]{1,16}"
+WHITESPACE = r"(\n {0,16}| {1,2})"
 _END_MARK = b"<|end of grammar|>"
 Kept = TypeVar("Kept")
 
