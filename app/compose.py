@@ -12,6 +12,7 @@ from app.panels.errors import ErrorsPanel
 from app.panels.output import OutputPanel
 from app.panels.panel import Dispatch, Panel
 from app.panels.parameters import ParametersPanel
+from app.panels.plan import PlanPanel
 from app.panels.prompt import PromptPanel
 from app.panels.rows import RowsPanel
 from app.panels.timeline import TimelinePanel
@@ -31,6 +32,7 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
     return (
         PromptPanel(dispatch),
         ParametersPanel(dispatch),
+        PlanPanel(dispatch),
         OutputPanel(dispatch),
         TimelinePanel(dispatch),
         CandidatesPanel(dispatch),

@@ -20,6 +20,8 @@ from core.contract import (
     ChatMessage,
     DistributionAnswer,
     DistributionQuery,
+    GenerationPlan,
+    Grammar,
     HypothesisEnded,
     ModelInfo,
     ModelSpec,
@@ -71,6 +73,7 @@ def run(
     top_logprobs: int = 50,
     trace: bool = True,
     prefill_chunk: int = 256,
+    grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
     device: str = "auto",
     dtype: str = "auto",
@@ -92,6 +95,7 @@ def run(
     top_logprobs: candidates in each snapshot, 0 for none.
     trace: record what `attention` and `distribution` of the result are derived from.
     prefill_chunk: positions of the prompt fed at once.
+    grammar: what each continuation must be: a regular expression, a JSON schema or one of several texts.
     assistant_model: a smaller model with the same vocabulary that drafts tokens (assisted generation).
     device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. dtype: `auto`, `bf16` or `fp32`.
     logits_processor: own stages, called with ids (B, T) of rows of equal length, without padding, and scores (B, V);
@@ -105,10 +109,9 @@ def run(
     with one sentence for the user.
     """
     prompts = to_prompts(prompt, prompt_ids, messages)
-    assistant = None if assistant_model is None else ModelSpec(_resolved(assistant_model), device, dtype)
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
-        assistant=assistant,
+        grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
     )  # fmt: skip
     extras = _extras(logits_processor, stopping_criteria, prefix_allowed_tokens_fn)
     session = open_session(load_model(model, device, dtype), spec, extras=extras)
@@ -129,6 +132,7 @@ def stream(
     top_logprobs: int = 50,
     trace: bool = False,
     prefill_chunk: int = 256,
+    grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
     device: str = "auto",
     dtype: str = "auto",
@@ -142,10 +146,9 @@ def stream(
     the loop early, or closing the generator, ends the run. Nothing is recorded for views unless `trace` is set.
     """
     prompts = to_prompts(prompt, prompt_ids, messages)
-    assistant = None if assistant_model is None else ModelSpec(_resolved(assistant_model), device, dtype)
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
-        assistant=assistant,
+        grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
     )  # fmt: skip
     extras = _extras(logits_processor, stopping_criteria, prefix_allowed_tokens_fn)
     return _steps(open_session(load_model(model, device, dtype), spec, extras=extras))
@@ -155,6 +158,41 @@ def _extras(processors: Sequence[Processor], criteria: Sequence[Criterion], allo
     from core.decode.extras import Extras
 
     return Extras(tuple(processors), tuple(criteria), allowed)
+
+
+def plan(
+    model: ModelName,
+    prompt: Text | None = None,
+    *,
+    prompt_ids: Ids | None = None,
+    messages: Messages | None = None,
+    params: Mapping[str, object] | None = None,
+    mode: str | None = None,
+    seed: int = 0,
+    draw_source: DrawSource = "counter",
+    top_logprobs: int = 50,
+    trace: bool = True,
+    prefill_chunk: int = 256,
+    grammar: Grammar | None = None,
+    assistant_model: ModelName | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> GenerationPlan:
+    """What `run` would do with these arguments, in ten steps, without generating; the errors are those of `run`."""
+    prompts = to_prompts(prompt, prompt_ids, messages)
+    spec = RunSpec(
+        prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
+        grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
+    )  # fmt: skip
+    session = open_session(load_model(model, device, dtype), spec)
+    try:
+        return session.started.plan
+    finally:
+        session.close()
+
+
+def _assistant(name: ModelName | None, device: str, dtype: str) -> ModelSpec | None:
+    return None if name is None else ModelSpec(_resolved(name), device, dtype)
 
 
 def _steps(session: Session) -> Generator[StepSnapshot, None, None]:

@@ -32,11 +32,13 @@ from app.state.intents import (
     ResetParameter,
     ResetParameters,
     SavePreset,
+    SetGrammar,
     SetParameter,
     SetSeed,
 )
 from app.state.state import AppState, Preset
 from app.theme import fonts
+from app.widgets.constraint_row import ConstraintRow
 from app.widgets.late_menu import LateMenu
 from app.widgets.modified_dot import ModifiedDot
 from app.widgets.parameter_row import DOT, FIELD, FIELD_PX, GAP, NAME, SLIDER, ParameterRow, explanation
@@ -44,7 +46,7 @@ from app.widgets.plan_table import PlanTable
 from app.widgets.scroll_column import ScrollColumn
 from app.widgets.segmented import Segmented
 from app.widgets.value_field import ValueField
-from core.contract import PARAMETERS, ParameterError, validate
+from core.contract import PARAMETERS, GenerationPlan, Grammar, ParameterError, plan_summary, validate
 
 SEED_BITS = 16  # a thrown seed stays short enough to be read aloud
 
@@ -60,6 +62,7 @@ class ParametersPanel(Panel):
         self.title = self.tr("Parameters")
         self._shown: tuple[object, ...] = ()
         self._state: AppState | None = None
+        self._planned: GenerationPlan | None = None
         self._presets: tuple[Preset, ...] = ()
         self.reset_all = QPushButton()
         self.reset_all.setProperty("link", True)
@@ -91,7 +94,16 @@ class ParametersPanel(Panel):
         )
         self._grid.addWidget(self.presets, len(self.rows) + 2, NAME, 1, 2, Qt.AlignmentFlag.AlignLeft)
         scroll.column.addWidget(host)
+        self.constraint = ConstraintRow(self._constrain)
+        scroll.column.addWidget(self.constraint)
         scroll.column.addWidget(self._plan_title())
+        self.plan_problem = QLabel()
+        self.plan_problem.setTextFormat(Qt.TextFormat.PlainText)
+        self.plan_problem.setWordWrap(True)
+        self.plan_problem.setProperty("error", True)
+        self.plan_problem.setContentsMargins(12, 0, 8, 0)
+        self.plan_problem.hide()
+        scroll.column.addWidget(self.plan_problem)
         self.plan = PlanTable()
         scroll.column.addWidget(self.plan)
         scroll.column.addStretch(1)
@@ -187,7 +199,8 @@ class ParametersPanel(Panel):
 
     def render(self, state: AppState) -> None:  # type: ignore[override]
         """Rows, mode and seed when one of them changed; the plan compares for itself."""
-        self.plan.show_plan(plan.plan(state))
+        self._show_plan(state)
+        self.constraint.show_grammar(state.grammar)
         self._state, self._presets = state, state.presets
         relevant = (state.model, state.overrides, state.pending, state.seed)
         if len(relevant) == len(self._shown) and all(a is b for a, b in zip(relevant, self._shown, strict=True)):
@@ -207,6 +220,15 @@ class ParametersPanel(Panel):
         self.seed.show_text(str(state.seed))
         self._show_header(state, params.mode)
 
+    def _show_plan(self, state: AppState) -> None:
+        found, problem = plan.plan(state), plan.problem(state)
+        if found is not self._planned:
+            self._planned = found
+            self.plan.show_plan(() if found is None else plan_summary(found))
+        if problem != self.plan_problem.text():
+            self.plan_problem.setText(problem)
+            self.plan_problem.setVisible(bool(problem))
+
     def _show_mode(self, state: AppState, mode: str) -> None:
         self.mode.show_choice(1 if mode == "sample" else 0)
         changed = "do_sample" in state.overrides
@@ -221,6 +243,9 @@ class ParametersPanel(Panel):
         self.reset_all.setVisible(count > 0)
         self.reset_all.setText(self.tr("{0} changed · reset").format(count))
         self.header_right = self.tr("pending") if state.pending else ""
+
+    def _constrain(self, grammar: Grammar | None) -> None:
+        self.dispatch(SetGrammar(grammar))
 
     def _change(self, name: str, value: object, gesture: int | None) -> None:
         try:

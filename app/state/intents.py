@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Preset, Tab
 from app.theme.palette import ThemeName
-from core.contract import ViewQuery
+from core.contract import Grammar, ViewQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,13 @@ class SetSeed:
     """The seed of the next run."""
 
     seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetGrammar:
+    """What the text of the next run must be; None: anything."""
+
+    grammar: Grammar | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +331,7 @@ Intent = (
     | ResetParameter
     | ResetParameters
     | SetSeed
+    | SetGrammar
     | SelectTab
     | EditText
     | EditBatch

@@ -16,6 +16,7 @@ from core.contract import (
     ChatMessage,
     GenerationParams,
     Prompt,
+    RunSpec,
     StepSnapshot,
     ViewStatus,
     WorkerState,
@@ -188,3 +189,18 @@ def prompts(draft: Draft) -> tuple[Prompt, ...]:
 def prompt(draft: Draft) -> Prompt:
     """What is tokenised while it is being written; of a batch the first prompt."""
     return next(iter(prompts(draft)), Prompt(text=""))
+
+
+def run_spec(state: AppState, max_steps: int | None = None) -> RunSpec:
+    """The run that Run would start now."""
+    samples = state.model is not None and state.model.defaults.do_sample
+    return RunSpec(
+        prompts=prompts(state.draft),
+        params=dict(state.overrides),
+        host_defaults={} if samples else {"do_sample": True},  # the window samples where the model itself would not
+        seed=state.seed,
+        reroll=state.reroll,
+        reuse_prefix=state.draft.tab == "chat",
+        max_steps=max_steps,
+        grammar=state.grammar,
+    )

@@ -13,6 +13,8 @@ from core.contract import (
     Answered,
     ChatMessage,
     ErrorReport,
+    GenerationPlan,
+    Grammar,
     ModelInfo,
     ModelPreview,
     ModelSpec,
@@ -170,6 +172,8 @@ class AppState:
     preview: the model being looked at in the chooser. recent_*: the newest first, kept between starts.
     overrides: parameters the user changed, by name; the rest comes from the model (see `select.params`).
     config: the GenerationConfig applied last, with the keys that mean nothing here: they are kept when it is saved.
+    grammar: the constraint of the next run; one with an empty text is still being written.
+    plan, plan_error: what Run would do now, or why it could not begin; `plan_generation` counts the questions.
     reroll: how often the answer to the same messages was asked for again; other draws each time.
     pending: parameter name → epoch of the change that no step has run under yet.
     requested: the run asked for but not started yet. run: the newest run, running or finished.
@@ -192,6 +196,10 @@ class AppState:
     presets: tuple[Preset, ...] = ()
     seed: int = 0
     reroll: int = 0
+    grammar: Grammar | None = None
+    plan: GenerationPlan | None = None
+    plan_error: ErrorReport | None = None
+    plan_generation: int = 0
     history: History = field(default_factory=History)
     pace: Pace = field(default_factory=Pace)
     epoch: int = 0

@@ -23,7 +23,7 @@ from core.contract.snapshot import CacheReport, StepId, StepSnapshot, StepTiming
 from core.decode.kv import cache_length, cache_report
 from core.decode.observe import Observation, Processed, observe, process
 from core.decode.pipeline import Rows, culprit
-from core.decode.rows import PastLane
+from core.decode.rows import PastLane, Row
 from core.decode.stopping import asked_to_stop
 from core.models.loaded import LoadedModel
 
@@ -144,6 +144,7 @@ def _append(
                 timing=timing,
                 cache=report,
                 trace_bytes=trace_bytes,
+                allowed_tokens=_allowed(run, lane),
                 finish_reason=None if lane.finish_reason is None else str(lane.finish_reason),
                 detail=None if choice.details is None else choice.details[k],
             )
@@ -158,6 +159,13 @@ def _ask_criteria(run: Session, choice: Choice, final: torch.Tensor, texts: list
         asked = asked_to_stop(run.extras.stopping_criteria, ids, final[parent : parent + 1])
         if asked and lane.finish_reason is None:
             texts[k] += lane.end(FinishReason.STOP)
+
+
+def _allowed(run: Session, lane: Row) -> int | None:
+    """How many tokens the grammar allowed where the newest one was chosen."""
+    if run.grammar is None:
+        return None
+    return run.grammar.allowed_tokens(lane.token_ids[:-1], run.params.eos_token_id)
 
 
 def pad_id(loaded: LoadedModel, params: GenerationParams) -> int:

@@ -45,7 +45,7 @@ def replay(run: Session, strand: Strand, position: int, logits: torch.Tensor, ch
     if changes:
         params = params.replace(changes)
     if stages is None:
-        stages = build_pipeline(params, run.pipeline_context())
+        stages = build_pipeline(params, run.pipeline_context(params))
     mode = params.infer_mode(run.assistant is not None)
     reason = _OTHER_SCORES.get(mode, "")
     stateful = _first_stateful(stages)

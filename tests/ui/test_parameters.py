@@ -13,7 +13,7 @@ from app.state import select
 from app.state.plan import shown_parameters
 from app.widgets.parameter_row import ParameterRow, format_list, parse_list
 from app.widgets.scale import TICKS, format_number, scale_of
-from core.contract import PARAMETERS, SetParams, StartRun
+from core.contract import PARAMETERS, SetParams, StartRun, plan_summary
 from tests.ui.harness import Driven, driven
 
 pytestmark = pytest.mark.usefixtures("qapp")
@@ -197,7 +197,7 @@ def test_plan_is_expected_before_a_run_and_core_s_own_during_it(one: Driven, qtb
     assert ("stop", "eos 0", "model") in panel.plan.texts()
     one.do(i.Run())
     one.frames(2)
-    assert panel.plan.texts() == [(p.name, p.value, p.reason) for p in one.state.run.started.plan]
+    assert panel.plan.texts() == [(p.name, p.value, p.reason) for p in plan_summary(one.state.run.started.plan)]
     one.do(i.Stop())
     one.do(i.SetParameter("max_new_tokens", 100))
     one.frames(2)
