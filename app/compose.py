@@ -13,6 +13,7 @@ from app.panels.panel import Dispatch, Panel
 from app.panels.parameters import ParametersPanel
 from app.panels.plan import PlanPanel
 from app.panels.prompt import PromptPanel
+from app.panels.rows import RowsPanel
 from app.panels.timeline import TimelinePanel
 from app.settings import Settings
 from app.state.state import ModelChoice
@@ -36,6 +37,7 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
         CandidatesPanel(dispatch),
         AttentionPanel(dispatch),
         CachePanel(dispatch),
+        RowsPanel(dispatch),
         ErrorsPanel(dispatch),
     )
 

@@ -69,7 +69,7 @@ class SetGrammar:
 
 @dataclass(frozen=True, slots=True)
 class SelectTab:
-    """Text or chat."""
+    """Text, chat or batch."""
 
     tab: Tab
 
@@ -77,6 +77,13 @@ class SelectTab:
 @dataclass(frozen=True, slots=True)
 class EditText:
     """The text of the Text tab."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class EditBatch:
+    """The lines of the Batch tab."""
 
     text: str
 
@@ -327,6 +334,7 @@ Intent = (
     | SetGrammar
     | SelectTab
     | EditText
+    | EditBatch
     | EditSystem
     | EditMessage
     | EditTurn
