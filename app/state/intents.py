@@ -54,6 +54,28 @@ class ResetParameters:
 
 
 @dataclass(frozen=True, slots=True)
+class ChooseMode:
+    """Decode in this mode of `app.state.modes`."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetModeText:
+    """A field of `ModeTexts`: what the mode needs besides parameters."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShowMore:
+    """Show the rarely used parameters, or fold them away."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SetSeed:
     """The seed of the next run."""
 
@@ -330,6 +352,9 @@ Intent = (
     | SetParameter
     | ResetParameter
     | ResetParameters
+    | ChooseMode
+    | SetModeText
+    | ShowMore
     | SetSeed
     | SetGrammar
     | SelectTab

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from app.state import batch, history, notices, params, presets, select, shown
+from app.state import batch, history, modes, notices, params, presets, select, shown
 from app.state import intents as i
 from app.state.state import AppState, AttentionFocus, Draft, Loading, Pace, Preview, Question, RunRequest
 from app.state.texts import tr
@@ -37,6 +37,12 @@ def on_intent(state: AppState, intent: i.Intent) -> AppState:
             return params.reset_parameter(state, name)
         case i.ResetParameters():
             return params.with_overrides(state, {})
+        case i.ChooseMode(key):
+            return modes.choose(state, key)
+        case i.SetModeText(name, text):
+            return modes.set_text(state, name, text)
+        case i.ShowMore(on):
+            return replace(state, more=on)
         case i.SetSeed(seed):
             return replace(state, seed=max(0, seed))
         case i.SetGrammar(grammar):

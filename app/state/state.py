@@ -130,6 +130,19 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
+class ModeTexts:
+    """What some modes need besides parameters; None: the mode is not chosen.
+
+    force_words: phrases that must be said, one a line, alternatives between `|`. assistant: the draft model's name.
+    negative: the prompt that guidance steers away from.
+    """
+
+    force_words: str | None = None
+    assistant: str | None = None
+    negative: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunRequest:
     """The run that was asked for last, until `RunStarted` confirms it or `CommandRefused` ends it."""
 
@@ -194,6 +207,8 @@ class AppState:
     overrides: Mapping[str, object] = field(default_factory=lambda: EMPTY)
     config: Mapping[str, object] = field(default_factory=lambda: EMPTY)
     presets: tuple[Preset, ...] = ()
+    mode_texts: ModeTexts = field(default_factory=ModeTexts)
+    more: bool = False  # the rarely used parameters are shown, too
     seed: int = 0
     reroll: int = 0
     grammar: Grammar | None = None

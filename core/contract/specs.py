@@ -72,6 +72,8 @@ class RunSpec:
         turn of a chat). Off, a run never depends on what ran before it.
     grammar: what every continuation must be, if anything.
     assistant: a smaller model with the same vocabulary that drafts tokens, for assisted generation.
+    force_words: phrases that constrained beams must say, as texts; of several alternatives one is enough. They join
+        those of the parameter force_words_ids.
     negative_prompt: what classifier-free guidance (guidance_scale) steers away from; None: the last token alone.
     """
 
@@ -91,3 +93,4 @@ class RunSpec:
     grammar: Grammar | None = None
     assistant: ModelSpec | None = None
     negative_prompt: Prompt | None = None
+    force_words: tuple[tuple[str, ...], ...] = ()

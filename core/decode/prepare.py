@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from core.contract.errors import PromptError
-from core.contract.events import ModelInfo, PromptRow
+from core.contract.events import PromptRow
 from core.contract.params import GenerationParams
 from core.contract.specs import Prompt, RunSpec
 from core.contract.together import check_together, in_mode
@@ -55,9 +55,18 @@ def _runnable(loaded: LoadedModel, row: PromptRow) -> PromptRow:
     return row
 
 
-def resolve_params(info: ModelInfo, spec: RunSpec) -> GenerationParams:
+def _phrase_ids(loaded: LoadedModel, texts: tuple[str, ...]) -> tuple[object, ...]:
+    """A phrase as token ids, or its alternatives as a tuple of them."""
+    ids = tuple(tuple(loaded.text.encode(text, add_special_tokens=False)) for text in texts)
+    return ids[0] if len(ids) == 1 else ids
+
+
+def resolve_params(loaded: LoadedModel, spec: RunSpec) -> GenerationParams:
     """The user's values over the model's, over the defaults; `spec.mode` decides do_sample. Raises `ParameterError`."""
-    params = info.defaults.replace({**spec.host_defaults, **spec.params})
+    params = loaded.info.defaults.replace({**spec.host_defaults, **spec.params})
+    if spec.force_words:
+        phrases = (*params.force_words_ids, *(_phrase_ids(loaded, texts) for texts in spec.force_words))
+        params = params.replace({"force_words_ids": phrases})
     if spec.mode is not None:
         params = in_mode(params, spec.mode, spec.assistant is not None)
     check_together(params, spec.assistant is not None)

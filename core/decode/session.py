@@ -68,7 +68,7 @@ class Session:
     ) -> None:
         self.loaded, self.spec, self.extras = loaded, spec, extras
         self.run_id, self.branch_id, self.epoch = run_id, branch_id, 0
-        self.asked = prepare.resolve_params(loaded.info, spec)  # as they were chosen; `params` are those in force
+        self.asked = prepare.resolve_params(loaded, spec)  # as they were chosen; `params` are those in force
         self.changed: frozenset[str] = frozenset()  # chosen by the user since the run began
         self.assistant = assistant
         self.mode: Mode = make_mode(self.asked, spec, loaded, assistant, cancelled)
