@@ -16,6 +16,7 @@ from app.panels.plan import PlanPanel
 from app.panels.prompt import PromptPanel
 from app.panels.rows import RowsPanel
 from app.panels.timeline import TimelinePanel
+from app.panels.waterfall import WaterfallPanel
 from app.settings import Settings
 from app.state.state import ModelChoice
 from app.store import Store
@@ -36,6 +37,7 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
         OutputPanel(dispatch),
         TimelinePanel(dispatch),
         CandidatesPanel(dispatch),
+        WaterfallPanel(dispatch),
         AttentionPanel(dispatch),
         CachePanel(dispatch),
         RowsPanel(dispatch),

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from app.state import select
 from app.state.run import RunView
 from app.state.texts import tr
-from app.widgets import numbers
+from app.widgets import numbers, parameter_text
 from app.widgets.candidate_rows import CandidateRow, Segment
 from app.widgets.heat_matrix import HeatMatrix
 from app.widgets.row_list import RowLine
 from app.widgets.series_plot import Flag, Series
 from app.widgets.table_data import Column, Table
 from app.widgets.visible_text import one_line
-from core.contract import BeamDetail, CacheReport, Hypothesis, StepSnapshot
+from core.contract import BeamDetail, CacheReport, Hypothesis, StageReport, StepSnapshot, WaterfallAnswer
 
 LONGEST = 40  # characters of a token in a cell
 
@@ -111,6 +111,28 @@ def hypotheses_table(run: RunView, ended: Sequence[Hypothesis]) -> Table:
         ),
         len(ended),
         (run.run_id, run.row, len(ended)),
+    )
+
+
+def waterfall_table(answer: WaterfallAnswer) -> Table:
+    """The stages: parameters, tokens killed and left, mass kept, entropy before and after."""
+    stages = answer.stages
+
+    def values(stage: StageReport) -> str:
+        return ", ".join(parameter_text.written(value) for value in stage.params.values())
+
+    return Table(
+        (
+            Column(tr("stage"), stages, lambda stage: stage.name, numeric=False),
+            Column(tr("value"), stages, values, numeric=False),
+            Column(tr("killed"), [stage.killed for stage in stages], _count),
+            Column(tr("left"), [stage.survivors for stage in stages], _count),
+            Column(tr("mass kept"), [stage.mass_kept for stage in stages], numbers.probability),
+            Column(tr("entropy before, bits"), [stage.entropy_before_bits for stage in stages], significant),
+            Column(tr("after"), [stage.entropy_after_bits for stage in stages], significant),
+        ),
+        len(stages),
+        (answer.query.run_id, answer.query.position, tuple(answer.query.changes.items())),
     )
 
 
