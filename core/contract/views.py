@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from core.contract.looking import LookingAnswer, LookingQuery
 from core.contract.snapshot import FloatArray
 
 
@@ -102,5 +103,5 @@ class DistributionAnswer:
     entropy_bits: float
 
 
-ViewQuery = AttentionQuery | ThumbnailQuery | DistributionQuery
-ViewAnswer = AttentionAnswer | ThumbnailAnswer | DistributionAnswer
+ViewQuery = AttentionQuery | ThumbnailQuery | DistributionQuery | LookingQuery
+ViewAnswer = AttentionAnswer | ThumbnailAnswer | DistributionAnswer | LookingAnswer

@@ -261,6 +261,7 @@ class Session:
             anatomy=self.forward.anatomy,
             info=self.loaded.info,
             piece=self.loaded.text.piece,
+            tokens=lambda row: (*self.rows[row].prompt.token_ids, *self.rows[row].token_ids),
             recompute=self._recompute,
             final_scores=self._final_scores,
         )

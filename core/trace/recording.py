@@ -19,6 +19,7 @@ class Recording:
 
     lengths: tokens of each row; what is fed after a row's end is padding.
     keys: cached keys (B, H_kv, slots, D) of a layer.
+    tokens: ids of a row, the prompt first.
     recompute: records of the slots [start, stop), fed again.
     final_scores: the pipeline on the logits (V,) that followed a slot of a row.
     """
@@ -30,6 +31,7 @@ class Recording:
     anatomy: Anatomy
     info: ModelInfo
     piece: Callable[[int], str]
+    tokens: Callable[[int], tuple[int, ...]]
     recompute: Callable[[int, int], Trace]
     final_scores: Callable[[int, int, torch.Tensor], torch.Tensor]
 
