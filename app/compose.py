@@ -8,11 +8,13 @@ from app.panels.attention import AttentionPanel
 from app.panels.cache import CachePanel
 from app.panels.candidates import CandidatesPanel
 from app.panels.errors import ErrorsPanel
+from app.panels.lens import LensPanel
 from app.panels.output import OutputPanel
 from app.panels.panel import Dispatch, Panel
 from app.panels.parameters import ParametersPanel
 from app.panels.prompt import PromptPanel
 from app.panels.timeline import TimelinePanel
+from app.panels.walk import WalkPanel
 from app.settings import Settings
 from app.state.state import ModelChoice
 from app.store import Store
@@ -33,6 +35,8 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
         TimelinePanel(dispatch),
         CandidatesPanel(dispatch),
         AttentionPanel(dispatch),
+        LensPanel(dispatch),
+        WalkPanel(dispatch),
         CachePanel(dispatch),
         ErrorsPanel(dispatch),
     )

@@ -15,7 +15,7 @@ from app.state.state import LayoutName
 from app.theme.style import GAP_PX
 from app.widgets.card import Card
 
-STATE_VERSION = 2  # raise it when cards are added or renamed: older arrangements are then ignored
+STATE_VERSION = 3  # raise it when cards are added or renamed: older arrangements are then ignored
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ LAYOUTS: Mapping[LayoutName, tuple[Column, ...]] = {
     "cache": (_LEFT, Column(40, (("output", 60), ("timeline", 40))), Column(39, (("cache", 100),))),
     "everything": (_LEFT, _CENTRE, Column(31, (("candidates", 28), ("attention", 42), ("cache", 30)))),
 }
+TABBED = ("lens", "walk")  # closed at first; opened, they share the place of the largest view of the model
 
 
 class Workspace(QMainWindow):
@@ -54,9 +55,12 @@ class Workspace(QMainWindow):
         self._later.setSingleShot(True)
         self._later.setInterval(0)
         self._later.timeout.connect(self._share)
-        for card in self.cards.values():
-            card.closed.connect(self._arranged_by_hand)
+        for name, card in self.cards.items():
             card.topLevelChanged.connect(self._arranged_by_hand)
+            if name in TABBED:
+                card.toggleViewAction().triggered.connect(lambda visible, card=card: self._opened(card, visible))
+                continue
+            card.closed.connect(self._arranged_by_hand)
             card.toggleViewAction().triggered.connect(self._arranged_by_hand)
 
     def arrange(self, layout: LayoutName) -> None:
@@ -78,7 +82,9 @@ class Workspace(QMainWindow):
                 self.splitDockWidget(self.cards[above], self.cards[below], Qt.Orientation.Vertical)
         shown = {name for column in columns for name, _ in column.cards}
         for name, card in self.cards.items():
-            if name not in shown:  # kept at the end of the last column, in case it is wanted
+            if name in TABBED and name not in shown:
+                self.tabifyDockWidget(self.cards[self._home_of_tabs(columns)], card)
+            elif name not in shown:  # kept at the end of the last column, in case it is wanted
                 home = columns[min(1, len(columns) - 1)] if name == "errors" else columns[-1]
                 self.splitDockWidget(self.cards[home.cards[-1][0]], card, Qt.Orientation.Vertical)
             card.setVisible(name in shown)
@@ -87,6 +93,15 @@ class Workspace(QMainWindow):
         self._later.start()  # once more when the cards know how small they can be
         if focus is not None and focus.isVisible():
             focus.setFocus()  # taking the cards apart has moved it
+
+    def _home_of_tabs(self, columns: list[Column]) -> str:
+        names = [name for column in columns for name, _ in column.cards]
+        return "attention" if "attention" in names else columns[-1].cards[0][0]
+
+    def _opened(self, card: Card, visible: bool) -> None:
+        """A card that shares its place comes to the front, the columns keep their shares."""
+        if visible:
+            card.raise_()
 
     def _present(self, column: Column) -> Column:
         return Column(column.share, tuple(c for c in column.cards if c[0] in self.cards))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Preset, Tab
 from app.theme.palette import ThemeName
@@ -134,10 +135,25 @@ class MoveSelection:
 
 @dataclass(frozen=True, slots=True)
 class SetFocus:
-    """The layer and head that the attention views look at."""
+    """The layer and head that the attention views look at; all heads of the layer, where they are joined."""
 
     layer: int
     head: Head
+
+
+@dataclass(frozen=True, slots=True)
+class ToggleHead:
+    """Take a head into the set of heads that are joined, or out of it. Another layer starts a new set."""
+
+    layer: int
+    head: int
+
+
+@dataclass(frozen=True, slots=True)
+class JoinHeads:
+    """How the chosen heads are joined."""
+
+    by: Literal["mean", "max"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +329,8 @@ Intent = (
     | SelectStep
     | MoveSelection
     | SetFocus
+    | ToggleHead
+    | JoinHeads
     | SetColour
     | ChooseModel
     | LookAt

@@ -158,10 +158,9 @@ class Walk:
         self._stage(module, "heads", "split heads", made=heads)
         self._stage_cache(module, past, key, value)
         scores, softmax = score_facts(query, key, mask, scaling)
-        note = "statistics of the last query; the fused kernel keeps none of them"
-        self._stage(module, "scores", "scores", made=(scores,), note=note)
-        self._stage(module, "softmax", "softmax", made=(softmax,), note="statistics of the last query")
-        self._stage(module, "merge", "weighted values, heads merged", made=(fact("", output.flatten(2)),))
+        self._stage(module, "scores", "scores", made=(scores,))
+        self._stage(module, "softmax", "softmax", made=(softmax,))
+        self._stage(module, "merge", "merge heads", made=(fact("", output.flatten(2)),))
         self._looked_s += perf_counter() - begun
 
     # -- stages
@@ -177,8 +176,8 @@ class Walk:
 
     def _stage_mask(self, module: nn.Module, mask: Any) -> None:
         made = (fact("", mask),) if isinstance(mask, torch.Tensor) else ()
-        note = "" if made else "none: causality is left to the kernel, or one query may see everything"
-        self._stage(module, "mask", "attention mask as the layers receive it", made=made, note=note)
+        note = "as the layers receive it" if made else "none: left to the kernel, or one query sees everything"
+        self._stage(module, "mask", "attention mask", made=made, note=note)
 
     def _past_of_open(self) -> int | None:
         return next((entry.past for entry in reversed(self._open) if entry.past is not None), None)
@@ -192,7 +191,7 @@ class Walk:
         first = part is not None and self._names[module].endswith(".0")
         if (short == "drop" or first) and not self._embedded:
             self._embedded = True
-            self._stage(module, "embedded", "sum of the embeddings", made=made)
+            self._stage(module, "embedded", "embeddings, summed", made=made)
         if first:
             self._stage_mask(module, arguments.get("attention_mask"))
         if parent in self._parts and short in ("ln_2", "post_attention_layernorm", "ln_cross_attn"):
@@ -217,7 +216,7 @@ class Walk:
         if past is not None:
             note = f"{past} → {past + split[0].shape[2]} positions"
             self._stage(attention, "cache", "cache append", made=tuple(map(fact, names[1:], split[1:])), note=note)
-        self._stage(attention, "merge", "weighted values, heads merged", made=(fact("", merged),))
+        self._stage(attention, "merge", "merge heads", made=(fact("", merged),))
         self._fused = None
 
     def _stages_after(self, module: nn.Module, output: Any, opened: _Open) -> None:

@@ -61,7 +61,7 @@ def score_facts(
         last = mask[:, :, -1, : scores.shape[-1]]
         visible = scores.masked_fill(~last, -torch.inf) if last.dtype is torch.bool else scores + last.float()
     shape = (batch, heads, count, scores.shape[-1])
-    of_scores, of_weights = fact("", scores), fact("", torch.softmax(visible, dim=-1))
+    of_scores, of_weights = fact("last query", scores), fact("last query", torch.softmax(visible, dim=-1))
     return _as(of_scores, shape), _as(of_weights, shape)
 
 

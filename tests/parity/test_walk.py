@@ -40,7 +40,7 @@ def test_first_step_and_later_step_differ_where_caching_matters(ours: Ours, load
     assert (later.positions, later.past) == ((T + 2, T + 3), T + 2)
     assert [n.key for n in first.nodes] == [n.key for n in later.nodes]
     for answer, n, held in ((first, T, T), (later, 1, T + 3)):
-        (summed,) = titled(answer, "sum of the embeddings")
+        (summed,) = titled(answer, "embeddings, summed")
         assert summed.made[0].shape == (1, n, info.hidden_size)
         for stage in titled(answer, "split heads"):
             shapes = [fact.shape for fact in stage.made]
@@ -117,7 +117,7 @@ def test_only_as_many_positions_as_were_fed_at_once(loaded: LoadedModel) -> None
 def test_batch_rows_show_the_batch_and_its_mask(loaded: LoadedModel) -> None:
     ours = run(loaded, [prompt_of(loaded, 3), prompt_of(loaded, 7)], {"max_new_tokens": 3})
     answer = walk(ours, (4, 5), row=1)
-    (mask,) = titled(answer, "attention mask as the layers receive it")
+    (mask,) = titled(answer, "attention mask")
     assert mask.made[0].shape[-1] == 5
     assert titled(answer, "split heads")[0].made[0].shape[0] == 2
 

@@ -16,6 +16,7 @@ from core.contract import (
     Candidates,
     Command,
     CommandRefused,
+    DistributionQuery,
     ErrorReport,
     Event,
     GenerationParams,
@@ -48,6 +49,7 @@ from core.contract import (
     Vitals,
     WorkerState,
 )
+from tests.ui import looking
 
 STORY = (
     "lived at the edge of a quiet village. Every evening she climbed the hundred and twelve steps, lit the great lamp, "
@@ -320,9 +322,12 @@ class FakeLab:
         elif isinstance(query, ThumbnailQuery):
             maps = np.random.default_rng(0).random((len(query.layers), HEADS, query.size, query.size))
             answer = ThumbnailAnswer(query, np.tril(maps).astype(np.float32), (0, length))  # type: ignore[assignment]
-        else:
+        elif isinstance(query, DistributionQuery):
             self.events.append(
                 Answered(command.slot, command.generation, None, ErrorReport("view", "Not in the script."))
             )
             return
+        else:
+            assert self.info is not None
+            answer = looking.answer(query, self.info, length)  # type: ignore[assignment]
         self.events.append(Answered(command.slot, command.generation, answer))
