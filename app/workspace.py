@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from PySide6.QtCore import QByteArray, QEvent, Qt, QTimer, Slot
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QApplication, QMainWindow, QTabWidget, QWidget
+from PySide6.QtWidgets import QApplication, QMainWindow, QTabBar, QTabWidget, QWidget
 
 from app.panels.panel import Panel
 from app.state.state import LayoutName
@@ -102,12 +102,20 @@ class Workspace(QMainWindow):
         """A card that shares its place comes to the front, the columns keep their shares."""
         if visible:
             card.raise_()
+        self._name_tabs()
+
+    def _name_tabs(self) -> None:
+        """Qt makes the tab bars of cards that share a place, without a name."""
+        for bar in self.findChildren(QTabBar, options=Qt.FindChildOption.FindDirectChildrenOnly):
+            bar.setAccessibleName(self.tr("Cards that share this place"))
+            bar.setAccessibleDescription(self.tr("Which of them is in front"))
 
     def _present(self, column: Column) -> Column:
         return Column(column.share, tuple(c for c in column.cards if c[0] in self.cards))
 
     @Slot()
     def _share(self) -> None:
+        self._name_tabs()
         columns = self._columns
         if not columns:
             return

@@ -64,6 +64,7 @@ class LensPanel(Panel):
         self._by: LensColour = "probability"
         self._described: Moment = None
         self._asked: set[str] = set()
+        self._just_asked: set[str] = set()  # slots with a question that `_state` does not know of yet
         self._asked_s = 0.0
         self._taken = dict.fromkeys(ask.SLOTS, 0)
         self._problem: dict[str, tuple[ViewQuery, str]] = {}  # what core declined, and why
@@ -147,6 +148,8 @@ class LensPanel(Panel):
         return self.pages.currentIndex() if shown is None else min(shown, ATTRIBUTION)
 
     def render(self, state: AppState) -> None:  # type: ignore[override]
+        if state is not self._state:
+            self._just_asked.clear()
         self._state = state
         if state.theme != self._theme:
             self._set_theme(state)
@@ -232,13 +235,14 @@ class LensPanel(Panel):
 
     def _ask(self, run: RunView, state: AppState) -> None:
         slot = ask.SLOTS[self.active]
-        if select.is_waiting(state, slot) or not self._is_due(state):
+        if slot in self._just_asked or select.is_waiting(state, slot) or not self._is_due(state):
             return
         query = self._query(run, state)
         if query is None or (slot in self._problem and self._problem[slot][0] == query):
             return
         self._asked_s = time.monotonic()
         self._asked.add(slot)
+        self._just_asked.add(slot)
         self.dispatch(AskView(slot, query))
 
     def _is_due(self, state: AppState) -> bool:

@@ -192,6 +192,7 @@ class Heatmap(QWidget):
         """Show the weight under the pointer at once."""
         if self._pressed is not None:
             self._drag(event.position())
+            return
         hover = self._positions_at(event.position())
         if hover != self._hover:
             self._hover = hover
