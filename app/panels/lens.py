@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import cast
 
-from PySide6.QtWidgets import QHBoxLayout, QPushButton, QStackedWidget, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QPushButton, QStackedWidget, QToolButton, QVBoxLayout, QWidget
 
 from app.panels import lens_questions as ask
 from app.panels import lens_words, looking_tables
@@ -24,6 +24,7 @@ from app.widgets.legend import MapLegend, SwatchLegend
 from app.widgets.lens_columns import COLOURS, LensColour, LensColumns, colour_ends
 from app.widgets.lens_table import LensTable
 from app.widgets.series_plot import Lane, Series, SeriesPlot
+from app.widgets.spare_row import SpareRow
 from app.widgets.twin import Twin, TwinStack
 from core.contract import AttributionAnswer, LensAnswer, NormsAnswer, ViewQuery
 
@@ -68,7 +69,7 @@ class LensPanel(Panel):
         self._asked_s = 0.0
         self._taken = dict.fromkeys(ask.SLOTS, 0)
         self._problem: dict[str, tuple[ViewQuery, str]] = {}  # what core declined, and why
-        self._recompute = False
+        self._recompute = self._can_recompute = False
         self.norms_answer: NormsAnswer | None = None
         self.parts_answer: AttributionAnswer | None = None
         self._show_page(LENS)
@@ -102,18 +103,12 @@ class LensPanel(Panel):
         self.again = QPushButton(self.tr("Recompute"), self)
         self.again.setToolTip(self.tr("Run the model again over the positions whose records were dropped"))
         self.again.clicked.connect(self._recompute_clicked)
-        self.again.hide()
-        row = QHBoxLayout()
-        row.setSpacing(8)
-        row.addWidget(self.tabs)
-        row.addStretch(1)
-        for widget in (self.again, self.streams, self.add, self.swatches, self.legend):
-            row.addWidget(widget)
+        self.row = SpareRow(self.tabs, (self.streams, self.swatches, self.legend, self.add, self.again))
         page = QWidget(self)
         box = QVBoxLayout(page)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(4)
-        box.addLayout(row)
+        box.addWidget(self.row)
         box.addWidget(self.pages, 1)
         twins = (
             Twin(self.tr("Lens"), (self.table,)),
@@ -206,6 +201,7 @@ class LensPanel(Panel):
         self._taken = dict.fromkeys(ask.SLOTS, 0)
         self._problem.clear()
         self._recompute, self._asked_s = False, 0.0
+        self._offer_recompute(False)
         self.norms_answer = self.parts_answer = None
         self.norms.show_steps((), (), None, restart=True)
         self.parts.show_answer(None)
@@ -220,16 +216,21 @@ class LensPanel(Panel):
         answer, asked = got.answer, state.asked.get(slot)
         if got.error is not None and asked is not None:
             self._problem[slot] = (asked.query, got.error.message)
-            self.again.setVisible(got.can_recompute and slot == ask.LENS_SLOT)
+            self._offer_recompute(got.can_recompute and slot == ask.LENS_SLOT)
             return
         self._problem.pop(slot, None)
         if isinstance(answer, LensAnswer):
             self.columns.take(answer)
-            self.again.hide()
+            self._offer_recompute(False)
         elif isinstance(answer, NormsAnswer):
             self.norms_answer = answer
         elif isinstance(answer, AttributionAnswer):
             self.parts_answer = answer
+
+    def _offer_recompute(self, can: bool) -> None:
+        if can != self._can_recompute:
+            self._can_recompute = can
+            self._share_row()
 
     # questions
 
@@ -265,7 +266,7 @@ class LensPanel(Panel):
     def _recompute_clicked(self) -> None:
         self._recompute = True
         self._problem.clear()
-        self.again.hide()
+        self._offer_recompute(False)
         self._refresh()
 
     # showing
@@ -316,17 +317,22 @@ class LensPanel(Panel):
 
     def _show_page(self, index: int) -> None:
         self.pages.setCurrentIndex(index)
-        self.legend.setVisible(index == LENS)
         self.colour.setEnabled(index == LENS)
-        self.add.setVisible(index == NORMS)
-        self.streams.setVisible(index == NORMS)
-        self.swatches.setVisible(index == ATTRIBUTION or (index == NORMS and self.add.isChecked()))
+        self._share_row()
         self._described = None
         self._refresh()
 
+    def _share_row(self) -> None:
+        index, both = self.pages.currentIndex(), self.add.isChecked()
+        shown: dict[int, tuple[QWidget, ...]] = {
+            LENS: (self.legend, self.again) if self._can_recompute else (self.legend,),
+            NORMS: (self.streams, self.add, self.swatches) if both else (self.streams, self.add),
+            ATTRIBUTION: (self.swatches,),
+        }
+        self.row.want(*shown[index])
+
     def _turned(self) -> None:
-        if self.twins.tabs is not None and self.twins.shown is not None and self.sender() is self.twins:
-            self._described = None
+        self._described = None
         self._refresh()
 
     def _show_legend(self) -> None:

@@ -141,7 +141,7 @@ class WalkPanel(Panel):
         if shown == self._shown:
             return
         self._shown = shown
-        self.tree.set_titles(self._title(first, self.tr("first step")), self._title(later, self.tr("later step")))
+        self.tree.set_titles(self._title(first, self.tr("first")), self._title(later, self.tr("later")))
         self.tree.show_lines(merged(first, later))
         times = [numbers.duration(a.total_ms) for a in (first, later) if a is not None]
         self.readout.set_wordings(" → ".join(times), "")

@@ -10,7 +10,7 @@ from PySide6.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from app.theme import fonts
-from app.theme.colormaps import diverging
+from app.theme.colormaps import diverging, rgb
 from app.theme.palette import LIGHT, Palette
 from app.widgets import numbers
 from app.widgets.empty import paint_empty
@@ -42,7 +42,10 @@ class AttributionPlot(QWidget):
     def set_palette(self, palette: Palette) -> None:
         """Colours of another theme."""
         self._palette = palette
-        self._signs = [QColor(*map(int, colour)) for colour in diverging()]
+        ends, surface = diverging()[[0, 255]].astype(float), np.array(rgb(palette.surface), float)
+        shares = np.linspace(-1.0, 1.0, 256)[:, None]  # nothing has the colour of the surface, in every theme
+        mixed = np.where(shares < 0, ends[0], ends[1]) * np.abs(shares) + surface * (1 - np.abs(shares))
+        self._signs = [QColor(*map(int, colour)) for colour in mixed]
         self.update()
 
     def set_empty(self, title: str, hint: str) -> None:

@@ -56,7 +56,7 @@ def merged(first: WalkAnswer | None, later: WalkAnswer | None) -> list[Line]:
 
 
 def shapes(node: WalkNode | None) -> str:
-    """What a node made, as shapes: `1 × 9 × 12 × 64`, tensors of one shape once."""
+    """What a node made, as shapes: `1×9×12×64`, tensors of one shape once."""
     if node is None:
         return "–"
     if not node.made:
@@ -67,8 +67,8 @@ def shapes(node: WalkNode | None) -> str:
 
 
 def shape(fact: TensorFact) -> str:
-    """`1 × 12 × 576`."""
-    return " × ".join(f"{n:,}" for n in fact.shape) or tr("one number")
+    """`1×12×576`."""
+    return "×".join(f"{n:,}" for n in fact.shape) or tr("one number")
 
 
 def milliseconds(node: WalkNode | None) -> str:

@@ -257,7 +257,7 @@ def test_missing_columns_are_found_in_portions() -> None:
     assert columns.missing(4, 20, 8) == (6, 14)
 
 
-def test_opened_it_shares_the_place_of_the_heatmap_and_clips_nothing(tmp_path: Path) -> None:
+def test_opened_they_share_the_place_of_the_heatmap_and_clip_nothing(tmp_path: Path) -> None:
     with driven(tmp_path / "settings.json", size=(1024, 640)) as one:
         one.do(i.Run())
         one.frames(6)
@@ -272,3 +272,19 @@ def test_opened_it_shares_the_place_of_the_heatmap_and_clips_nothing(tmp_path: P
                 assert card.isVisible(), f"{name} in {layout}"
                 assert one.window.workspace.rect().contains(card.geometry())
                 assert clipped(card) == [], f"{name} in {layout}"
+
+
+def test_no_page_pushes_the_other_cards_aside(tmp_path: Path) -> None:
+    with driven(tmp_path / "settings.json", size=(1024, 640)) as one:
+        one.do(i.Run())
+        one.do(i.SetLayout("attention"))
+        one.frames(4)
+        one.window.workspace.cards["lens"].toggleViewAction().trigger()
+        one.frames(4)
+        panel, widths = one.panel("lens"), set()
+        panel.add.setChecked(True)
+        for index in range(3):
+            panel.tabs.setCurrentIndex(index)
+            one.frames(3)
+            widths.add(one.window.workspace.cards["output"].width())
+        assert len(widths) == 1

@@ -46,12 +46,12 @@ def test_the_first_pass_stands_beside_that_of_the_shown_step(qtbot: QtBot, bench
     assert bench.asked(LATER_SLOT) == [WalkQuery(1, (P + 38, P + 39))]
     serve(panel, bench)
     cells = panel.tree.texts()
-    assert cells["h.0.attn#1"][FIRST] == f"1 × {P} × 8"
-    assert cells["h.0.attn#1"][LATER] == "1 × 1 × 8"
+    assert cells["h.0.attn#1"][FIRST] == f"1×{P}×8"
+    assert cells["h.0.attn#1"][LATER] == "1×1×8"
     assert cells["h.0.attn#1:cache"][STAGE] == "cache append"
     assert cells["h.0.attn#1:cache"][-1].startswith(f"{P + 38} → {P + 39} positions")
-    assert panel.tree.headerItem().text(FIRST) == f"first step: {P} + 0 past"
-    assert panel.tree.headerItem().text(LATER) == f"later step: 1 + {P + 38} past"
+    assert panel.tree.headerItem().text(FIRST) == f"first: {P} + 0 past"
+    assert panel.tree.headerItem().text(LATER) == f"later: 1 + {P + 38} past"
     assert f"fed 1 after {P + 38} in the cache" in panel.describe()
 
 
