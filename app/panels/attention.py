@@ -95,9 +95,9 @@ class AttentionPanel(Panel):
         self._build()
         self._state: AppState | None = None
         self._span: Span = WHOLE
-        self._key: tuple[int, AttentionFocus, Span] | None = None
+        self._key: tuple[tuple[int, int], AttentionFocus, Span] | None = None
         self._labels: list[str] = []
-        self._labelled_run: int | None = None
+        self._labelled_run: tuple[int, int] | None = None
         self._scale: Scale = "sqrt"
         self._theme = ""
         self._described: Moment = None
@@ -187,7 +187,7 @@ class AttentionPanel(Panel):
 
     # focus heatmap
 
-    def _reset(self, key: tuple[int, AttentionFocus, Span] | None) -> None:
+    def _reset(self, key: tuple[tuple[int, int], AttentionFocus, Span] | None) -> None:
         if key == self._key and key is not None:
             return
         self._key = key
@@ -204,14 +204,14 @@ class AttentionPanel(Panel):
         self.thumbnails.set_kinds({})
 
     def _follow_run(self, run: RunView, state: AppState) -> None:
-        if run.run_id != self._labelled_run:
-            self._labelled_run, self._labels = run.run_id, list(run.prompt.pieces)
+        if run.key != self._labelled_run:
+            self._labelled_run, self._labels = run.key, list(run.prompt.pieces)
             self.heatmap.set_labels(self._labels)
             self._forget_heads()
             self._span = WHOLE
             self._generations = dict.fromkeys(self._generations, 0)
         self._labels.extend(s.piece for s in run.steps(len(self._labels) - len(run.prompt.pieces)))
-        self._reset((run.run_id, state.focus, self._span))
+        self._reset((run.key, state.focus, self._span))
         self.heatmap.set_origin(self._span[0])
         self._say("", run, state)
 
@@ -323,7 +323,7 @@ class AttentionPanel(Panel):
         if not (ours and select.is_waiting(state, FOCUS_SLOT)):
             fed = select.fed_positions(run)
             have = self.matrix.rows
-            query = focus_query(run.run_id, state.focus, have, fed, recompute=self._recompute, span=self._span)
+            query = focus_query(run, state.focus, have, fed, recompute=self._recompute, span=self._span)
             if query is not None:
                 self._put(AskView(FOCUS_SLOT, query))
         self._ask_thumbnails(run, state)
@@ -337,9 +337,9 @@ class AttentionPanel(Panel):
         decoding = state.worker in (WorkerState.DECODING, WorkerState.PREFILL)
         if decoding and not at_once and now - self._thumbnails_asked_s < DECODING_INTERVAL_S:
             return
-        fed, heads, every = select.fed_positions(run), run.model.heads, self.twins.shown == HEADS
+        fed, every = select.fed_positions(run), self.twins.shown == HEADS
         visible = range(run.model.layers) if every else self.thumbnails.visible_layers()
-        query = None if every else thumbnail_query(run.run_id, visible, self._seen, fed, heads)
+        query = None if every else thumbnail_query(run, visible, self._seen, fed)
         if query is not None:
             self._thumbnails_asked_s = now
             self._put(AskView(THUMBNAILS_SLOT, query))
@@ -349,7 +349,7 @@ class AttentionPanel(Panel):
     def _ask_summaries(self, run: RunView, state: AppState, visible: range, fed: int) -> None:
         """What heads do: while tokens stream only for the table, else once the maps are there."""
         got, asked = select.answer(state, HEADS_SLOT), state.asked.get(HEADS_SLOT)
-        query = heads_query(run.run_id, visible, self.summaries.seen, fed, run.model.heads)
+        query = heads_query(run, visible, self.summaries.seen, fed)
         declined = got is not None and got.error is not None and asked is not None and asked.query == query
         waits = HEADS_SLOT in self._just_asked or select.is_waiting(state, HEADS_SLOT)
         if query is not None and not waits and not declined:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.state import select
+from app.state.run import RunView
 from app.state.state import AttentionFocus
 from app.widgets.heat_matrix import CELLS, pool_factor
 from core.contract import AttentionQuery, HeadsQuery, ThumbnailQuery
@@ -19,7 +20,7 @@ WHOLE: Span = (0, None)
 
 
 def focus_query(
-    run_id: int, focus: AttentionFocus, have: int, fed: int, *, recompute: bool = False, span: Span = WHOLE
+    run: RunView, focus: AttentionFocus, have: int, fed: int, *, recompute: bool = False, span: Span = WHOLE
 ) -> AttentionQuery | None:
     """The rows of `span` that are missing after the first `have`, or as many of them as one answer should hold.
 
@@ -32,31 +33,35 @@ def focus_query(
     if first >= end:
         return None
     heads, reduce = select.heads_of(focus)
-    factor = pool_factor(count)
+    factor, at = pool_factor(count), run.place
     if not have and count > CELLS and not recompute and span[0] % factor == 0:
         pool = -(-count // factor), -(-end // factor)
-        return AttentionQuery(run_id, focus.layer, heads, reduce, (span[0], end), pool)
+        return AttentionQuery(
+            run.run_id, focus.layer, heads, reduce, (span[0], end), pool, row=at.row, beam=at.beam, index=at.index
+        )
     most = max(16, LARGEST_ANSWER // fed)
     if recompute:
         most = min(most, RECOMPUTED_ROWS)
     stop = span[1] if end - first <= most else first + most
-    return AttentionQuery(run_id, focus.layer, heads, reduce, rows=(first, stop), recompute=recompute)
+    return AttentionQuery(
+        run.run_id, focus.layer, heads, reduce, (first, stop), None, recompute, at.row, beam=at.beam, index=at.index
+    )
 
 
-def thumbnail_query(run_id: int, visible: range, seen: dict[int, int], fed: int, heads: int) -> ThumbnailQuery | None:
+def thumbnail_query(run: RunView, visible: range, seen: dict[int, int], fed: int) -> ThumbnailQuery | None:
     """The visible layers whose maps are older than `fed` positions, the oldest first; `seen` has what each map covers.
 
     A long context takes several questions, so that maps appear one after the other instead of all at the end.
     """
-    stale = _stale(visible, seen, fed, heads * fed)
-    return ThumbnailQuery(run_id, stale) if stale else None
+    stale, at = _stale(visible, seen, fed, run.model.heads * fed), run.place
+    return ThumbnailQuery(run.run_id, stale, row=at.row, beam=at.beam, index=at.index) if stale else None
 
 
-def heads_query(run_id: int, visible: range, seen: dict[int, int], fed: int, heads: int) -> HeadsQuery | None:
+def heads_query(run: RunView, visible: range, seen: dict[int, int], fed: int) -> HeadsQuery | None:
     """The same for the summaries of heads, over the newest queries."""
     rows = max(0, fed - SUMMARY_ROWS)
-    stale = _stale(visible, seen, fed, heads * (fed - rows))
-    return HeadsQuery(run_id, stale, (rows, None)) if stale else None
+    stale, at = _stale(visible, seen, fed, run.model.heads * (fed - rows)), run.place
+    return HeadsQuery(run.run_id, stale, (rows, None), at.row, beam=at.beam, index=at.index) if stale else None
 
 
 def _stale(visible: range, seen: dict[int, int], fed: int, weights: int) -> tuple[int, ...]:

@@ -60,7 +60,7 @@ class LensPanel(Panel):
         self._build()
         self._state: AppState | None = None
         self._labels: list[str] = []
-        self._run_id: int | None = None
+        self._key: tuple[int, int] | None = None
         self._theme = ""
         self._by: LensColour = "probability"
         self._described: Moment = None
@@ -149,7 +149,7 @@ class LensPanel(Panel):
         if state.theme != self._theme:
             self._set_theme(state)
         run = state.run
-        if run is None or run.run_id != self._run_id:
+        if run is None or run.key != self._key:
             self._start_over(run)
         status = select.view_status(state, "distribution")
         reason = status.reason if status is not None and not status.available else ""
@@ -195,7 +195,7 @@ class LensPanel(Panel):
         self.streams.set_colours(palette.secondary, update)
 
     def _start_over(self, run: RunView | None) -> None:
-        self._run_id = None if run is None else run.run_id
+        self._key = None if run is None else run.key
         self._labels = [] if run is None else list(run.prompt.pieces)
         self.columns.clear()
         self._taken = dict.fromkeys(ask.SLOTS, 0)
@@ -307,7 +307,7 @@ class LensPanel(Panel):
         table = None
         column = None if shown is None else self.columns.by_position.get(shown)
         if which == LENS and column is not None:
-            table = looking_tables.lens_table(self.columns, column, (self._run_id, shown))
+            table = looking_tables.lens_table(self.columns, column, (self._key, shown))
         elif which == NORMS and self.norms_answer is not None:
             table = looking_tables.norms_table(self.norms_answer)
         elif self.parts_answer is not None and which in (ATTRIBUTION, HEADS):

@@ -33,12 +33,16 @@ def lens_query(
     wanted = None if shown is None or shown >= fed else columns.missing(shown, shown + 1, 1)
     if wanted is None:
         wanted = columns.missing(visible.start, min(visible.stop, fed), PORTION)
-    return None if wanted is None else LensQuery(run.run_id, wanted, recompute=recompute)
+    if wanted is None:
+        return None
+    at = run.place
+    return LensQuery(run.run_id, wanted, recompute=recompute, row=at.row, beam=at.beam, index=at.index)
 
 
 def norms_query(run: RunView, position: int, contributions: bool) -> NormsQuery:
     """Norms at the shown position."""
-    return NormsQuery(run.run_id, position, contributions)
+    at = run.place
+    return NormsQuery(run.run_id, position, contributions, at.row, beam=at.beam, index=at.index)
 
 
 def attribution_query(run: RunView, state: AppState) -> AttributionQuery | None:
@@ -46,4 +50,5 @@ def attribution_query(run: RunView, state: AppState) -> AttributionQuery | None:
     index = select.step_index(state)
     if index is None:
         return None
-    return AttributionQuery(run.run_id, select.query_position(run, index), run.step(index).token_id)
+    position, token_id, at = select.query_position(run, index), run.step(index).token_id, run.place
+    return AttributionQuery(run.run_id, position, token_id, at.row, beam=at.beam, index=at.index)

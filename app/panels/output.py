@@ -88,7 +88,7 @@ class OutputPanel(Panel):
         self.newest.clicked.connect(self._follow_newest)
         self.newest.hide()
         self._state: AppState | None = None
-        self._run_id: int | None = None
+        self._key: object = None  # of the sequence shown
         self._count = 0
         self._source: Source | None = None  # the attention that colours the tokens
         self._asked = False
@@ -148,7 +148,7 @@ class OutputPanel(Panel):
     def _show_nothing(self, state: AppState) -> None:
         if self.flow.tokens:
             self.flow.clear()
-        self._run_id, self._count = None, 0
+        self._key, self._count = None, 0
         waiting = state.worker in (WorkerState.STARTING, WorkerState.LOADING, WorkerState.NO_MODEL)
         hint = self.tr("Press Ctrl+Enter to run the prompt.")
         if waiting:
@@ -157,8 +157,8 @@ class OutputPanel(Panel):
         self.newest.hide()
 
     def _show_tokens(self, run: RunView, state: AppState) -> None:
-        if run.run_id != self._run_id:
-            self._run_id, self._count, self._coloured = run.run_id, 0, ()
+        if run.key != self._key:
+            self._key, self._count, self._coloured = run.key, 0, ()
             self.flow.set_prompt(run.prompt.pieces)
         mode = (self._source,) if self._source else (state.colour_by,)
         if run.count > self._count:

@@ -42,11 +42,13 @@ def query_of(run: RunView, state: AppState, source: Source) -> Query | None:
         return None
     position, layer = select.query_position(run, index), state.focus.layer
     heads, reduce = select.heads_of(state.focus)
+    rows, at = (position, position + 1), run.place
     if source == "attention":
-        return AttentionQuery(run.run_id, layer, heads, reduce, rows=(position, position + 1))
+        return AttentionQuery(run.run_id, layer, heads, reduce, rows, row=at.row, beam=at.beam, index=at.index)
     if source == "column":
-        return ColumnQuery(run.run_id, layer, min(position + 1, fed - 1), heads, reduce, rows=(0, fed))
-    return RolloutQuery(run.run_id, (position, position + 1))
+        key = min(position + 1, fed - 1)
+        return ColumnQuery(run.run_id, layer, key, heads, reduce, (0, fed), at.row, beam=at.beam, index=at.index)
+    return RolloutQuery(run.run_id, rows, at.row, beam=at.beam, index=at.index)
 
 
 def levels_of(answer: ViewAnswer | None) -> NDArray[np.int16] | None:

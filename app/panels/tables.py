@@ -52,7 +52,7 @@ def output_table(run: RunView, selected: int | None) -> Table:
         Column(tr("entropy, bits"), run.column("entropy_bits"), significant),
         Column(tr("surprisal, bits"), select.surprisal_bits(run), significant),
     )
-    return Table(columns, run.count, run.run_id, selected)
+    return Table(columns, run.count, run.key, selected)
 
 
 def timeline_table(run: RunView, series: Sequence[Series], flags: Sequence[Flag], selected: int | None) -> Table:
@@ -65,7 +65,7 @@ def timeline_table(run: RunView, series: Sequence[Series], flags: Sequence[Flag]
         *(Column(t, s.values, significant, s.scale) for t, s in zip(titles, series, strict=True)),
         Column(tr("changed"), range(run.count), lambda index: changes.get(index, ""), numeric=False),
     )
-    return Table(columns, run.count, (run.run_id, len(flags)), selected)
+    return Table(columns, run.count, (run.key, len(flags)), selected)
 
 
 def candidates_table(rows: Sequence[CandidateRow], segments: Sequence[Segment], key: object) -> Table:
@@ -109,7 +109,7 @@ def growth_table(run: RunView, selected: int | None) -> Table:
         Column(tr("used, B"), run.column("used_bytes"), _count),
         Column(tr("allocated, B"), run.column("allocated_bytes"), _count),
     )
-    return Table(columns, run.count, run.run_id, selected)
+    return Table(columns, run.count, run.key, selected)
 
 
 def attention_table(matrix: HeatMatrix, labels: Sequence[str], query: int, origin: int = 0) -> Table:

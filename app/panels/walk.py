@@ -52,7 +52,7 @@ class WalkPanel(Panel):
         box.addWidget(self.stack, 1)
         box.addWidget(self.note)
         self._state: AppState | None = None
-        self._run_id: int | None = None
+        self._key: tuple[int, int] | None = None
         self._theme = ""
         self._asked: set[str] = set()
         self._problem: dict[str, tuple[WalkQuery, str]] = {}
@@ -77,7 +77,7 @@ class WalkPanel(Panel):
             for widget in (self.tree, self.empty, self.readout):
                 widget.set_palette(palette)
         run = state.run
-        if run is None or run.run_id != self._run_id:
+        if run is None or run.key != self._key:
             self._start_over(run)
         if run is not None:
             for slot, query in wanted(run, state).items():
@@ -104,7 +104,7 @@ class WalkPanel(Panel):
     # questions and answers
 
     def _start_over(self, run: RunView | None) -> None:
-        self._run_id = None if run is None else run.run_id
+        self._key = None if run is None else run.key
         self._answers.clear()
         self._problem.clear()
         self._taken = dict.fromkeys(self._taken, 0)
@@ -187,8 +187,10 @@ def wanted(run: RunView, state: AppState) -> dict[str, WalkQuery]:
     busy = state.worker in (WorkerState.DECODING, WorkerState.PREFILL)
     if not fed or index is None or (busy and state.selected is None):
         return {}
-    found = {FIRST_SLOT: WalkQuery(run.run_id, (0, min(run.prompt_tokens, FIRST_POSITIONS)))}
+    first, at = (0, min(run.prompt_tokens, FIRST_POSITIONS)), run.place
+    found = {FIRST_SLOT: WalkQuery(run.run_id, first, at.row, beam=at.beam, index=at.index)}
     later = max(run.prompt_tokens, select.query_position(run, index))  # step 0 is the first pass itself
     if later < fed:
-        found[LATER_SLOT] = WalkQuery(run.run_id, (later, later + 1))
+        one = later, later + 1
+        found[LATER_SLOT] = WalkQuery(run.run_id, one, at.row, beam=at.beam, index=at.index)
     return found

@@ -134,6 +134,22 @@ class MoveSelection:
 
 
 @dataclass(frozen=True, slots=True)
+class ShowRow:
+    """Every panel shows this row of the batch; with beams the best one of it."""
+
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShowBeam:
+    """Every panel shows the sequence that was this beam after step `index`, also if it died later."""
+
+    row: int
+    beam: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class SetFocus:
     """The layer and head that the attention views look at; all heads of the layer, where they are joined."""
 
@@ -328,6 +344,8 @@ Intent = (
     | TokenizeDraft
     | SelectStep
     | MoveSelection
+    | ShowRow
+    | ShowBeam
     | SetFocus
     | ToggleHead
     | JoinHeads

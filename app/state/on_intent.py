@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from app.state import history, notices, params, presets, select
+from app.state import history, notices, params, presets, select, shown
 from app.state import intents as i
 from app.state.state import AppState, AttentionFocus, Draft, Loading, Pace, Preview, Question, RunRequest
 from app.state.texts import tr
@@ -43,6 +43,8 @@ def on_intent(state: AppState, intent: i.Intent) -> AppState:
             return _select(state, index)
         case i.MoveSelection(delta):
             return _move(state, delta)
+        case i.ShowRow() | i.ShowBeam():
+            return shown.show(state, intent)
         case i.SetFocus(layer, head):
             return replace(state, focus=AttentionFocus(layer, head))
         case i.ToggleHead(layer, head):

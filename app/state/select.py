@@ -75,12 +75,12 @@ def query_position(run: RunView, index: int) -> int:
 def fed_positions(run: RunView) -> int:
     """Positions fed to the model so far, whose attention can be asked for."""
     if run.count:
-        return int(run.column("cache_length")[-1])
+        return int(run.column("cache_length")[-1]) - run.padding
     return run.prefill.done if run.prefill else 0
 
 
 def pieces(run: RunView) -> tuple[str, ...]:
-    """The text of every token of the sequence, prompt first. O(length): cache it by (run_id, count)."""
+    """The text of every token of the sequence, prompt first. O(length): cache it by (key, count)."""
     return run.prompt.pieces + tuple(s.piece for s in run.steps())
 
 

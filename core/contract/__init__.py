@@ -19,6 +19,7 @@ from core.contract.commands import (
     Tokenize,
     Withdraw,
 )
+from core.contract.detail import AssistedDetail, BeamDetail, Hypothesis, StepDetail
 from core.contract.errors import (
     ErrorReport,
     InternalError,
@@ -36,6 +37,7 @@ from core.contract.events import (
     CommandRefused,
     Event,
     FinishReason,
+    HypothesisEnded,
     LoadFailed,
     LoadProgress,
     ModelInfo,
@@ -71,15 +73,18 @@ from core.contract.looking import (
     WalkNode,
     WalkQuery,
 )
-from core.contract.params import MODES, PARAMETERS, GenerationParams, Parameter, validate
+from core.contract.parameter import Parameter
+from core.contract.params import MODES, PARAMETERS, GenerationParams, as_generation_config, validate
 from core.contract.preview import DtypeEstimate, ModelPreview
 from core.contract.snapshot import CacheReport, Candidates, StepId, StepSnapshot, StepTiming
 from core.contract.specs import ChatMessage, ModelSpec, Prompt, RunSpec
+from core.contract.together import check_together, in_mode, inactive_reason
 from core.contract.views import (
     AttentionAnswer,
     AttentionQuery,
     DistributionAnswer,
     DistributionQuery,
+    Place,
     ThumbnailAnswer,
     ThumbnailQuery,
     ViewAnswer,
@@ -91,10 +96,12 @@ __all__ = [
     "PARAMETERS",
     "Answered",
     "Ask",
+    "AssistedDetail",
     "AttentionAnswer",
     "AttentionQuery",
     "AttributionAnswer",
     "AttributionQuery",
+    "BeamDetail",
     "CacheReport",
     "CancelLoad",
     "Candidates",
@@ -112,6 +119,8 @@ __all__ = [
     "GenerationParams",
     "HeadsAnswer",
     "HeadsQuery",
+    "Hypothesis",
+    "HypothesisEnded",
     "InternalError",
     "LensAnswer",
     "LensQuery",
@@ -133,6 +142,7 @@ __all__ = [
     "ParameterError",
     "ParamsApplied",
     "PauseRun",
+    "Place",
     "PlanLine",
     "PrefillProgress",
     "PreviewModel",
@@ -149,6 +159,7 @@ __all__ = [
     "Shutdown",
     "StartRun",
     "StateChanged",
+    "StepDetail",
     "StepId",
     "StepSnapshot",
     "StepTiming",
@@ -169,5 +180,9 @@ __all__ = [
     "WalkQuery",
     "Withdraw",
     "WorkerState",
+    "as_generation_config",
+    "check_together",
+    "in_mode",
+    "inactive_reason",
     "validate",
 ]

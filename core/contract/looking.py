@@ -28,6 +28,8 @@ class RolloutQuery:
     rows: tuple[int, int | None]
     row: int = 0
     branch_id: int = 0
+    beam: int = 0
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class ColumnQuery:
     rows: tuple[int, int | None] = (0, None)
     row: int = 0
     branch_id: int = 0
+    beam: int = 0
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,8 @@ class HeadsQuery:
     rows: tuple[int, int | None] = (0, None)
     row: int = 0
     branch_id: int = 0
+    beam: int = 0
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +121,8 @@ class LensQuery:
     recompute: bool = False
     row: int = 0
     branch_id: int = 0
+    beam: int = 0
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +158,8 @@ class NormsQuery:
     contributions: bool = False
     row: int = 0
     branch_id: int = 0
+    beam: int = 0
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +187,8 @@ class AttributionQuery:
     token_id: int
     row: int = 0
     branch_id: int = 0
+    beam: int = 0
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +252,8 @@ class WalkQuery:
     positions: tuple[int, int]
     row: int = 0
     branch_id: int = 0
+    beam: int = 0
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,14 +34,15 @@ class LinearNorm:
 def derive_attribution(recording: Recording, query: AttributionQuery) -> Generator[None, None, AttributionAnswer]:
     """The parts of one logit. Raises `ViewUnavailableError` for a head or a norm that is not linear."""
     recording.require("distribution")
-    position, _ = recording.span(query.row, (query.position, query.position + 1))
+    strand = recording.strand(query)
+    position, _ = recording.span(strand, (query.position, query.position + 1))
     anatomy = recording.anatomy
     weight = getattr(anatomy.head, "weight", None)
     if not isinstance(weight, torch.Tensor) or weight.ndim != 2:
         raise ViewUnavailableError(f"The head of {recording.info.title} is no matrix, so its logits have no parts.")
     if not 0 <= query.token_id < len(weight):
         raise ViewUnavailableError(f"There is no logit of token {query.token_id}; ids end at {len(weight) - 1}.")
-    found = contributions(recording, query.row, position)
+    found = contributions(recording, strand, position)
     yield
     stream = found.residuals
     dtype = next(iter(anatomy.head.parameters())).dtype

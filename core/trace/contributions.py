@@ -12,7 +12,7 @@ from torch import nn
 
 from core.models.block import BlockParts, find_parts
 from core.trace.reading import feed_again, residuals
-from core.trace.recording import Recording
+from core.trace.recording import Recording, Strand
 
 
 @dataclass(frozen=True)
@@ -31,28 +31,27 @@ class Contributions:
 
 @dataclass
 class _Seen:
-    """Module → what its hook saw of the row, (E,) float32."""
+    """Module → what its hook saw of the last position of the last pass, (E,) float32."""
 
-    row: int
     made: dict[nn.Module, torch.Tensor] = field(default_factory=dict)
     given: dict[nn.Module, torch.Tensor] = field(default_factory=dict)
 
     def after(self, module: nn.Module, args: Any, output: Any) -> None:
         first = output[0] if isinstance(output, tuple) else output
-        self.made[module] = first[self.row, -1].float()
+        self.made[module] = first[0, -1].float()
 
     def before(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        self.given[module] = args[0][self.row, -1].float().flatten()
+        self.given[module] = args[0][0, -1].float().flatten()
 
 
-def contributions(recording: Recording, row: int, position: int) -> Contributions:
-    """Feed `position` once more on a fork of the cache. The hooks are gone when this returns or raises."""
+def contributions(recording: Recording, strand: Strand, position: int) -> Contributions:
+    """Feed `position` of a strand once more. The hooks are gone when this returns or raises."""
     parts = tuple(map(find_parts, recording.anatomy.layers))
-    seen = _Seen(row)
+    seen = _Seen()
     with _hooked(parts, seen.after, seen.before):
-        trace = feed_again(recording, row, position, position + 1)
+        trace, again = feed_again(recording, strand, position, position + 1)
     layers = recording.info.layers
-    stream = [residuals(recording, trace, row, n, position, position + 1)[0] for n in range(layers + 1)]
+    stream = [residuals(trace, again, n, position, position + 1)[0] for n in range(layers + 1)]
     return Contributions(
         parts,
         torch.stack(stream).float(),

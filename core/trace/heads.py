@@ -18,20 +18,22 @@ def derive_column(recording: Recording, query: ColumnQuery) -> Generator[None, N
     """The weights that later queries give one key. Raises `ViewUnavailableError`."""
     recording.require("attention")
     layer, heads = recording.layer(query.layer), checked_heads(recording, query.heads, query.reduce)
-    start, stop = recording.span(query.row, query.rows)
-    if not 0 <= query.key < stop:
-        raise ViewUnavailableError(f"Position {query.key} is not among the {stop} that were fed to the model.")
+    strand = recording.strand(query)
+    start, stop = recording.span(strand, query.rows)
+    fed = recording.positions(strand)
+    if not 0 <= query.key < fed:
+        raise ViewUnavailableError(f"Position {query.key} is not among the {fed} that were fed to the model.")
     count = recording.info.heads if heads is None else len(heads)
-    parts = []
-    before = min(max(query.key - start, 0), stop - start)
-    for begin, end in row_slices(start + before, stop, count):
-        column = weights(recording, query.row, layer, begin, end, heads)[:, :, query.key]  # (H', n)
-        if query.reduce is not None:
-            column = column.mean(0, keepdim=True) if query.reduce == "mean" else column.amax(0, keepdim=True)
-        parts.append(column.cpu().numpy())
-        yield
+    before = min(max(query.key - start, 0), stop - start)  # queries before the key cannot see it
+    parts = [np.zeros((1 if query.reduce is not None else count, before), np.float32)]
+    if start + before < stop:
+        for begin, end in row_slices(start + before, stop, count):
+            column = weights(recording, strand, layer, begin, end, heads)[:, :, query.key]  # (H', n)
+            if query.reduce is not None:
+                column = column.mean(0, keepdim=True) if query.reduce == "mean" else column.amax(0, keepdim=True)
+            parts.append(column.cpu().numpy())
+            yield
     joined = np.concatenate(parts, axis=1)
-    joined = np.pad(joined, ((0, 0), (before, 0)))  # queries before the key cannot see it
     joined.flags.writeable = False
     return ColumnAnswer(query, joined, (start, stop))
 
@@ -39,14 +41,15 @@ def derive_column(recording: Recording, query: ColumnQuery) -> Generator[None, N
 def derive_heads(recording: Recording, query: HeadsQuery) -> Generator[None, None, HeadsAnswer]:
     """Entropy, weight on the first and the previous position, induction score. Raises `ViewUnavailableError`."""
     recording.require("attention")
-    start, stop = recording.span(query.row, query.rows)
-    targets = induction_targets(recording.tokens(query.row)[:stop])
+    strand = recording.strand(query)
+    start, stop = recording.span(strand, query.rows)
+    targets = induction_targets(strand.token_ids[:stop])
     heads = recording.info.heads
     sums = np.zeros((4, len(query.layers), heads))
     for index, layer in enumerate(query.layers):
         recording.layer(layer)
         for begin, end in row_slices(start, stop, heads):
-            found = weights(recording, query.row, layer, begin, end, None)  # (H, n, end)
+            found = weights(recording, strand, layer, begin, end, None)  # (H, n, end)
             sums[:, index] += _sums(found, begin, targets[begin:end]).cpu().numpy()
             yield
     later = stop - max(start, 1)  # queries that have a token before them

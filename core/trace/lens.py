@@ -16,7 +16,7 @@ from core.contract.looking import LensAnswer, LensQuery
 from core.contract.snapshot import IntArray
 from core.trace.reading import feed_again, residuals
 from core.trace.record import Trace
-from core.trace.recording import Recording
+from core.trace.recording import Recording, Strand
 
 SLICE_LOGITS = 1 << 19  # computed between two looks at the clock: some milliseconds
 
@@ -26,14 +26,15 @@ Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tenso
 def derive_lens(recording: Recording, query: LensQuery) -> Generator[None, None, LensAnswer]:
     """One position after the other, a few layers at a time. Raises `ViewUnavailableError`."""
     recording.require("distribution")
-    start, stop = recording.span(query.row, query.positions)
-    trace = _trace_for(recording, query, start, stop)
+    strand = recording.strand(query)
+    start, stop = recording.span(strand, query.positions)
+    trace, strand = _trace_for(recording, query, strand, start, stop)
     layers = recording.info.layers
     at_once = max(1, SLICE_LOGITS // recording.info.vocab_size)
     columns: list[list[Rows]] = []
     for position in range(start, stop):
         stack = torch.stack(
-            [residuals(recording, trace, query.row, n, position, position + 1)[0] for n in range(layers + 1)]
+            [residuals(trace, strand, n, position, position + 1)[0] for n in range(layers + 1)]
         )  # (L + 1, E)
         final = torch.log_softmax(recording.anatomy.read_out(stack[-1]), dim=-1)  # (V,)
         parts = []
@@ -58,16 +59,16 @@ def commit_depth(top_ids: IntArray) -> IntArray:
     return np.asarray(same.shape[1] - staying.sum(axis=1), np.int64)
 
 
-def _trace_for(recording: Recording, query: LensQuery, start: int, stop: int) -> Trace:
+def _trace_for(recording: Recording, query: LensQuery, strand: Strand, start: int, stop: int) -> tuple[Trace, Strand]:
     """The run's records, or where they were dropped and the user wants it, those of the same positions fed again."""
     trace = recording.recorded()
     try:
-        residuals(recording, trace, query.row, 0, start, stop)
+        residuals(trace, strand, 0, start, stop)
     except ViewUnavailableError as problem:
         if query.recompute and problem.can_recompute:
-            return feed_again(recording, query.row, start, stop)
+            return feed_again(recording, strand, start, stop)
         raise
-    return trace
+    return trace, strand
 
 
 def _read(recording: Recording, stack: torch.Tensor, final: torch.Tensor, top: int) -> Rows:

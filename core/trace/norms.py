@@ -16,18 +16,17 @@ from core.trace.recording import Recording
 
 def derive_norms(recording: Recording, query: NormsQuery) -> Generator[None, None, NormsAnswer]:
     """From the records alone, or with the position fed once more. Raises `ViewUnavailableError`."""
-    position, _ = recording.span(query.row, (query.position, query.position + 1))
+    strand = recording.strand(query)
+    position, _ = recording.span(strand, (query.position, query.position + 1))
     attention = mlp = None
     if query.contributions:
-        found = contributions(recording, query.row, position)
+        found = contributions(recording, strand, position)
         stream = found.residuals
         attention, mlp = _norms(found.attention), _norms(found.mlp)
     else:
         trace = recording.recorded()
         rows = range(recording.info.layers + 1)
-        stream = torch.stack(
-            [residuals(recording, trace, query.row, n, position, position + 1)[0] for n in rows]
-        ).float()
+        stream = torch.stack([residuals(trace, strand, n, position, position + 1)[0] for n in rows]).float()
     yield
     update = (stream[1:] - stream[:-1]).norm(dim=-1)
     cosine = cosine_similarity(stream[1:], stream[:-1], dim=-1)

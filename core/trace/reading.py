@@ -8,26 +8,26 @@ import torch
 
 from core.trace.attention import attention_weights
 from core.trace.record import Trace
-from core.trace.recording import Recording
+from core.trace.recording import Recording, Strand
 
 SLICE_ELEMENTS = 1 << 20  # weights computed between two looks at the clock: a few milliseconds
 
 
-def residuals(recording: Recording, trace: Trace, row: int, layer: int, start: int, stop: int) -> torch.Tensor:
-    """(stop - start, E) of a row's positions entering `layer`. Raises `ViewUnavailableError` for dropped records."""
-    padding = recording.padding[row]
-    return trace.residuals(layer, padding + start, padding + stop)[row]
+def residuals(trace: Trace, strand: Strand, layer: int, start: int, stop: int) -> torch.Tensor:
+    """(stop - start, E) of a strand's positions entering `layer`. Raises `ViewUnavailableError` for dropped records."""
+    return trace.residuals(layer, strand.padding + start, strand.padding + stop, strand.path)
 
 
-def weights(recording: Recording, row: int, layer: int, start: int, stop: int, heads: list[int] | None) -> torch.Tensor:
-    """(H, stop - start, stop) float32 of a row's query positions."""
-    return attention_weights(recording, recording.recorded(), layer, row, start, stop, heads)
+def weights(
+    recording: Recording, strand: Strand, layer: int, start: int, stop: int, heads: list[int] | None
+) -> torch.Tensor:
+    """(H, stop - start, stop) float32 of a strand's query positions."""
+    return attention_weights(recording, recording.recorded(), layer, strand, start, stop, heads)
 
 
-def feed_again(recording: Recording, row: int, start: int, stop: int) -> Trace:
-    """Feed a row's positions once more, on a fork of the cache; returns the records of that pass."""
-    padding = recording.padding[row]
-    return recording.recompute(padding + start, padding + stop)
+def feed_again(recording: Recording, strand: Strand, start: int, stop: int) -> tuple[Trace, Strand]:
+    """Feed a strand's positions once more; returns the records of that pass, and the strand in them."""
+    return recording.recompute(strand, start, stop)
 
 
 def row_slices(start: int, stop: int, heads: int) -> Generator[tuple[int, int], None, None]:

@@ -21,14 +21,15 @@ MOST_ELEMENTS = 1 << 24  # R × T of one answer
 def derive_rollout(recording: Recording, query: RolloutQuery) -> Generator[None, None, RolloutAnswer]:
     """The rows asked for, from the last layer down, so that nothing of T × T is held. Raises `ViewUnavailableError`."""
     recording.require("attention")
-    start, stop = recording.span(query.row, query.rows)
+    strand = recording.strand(query)
+    start, stop = recording.span(strand, query.rows)
     if (stop - start) * stop > MOST_ELEMENTS:
         raise ViewUnavailableError(f"Rollout of {stop - start} rows over {stop} positions is too large; ask for fewer.")
     flow: torch.Tensor | None = None  # (R, stop): what each query takes from the positions below the layers done
     for layer in reversed(range(recording.info.layers)):
         passed: torch.Tensor | None = None
         for begin, end in row_slices(0 if flow is not None else start, stop, recording.info.heads):
-            mean = weights(recording, query.row, layer, begin, end, None).mean(0)  # (n, end)
+            mean = weights(recording, strand, layer, begin, end, None).mean(0)  # (n, end)
             if passed is None:
                 flow = torch.eye(stop, device=mean.device)[start:] if flow is None else flow
                 passed = 0.5 * flow

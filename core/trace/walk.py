@@ -32,16 +32,16 @@ MOST_POSITIONS = 256
 
 def derive_walk(recording: Recording, query: WalkQuery) -> Generator[None, None, WalkAnswer]:
     """The pass, in one slice: a forward pass cannot be interrupted for long. Raises `ViewUnavailableError`."""
-    start, stop = recording.span(query.row, query.positions)
+    strand = recording.strand(query)
+    start, stop = recording.span(strand, query.positions)
     stop = min(stop, start + MOST_POSITIONS)
-    watch = Walk(recording.anatomy.model)
+    watch = Walk(recording.anatomy.model, start)
     with watch.hooked():
-        feed_again(recording, query.row, start, stop)
+        _, again = feed_again(recording, strand, start, stop)
     yield
     if not watch.fed:
         raise ViewUnavailableError(f"{recording.info.title} showed no forward pass; its code runs in its own way.")
-    padding = recording.padding[query.row]
-    past = max(0, watch.past - padding)
+    past = watch.past - again.padding
     return WalkAnswer(query, (start, start + watch.fed), past, tuple(watch.nodes), watch.total_ms, watch.named)
 
 
@@ -57,9 +57,10 @@ class _Open:
 
 @dataclass
 class Walk:
-    """Hooks on every module of `model`, for its first pass inside `hooked()`."""
+    """Hooks on every module of `model`, for its first pass inside `hooked()` with so many positions in the cache."""
 
     model: PreTrainedModel
+    least_past: int = 0
     nodes: list[WalkNode] = field(default_factory=list)
     past: int = 0
     fed: int = 0
@@ -70,6 +71,7 @@ class Walk:
     _open: list[_Open] = field(default_factory=list)
     _looked_s: float = 0.0
     _done: bool = False
+    _skipping: bool = False
     _embedded: bool = False
     _fused: torch.Tensor | None = None  # what a projection to q, k and v at once made
     _watched: set[nn.Module] = field(default_factory=set)
@@ -100,6 +102,8 @@ class Walk:
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._done:
             return
+        if self._skips(module, args, kwargs):
+            return
         begun = perf_counter()
         arguments = by_name(module, args, kwargs)
         given = facts((), arguments)
@@ -120,8 +124,15 @@ class Walk:
         self._looked_s += perf_counter() - begun
         self._open.append(_Open(len(self.nodes) - 1, perf_counter(), self._looked_s, held))
 
+    def _skips(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether this belongs to a pass that only fills the cache for the one that is meant."""
+        if module is self.model:
+            cache = _cache_of(args, kwargs)
+            self._skipping = self.least_past > (0 if cache is None else _held(cache, None))
+        return self._skipping
+
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if self._done or not self._open:
+        if self._done or self._skipping or not self._open:
             return
         begun = perf_counter()
         opened = self._open.pop()
@@ -146,7 +157,7 @@ class Walk:
         output: torch.Tensor,
     ) -> None:
         """A call of the attention function: what happens inside it, as stages."""
-        if self._done or not self.named:
+        if self._done or self._skipping or not self.named:
             return
         begun = perf_counter()
         self._watched.add(module)

@@ -66,6 +66,8 @@ def test_a_column_is_the_column_of_the_matrix(ours: Ours, loaded: LoadedModel) -
         some = ours.session.answer(ColumnQuery(1, layer, key, (2, 0), rows=(3, 12)))
         if key < 12:
             np.testing.assert_allclose(some.weights, expected[[2, 0], 3:12, key], atol=1e-5)
+        else:
+            assert not some.weights.any()
         high = ours.session.answer(ColumnQuery(1, layer, key, reduce="max"))
         np.testing.assert_allclose(high.weights[0], expected[:, :, key].amax(0), atol=1e-5)
 

@@ -114,12 +114,13 @@ def test_only_as_many_positions_as_were_fed_at_once(loaded: LoadedModel) -> None
     assert walk(ours, (0, PROMPT)).positions == (0, 4)
 
 
-def test_batch_rows_show_the_batch_and_its_mask(loaded: LoadedModel) -> None:
-    ours = run(loaded, [prompt_of(loaded, 3), prompt_of(loaded, 7)], {"max_new_tokens": 3})
-    answer = walk(ours, (4, 5), row=1)
-    (mask,) = titled(answer, "attention mask")
-    assert mask.made[0].shape[-1] == 5
-    assert titled(answer, "split heads")[0].made[0].shape[0] == 2
+def test_a_row_of_a_batch_is_walked_alone_after_its_own_past(loaded: LoadedModel) -> None:
+    ours = run(loaded, [prompt_of(loaded, 3), prompt_of(loaded, 7)], {"max_new_tokens": 3}, prefill_chunk=2)
+    for row, start in ((0, 3), (1, 7)):
+        answer = walk(ours, (start, start + 1), row=row)
+        assert (answer.positions, answer.past) == ((start, start + 1), start)
+        assert titled(answer, "split heads")[0].made[0].shape == (1, loaded.info.heads, 1, loaded.info.head_dim)
+        assert titled(answer, "cache append")[0].note == f"{start} → {start + 1} positions"
 
 
 def test_a_window_shows_in_the_mask(random_qwen2_sliding: LoadedModel) -> None:

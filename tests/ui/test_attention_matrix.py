@@ -8,15 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.panels.attention_questions import LARGEST_ANSWER, focus_query, snapped, thumbnail_query
+from app.state.run import RunView
 from app.state.state import AttentionFocus
 from app.theme.colormaps import sequential
 from app.widgets.heat_geometry import END_PX, FEW_CELLS, LABEL_CELL_PX, extent, fit, tick_step
 from app.widgets.heat_matrix import HeatMatrix, HeatPixels, levels, max_pool, packed, pool_factor
 from app.widgets.thumbnails import grid, wanted_width
+from tests.ui import synthetic
 from tests.ui.synthetic import attention_weights
 
 BACKGROUND = (1, 2, 3)
 LUT = packed(sequential(), BACKGROUND)
+
+
+def run_view() -> RunView:
+    """A run of a model with nine heads."""
+    run = synthetic.state(1, synthetic.model()).run
+    assert run is not None
+    return run
 
 
 def causal(weights: np.ndarray) -> np.ndarray:
@@ -122,17 +131,17 @@ def test_ticks_are_round_and_apart() -> None:
 
 def test_only_missing_rows_are_asked_for_and_long_prompts_come_pooled() -> None:
     focus = AttentionFocus(3, 4)
-    assert focus_query(1, focus, 10, 10) is None
-    query = focus_query(1, focus, 10, 13)
+    assert focus_query(run_view(), focus, 10, 10) is None
+    query = focus_query(run_view(), focus, 10, 13)
     assert query is not None
     assert (query.rows, query.heads, query.reduce, query.layer) == ((10, None), (4,), None, 3)
-    first = focus_query(1, AttentionFocus(0, "max"), 0, 8000)
+    first = focus_query(run_view(), AttentionFocus(0, "max"), 0, 8000)
     assert first is not None
     assert (first.heads, first.reduce, first.rows, first.pool) == (None, "max", (0, 8000), (500, 500))
-    several = focus_query(1, AttentionFocus(0, "mean", (1, 3)), 0, 8000)
+    several = focus_query(run_view(), AttentionFocus(0, "mean", (1, 3)), 0, 8000)
     assert several is not None
     assert (several.heads, several.reduce) == ((1, 3), "mean")
-    more = focus_query(1, focus, 4000, 8000)
+    more = focus_query(run_view(), focus, 4000, 8000)
     assert more is not None
     assert more.pool is None
     assert more.rows[1] is not None
@@ -141,13 +150,13 @@ def test_only_missing_rows_are_asked_for_and_long_prompts_come_pooled() -> None:
 
 def test_a_range_asks_for_its_own_rows_and_begins_where_cells_do() -> None:
     focus = AttentionFocus(3, 4)
-    part = focus_query(1, focus, 5, 300, span=(100, 200))
+    part = focus_query(run_view(), focus, 5, 300, span=(100, 200))
     assert part is not None
     assert part.rows == (105, 200)
-    assert focus_query(1, focus, 100, 300, span=(100, 200)) is None
+    assert focus_query(run_view(), focus, 100, 300, span=(100, 200)) is None
     assert snapped(1001, None, 5000) == (1000, None)
     assert snapped(7, 90, 5000) == (7, 90)
-    long = focus_query(1, focus, 0, 5000, span=snapped(1001, None, 5000))
+    long = focus_query(run_view(), focus, 0, 5000, span=snapped(1001, None, 5000))
     assert long is not None
     assert (long.rows, long.pool) == ((1000, 5000), (500, 625))
 
@@ -168,10 +177,10 @@ def test_a_pooled_map_grows_like_one_that_came_row_by_row(rows: int, more: int) 
 
 
 def test_thumbnails_are_asked_for_visible_layers_that_are_out_of_date() -> None:
-    query = thumbnail_query(1, range(2, 6), {2: 40, 3: 50, 5: 50}, 50, 9)
+    query = thumbnail_query(run_view(), range(2, 6), {2: 40, 3: 50, 5: 50}, 50)
     assert query is not None
     assert query.layers == (2, 4)
-    assert thumbnail_query(1, range(2, 4), {2: 50, 3: 50}, 50, 9) is None
+    assert thumbnail_query(run_view(), range(2, 4), {2: 50, 3: 50}, 50) is None
 
 
 def test_thumbnails_are_sixteen_pixels_where_they_fit() -> None:
@@ -185,9 +194,9 @@ def test_thumbnails_are_sixteen_pixels_where_they_fit() -> None:
 
 
 def test_a_long_context_takes_its_thumbnails_in_several_questions_the_oldest_first() -> None:
-    first = thumbnail_query(1, range(13), {0: 600, 1: 600}, 646, 9)
+    first = thumbnail_query(run_view(), range(13), {0: 600, 1: 600}, 646)
     assert first is not None
     assert first.layers == (2,)
-    later = thumbnail_query(1, range(3), {0: 640, 1: 600, 2: 646}, 646, 9)
+    later = thumbnail_query(run_view(), range(3), {0: 640, 1: 600, 2: 646}, 646)
     assert later is not None
     assert later.layers == (1,)
