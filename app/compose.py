@@ -13,6 +13,7 @@ from app.panels.output import OutputPanel
 from app.panels.panel import Dispatch, Panel
 from app.panels.parameters import ParametersPanel
 from app.panels.prompt import PromptPanel
+from app.panels.rows import RowsPanel
 from app.panels.timeline import TimelinePanel
 from app.panels.walk import WalkPanel
 from app.settings import Settings
@@ -38,6 +39,7 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
         LensPanel(dispatch),
         WalkPanel(dispatch),
         CachePanel(dispatch),
+        RowsPanel(dispatch),
         ErrorsPanel(dispatch),
     )
 

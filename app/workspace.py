@@ -35,6 +35,7 @@ LAYOUTS: Mapping[LayoutName, tuple[Column, ...]] = {
     "everything": (_LEFT, _CENTRE, Column(31, (("candidates", 28), ("attention", 42), ("cache", 30)))),
 }
 TABBED = ("lens", "walk")  # closed at first; opened, they share the place of the largest view of the model
+BELOW_OUTPUT = ("errors", "rows", "beams")  # cards that are opened in the middle column
 
 
 class Workspace(QMainWindow):
@@ -85,7 +86,7 @@ class Workspace(QMainWindow):
             if name in TABBED and name not in shown:
                 self.tabifyDockWidget(self.cards[self._home_of_tabs(columns)], card)
             elif name not in shown:  # kept at the end of the last column, in case it is wanted
-                home = columns[min(1, len(columns) - 1)] if name == "errors" else columns[-1]
+                home = columns[min(1, len(columns) - 1)] if name in BELOW_OUTPUT else columns[-1]
                 self.splitDockWidget(self.cards[home.cards[-1][0]], card, Qt.Orientation.Vertical)
             card.setVisible(name in shown)
         self._columns = columns

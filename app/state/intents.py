@@ -63,7 +63,7 @@ class SetSeed:
 
 @dataclass(frozen=True, slots=True)
 class SelectTab:
-    """Text or chat."""
+    """Text, chat or batch."""
 
     tab: Tab
 
@@ -71,6 +71,13 @@ class SelectTab:
 @dataclass(frozen=True, slots=True)
 class EditText:
     """The text of the Text tab."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class EditBatch:
+    """The lines of the Batch tab."""
 
     text: str
 
@@ -335,6 +342,7 @@ Intent = (
     | SetSeed
     | SelectTab
     | EditText
+    | EditBatch
     | EditSystem
     | EditMessage
     | EditTurn

@@ -157,7 +157,7 @@ def _model_ready(state: AppState, info: ModelInfo) -> AppState:
         draft = replace(draft, text=samples.TEXT, message=samples.MESSAGE if info.has_chat_template else "")
     draft = replace(
         draft,
-        tab=draft.tab if info.has_chat_template else "text",
+        tab="text" if draft.tab == "chat" and not info.has_chat_template else draft.tab,
         generation=draft.generation + 1,
         tokenized=None,
         token_error=None,
