@@ -11,6 +11,7 @@ import queue
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,6 +22,7 @@ from core.contract.commands import (
     LoadModel,
     PauseRun,
     PreviewModel,
+    PreviewPlan,
     ResumeRun,
     SetParams,
     Shutdown,
@@ -36,6 +38,7 @@ from core.contract.events import (
     LoadFailed,
     ModelPreviewed,
     ModelReady,
+    Planned,
     PromptRow,
     StateChanged,
     Tokenized,
@@ -103,6 +106,7 @@ class Worker:
         self.credit_s = 0.0
         self.meter = Meter()
         self.hooks = ExitStack()  # the running session's hooks
+        self.plan_wanted: PreviewPlan | None = None  # waits while tokens are produced
 
     def enter(self, state: WorkerState) -> None:
         """Report a change of state."""
@@ -124,6 +128,8 @@ class Worker:
             try:
                 if self._advancing:
                     self._advance()
+                elif self.plan_wanted is not None:
+                    self._plan()
                 elif self.desk:
                     self._derive_slice()
             except (KeyboardInterrupt, SystemExit):
@@ -149,7 +155,7 @@ class Worker:
     def _take_commands(self) -> list[Command | _Fetched]:
         """All that wait; sleeps only when there is nothing to do. Superseded drafts are dropped."""
         commands: list[Command | _Fetched] = []
-        if not self._advancing and not self.desk:
+        if not self._advancing and not self.desk and self.plan_wanted is None:
             commands.append(self.inbox.get())
         while True:
             try:
@@ -157,7 +163,7 @@ class Worker:
             except queue.Empty:
                 break
         latest: dict[type, Command | _Fetched] = {type(c): c for c in commands}
-        return [c for c in commands if not isinstance(c, Tokenize | PreviewModel) or c is latest[type(c)]]
+        return [c for c in commands if not isinstance(c, Tokenize | PreviewModel | PreviewPlan) or c is latest[type(c)]]
 
     def _guarded(self, command: Command | _Fetched) -> None:
         try:
@@ -194,6 +200,8 @@ class Worker:
             case _Fetched(asked, conclude):
                 if asked is self.latest.get(type(asked)):
                     conclude()
+            case PreviewPlan():
+                self._plan_soon(command)
             case Ask():
                 self.desk.ask(command)
             case Withdraw():
@@ -332,6 +340,47 @@ class Worker:
         else:
             answer = Tokenized(command.generation, row)
         self.mailbox.put_latest("tokenized", answer)
+
+    def _plan_soon(self, command: PreviewPlan) -> None:
+        """In the next pause; where a prompt is encoded in another process, once that is done."""
+        from core.decode.prepare import tokenize
+
+        loaded = self.loaded
+        if loaded is None or not loaded.text.confined:
+            self.plan_wanted = command
+            return
+
+        def encode(recalled: Cancelled) -> None:  # the results are kept for the session
+            rows = [_outcome(partial(tokenize, loaded, prompt, recalled)) for prompt in command.spec.prompts]
+            refused = next((row for row in rows if isinstance(row, ErrorReport)), None)
+            self.inbox.put(_Fetched(command, lambda: self._plan_now(command, refused)))
+
+        self.latest[PreviewPlan] = command
+        self.errands.send("plan", encode)
+
+    def _plan_now(self, command: PreviewPlan, refused: ErrorReport | None) -> None:
+        if refused is None:
+            self.plan_wanted = command
+        else:
+            self.mailbox.put_latest("plan", Planned(command.generation, None, refused))
+
+    def _plan(self) -> None:
+        """What a run would do, read off a session that is not run."""
+        from core.decode.session import Session
+
+        wanted, self.plan_wanted = self.plan_wanted, None
+        if wanted is None or self.loaded is None:
+            return
+        try:
+            assistant = self._assistant(wanted.spec.assistant)
+            session = Session(self.loaded, wanted.spec, before=self.session, assistant=assistant)
+            answer = Planned(wanted.generation, session.started.plan)
+            session.close()
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as problem:
+            answer = Planned(wanted.generation, None, error_report(problem))
+        self.mailbox.put_latest("plan", answer)
 
     # -- the run
 

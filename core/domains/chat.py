@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from core.contract.errors import PromptCancelledError, PromptError
 from core.contract.specs import ChatMessage
-from core.domains.confined import Confined
+from core.domains.confined import Confined, Kept
 from core.domains.sandbox import Limits, SandboxError
 
 if TYPE_CHECKING:
@@ -26,17 +26,23 @@ class SandboxedTemplate:
     def __init__(self, template: str, special_tokens: Mapping[str, str | list[str]]) -> None:
         self._template, self._special_tokens = template, dict(special_tokens)
         self._child = Confined("core.domains.render_chat")
+        self._kept: Kept[tuple[ChatMessage, ...], str] = Kept()
 
     def render(self, messages: Sequence[ChatMessage], cancelled: Callable[[], bool] = lambda: False) -> str:
         """The prompt text, ready for the assistant's turn. Raises `PromptError`, `PromptCancelledError`."""
+        known = self._kept.get(tuple(messages))
+        if known is not None:
+            return known
         turns = [{"role": m.role, "content": m.content} for m in messages]
         request = {"template": self._template, "messages": turns, "special_tokens": self._special_tokens}
         try:
-            return str(self._child.ask(request, LIMITS, cancelled)["text"])
+            text = str(self._child.ask(request, LIMITS, cancelled)["text"])
         except SandboxError as error:
             if error.failure == "cancelled":
                 raise PromptCancelledError("It was stopped before the chat was rendered.") from error
             raise PromptError(_sentence(error), detail=error.detail) from error
+        self._kept.put(tuple(messages), text)
+        return text
 
 
 def sandboxed_template(tokenizer: PreTrainedTokenizerBase) -> SandboxedTemplate | None:

@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Generic, TypeVar
 
 from core.domains.sandbox import Limits, Sandbox, SandboxError
 
 _POLL_S = 0.02
 
+_MOST_KEPT = 16  # answers
+
 Request = tuple[Mapping[str, object], Limits]
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Kept(Generic[K, V]):
+    """The last few answers, for any thread."""
+
+    def __init__(self) -> None:
+        self._answers: dict[K, V] = {}
+        self._turn = threading.Lock()
+
+    def get(self, key: K) -> V | None:
+        """An answer that is known."""
+        with self._turn:
+            return self._answers.get(key)
+
+    def put(self, key: K, answer: V) -> None:
+        """Keep one more, forget the oldest."""
+        with self._turn:
+            self._answers[key] = answer
+            if len(self._answers) > _MOST_KEPT:
+                del self._answers[next(iter(self._answers))]
 
 
 class Confined:

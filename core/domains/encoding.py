@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.contract.errors import PromptCancelledError, PromptError
-from core.domains.confined import Confined, Request
+from core.domains.confined import Confined, Kept, Request
 from core.domains.sandbox import Limits, SandboxError
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ _MEMORY_BYTES = 1024 * _MIB
 class SandboxedEncoder:
     """Encodes in a child process, started with the first text and ended with this object. For any thread.
 
-    A text takes 0.2 ms more than in this process, the first one a quarter of a second. The last result is kept: a run
-    usually begins with the draft that was encoded while it was typed.
+    A text takes 0.2 ms more than in this process, the first one a quarter of a second. The last results are kept: a
+    plan or a run begins with the drafts that were encoded while they were typed.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -36,19 +36,19 @@ class SandboxedEncoder:
             weakref.finalize(self, shutil.rmtree, self._copy, ignore_errors=True)
             shutil.copytree(folder, self._copy, dirs_exist_ok=True)
         self._child = Confined("core.domains.encode_text", self._first)
-        self._last: tuple[str, bool, tuple[int, ...]] | None = None
+        self._kept: Kept[tuple[str, bool], list[int]] = Kept()
 
     def encode(self, text: str, special: bool, cancelled: Callable[[], bool]) -> list[int]:
         """Token ids. Raises `PromptError`, or `PromptCancelledError` when `cancelled` says so."""
-        last = self._last
-        if last is not None and last[:2] == (text, special):
-            return list(last[2])
+        known = self._kept.get((text, special))
+        if known is not None:
+            return list(known)
         limits = encode_limits(len(text))
         try:
             ids = self._child.ask({"text": text, "special": special}, limits, cancelled)["ids"]
         except SandboxError as error:
             raise _refusal(error, limits) from error
-        self._last = (text, special, tuple(ids))
+        self._kept.put((text, special), ids)
         return list(ids)
 
     def _first(self) -> Request:

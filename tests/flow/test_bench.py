@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from core import bench, cli
+from core.bench_pipeline import STAGES
 from core.models.loaded import LoadedModel
 from tests.leaks import assert_no_hooks
 from tests.parity.reference import twin
@@ -44,6 +45,15 @@ def test_the_report_is_plain_data_and_a_table(report: dict[str, Any]) -> None:
     lines = [line.split() for line in table.splitlines()]
     assert ["flow_ms", "append", "scroll"] in lines
     assert ["10,000", "tokens", "0.25", "12.3"] in lines
+    assert "logits of tiny-gpt2 in" in table
+
+
+def test_every_stage_of_the_pipeline_is_measured(report: dict[str, Any]) -> None:
+    cost = report["pipeline"]["tiny-gpt2"]
+    assert set(cost["stages"]) == set(STAGES)
+    assert all(stage["ms"] > 0 for stage in cost["stages"].values())
+    assert {"calls", "full_sorts"} <= set(cost["stages"]["top_p"])
+    assert all(ms > 0 for ms in cost["waterfall_ms"].values())
 
 
 def test_the_model_is_left_as_it_was(random_gpt2: LoadedModel) -> None:
@@ -73,14 +83,3 @@ def test_the_command_prints_one_json_object(
     assert cli.main(["bench", "--json", "--model", "tiny-gpt2"]) == 0
     assert calls == [(["tiny-gpt2", "smollm2"], True, window), (["tiny-gpt2"], False, None)]
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [{"decode": [], "nothing": None}] * 2
-
-
-def test_the_window_measures_long_texts(monkeypatch: pytest.MonkeyPatch, qapp: object) -> None:
-    from app import window_bench
-
-    monkeypatch.setattr(window_bench, "LENGTHS", (50, 100))
-    monkeypatch.setattr(window_bench, "REPEATS", 1)
-    measured = window_bench.long_text()["flow_ms"]
-    assert list(measured) == ["50 tokens", "100 tokens"]
-    assert set(measured["50 tokens"]) == {"append", "paint", "scroll", "select", "recolour", "resize"}
-    assert all(ms > 0 for row in measured.values() for ms in row.values())

@@ -18,11 +18,14 @@ from core.contract import (
     ModelLoadError,
     ModelReady,
     ModelSpec,
+    Planned,
     PreviewModel,
+    PreviewPlan,
     Prompt,
     PromptCancelledError,
     PromptError,
     RunFinished,
+    RunSpec,
     StepSnapshot,
     Tokenize,
     Tokenized,
@@ -163,6 +166,15 @@ def test_the_worker_runs_on_while_a_draft_hangs(tmp_path: Path) -> None:
         done = driver.run((Prompt(ids=(1, 2, 3)),), max_new_tokens=20)
         assert done.new_tokens == 20
         assert not [e for e in driver.events if isinstance(e, Tokenized) and e.generation == 2]
+        driver.submit(PreviewPlan(1, RunSpec((Prompt(text=HANGING),))))
+        begun = time.monotonic()
+        assert driver.run((Prompt(ids=(1, 2, 3)),)).new_tokens == 6
+        assert time.monotonic() - begun < 1.5
+        planned = driver.until_event(Planned, since=0)
+        assert planned.plan is None
+        assert "took longer than" in planned.error.message
+        driver.submit(PreviewPlan(2, RunSpec((Prompt(text="quick"),))))
+        driver.until(lambda: any(isinstance(e, Planned) and e.plan is not None for e in driver.events))
         driver.submit(Tokenize(3, Prompt(text=HANGING + "r")), Tokenize(4, Prompt(text="quick brown")))
         driver.until(lambda: any(isinstance(e, Tokenized) and e.generation == 4 for e in driver.events))
         told = [e for e in driver.events if isinstance(e, Tokenized)]
