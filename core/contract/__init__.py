@@ -19,7 +19,15 @@ from core.contract.commands import (
     Tokenize,
     Withdraw,
 )
-from core.contract.detail import AssistedDetail, BeamDetail, Hypothesis, StepDetail
+from core.contract.detail import (
+    AssistedDetail,
+    BeamDetail,
+    ContrastiveDetail,
+    DolaDetail,
+    GuidanceDetail,
+    Hypothesis,
+    StepDetail,
+)
 from core.contract.errors import (
     ErrorReport,
     InternalError,
@@ -88,13 +96,16 @@ __all__ = [
     "ChatMessage",
     "Command",
     "CommandRefused",
+    "ContrastiveDetail",
     "DistributionAnswer",
     "DistributionQuery",
+    "DolaDetail",
     "DtypeEstimate",
     "ErrorReport",
     "Event",
     "FinishReason",
     "GenerationParams",
+    "GuidanceDetail",
     "Hypothesis",
     "HypothesisEnded",
     "InternalError",

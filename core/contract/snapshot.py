@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.contract.detail import StepDetail
+from core.contract.detail import GuidanceDetail, StepDetail
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -84,9 +84,11 @@ class StepSnapshot:
     logprob, final_logprob: natural logarithms before and after the pipeline.
     rank: of the chosen token before the pipeline, 0 = likeliest.
     u: the draw in [0, 1); None where nothing was drawn from the counter source.
-    trace_bytes: what the trace holds in addition to the cache.
+    cache: of the sequences themselves. second_cache: of a second stream beside them (the negative prompt of
+        classifier-free guidance), not contained in `cache`.
+    trace_bytes: what the traces hold in addition to the caches.
     finish_reason: set on the last token of its row (`stop`, `length`, `length_limit`, …).
-    detail: what the mode adds: beams, candidates tried, drafts.
+    detail: what the mode adds: beams, candidates tried, drafts. guidance: what guidance adds to any mode.
     """
 
     id: StepId
@@ -106,6 +108,8 @@ class StepSnapshot:
     trace_bytes: int
     finish_reason: str | None = None
     detail: StepDetail | None = None
+    guidance: GuidanceDetail | None = None
+    second_cache: CacheReport | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The object `tokenglass generate --json` prints for this token."""

@@ -37,15 +37,20 @@ class Stage:
 
 
 def build_pipeline(
-    params: GenerationParams, prompt_slots: int, padding: Sequence[int], device: torch.device
+    params: GenerationParams,
+    prompt_slots: int,
+    padding: Sequence[int],
+    device: torch.device,
+    opening: Sequence[Stage] = (),
 ) -> tuple[Stage, ...]:
     """The stages that `params` ask for, in the order of `generate()`.
 
     prompt_slots: slots of the padded prompt, which `min_new_tokens` does not count.
     padding: slots of padding in front of each row. They are no tokens of the row: every row is treated as
     `generate()` treats it alone, where `generate()` itself lets a row's padding be penalised.
+    opening: stages that others make, which come first: of the mode, then guidance.
     """
-    stages: list[Stage] = []
+    stages: list[Stage] = list(opening)
 
     def add(name: str, fn: StageFn) -> None:
         stages.append(Stage(name, {name: getattr(params, name)}, fn))

@@ -28,8 +28,9 @@ from core.contract.together import check_together
 from core.contract.views import Place, ViewAnswer, ViewQuery
 from core.decode import engine, prepare
 from core.decode.forward import Forward, ForwardCancelled
+from core.decode.guidance import Guidance
 from core.decode.kv import cache_length, fork_cache, layer_keys, new_cache, take_rows
-from core.decode.modes import PLAIN, Mode, make_mode
+from core.decode.modes import PLAIN, Mode, Past, make_mode
 from core.decode.pipeline import Stage, build_pipeline, run_pipeline
 from core.decode.rows import Clock, PastLane, Row
 from core.decode.stopping import RowStop
@@ -64,7 +65,7 @@ class Session:
         self.params = prepare.resolve_params(loaded.info, spec)
         self.assistant = assistant
         self.mode: Mode = make_mode(self.params, spec, loaded, assistant, cancelled)
-        copies = self.params.num_return_sequences if self.mode.name in PLAIN else 1
+        copies = self.params.num_return_sequences if self.mode.copies else 1
         prompts = prepare.prompt_rows(loaded, spec.prompts, copies)
         slots = prepare.pad_left(prompts, engine.pad_id(loaded, self.params), loaded.device)
         self.rows = [_new_row(loaded, index, p, int(slots.padding[index])) for index, p in enumerate(prompts)]
@@ -87,6 +88,7 @@ class Session:
         self.over = False
         self.clock = Clock()
         self.error: TokenglassError | None = None
+        self.guidance: Guidance | None = None  # once it has acted
         self.stages: tuple[Stage, ...]
         self._configure(self.params)
         self.mode.begin(self)
@@ -117,17 +119,38 @@ class Session:
         return reused
 
     def _configure(self, params: GenerationParams) -> None:
-        """Pipeline and mode for these parameters; nothing has changed if one of them cannot be built."""
-        stages = build_pipeline(params, self.prompt_slots, self.padding, self.loaded.device)
-        name = params.infer_mode(self.assistant is not None)
-        if self.mode.name != name:
+        """Pipeline, mode and guidance for these parameters; nothing has changed if one of them cannot be built."""
+        mode, guidance, name = self.mode, self.guidance, params.infer_mode(self.assistant is not None)
+        if mode.name != name:
             if not {self.mode.name, name} <= set(PLAIN):
                 raise ParameterError(
                     f"The mode cannot change from {self.mode.name} to {name} while a run is in progress; "
                     "it acts at the next run."
                 )
-            self.mode = make_mode(params, self.spec, self.loaded)
-        self.params, self.stages = params, stages
+            mode = make_mode(params, self.spec, self.loaded)
+        if guidance is None and params.guidance_scale != 1:
+            guidance = Guidance(self)
+        opening = self._opening(mode, guidance, params)
+        stages = build_pipeline(params, self.prompt_slots, self.padding, self.loaded.device, opening)
+        self.params, self.stages, self.mode, self.guidance = params, stages, mode, guidance
+        if guidance is not None:
+            most = self.loaded.info.max_positions
+            for lane in self.lanes:
+                lane.stop.max_positions = guidance.room(lane, most) if params.guidance_scale != 1 else most
+
+    def _opening(
+        self, mode: Mode, guidance: Guidance | None, params: GenerationParams, past: Past | None = None
+    ) -> tuple[Stage, ...]:
+        """The stages in front of the pipeline, for the step in progress or one of the past."""
+        own = mode.opening(self, params, past)
+        if guidance is None or params.guidance_scale == 1:
+            return own
+        return (*own, guidance.stage(self, params, past))
+
+    @property
+    def guiding(self) -> Guidance | None:
+        """The negative prompt's stream, where it acts on the next token."""
+        return None if self.params.guidance_scale == 1 else self.guidance
 
     # -- lanes
 
@@ -155,6 +178,8 @@ class Session:
             self.ids = self.ids[rows]
             if self.pending_logits is not None:
                 self.pending_logits = self.pending_logits[rows]
+            if self.guidance is not None:
+                self.guidance.regroup(sources, lanes)
         self.lanes = lanes
         self.forward.place_rows(self.padding)
         self._configure(self.params)
@@ -228,7 +253,18 @@ class Session:
         changed = tuple(n for n in PARAMETERS if getattr(before, n) != getattr(self.params, n))
         return ParamsApplied(self.run_id, epoch, self.new_tokens, self.params, changed)
 
+    def take_record_s(self) -> float:
+        """Seconds spent recording since the last call."""
+        traces = (self.trace, None if self.guidance is None else self.guidance.trace)
+        return sum(trace.take_record_s() for trace in traces if trace is not None)
+
     # -- results
+
+    @property
+    def trace_bytes(self) -> int:
+        """What the records hold in addition to the caches."""
+        traces = (self.trace, None if self.guidance is None else self.guidance.trace)
+        return sum(trace.nbytes for trace in traces if trace is not None)
 
     @property
     def new_tokens(self) -> int:
@@ -298,7 +334,9 @@ class Session:
             for lane in self.past[place.index]:
                 if (lane.row, lane.beam) == (place.row, place.beam):
                     return lane.strand()
-        rows = self.lanes if self.mode.moves_lanes and not self.over else self.rows
+        rows = self.rows
+        if self.mode.moves_lanes and not self.over:
+            rows = [*self.lanes, *(row for row in self.rows if row.finish_reason is not None)]
         for row in rows:
             if (row.index, row.beam) == (place.row, place.beam):
                 return row.strand()
@@ -322,7 +360,10 @@ class Session:
     def _final_scores(self, strand: Strand, position: int, logits: torch.Tensor) -> torch.Tensor:
         """The pipeline under the current parameters on the logits (V,) that followed `position`."""
         prompt = self.prompt_slots - strand.padding
-        stages = build_pipeline(self.params, prompt, [0], self.loaded.device)
+        opening = self._opening(self.mode, self.guidance, self.params, Past(strand, position))
+        if self.params.guidance_scale != 1 and self.guidance is None:  # set after the last token
+            raise ViewUnavailableError("This run was not guided; run again with guidance_scale other than 1.")
+        stages = build_pipeline(self.params, prompt, [0], self.loaded.device, opening)
         ids = torch.tensor([strand.token_ids[: position + 1]], device=logits.device)
         scores = torch.log_softmax(logits, dim=-1) if self.mode.on_logprobs else logits
         return run_pipeline(stages, ids, scores[None])[0]
@@ -330,7 +371,7 @@ class Session:
     def close(self) -> None:
         """Give cache and records back."""
         self.cache = new_cache(len(self.forward.anatomy.layers))
-        self.trace = None
+        self.trace = self.guidance = None
 
 
 def _new_row(loaded: LoadedModel, index: int, prompt: PromptRow, padding: int) -> Row:
