@@ -42,9 +42,10 @@ class _Guided:
 
 
 def guide(scores: torch.Tensor, negative: torch.Tensor, scale: float) -> _Guided:
-    """Logits after the prompt and after the negative prompt, both (B, V)."""
+    """Logits after the prompt and after the negative prompt, both (B, V). A token that was ruled out stays so."""
     conditional, unconditional = torch.log_softmax(scores, dim=-1), torch.log_softmax(negative, dim=-1)
-    return _Guided(conditional, unconditional, scale * (conditional - unconditional) + unconditional)
+    guided = scale * (conditional - unconditional) + unconditional
+    return _Guided(conditional, unconditional, guided.masked_fill(conditional.isneginf(), -torch.inf))
 
 
 class Guidance:
