@@ -54,7 +54,9 @@ def _ours() -> dict[int, Ours]:
 def ours(loaded: LoadedModel, _ours: dict[int, Ours]) -> Ours:
     key = id(loaded)
     if key not in _ours:
-        _ours[key] = run(loaded, [prompt_of(loaded, 9)], CONTRASTIVE, prefill_chunk=4, top_logprobs=loaded.info.vocab_size)
+        _ours[key] = run(
+            loaded, [prompt_of(loaded, 9)], CONTRASTIVE, prefill_chunk=4, top_logprobs=loaded.info.vocab_size
+        )
     return _ours[key]
 
 
@@ -216,4 +218,4 @@ def test_bf16_runs(random_llama: LoadedModel) -> None:
     loaded.module.to(torch.bfloat16)
     found = run(loaded, [prompt_of(loaded, 9), prompt_of(loaded, 5)], CONTRASTIVE)
     assert [len(ids) for ids in found.sequences] == [19, 15]
-    assert all(-1.01 <= step.detail.penalty.min() and step.detail.penalty.max() <= 1.01 for step in found.steps)
+    assert all(step.detail.penalty.min() >= -1.01 and step.detail.penalty.max() <= 1.01 for step in found.steps)
