@@ -12,6 +12,7 @@ from app.panels.output import OutputPanel
 from app.panels.panel import Dispatch, Panel
 from app.panels.parameters import ParametersPanel
 from app.panels.prompt import PromptPanel
+from app.panels.rows import RowsPanel
 from app.panels.timeline import TimelinePanel
 from app.settings import Settings
 from app.state.state import ModelChoice
@@ -34,6 +35,7 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
         CandidatesPanel(dispatch),
         AttentionPanel(dispatch),
         CachePanel(dispatch),
+        RowsPanel(dispatch),
         ErrorsPanel(dispatch),
     )
 
