@@ -23,6 +23,7 @@ from core.contract import (
     HypothesisEnded,
     ModelInfo,
     ModelSpec,
+    ParameterError,
     PrefillProgress,
     Prompt,
     PromptError,
@@ -66,6 +67,7 @@ def run(
     trace: bool = True,
     prefill_chunk: int = 256,
     assistant_model: ModelName | None = None,
+    negative_prompt: str | Sequence[int] | None = None,
     device: str = "auto",
     dtype: str = "auto",
 ) -> RunResult:
@@ -77,13 +79,15 @@ def run(
         of ids or of chats, run as one batch.
     params: `GenerationConfig` keywords, such as `{"max_new_tokens": 40, "temperature": 0.8}`; the rest comes
         from the model's generation config, then from the defaults.
-    mode: `greedy_search` or `sample`; None infers it from do_sample, as `generate()` does.
+    mode: of `GenerationMode`, such as `contrastive_search`; None infers it from the parameters, as `generate()` does.
     seed: of the draws; the same seed gives the same tokens.
     draw_source: `counter` (a function of seed, row and position) or `torch` (what `generate()` draws).
     top_logprobs: candidates in each snapshot, 0 for none.
     trace: record what `attention` and `distribution` of the result are derived from.
     prefill_chunk: positions of the prompt fed at once.
     assistant_model: a smaller model with the same vocabulary that drafts tokens (assisted generation).
+    negative_prompt: text or token ids that classifier-free guidance (`guidance_scale`) steers away from; with a
+        scale and no negative prompt it is the last token of each prompt, as in `generate()`.
     device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. dtype: `auto`, `bf16` or `fp32`.
 
     Raises `ModelLoadError`, `PromptError`, `ParameterError`, or what ended the run, all of them `TokenglassError`
@@ -93,7 +97,7 @@ def run(
     assistant = None if assistant_model is None else ModelSpec(_resolved(assistant_model), device, dtype)
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
-        assistant=assistant,
+        assistant=assistant, negative_prompt=to_negative(negative_prompt),
     )  # fmt: skip
     session = open_session(load_model(model, device, dtype), spec)
     steps = [event for event in events(session) if isinstance(event, StepSnapshot)]
@@ -114,6 +118,7 @@ def stream(
     trace: bool = False,
     prefill_chunk: int = 256,
     assistant_model: ModelName | None = None,
+    negative_prompt: str | Sequence[int] | None = None,
     device: str = "auto",
     dtype: str = "auto",
 ) -> Generator[StepSnapshot, None, None]:
@@ -126,7 +131,7 @@ def stream(
     assistant = None if assistant_model is None else ModelSpec(_resolved(assistant_model), device, dtype)
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
-        assistant=assistant,
+        assistant=assistant, negative_prompt=to_negative(negative_prompt),
     )  # fmt: skip
     return _steps(open_session(load_model(model, device, dtype), spec))
 
@@ -194,6 +199,13 @@ def to_prompts(prompt: Text | None, prompt_ids: Ids | None, messages: Messages |
     return tuple(Prompt(messages=tuple(map(_message, chat))) for chat in batch)
 
 
+def to_negative(prompt: str | Sequence[int] | None) -> Prompt | None:
+    """A negative prompt from text or token ids. Raises `PromptError`."""
+    if prompt is None or isinstance(prompt, str):
+        return None if prompt is None else Prompt(text=prompt)
+    return Prompt(ids=_integers(_plain(prompt)))
+
+
 def _plain(values: Any) -> Iterable[Any]:
     """Lists out of numpy arrays and tensors."""
     plain: Iterable[Any] = values.tolist() if hasattr(values, "tolist") else values
@@ -223,7 +235,10 @@ def open_session(loaded: LoadedModel, spec: RunSpec, cancelled: Callable[[], boo
     asked = spec.assistant
     assistant = None if asked is None else load_model(asked.name, asked.device, asked.dtype)
     with _lock:
-        return Session(loaded, spec, run_id=next(_numbers), cancelled=cancelled, assistant=assistant)
+        session = Session(loaded, spec, run_id=next(_numbers), cancelled=cancelled, assistant=assistant)
+    if spec.negative_prompt is not None and session.params.guidance_scale == 1:
+        raise ParameterError("A negative prompt has no effect while guidance_scale is 1; set it, to 1.5 for example.")
+    return session
 
 
 def events(session: Session) -> Generator[PrefillProgress | StepSnapshot | HypothesisEnded, None, None]:

@@ -76,12 +76,15 @@ def _parser() -> argparse.ArgumentParser:
     prompt.add_argument("--prompt", metavar="TEXT")
     prompt.add_argument("--prompt-ids", type=_ids, metavar="1,2,3", help="the prompt as token ids")
     generate.add_argument("--chat", action="store_true", help="send the prompt through the model's chat template")
-    generate.add_argument("--mode", metavar="MODE", help="greedy_search or sample; default: as generate() infers it")
+    generate.add_argument("--mode", metavar="MODE", help="such as contrastive_search; default: as generate() infers it")
     generate.add_argument(
         "--set", dest="params", action="extend", nargs="+", default=[], metavar="KEY=VALUE",
         help="generation parameters by their GenerationConfig names, such as temperature=0.8",
     )  # fmt: skip
     generate.add_argument("--assistant-model", metavar="NAME|FOLDER", help="a smaller model that drafts tokens")
+    generate.add_argument(
+        "--negative-prompt", metavar="TEXT", help="what guidance steers away from; goes with --set guidance_scale=1.5"
+    )
     generate.add_argument("--seed", type=int, default=0)
     generate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     generate.add_argument("--dtype", default="auto", help="auto, bf16 or fp32")
@@ -161,6 +164,7 @@ def _generate(options: argparse.Namespace) -> int:
         trace=False,
         top_logprobs=50 if options.json else 0,
         assistant=None if helper is None else ModelSpec(helper, options.device, options.dtype),
+        negative_prompt=api.to_negative(options.negative_prompt),
     )
     with _interruptible() as interrupted:
         loaded = api.load_model(options.model, options.device, options.dtype, _Control(interrupted))

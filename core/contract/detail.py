@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,3 +114,10 @@ class Hypothesis:
     token_ids: tuple[int, ...]  # generated ones
     text: str
     kept: bool = True
+
+
+def detail_as_json(detail: StepDetail | GuidanceDetail) -> dict[str, Any]:
+    """Its fields as JSON can hold them, and its `kind`: `beam`, `assisted`, `contrastive`, …"""
+    values = {field.name: getattr(detail, field.name) for field in fields(detail)}
+    plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
+    return {"kind": type(detail).__name__.removesuffix("Detail").lower(), **plain}
