@@ -64,6 +64,7 @@ def decode_step(run: Session) -> StepEvents:
 
         # 3. Choice: the mode takes one token a lane.
         choice = run.mode.choose(run, processed, place)
+        processed = choice.processed or processed
         tried_s = run.forward.spent_s - before_s  # some modes try their candidates on the model
         forward_s += tried_s
         pipeline_s = perf_counter() - at_pipeline - tried_s
@@ -85,7 +86,7 @@ def decode_step(run: Session) -> StepEvents:
 
         # 5. Append: the tokens become part of their sequences, and may be their end.
         if choice.parents is not None:
-            run.regroup(choice.parents, [run.lanes[parent].fork() for parent in choice.parents])
+            run.regroup(choice.parents, choice.lanes or [run.lanes[parent].fork() for parent in choice.parents])
         events += _append(run, choice, seen, timing, report)
         if choice.over or all(lane.finish_reason is not None for lane in run.lanes):
             break

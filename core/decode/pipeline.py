@@ -64,16 +64,18 @@ def build_pipeline(
         return tuple(stages)
     if params.temperature != 1.0:
         add("temperature", TemperatureLogitsWarper(params.temperature))
+    # Beams must be able to go on when the likeliest tokens are ends.
+    least = max(2, len(params.eos_token_id) + 1) if params.num_beams > 1 else 1
     top_k_ran = params.top_k > 0
     if top_k_ran:
-        add("top_k", TopKLogitsWarper(params.top_k))
+        add("top_k", TopKLogitsWarper(params.top_k, min_tokens_to_keep=least))
     if params.top_p < 1.0:
-        top_p = TopPLogitsWarper(params.top_p)
+        top_p = TopPLogitsWarper(params.top_p, min_tokens_to_keep=least)
         add("top_p", _on_survivors(top_p) if top_k_ran else top_p)
     if params.min_p > 0.0:
-        add("min_p", MinPLogitsWarper(params.min_p))
+        add("min_p", MinPLogitsWarper(params.min_p, min_tokens_to_keep=least))
     if params.typical_p < 1.0:
-        typical = TypicalLogitsWarper(params.typical_p)
+        typical = TypicalLogitsWarper(params.typical_p, min_tokens_to_keep=least)
         add("typical_p", _on_survivors(typical) if top_k_ran else typical)
     return tuple(stages)
 

@@ -7,6 +7,7 @@ over kept tokens by descending probability, ties by id.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 import numpy as np
@@ -22,6 +23,7 @@ class Purpose(IntEnum):
     TOKEN = 0
     DRAFT = 1
     ACCEPT = 2
+    BEAM = 3
 
 
 def uniform(seed: int, row: int, position: int, purpose: Purpose = Purpose.TOKEN, k: int = 0, reroll: int = 0) -> float:
@@ -49,3 +51,42 @@ def _pick(ids: NDArray[np.int64], probabilities: NDArray[np.float64], u: float) 
     cumulative = np.cumsum(probabilities[order])
     place = int(np.searchsorted(cumulative, u, side="right"))
     return int(ids[order[min(place, len(order) - 1)]])
+
+
+def draw_without_replacement(scores: torch.Tensor, draws: Sequence[float]) -> list[int]:
+    """The places that `draws` fall on, one after the other, each from the distribution of those not taken before.
+
+    scores: (N,), -inf for what cannot be taken. The distribution of the result is that of `torch.multinomial` without
+    replacement: successive sampling (Plackett and Luce). Where nothing of any weight is left, the first place is taken.
+    """
+    probabilities = torch.softmax(scores.double(), dim=-1)  # (N,)
+    head = torch.topk(probabilities, min(HEAD + len(draws), probabilities.shape[0])).values
+    ids = torch.nonzero(probabilities >= head[-1]).squeeze(-1)  # ties are complete
+    taken = _successive(ids.cpu().numpy(), probabilities[ids].cpu().numpy(), draws, 1.0)
+    if taken is None:
+        everything = np.arange(probabilities.shape[0])
+        taken = _successive(everything, probabilities.cpu().numpy(), draws, None)
+        assert taken is not None
+    return taken
+
+
+def _successive(
+    ids: NDArray[np.int64], probabilities: NDArray[np.float64], draws: Sequence[float], total: float | None
+) -> list[int] | None:
+    """The places, or None where a draw falls on what is not among `ids`, whose probabilities need not reach `total`."""
+    order = np.lexsort((ids, -probabilities))
+    left, mass = probabilities[order], 0.0
+    free = np.ones(len(order), dtype=bool)
+    taken: list[int] = []
+    for u in draws:
+        cumulative = np.cumsum(np.where(free, left, 0.0))
+        whole = float(cumulative[-1]) if total is None else total - mass
+        if total is not None and not u * whole < cumulative[-1]:
+            return None
+        place = int(np.searchsorted(cumulative, u * whole, side="right"))
+        if place >= len(order) or not free[place]:
+            place = int(np.flatnonzero(free)[0])
+        free[place] = False
+        mass += float(left[place])
+        taken.append(int(ids[order[place]]))
+    return taken

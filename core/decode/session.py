@@ -155,9 +155,10 @@ class Session:
             self.ids = self.ids[rows]
             if self.pending_logits is not None:
                 self.pending_logits = self.pending_logits[rows]
-        self.lanes = lanes
-        self.forward.place_rows(self.padding)
-        self._configure(self.params)
+        before, self.lanes = self.padding, lanes
+        if self.padding != before:  # pipeline and masks are built for these rows
+            self.forward.place_rows(self.padding)
+            self._configure(self.params)
 
     def feed_newest(self) -> torch.Tensor:
         """The logits (B, V) that follow each lane's newest token, which is fed unless it was."""
@@ -298,10 +299,14 @@ class Session:
             for lane in self.past[place.index]:
                 if (lane.row, lane.beam) == (place.row, place.beam):
                     return lane.strand()
-        rows = self.lanes if self.mode.moves_lanes and not self.over else self.rows
+        rows = self.lanes if self.mode.moves_lanes else self.rows
         for row in rows:
             if (row.index, row.beam) == (place.row, place.beam):
                 return row.strand()
+        for lanes in reversed(self.past if place.index is None else ()):  # it has left the batch
+            for lane in lanes:
+                if (lane.row, lane.beam) == (place.row, place.beam):
+                    return lane.strand()
         what = f"no beam {place.beam} in row {place.row}" if place.beam else f"no row {place.row}"
         raise ViewUnavailableError(f"There is {what}; the run has {len({row.index for row in self.rows})}.")
 

@@ -26,19 +26,22 @@ if TYPE_CHECKING:
 class Choice:
     """One token a lane.
 
-    parents: the lane that each new lane continues; None: its own, every lane goes on.
+    parents: the lane that each new lane continues; None: its own, every lane goes on. lanes: the sequences of the new
+    lanes, their past already in them; None: forks of the parents.
     draws: the number in [0, 1) that chose a token, where one did.
     ended: hypotheses that this step completed.
     over: no later position that was fed may be decided (a drafted token was refused).
+    processed: the scores as they were chosen from, where the mode changed them.
     """
 
     token_ids: Sequence[int]
     draws: Sequence[float | None]
     parents: Sequence[int] | None = None
-    scores: Sequence[float] | None = None
+    lanes: list[Row] | None = None
     details: Sequence[StepDetail | None] | None = None
     ended: tuple[Hypothesis, ...] = ()
     over: bool = False
+    processed: Processed | None = None
 
 
 class Mode:
