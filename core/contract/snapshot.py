@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -108,8 +108,9 @@ class StepSnapshot:
     detail: StepDetail | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The object `tokenglass generate --json` prints for this token."""
+        """The object `tokenglass generate --json` prints for this token, with what the mode adds."""
         top = self.top
+        detail = {} if self.detail is None else asdict(self.detail)
         finals = [None if np.isneginf(f) else float(f) for f in top.final_logprob]
         return {
             "row": self.id.row,
@@ -131,4 +132,5 @@ class StepSnapshot:
             "kv_used_bytes": (self.cache.key_used_bytes + self.cache.value_used_bytes).tolist(),
             "kv_allocated_bytes": (self.cache.key_allocated_bytes + self.cache.value_allocated_bytes).tolist(),
             "step_ms": self.timing.step_ms,
+            **detail,
         }
