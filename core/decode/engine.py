@@ -59,7 +59,7 @@ def decode_step(run: Session) -> StepEvents:
         # 2. Pipeline: raw logits become the final scores, stage by stage.
         at_pipeline, before_s = perf_counter(), run.forward.spent_s
         scores = torch.log_softmax(raw, dim=-1) if run.mode.on_logprobs else raw
-        processed = process(scores, run.ids, run.stages, run.spec.top_logprobs)
+        processed = process(scores, run.ids, run.stages, run.spec.top_logprobs, run.mode.on_logprobs)
         _check_survivors(processed, run)
 
         # 3. Choice: the mode takes one token a lane.
@@ -108,7 +108,7 @@ def _append(
     if run.mode.moves_lanes:
         run.past.append([PastLane.of(lane, report.length) for lane in run.lanes])
     trace_bytes = 0 if run.trace is None else run.trace.nbytes
-    domain, events = run.loaded.text, []
+    domain, events = run.loaded.text, list[StepSnapshot]()
     for k, (lane, token_id, numbers) in enumerate(zip(run.lanes, choice.token_ids, seen, strict=True)):
         events.append(
             StepSnapshot(
@@ -140,6 +140,7 @@ def _append(
                 detail=None if choice.details is None else choice.details[k],
             )
         )
+    events.sort(key=lambda step: (step.id.row, step.id.beam))
     return [*events, *(HypothesisEnded(run.run_id, index, hypothesis) for hypothesis in choice.ended)]
 
 

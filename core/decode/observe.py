@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -25,10 +25,27 @@ class Processed:
     top_ids: torch.Tensor  # (B, K) by raw logit, descending
     killed_by: torch.Tensor  # (B, K) int8
     stages: tuple[Stage, ...]
+    normalised: bool = False  # `raw` are log-probabilities
+    measured: dict[int, _Measured] = field(default_factory=dict)  # by row, which several beams may continue
 
 
-def process(raw: torch.Tensor, ids: torch.Tensor, stages: tuple[Stage, ...], top: int) -> Processed:
-    """Run the pipeline on raw logits (B, V), noting which stage kills which of the `top` likeliest tokens."""
+@dataclass(frozen=True)
+class _Measured:
+    """What is the same whichever token of a row was chosen: log-probabilities (V,), entropies in bits (1,)."""
+
+    logprobs: torch.Tensor
+    finals: torch.Tensor
+    entropy: torch.Tensor
+    final_entropy: torch.Tensor
+
+
+def process(
+    raw: torch.Tensor, ids: torch.Tensor, stages: tuple[Stage, ...], top: int, normalised: bool = False
+) -> Processed:
+    """Run the pipeline on raw logits (B, V), noting which stage kills which of the `top` likeliest tokens.
+
+    normalised: they are log-probabilities.
+    """
     top_ids = torch.topk(raw, min(top, raw.shape[-1]), dim=-1).indices
     killed_by = torch.full_like(top_ids, -1, dtype=torch.int8)
     scores = raw
@@ -36,7 +53,7 @@ def process(raw: torch.Tensor, ids: torch.Tensor, stages: tuple[Stage, ...], top
         scores = stage.fn(ids, scores)
         dead = torch.gather(scores, 1, top_ids).isneginf() & (killed_by < 0)
         killed_by[dead] = index
-    return Processed(raw, scores, top_ids, killed_by, stages)
+    return Processed(raw, scores, top_ids, killed_by, stages, normalised)
 
 
 @dataclass(frozen=True)
@@ -57,14 +74,11 @@ def observe(processed: Processed, row: int, token_id: int, piece: Callable[[int]
     Few and small operations: after a forward pass each one finds the processor's caches cold.
     """
     raw = processed.raw[row]  # (V,)
-    unchanged = processed.final is processed.raw
-    logprobs = torch.log_softmax(raw, dim=-1)
-    entropy = _entropy_bits(logprobs)
-    finals = logprobs if unchanged else torch.log_softmax(processed.final[row], dim=-1)
-    final_entropy = entropy if unchanged else _entropy_bits(finals)
+    measured = processed.measured.get(row) or _measure(processed, row)
+    processed.measured[row] = measured
     ids, killed_by = _with_chosen(processed, row, token_id)  # (K,)
     # One copy to the host for everything.
-    gathered = [raw[ids], logprobs[ids], finals[ids], entropy[None], final_entropy[None]]
+    gathered = [raw[ids], measured.logprobs[ids], measured.finals[ids], measured.entropy, measured.final_entropy]
     packed = torch.cat(gathered).cpu().numpy()
     columns = packed[:-2].reshape(3, -1)
     host_ids = ids.cpu().numpy()
@@ -80,6 +94,15 @@ def observe(processed: Processed, row: int, token_id: int, piece: Callable[[int]
             host_ids[shown], columns[1, shown], columns[2, shown], killed_by[shown], processed.stages, piece
         ),
     )
+
+
+def _measure(processed: Processed, row: int) -> _Measured:
+    raw = processed.raw[row]
+    unchanged = processed.final is processed.raw
+    logprobs = raw if processed.normalised else torch.log_softmax(raw, dim=-1)
+    entropy = _entropy_bits(logprobs)[None]
+    finals = logprobs if unchanged else torch.log_softmax(processed.final[row], dim=-1)
+    return _Measured(logprobs, finals, entropy, entropy if unchanged else _entropy_bits(finals)[None])
 
 
 def _entropy_bits(logprobs: torch.Tensor) -> torch.Tensor:

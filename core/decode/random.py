@@ -59,13 +59,13 @@ def draw_without_replacement(scores: torch.Tensor, draws: Sequence[float]) -> li
     scores: (N,), -inf for what cannot be taken. The distribution of the result is that of `torch.multinomial` without
     replacement: successive sampling (Plackett and Luce). Where nothing of any weight is left, the first place is taken.
     """
-    probabilities = torch.softmax(scores.double(), dim=-1)  # (N,)
-    head = torch.topk(probabilities, min(HEAD + len(draws), probabilities.shape[0])).values
-    ids = torch.nonzero(probabilities >= head[-1]).squeeze(-1)  # ties are complete
-    taken = _successive(ids.cpu().numpy(), probabilities[ids].cpu().numpy(), draws, 1.0)
+    whole = torch.logsumexp(scores.double(), dim=-1)
+    least = torch.topk(scores, min(HEAD + len(draws), scores.shape[0])).values[-1]
+    ids = torch.nonzero(scores >= least).squeeze(-1)  # ties are complete
+    taken = _successive(ids.cpu().numpy(), torch.exp(scores[ids].double() - whole).cpu().numpy(), draws, 1.0)
     if taken is None:
-        everything = np.arange(probabilities.shape[0])
-        taken = _successive(everything, probabilities.cpu().numpy(), draws, None)
+        everything = torch.exp(scores.double() - whole).cpu().numpy()
+        taken = _successive(np.arange(len(everything)), everything, draws, None)
         assert taken is not None
     return taken
 

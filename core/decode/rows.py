@@ -72,8 +72,11 @@ class Row:
 
     def reason_to_end(self, token_id: int, params: GenerationParams) -> FinishReason | None:
         """Why the sequence would end if it went on with this token; None if it would not."""
-        text = self.stream.fork().push(token_id) if params.stop_strings else ""
-        return copy.copy(self.stop).check(token_id, text, len(self.token_ids) + 1, params)
+        length = len(self.token_ids) + 1
+        if not params.stop_strings:
+            return self.stop.check(token_id, "", length, params)
+        # Only the text tells, and what watches it remembers it.
+        return copy.copy(self.stop).check(token_id, self.stream.fork().push(token_id), length, params)
 
     def end(self, reason: FinishReason) -> str:
         """No more tokens; returns the text that was held back."""

@@ -29,18 +29,19 @@ class BeamSearch(Beams):
         """How each search goes on."""
         final = processed.final
         vocabulary = final.shape[-1]
-        running = final.new_tensor([lane.score for lane in run.lanes])
-        scores = (final + running[:, None]).view(len(searches), -1)  # (R, num_beams · V)
+        lanes = [lane for search in searches for lane in search.lanes[0]]
+        running = final.new_tensor([run.lanes[lane].score for lane in lanes])
+        ordered = final if lanes == sorted(lanes) else final[lanes]
+        scores = (ordered + running[:, None]).view(len(searches), -1)  # (R, num_beams · V)
         # So many that enough go on where the likeliest ones are ends.
         count = min(max(2, 1 + len(run.params.eos_token_id)) * self.width, scores.shape[1])
         places, draws = self.take(run, scores, count, searches)
         values: list[list[float]] = torch.gather(scores, 1, places).tolist()
         followed: list[Candidate] = []
         for row, search in enumerate(searches):
-            first = search.lanes[0][0]
             candidates = []
             for place, value, u in zip(places[row].tolist(), values[row], draws[row], strict=True):
-                lane, token_id = first + place // vocabulary, place % vocabulary
+                lane, token_id = search.lanes[0][place // vocabulary], place % vocabulary
                 reason = run.lanes[lane].reason_to_end(token_id, run.params)
                 candidates.append(Candidate(lane, token_id, value, reason, u=u))
             followed += self._go_on(run, search, candidates)

@@ -51,7 +51,7 @@ class Search:
     """The search for one prompt.
 
     pools: its hypotheses, group by group. improvable: whether running beams could still beat them, so far.
-    lanes: where its beams are in the batch at this step, group by group.
+    lanes: where its beams are in the batch at this step, group by group, in the order of the beams.
     """
 
     prompt: Row
@@ -99,7 +99,7 @@ class Beams(Mode):
         self._ended = []
         open_searches = self._place_lanes(run)
         processed, followed = self.follow(run, processed, open_searches)
-        followed.sort(key=lambda c: (run.lanes[c.lane].index, c.beam))
+        followed = _in_place(run, followed)
         details = [self._detail(run, c) for c in followed]
         self.followed = followed
         return Choice(
@@ -119,7 +119,7 @@ class Beams(Mode):
     def _place_lanes(self, run: Session) -> list[Search]:
         for search in self.searches:
             search.lanes = [[] for _ in range(self.groups)]
-        for number, lane in enumerate(run.lanes):
+        for number, lane in sorted(enumerate(run.lanes), key=lambda item: item[1].beam):
             self.searches[lane.index].lanes[lane.beam // self.size].append(number)
         return [search for search in self.searches if any(search.lanes)]
 
@@ -197,6 +197,23 @@ class Beams(Mode):
                 row.ended_at, row.fed = len(row.token_ids) - 1, cache_length(run.cache)
                 row.score = length_score(_score(lane), len(row.token_ids), run.params.length_penalty)
                 search.pools[lane.beam // self.size].add(row)
+
+
+def _in_place(run: Session, followed: list[Candidate]) -> list[Candidate]:
+    """The candidates in the order of the batch: where it can be, a lane stays where it is, and nothing is copied."""
+    followed.sort(key=lambda c: (run.lanes[c.lane].index, c.beam))
+    if len(followed) != len(run.lanes):
+        return followed
+    placed: dict[int, Candidate] = {}
+    moving = []
+    for candidate in followed:
+        if candidate.lane in placed:
+            moving.append(candidate)
+        else:
+            placed[candidate.lane] = candidate
+    free = [number for number in range(len(followed)) if number not in placed]
+    placed |= zip(free, moving, strict=True)
+    return [placed[number] for number in range(len(followed))]
 
 
 def _continued(run: Session, followed: list[Candidate]) -> list[Row]:

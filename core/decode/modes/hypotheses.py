@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-
-import numpy as np
 
 from core.contract.params import GenerationParams
 from core.decode.rows import Row
 
 
 def length_score(log_probability: float, length: int, penalty: float) -> float:
-    """The sum of log-probabilities divided by length ** penalty; infinite where that overflows, as in torch."""
-    with np.errstate(all="ignore"):
-        return float(np.float64(log_probability) / np.power(np.float64(length), penalty))
+    """The sum of log-probabilities divided by length ** penalty, its limits where that is out of range."""
+    try:
+        return float(log_probability / length**penalty)
+    except OverflowError:
+        return -0.0
+    except ZeroDivisionError:
+        return log_probability * math.inf
 
 
 class Pool:
