@@ -73,7 +73,7 @@ def decode_step(run: Session) -> StepEvents:
         at_probes = perf_counter()
         piece = run.loaded.text.piece
         parents = range(len(choice.token_ids)) if choice.parents is None else choice.parents
-        seen = [observe(processed, p, token, piece) for p, token in zip(parents, choice.token_ids, strict=True)]
+        seen = observe(processed, parents, choice.token_ids, piece)
         report = cache_report(run.cache)
         probes_s = perf_counter() - at_probes + record_s
         timing = StepTiming(
