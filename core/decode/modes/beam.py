@@ -13,7 +13,7 @@ import torch
 
 from core.decode.modes.beams import OUT_OF_REACH, Beams, Candidate, Search
 from core.decode.modes.hypotheses import attainable
-from core.decode.random import Purpose, draw_without_replacement, uniform
+from core.decode.random import Purpose, draw_without_replacement, uniforms
 
 if TYPE_CHECKING:
     from core.decode.observe import Processed
@@ -84,13 +84,13 @@ class CounterBeamSample(BeamSearch):
     def take(
         self, run: Session, scores: torch.Tensor, count: int, searches: list[Search]
     ) -> tuple[torch.Tensor, list[list[float | None]]]:
-        """`count` draws a row: u(seed, row, position, BEAM, k) for the k-th."""
+        """`count` numbers a row, see `uniforms`."""
         spec = run.spec
         draws: list[list[float | None]] = []
         places = []
         for row, search in enumerate(searches):
             lane = run.lanes[search.lanes[0][0]]
-            us = [uniform(spec.seed, lane.index, lane.position, Purpose.BEAM, k, spec.reroll) for k in range(count)]
+            us = uniforms(spec.seed, lane.index, lane.position, Purpose.BEAM, count, spec.reroll)
             places.append(draw_without_replacement(scores[row], us))
             draws.append([*us])
         return torch.tensor(places, device=scores.device), draws
