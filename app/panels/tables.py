@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from app.state import select
 from app.state.run import RunView
 from app.state.texts import tr
-from app.widgets import numbers
+from app.widgets import numbers, parameter_text
 from app.widgets.candidate_rows import CandidateRow, Segment
 from app.widgets.heat_matrix import HeatMatrix
+from app.widgets.row_list import RowLine
 from app.widgets.series_plot import Flag, Series
 from app.widgets.table_data import Column, Table
 from app.widgets.visible_text import one_line
-from core.contract import CacheReport, StepSnapshot
+from core.contract import BeamDetail, CacheReport, Hypothesis, StageReport, StepSnapshot, WaterfallAnswer
 
 LONGEST = 40  # characters of a token in a cell
 
@@ -55,7 +56,84 @@ def output_table(run: RunView, selected: int | None) -> Table:
         Column(tr("entropy, bits"), run.column("entropy_bits"), significant),
         Column(tr("surprisal, bits"), select.surprisal_bits(run), significant),
     )
-    return Table(columns, run.count, run.run_id, selected)
+    return Table(columns, run.count, run.key, selected)
+
+
+def rows_table(run: RunView, lines: Sequence[RowLine]) -> Table:
+    """Every row of the batch: what it said last, its length, its mean entropy, the padding in front of it."""
+    count, longest = len(lines), max(len(row.token_ids) for row in run.started.rows)
+    columns = [run.sequences.row(r) for r in range(count)]
+    entropies = [float(c.column("entropy_bits", c.count).mean()) if c.count else math.nan for c in columns]
+    return Table(
+        (
+            Column(tr("row"), range(1, count + 1)),
+            Column(tr("text"), lines, lambda line: line.text[-LONGEST:], numeric=False),
+            Column(tr("tokens"), [c.count for c in columns], _count),
+            Column(tr("mean entropy, bits"), entropies, significant),
+            Column(tr("padding"), [longest - len(row.token_ids) for row in run.started.rows], _count),
+            Column(tr("ended"), lines, lambda line: line.ended, numeric=False),
+        ),
+        count,
+        (run.run_id, sum(c.count for c in columns)),
+        run.row,
+    )
+
+
+def beams_table(run: RunView) -> Table:
+    """Every beam after every step."""
+    steps = [step for at in run.sequences.lanes[run.row] for _, step in sorted(at.items())]
+    details = [step.detail for step in steps]
+    scores = [d.score if isinstance(d, BeamDetail) else math.nan for d in details]
+    parents = [d.parent + 1 if isinstance(d, BeamDetail) else 0 for d in details]
+    return Table(
+        (
+            Column(tr("step"), [step.id.index for step in steps]),
+            Column(tr("beam"), [step.id.beam + 1 for step in steps]),
+            Column(tr("token"), steps, _piece, numeric=False),
+            Column(tr("continues"), parents),
+            Column(tr("probability"), [math.exp(step.logprob) for step in steps], numbers.probability),
+            Column(tr("score"), scores, significant),
+        ),
+        len(steps),
+        (run.run_id, run.row),
+    )
+
+
+def hypotheses_table(run: RunView, ended: Sequence[Hypothesis]) -> Table:
+    """The complete hypotheses, best first."""
+    return Table(
+        (
+            Column(tr("score"), [one.score for one in ended], lambda score: f"{score:.3f}"),
+            Column(tr("tokens"), [len(one.token_ids) for one in ended], _count),
+            Column(tr("step"), [one.index for one in ended]),
+            Column(tr("text"), ended, lambda one: token(one.text[-LONGEST:]), numeric=False),
+            Column(tr("kept"), ended, lambda one: tr("yes") if one.kept else tr("no"), numeric=False),
+        ),
+        len(ended),
+        (run.run_id, run.row, len(ended)),
+    )
+
+
+def waterfall_table(answer: WaterfallAnswer) -> Table:
+    """The stages: parameters, tokens killed and left, mass kept, entropy before and after."""
+    stages = answer.stages
+
+    def values(stage: StageReport) -> str:
+        return ", ".join(parameter_text.written(value) for value in stage.params.values())
+
+    return Table(
+        (
+            Column(tr("stage"), stages, lambda stage: stage.name, numeric=False),
+            Column(tr("value"), stages, values, numeric=False),
+            Column(tr("killed"), [stage.killed for stage in stages], _count),
+            Column(tr("left"), [stage.survivors for stage in stages], _count),
+            Column(tr("mass kept"), [stage.mass_kept for stage in stages], numbers.probability),
+            Column(tr("entropy before, bits"), [stage.entropy_before_bits for stage in stages], significant),
+            Column(tr("after"), [stage.entropy_after_bits for stage in stages], significant),
+        ),
+        len(stages),
+        (answer.query.run_id, answer.query.position, tuple(answer.query.changes.items())),
+    )
 
 
 def timeline_table(run: RunView, series: Sequence[Series], flags: Sequence[Flag], selected: int | None) -> Table:
@@ -68,7 +146,7 @@ def timeline_table(run: RunView, series: Sequence[Series], flags: Sequence[Flag]
         *(Column(t, s.values, significant, s.scale) for t, s in zip(titles, series, strict=True)),
         Column(tr("changed"), range(run.count), lambda index: changes.get(index, ""), numeric=False),
     )
-    return Table(columns, run.count, (run.run_id, len(flags)), selected)
+    return Table(columns, run.count, (run.key, len(flags)), selected)
 
 
 def candidates_table(rows: Sequence[CandidateRow], segments: Sequence[Segment], key: object) -> Table:
@@ -112,7 +190,7 @@ def growth_table(run: RunView, selected: int | None) -> Table:
         Column(tr("used, B"), run.column("used_bytes"), _count),
         Column(tr("allocated, B"), run.column("allocated_bytes"), _count),
     )
-    return Table(columns, run.count, run.run_id, selected)
+    return Table(columns, run.count, run.key, selected)
 
 
 def attention_table(matrix: HeatMatrix, labels: Sequence[str], query: int) -> Table:

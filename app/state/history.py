@@ -13,17 +13,21 @@ from app.state.state import AppState, Edit, History, Tab
 from app.state.texts import tr
 
 MOST_EDITS = 200
-STATE_FIELDS = ("overrides", "seed", "config")
-DRAFT_FIELDS = ("text", "system", "turns", "message")
+STATE_FIELDS = ("overrides", "seed", "config", "grammar", "mode_texts")
+DRAFT_FIELDS = ("text", "system", "turns", "message", "batch")
 
 _EDITS = (
     i.SetParameter
     | i.ResetParameter
     | i.ResetParameters
+    | i.ChooseMode
+    | i.SetModeText
     | i.SetSeed
+    | i.SetGrammar
     | i.ApplyPreset
     | i.ImportPreset
     | i.EditText
+    | i.EditBatch
     | i.EditSystem
     | i.EditMessage
     | i.EditTurn
@@ -83,14 +87,14 @@ def _exchange(state: AppState, edit: Edit) -> tuple[AppState, Edit | None]:
 
 
 def _with(state: AppState, values: Mapping[str, Any]) -> AppState:
-    plain = {n: values[n] for n in ("seed", "config") if n in values}
+    plain = {n: values[n] for n in ("seed", "config", "grammar", "mode_texts") if n in values}
     state = replace(state, **plain)
     if "overrides" in values:
         state = params.with_overrides(state, values["overrides"])
     prompt = {n: values[n] for n in DRAFT_FIELDS if n in values}
     if prompt:
         draft = state.draft
-        tab: Tab = "text" if "text" in prompt else "chat"
+        tab: Tab = "text" if "text" in prompt else "batch" if "batch" in prompt else "chat"
         state = replace(state, draft=replace(draft, tab=tab, generation=draft.generation + 1, **prompt))
     return state
 
@@ -113,8 +117,12 @@ def _key(intent: i.Intent) -> object:
     match intent:
         case i.SetParameter(name, _, gesture) if gesture is not None:
             return name, gesture
-        case i.EditText() | i.EditSystem() | i.EditMessage():
+        case i.EditText() | i.EditBatch() | i.EditSystem() | i.EditMessage():
             return type(intent).__name__
+        case i.SetGrammar(grammar) if grammar is not None and grammar.text:
+            return "grammar", grammar.kind
+        case i.SetModeText(name):
+            return "mode text", name
         case i.EditTurn(index, text) if text.strip():
             return "turn", index
         case _:
@@ -127,11 +135,15 @@ def _label(intent: i.Intent) -> str:
             return name
         case i.SetSeed():
             return "seed"
+        case i.ChooseMode() | i.SetModeText():
+            return tr("mode")
+        case i.SetGrammar():
+            return tr("constraint")
         case i.ResetParameters():
             return tr("reset of all parameters")
         case i.ApplyPreset() | i.ImportPreset():
             return tr("preset")
-        case i.EditText():
+        case i.EditText() | i.EditBatch():
             return tr("typing")
         case i.ClearChat():
             return tr("new chat")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Preset, Tab
 from app.theme.palette import ThemeName
-from core.contract import ViewQuery
+from core.contract import Grammar, ViewQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,28 @@ class ResetParameters:
 
 
 @dataclass(frozen=True, slots=True)
+class ChooseMode:
+    """Decode in this mode of `app.state.modes`."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetModeText:
+    """A field of `ModeTexts`: what the mode needs besides parameters."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShowMore:
+    """Show the rarely used parameters, or fold them away."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SetSeed:
     """The seed of the next run."""
 
@@ -61,8 +83,15 @@ class SetSeed:
 
 
 @dataclass(frozen=True, slots=True)
+class SetGrammar:
+    """What the text of the next run must be; None: anything."""
+
+    grammar: Grammar | None
+
+
+@dataclass(frozen=True, slots=True)
 class SelectTab:
-    """Text or chat."""
+    """Text, chat or batch."""
 
     tab: Tab
 
@@ -70,6 +99,13 @@ class SelectTab:
 @dataclass(frozen=True, slots=True)
 class EditText:
     """The text of the Text tab."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class EditBatch:
+    """The lines of the Batch tab."""
 
     text: str
 
@@ -130,6 +166,22 @@ class MoveSelection:
     """Select the step so many tokens further on."""
 
     delta: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShowRow:
+    """Every panel shows this row of the batch; with beams the best one of it."""
+
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShowBeam:
+    """Every panel shows the sequence that was this beam after step `index`, also if it died later."""
+
+    row: int
+    beam: int
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,9 +352,14 @@ Intent = (
     | SetParameter
     | ResetParameter
     | ResetParameters
+    | ChooseMode
+    | SetModeText
+    | ShowMore
     | SetSeed
+    | SetGrammar
     | SelectTab
     | EditText
+    | EditBatch
     | EditSystem
     | EditMessage
     | EditTurn
@@ -312,6 +369,8 @@ Intent = (
     | TokenizeDraft
     | SelectStep
     | MoveSelection
+    | ShowRow
+    | ShowBeam
     | SetFocus
     | SetColour
     | ChooseModel

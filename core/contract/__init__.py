@@ -11,6 +11,7 @@ from core.contract.commands import (
     LoadModel,
     PauseRun,
     PreviewModel,
+    PreviewPlan,
     ResumeRun,
     SetParams,
     Shutdown,
@@ -22,6 +23,7 @@ from core.contract.commands import (
 from core.contract.detail import AssistedDetail, BeamDetail, Hypothesis, StepDetail
 from core.contract.errors import (
     ErrorReport,
+    GrammarError,
     InternalError,
     LoadCancelledError,
     ModelLoadError,
@@ -44,7 +46,7 @@ from core.contract.events import (
     ModelPreviewed,
     ModelReady,
     ParamsApplied,
-    PlanLine,
+    Planned,
     PrefillProgress,
     PromptRow,
     RunFinished,
@@ -57,9 +59,22 @@ from core.contract.events import (
 )
 from core.contract.parameter import Parameter
 from core.contract.params import MODES, PARAMETERS, GenerationParams, as_generation_config, validate
+from core.contract.plan import (
+    CachePlan,
+    DrawPlan,
+    GenerationPlan,
+    InputPlan,
+    LengthPlan,
+    Origin,
+    ParameterValue,
+    PlanLine,
+    PlanStep,
+    StagePlan,
+)
+from core.contract.plan_words import ORIGIN_WORDS, plan_steps, plan_summary
 from core.contract.preview import DtypeEstimate, ModelPreview
 from core.contract.snapshot import CacheReport, Candidates, StepId, StepSnapshot, StepTiming
-from core.contract.specs import ChatMessage, ModelSpec, Prompt, RunSpec
+from core.contract.specs import ChatMessage, Grammar, GrammarKind, ModelSpec, Prompt, RunSpec
 from core.contract.together import check_together, in_mode, inactive_reason
 from core.contract.views import (
     AttentionAnswer,
@@ -67,14 +82,18 @@ from core.contract.views import (
     DistributionAnswer,
     DistributionQuery,
     Place,
+    StageReport,
     ThumbnailAnswer,
     ThumbnailQuery,
     ViewAnswer,
     ViewQuery,
+    WaterfallAnswer,
+    WaterfallQuery,
 )
 
 __all__ = [
     "MODES",
+    "ORIGIN_WORDS",
     "PARAMETERS",
     "Answered",
     "Ask",
@@ -82,6 +101,7 @@ __all__ = [
     "AttentionAnswer",
     "AttentionQuery",
     "BeamDetail",
+    "CachePlan",
     "CacheReport",
     "CancelLoad",
     "Candidates",
@@ -90,14 +110,21 @@ __all__ = [
     "CommandRefused",
     "DistributionAnswer",
     "DistributionQuery",
+    "DrawPlan",
     "DtypeEstimate",
     "ErrorReport",
     "Event",
     "FinishReason",
     "GenerationParams",
+    "GenerationPlan",
+    "Grammar",
+    "GrammarError",
+    "GrammarKind",
     "Hypothesis",
     "HypothesisEnded",
+    "InputPlan",
     "InternalError",
+    "LengthPlan",
     "LoadCancelledError",
     "LoadFailed",
     "LoadModel",
@@ -109,15 +136,20 @@ __all__ = [
     "ModelReady",
     "ModelSpec",
     "NonFiniteLogitsError",
+    "Origin",
     "OutOfMemoryError",
     "Parameter",
     "ParameterError",
+    "ParameterValue",
     "ParamsApplied",
     "PauseRun",
     "Place",
     "PlanLine",
+    "PlanStep",
+    "Planned",
     "PrefillProgress",
     "PreviewModel",
+    "PreviewPlan",
     "Prompt",
     "PromptError",
     "PromptRow",
@@ -127,6 +159,8 @@ __all__ = [
     "RunStarted",
     "SetParams",
     "Shutdown",
+    "StagePlan",
+    "StageReport",
     "StartRun",
     "StateChanged",
     "StepDetail",
@@ -144,11 +178,15 @@ __all__ = [
     "ViewStatus",
     "ViewUnavailableError",
     "Vitals",
+    "WaterfallAnswer",
+    "WaterfallQuery",
     "Withdraw",
     "WorkerState",
     "as_generation_config",
     "check_together",
     "in_mode",
     "inactive_reason",
+    "plan_steps",
+    "plan_summary",
     "validate",
 ]

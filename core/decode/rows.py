@@ -72,11 +72,11 @@ class Row:
 
     def reason_to_end(self, token_id: int, params: GenerationParams) -> FinishReason | None:
         """Why the sequence would end if it went on with this token; None if it would not."""
-        length = len(self.token_ids) + 1
+        token_ids = [*self.token_ids, token_id]
         if not params.stop_strings:
-            return self.stop.check(token_id, "", length, params)
+            return self.stop.check(token_ids, "", params)
         # Only the text tells, and what watches it remembers it.
-        return copy.copy(self.stop).check(token_id, self.stream.fork().push(token_id), length, params)
+        return copy.copy(self.stop).check(token_ids, self.stream.fork().push(token_id), params)
 
     def end(self, reason: FinishReason) -> str:
         """No more tokens; returns the text that was held back."""

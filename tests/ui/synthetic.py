@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from app.state.intents import AskView, Intent
-from app.state.run import RunColumns, RunView
+from app.state.run import begin
 from app.state.state import AppState
 from app.state.update import update
 from core.contract import (
@@ -23,6 +23,7 @@ from core.contract import (
     ModelSpec,
     ParamsApplied,
     PromptRow,
+    RunSpec,
     RunStarted,
     StepId,
     StepSnapshot,
@@ -34,6 +35,7 @@ from core.contract import (
     ViewStatus,
     WorkerState,
 )
+from tests.ui.fake_plan import fake_plan
 
 PROMPT = ("Once", " upon", " a", " time", ",", " a", " lighthouse", " keeper", " named", " Mara")
 STORY = (
@@ -172,13 +174,13 @@ def state(
         params=GenerationParams(do_sample=not greedy),
         seed=seed,
         max_length=266,
-        plan=(),
+        plan=fake_plan(info, RunSpec((), seed=seed), GenerationParams(do_sample=not greedy), len(PROMPT)),
     )
     flags: tuple[ParamsApplied, ...] = ()
     if flag_at is not None and flag_at < steps:
         changed = replace(started.params, temperature=0.8)
         flags = (ParamsApplied(1, 1, flag_at, changed, ("temperature",)),)
-    run = RunView(started, info, started.params, RunColumns(), flags=flags)
+    run = replace(begin(started, info), flags=flags)
     base = AppState(model=info, run=run, worker=WorkerState.DECODING)
     return extend(base, steps, seed=seed, greedy=greedy)
 

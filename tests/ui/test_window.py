@@ -14,10 +14,12 @@ from app.state import intents as i
 from app.state import select
 from app.theme.palette import DARK, LIGHT
 from app.widgets.command_palette import CommandPalette
-from app.workspace import LAYOUTS
+from app.workspace import BEHIND, LAYOUTS
 from core.contract import CancelLoad, ErrorReport, LoadModel, ModelSpec, PauseRun, ResumeRun, StartRun, StopRun
 from tests.ui.fake_lab import FakeLab
 from tests.ui.harness import clipped, driven
+
+EVERYTHING = {name for column in LAYOUTS["everything"] for name, _ in column.cards}
 
 pytestmark = pytest.mark.usefixtures("qapp")
 
@@ -45,7 +47,7 @@ def test_ctrl_enter_in_the_editor_runs_and_every_panel_follows(settings: Path, q
         assert one.window.statusbar.state.text() == "Running"
         assert one.window.statusbar.context.value.text().endswith("/ 512")
         for name, card in one.window.workspace.cards.items():
-            assert card.isVisible() == (name != "errors")
+            assert card.isVisible() == (name in EVERYTHING)
 
 
 def test_f5_pauses_and_resumes_f10_steps_esc_stops(settings: Path, qtbot: object) -> None:
@@ -118,7 +120,7 @@ def test_every_layout_shows_its_cards_and_clips_nothing(settings: Path) -> None:
         for layout, columns in LAYOUTS.items():
             one.do(i.SetLayout(layout))
             one.frames(4)
-            expected = {name for column in columns for name, _ in column.cards}
+            expected = {name for column in columns for name, _ in column.cards} | set(BEHIND.get(layout, ()))
             cards = one.window.workspace.cards
             assert {name for name, card in cards.items() if card.isVisible()} == expected
             assert clipped(one.window) == []
@@ -218,7 +220,7 @@ def test_damaged_settings_fall_back_to_the_default(settings: Path) -> None:
     with driven(settings) as one:
         assert one.settings.theme == "light"
         assert one.settings.layout == "everything"
-        assert all(card.isVisible() for name, card in one.window.workspace.cards.items() if name != "errors")
+        assert all(card.isVisible() for name, card in one.window.workspace.cards.items() if name in EVERYTHING)
 
 
 def test_settings_of_another_version_are_dropped(settings: Path) -> None:

@@ -42,7 +42,7 @@ class BeamSearch(Beams):
             candidates = []
             for place, value, u in zip(places[row].tolist(), values[row], draws[row], strict=True):
                 lane, token_id = search.lanes[0][place // vocabulary], place % vocabulary
-                reason = run.lanes[lane].reason_to_end(token_id, run.params)
+                reason = self.reason_to_end(run, lane, token_id, final)
                 candidates.append(Candidate(lane, token_id, value, reason, u=u))
             followed += self._go_on(run, search, candidates)
         return processed, followed

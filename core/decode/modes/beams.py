@@ -6,7 +6,7 @@ with which tokens the lanes go on, and which of them end a hypothesis.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,8 +16,9 @@ from core.contract.events import FinishReason
 from core.decode.kv import cache_length
 from core.decode.modes.constraints import Progress
 from core.decode.modes.hypotheses import Pool, best_first, length_score
-from core.decode.modes.mode import Choice, Mode
-from core.decode.rows import PastLane, Row
+from core.decode.modes.mode import Choice, Ended, Mode
+from core.decode.rows import Row
+from core.decode.stopping import asked_to_stop
 
 if TYPE_CHECKING:
     from core.decode.observe import Processed
@@ -30,7 +31,7 @@ OUT_OF_REACH = -1e9  # what transformers takes off the score of a beam that shal
 class Candidate:
     """Lane number `lane` of the batch goes on with a token.
 
-    beam: what it then is in its row; -1 before that is known, and where it ends and never is one.
+    beam: what it then is in its row; -1 before that is known, and where it ends without having been one.
     score: sum of the log-probabilities after the pipeline, this token's included. reason: why the sequence ends with
     it, None where it goes on. u: the draw that chose it. penalty: what other groups took from its score.
     progress: of the constraints, after this token.
@@ -67,6 +68,7 @@ class Beams(Mode):
     fixed = frozenset({"num_return_sequences", "num_beams", "num_beam_groups", "force_words_ids"})
     on_logprobs = True
     moves_lanes = True
+    judges_ends = True
 
     def begin(self, run: Session) -> None:
         """One search a prompt."""
@@ -75,7 +77,7 @@ class Beams(Mode):
         self.searches = [Search(row, [Pool(self.size) for _ in range(self.groups)]) for row in run.rows]
         self.followed: list[Candidate] = []  # by which each lane of the batch came about; none before the first step
         self._expanded = False
-        self._ended: list[tuple[Row, Hypothesis]] = []  # at this step
+        self._ended: list[tuple[Ended, Hypothesis]] = []  # at this step
 
     def feed(self, run: Session) -> torch.Tensor:
         """Logits (1, B, V). A prompt is fed once; from then on a row has as many lanes as beams."""
@@ -102,13 +104,18 @@ class Beams(Mode):
         followed = _in_place(run, followed)
         details = [self._detail(run, c) for c in followed]
         self.followed = followed
+        reasons = {(e.row.index, e.row.beam): e.row.finish_reason for e, _ in self._ended}
+        lanes = _continued(run, followed)
+        for lane in lanes:
+            lane.finish_reason = reasons.get((lane.index, lane.beam))
         return Choice(
             token_ids=[c.token_id for c in followed],
             draws=[c.u for c in followed],
             parents=[c.lane for c in followed],
-            lanes=_continued(run, followed),
+            lanes=lanes,
             details=details,
-            ended=tuple(hypothesis for _, hypothesis in self._ended),
+            ended=[ended for ended, _ in self._ended if ended.row.beam >= self.width],
+            hypotheses=[hypothesis for _, hypothesis in self._ended],
             processed=processed,
         )
 
@@ -128,39 +135,47 @@ class Beams(Mode):
         return BeamDetail(
             parent=run.lanes[candidate.lane].beam,
             score=candidate.score,
-            group=candidate.beam // self.size,
+            group=run.lanes[candidate.lane].beam // self.size,
             penalty=candidate.penalty,
             fulfilled=() if progress is None else progress.fulfilled,
             needed=() if progress is None else progress.needed,
             bank=None if progress is None else progress.bank,
         )
 
+    def reason_to_end(self, run: Session, lane: int, token_id: int, final: torch.Tensor) -> FinishReason | None:
+        """Why lane number `lane` would end with this token, chosen from the scores (B, V); None if it would not."""
+        reason = run.lanes[lane].reason_to_end(token_id, run.params)
+        if run.extras.stopping_criteria:
+            ids = torch.cat([run.ids[lane, run.lanes[lane].padding :], run.ids.new_tensor([token_id])])[None]
+            if asked_to_stop(run.extras.stopping_criteria, ids, final[lane : lane + 1]):
+                return reason or FinishReason.STOP
+        return reason
+
     def end(self, run: Session, pool: Pool, candidate: Candidate) -> None:
         """The candidate, which has a reason to end, completes a hypothesis."""
         parent = run.lanes[candidate.lane]
         assert candidate.reason is not None
         row = parent.fork()
-        row.push(candidate.token_id)
-        row.end(candidate.reason)
+        text = row.push(candidate.token_id) + row.end(candidate.reason)
         row.beam, row.fed, row.ended_at = candidate.beam, cache_length(run.cache), len(row.token_ids) - 1
         if row.beam < 0:
-            row.beam = self.width + sum(other.index == row.index for other, _ in self._ended)
+            row.beam = self.width + sum(other.row.index == row.index for other, _ in self._ended)
         row.score = length_score(candidate.score, len(row.token_ids), run.params.length_penalty)
         kept = pool.add(row)
         hypothesis = Hypothesis(
             row.index, row.beam, row.ended_at, row.score, tuple(row.token_ids), row.text, kept, parent.beam
         )
-        self._ended.append((row, hypothesis))
+        ended = Ended(row, candidate.lane, text, candidate.u, self._detail(run, replace(candidate, beam=row.beam)))
+        self._ended.append((ended, hypothesis))
 
     def push(self, run: Session, lane: Row, token_id: int) -> str:
         """Add a token to a beam; whether it was its end was decided before."""
         text = lane.push(token_id)
-        lane.stop.check(token_id, text, len(lane.token_ids), run.params)  # it remembers the text
+        lane.stop.check(lane.token_ids, text, run.params)  # it remembers the text
         return text
 
     def settle(self, run: Session) -> None:
-        """Lanes whose search is over leave the batch; hypotheses that never were lanes can be looked at, too."""
-        run.past[-1] += [PastLane.of(row, row.fed or 0) for row, _ in self._ended if row.beam >= self.width]
+        """Lanes whose search is over leave the batch."""
         going = [number for number, lane in enumerate(run.lanes) if self._goes_on(lane)]
         if 0 < len(going) < len(run.lanes):
             self.followed = [self.followed[number] for number in going]

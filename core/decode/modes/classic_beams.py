@@ -21,20 +21,23 @@ if TYPE_CHECKING:
 class ClassicBeams(Beams):
     """Candidates are looked through in the order of their scores until enough of them go on."""
 
-    def candidates(self, run: Session, lanes: list[int], scores: torch.Tensor) -> list[Candidate]:
-        """The best continuations of these lanes by their accumulated scores (lanes, V), the best first."""
+    def candidates(self, run: Session, lanes: list[int], scores: torch.Tensor, final: torch.Tensor) -> list[Candidate]:
+        """The best continuations of these lanes by their accumulated scores (lanes, V), the best first.
+
+        final: the scores (B, V) of the tokens alone.
+        """
         vocabulary = scores.shape[-1]
         count = min(max(2, 1 + len(run.params.eos_token_id)) * self.size, scores.numel())
         values, places = torch.topk(scores.flatten(), count)
         found = []
         for value, place in zip(values.tolist(), places.tolist(), strict=True):
             lane, token_id = lanes[place // vocabulary], place % vocabulary
-            found.append(self.candidate(run, lane, token_id, value))
+            found.append(self.candidate(run, lane, token_id, value, final))
         return found
 
-    def candidate(self, run: Session, lane: int, token_id: int, score: float) -> Candidate:
+    def candidate(self, run: Session, lane: int, token_id: int, score: float, final: torch.Tensor) -> Candidate:
         """One lane with one more token."""
-        return Candidate(lane, token_id, score, run.lanes[lane].reason_to_end(token_id, run.params))
+        return Candidate(lane, token_id, score, self.reason_to_end(run, lane, token_id, final))
 
     def judge(self, run: Session, pool: Pool, candidates: list[Candidate]) -> None:
         """Whether this search can still find better ones, by the best of its candidates."""

@@ -40,24 +40,25 @@ class ConstrainedBeamSearch(ClassicBeams):
         scores = processed.final + running[:, None]  # (B, V)
         followed: list[Candidate] = []
         for search in searches:
-            found = self._go_on(run, search, scores)
+            found = self._go_on(run, search, scores, processed.final)
             if self.end_search(search, found) and not search.pools[0].done:
                 self._end_all(run, search, found)
             followed += found
         return processed, followed
 
-    def candidate(self, run: Session, lane: int, token_id: int, score: float) -> Candidate:
+    def candidate(self, run: Session, lane: int, token_id: int, score: float, final: torch.Tensor) -> Candidate:
         """One lane with one more token, and how far the constraints are then."""
-        return replace(super().candidate(run, lane, token_id, score), progress=self._progress(run, lane).add(token_id))
+        progress = self._progress(run, lane).add(token_id)
+        return replace(super().candidate(run, lane, token_id, score, final), progress=progress)
 
     def _progress(self, run: Session, lane: int) -> Progress:
         progress = self.followed[lane].progress if self.followed else None
         return self._first[run.lanes[lane].index] if progress is None else progress
 
-    def _go_on(self, run: Session, search: Search, scores: torch.Tensor) -> list[Candidate]:
-        """One step of one search; scores (B, V) are accumulated."""
+    def _go_on(self, run: Session, search: Search, scores: torch.Tensor, final: torch.Tensor) -> list[Candidate]:
+        """One step of one search; scores (B, V) are accumulated, final (B, V) are those of the tokens alone."""
         lanes, pool = search.lanes[0], search.pools[0]
-        candidates = self.candidates(run, lanes, scores[lanes])
+        candidates = self.candidates(run, lanes, scores[lanes], final)
         followed: list[Candidate] = []
         for rank, candidate in enumerate(candidates):
             if stops(candidate):
@@ -67,12 +68,12 @@ class ConstrainedBeamSearch(ClassicBeams):
             followed.append(candidate)
             if len(followed) == self.size:
                 break
-        followed = self._by_banks(followed + self._advances(run, lanes, scores, followed), len(followed))
+        followed = self._by_banks(followed + self._advances(run, lanes, scores, final, followed), len(followed))
         self.judge(run, pool, candidates)
         return [replace(candidate, beam=beam) for beam, candidate in enumerate(followed)]
 
     def _advances(
-        self, run: Session, lanes: list[int], scores: torch.Tensor, followed: list[Candidate]
+        self, run: Session, lanes: list[int], scores: torch.Tensor, final: torch.Tensor, followed: list[Candidate]
     ) -> list[Candidate]:
         """Each lane with each token that fulfils more, but for sequences that are there already."""
         ids = {lane: tuple(run.lanes[lane].token_ids) for lane in lanes}
@@ -82,7 +83,7 @@ class ConstrainedBeamSearch(ClassicBeams):
             for token_id in self._progress(run, lane).next_tokens():
                 if (ids[lane], token_id) not in there:
                     there.add((ids[lane], token_id))
-                    found.append(self.candidate(run, lane, token_id, float(scores[lane, token_id])))
+                    found.append(self.candidate(run, lane, token_id, float(scores[lane, token_id]), final))
         return found
 
     def _by_banks(self, candidates: list[Candidate], likeliest: int) -> list[Candidate]:

@@ -14,12 +14,28 @@ import torch
 
 from core.contract.detail import Hypothesis, StepDetail
 from core.contract.events import FinishReason
+from core.contract.params import GenerationParams
 from core.decode.kv import cache_length
+from core.decode.pipeline import Stage
 from core.decode.rows import Row
 
 if TYPE_CHECKING:
     from core.decode.observe import Processed
     from core.decode.session import Session
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A sequence that a step completed and that is no lane: its last token is in it already.
+
+    parent: the lane it continues. text: what the last token completed. draw, detail: of that token, as in `Choice`.
+    """
+
+    row: Row
+    parent: int
+    text: str
+    draw: float | None = None
+    detail: StepDetail | None = None
 
 
 @dataclass(frozen=True)
@@ -29,7 +45,7 @@ class Choice:
     parents: the lane that each new lane continues; None: its own, every lane goes on. lanes: the sequences of the new
     lanes, their past already in them; None: forks of the parents.
     draws: the number in [0, 1) that chose a token, where one did.
-    ended: hypotheses that this step completed.
+    ended: sequences that are complete and not among the lanes. hypotheses: everything that this step completed.
     over: no later position that was fed may be decided (a drafted token was refused).
     processed: the scores as they were chosen from, where the mode changed them.
     """
@@ -39,7 +55,8 @@ class Choice:
     parents: Sequence[int] | None = None
     lanes: list[Row] | None = None
     details: Sequence[StepDetail | None] | None = None
-    ended: tuple[Hypothesis, ...] = ()
+    ended: Sequence[Ended] = ()
+    hypotheses: Sequence[Hypothesis] = ()
     over: bool = False
     processed: Processed | None = None
 
@@ -51,16 +68,22 @@ class Mode:
     on_logprobs: the pipeline works on log-probabilities instead of logits, as beam search does in transformers.
     one_row: it takes one prompt only.
     moves_lanes: lanes change places or are tried side by side, so the trace keeps keys and past lanes.
+    judges_ends: it asks the caller's stopping criteria itself, before it chooses.
     """
 
     name = ""
     fixed: frozenset[str] = frozenset({"num_return_sequences"})
     on_logprobs = False
     moves_lanes = False
+    judges_ends = False
     one_row = False
 
     def begin(self, run: Session) -> None:
         """Before the first pass."""
+
+    def stage(self, params: GenerationParams) -> Stage | None:
+        """A stage of the pipeline that the mode brings: the diversity between groups of beams."""
+        return None
 
     def attached(self) -> AbstractContextManager[None]:
         """Hooks on other models than the run's own, for the time of the loop."""
@@ -77,7 +100,7 @@ class Mode:
     def push(self, run: Session, lane: Row, token_id: int) -> str:
         """Add a token to a lane, which may be its end; returns the text that became complete."""
         text = lane.push(token_id)
-        reason = lane.stop.check(token_id, text, len(lane.token_ids), run.params)
+        reason = lane.stop.check(lane.token_ids, text, run.params)
         return text if reason is None else text + lane.end(reason)
 
     def settle(self, run: Session) -> None:
