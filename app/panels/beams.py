@@ -97,10 +97,10 @@ class BeamsPanel(Panel):
         self._show_table()
 
     def _add_steps(self, run: RunView) -> None:
-        steps = run.sequences.lanes[run.row]
-        whole = len(steps) if run.finish is not None else len(steps) - 1 + _complete(steps)
+        steps, count = run.sequences.lanes[run.row], run.params.num_beams
+        whole = len(steps) if run.finish is not None else len(steps) - 1 + (len(_beams(steps[-1], count)) == count)
         for step in range(self.lanes.steps, whole):
-            at = steps[step]
+            at = _beams(steps[step], count)
             self.lanes.add({beam: self._cell(one) for beam, one in at.items()}, labels(at))
 
     def _cell(self, step: StepSnapshot) -> Cell:
@@ -185,9 +185,9 @@ class BeamsPanel(Panel):
         self.dispatch(ShowBeam(one.row, one.beam, one.index))
 
 
-def _complete(steps: list[dict[int, StepSnapshot]]) -> int:
-    """1 when the newest step has as many beams as the one before, else 0: its other beams are still to come."""
-    return int(len(steps) == 1 or len(steps[-1]) >= len(steps[-2]))
+def _beams(step: dict[int, StepSnapshot], count: int) -> dict[int, StepSnapshot]:
+    """The beams that go on; what ended at once has a number beyond theirs, and stands among the hypotheses."""
+    return {beam: one for beam, one in sorted(step.items()) if beam < count}
 
 
 def labels(step: dict[int, StepSnapshot]) -> list[str]:
