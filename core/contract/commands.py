@@ -56,7 +56,7 @@ class PauseRun:
 
 @dataclass(frozen=True, slots=True)
 class ResumeRun:
-    """Go on. `max_steps` pauses again after so many steps (1: a single step)."""
+    """Go on. `max_steps` pauses again after so many steps (1: a single step); those under way are added to them."""
 
     max_steps: int | None = None
 

@@ -206,7 +206,10 @@ class Tokenized:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The answer to an `Ask`, or the reason there is none. Latest-wins lane, one a slot."""
+    """The answer to an `Ask`, or the reason there is none. Latest-wins lane, one a slot.
+
+    first_recorded: where records were dropped, the position from which on they are there.
+    """
 
     slot: str
     generation: int
@@ -214,6 +217,7 @@ class Answered:
     error: ErrorReport | None = None
     can_recompute: bool = False
     derive_ms: float = 0.0
+    first_recorded: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from core.contract.errors import PromptError
 from core.contract.specs import ChatMessage
 from core.domains.chat import SandboxedTemplate
+from core.domains.encoding import SandboxedEncoder
 from core.domains.sandboxed import one_line
 from core.domains.stream import TextStream
 from core.domains.token_bytes import token_bytes_reader
@@ -16,13 +17,31 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class TextDomain:
-    """Encodes, decodes and shows tokens of one tokenizer. Pieces are cached per id; not for several threads."""
+Cancelled = Callable[[], bool]
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: SandboxedTemplate | None = None) -> None:
-        """`template` renders chats instead of the tokenizer, for models that nobody vouches for."""
+
+def never() -> bool:
+    """Nobody cancels."""
+    return False
+
+
+class TextDomain:
+    """Encodes, decodes and shows tokens of one tokenizer. Pieces are cached per id.
+
+    confined: whether texts are encoded and chats rendered in another process, which may take a second; then, and only
+    then, that may be done in several threads at once.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: SandboxedTemplate | None = None,
+        encoder: SandboxedEncoder | None = None,
+    ) -> None:
+        """`template` and `encoder` work instead of the tokenizer, for models that nobody vouches for."""
         self.tokenizer = tokenizer
-        self._template = template
+        self.confined = encoder is not None
+        self._template, self._encoder = template, encoder
         self._bytes_of = token_bytes_reader(tokenizer)
         self._pieces: dict[int, str] = {}
 
@@ -31,11 +50,13 @@ class TextDomain:
         """Whether `render_chat` can work."""
         return bool(getattr(self.tokenizer, "chat_template", None))
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True, cancelled: Cancelled = never) -> list[int]:
         """Token ids of `text`. Special tokens written out in it become those tokens. Raises `PromptError`."""
         lone = next((n for n, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)
         if lone is not None:
             raise PromptError(f"Character {lone + 1} of the prompt is half of a surrogate pair, not text; remove it.")
+        if self._encoder is not None:
+            return self._encoder.encode(text, add_special_tokens, cancelled)
         try:
             # verbose: a prompt longer than the model is refused by the engine, with both numbers
             return list(self.tokenizer.encode(text, add_special_tokens=add_special_tokens, verbose=False))
@@ -64,12 +85,12 @@ class TextDomain:
             self._pieces[token_id] = piece
         return piece
 
-    def render_chat(self, messages: Sequence[ChatMessage]) -> str:
+    def render_chat(self, messages: Sequence[ChatMessage], cancelled: Cancelled = never) -> str:
         """The prompt text of a chat, ready for the assistant's turn. Raises `PromptError`."""
         if not self.has_chat_template:
             raise PromptError("This model has no chat template; write a plain text prompt instead.")
         if self._template is not None:
-            return self._template.render(messages)
+            return self._template.render(messages, cancelled)
         turns = [{"role": m.role, "content": m.content} for m in messages]
         try:
             return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
@@ -92,8 +113,9 @@ class IdDomain(TextDomain):
 
     def __init__(self) -> None:
         self.tokenizer = None
+        self.confined = False
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True, cancelled: Cancelled = never) -> list[int]:
         """Always raises `PromptError`."""
         raise PromptError("This model has no tokenizer; give the prompt as token ids.")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import traceback
+import weakref
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from core.contract.errors import LoadCancelledError, ModelLoadError, TokenglassE
 from core.contract.specs import ModelSpec
 from core.domains.byte_tokenizer import build_byte_tokenizer
 from core.domains.chat import sandboxed_template
+from core.domains.encoding import SandboxedEncoder
 from core.domains.sandboxed import one_line
 from core.domains.text import IdDomain, TextDomain
 from core.models.blueprint import Blueprint, check_memory, check_stored, draw_up
@@ -39,6 +41,8 @@ from core.models.tokenizer_files import tried_tokenizer
 from core.models.whereabouts import find_folder
 
 __all__ = ["LoadControl", "load"]
+
+_in_use: weakref.WeakValueDictionary[tuple[object, ...], Any] = weakref.WeakValueDictionary()  # trusted tokenizers
 
 
 def load(spec: ModelSpec, model_id: int, control: LoadControl) -> LoadedModel:
@@ -81,7 +85,7 @@ def _load(spec: ModelSpec, model_id: int, control: LoadControl) -> LoadedModel:
         stop_if_cancelled(control)
         control.progress(f"Moving to {device}", None)
         settle(module, device, control)
-        check_finite(source.title, module)
+        check_finite(source.title, module, control)
         stop_if_cancelled(control)
     load_ms = (time.perf_counter() - started) * 1e3
     info = model_info(model_id=model_id, spec=spec, title=source.title, module=module, text=text, load_ms=load_ms)
@@ -127,18 +131,19 @@ def _load_text(source: ModelSource, folder: CheckedFolder, rows: int, control: L
     try:
         if source.trusted:
             control.progress("Loading the tokenizer", None)
-            text = TextDomain(_tokenizer(folder.path))
+            text = TextDomain(_trusted_tokenizer(folder.path))
             _check_ids(source.title, max(text.tokenizer.get_vocab().values(), default=0), rows)
             return text
         with tried_tokenizer(folder, control) as tried:
             _check_ids(source.title, tried.largest_id, rows)
             control.progress("Loading the tokenizer", None)
             tokenizer = _tokenizer(tried.folder)
+            encoder = SandboxedEncoder(tokenizer, tried.folder)
         tokenizer.name_or_path = str(folder.path)
         template = sandboxed_template(tokenizer)
         if template is None:
             tokenizer.chat_template = None  # whatever it is, it is not rendered in this process
-        return TextDomain(tokenizer, template)
+        return TextDomain(tokenizer, template, encoder)
     except (KeyboardInterrupt, SystemExit, TokenglassError):
         raise
     except BaseException as error:
@@ -146,6 +151,16 @@ def _load_text(source: ModelSource, folder: CheckedFolder, rows: int, control: L
             f"The tokenizer of “{folder_name(folder.path)}” cannot be loaded: {one_line(error)}.",
             detail=traceback.format_exc(),
         ) from None
+
+
+def _trusted_tokenizer(folder: Path) -> Any:
+    """The one that a loaded model uses already, while its files are the same: reading it holds every thread up."""
+    state = ((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in folder.iterdir() if f.suffix != ".safetensors")
+    key = (str(folder), *sorted(state))
+    tokenizer = _in_use.get(key)
+    if tokenizer is None:
+        tokenizer = _in_use[key] = _tokenizer(folder)
+    return tokenizer
 
 
 def _tokenizer(folder: Path) -> Any:
