@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 
-from PySide6.QtCore import QEvent, Qt, QTimer, Slot
-from PySide6.QtWidgets import QMenu, QStackedWidget, QTabBar, QVBoxLayout, QWidget
+from PySide6.QtCore import Qt, QTimer, Slot
+from PySide6.QtGui import QResizeEvent
+from PySide6.QtWidgets import QMenu, QStackedWidget, QVBoxLayout, QWidget
 
 from app.panels.panel import Dispatch, Panel
 from app.state import batch
 from app.state.intents import EditBatch, EditMessage, EditText, SelectTab, TokenizeDraft
 from app.state.state import AppState, Draft, Tab
-from app.widgets.arrow_keys import claims_arrows
+from app.widgets.arrow_tabs import ArrowTabs
 from app.widgets.chat_editor import ChatEditor
 from app.widgets.late_menu import LateMenu
 from app.widgets.text_edit import TextEdit
@@ -21,12 +22,8 @@ from app.widgets.visible_text import one_line
 REST_MS = 120  # typing rests this long before the draft is tokenised
 LONGEST_ENTRY = 60  # characters of a prompt in the menu
 TABS: tuple[Tab, ...] = ("text", "chat", "batch")
+WIDE_PX = 280  # from here on there is room for three tabs and a word
 TEXT_PX, CHAT_PX = 52, 184  # least height of the editors
-
-
-class _TabBar(QTabBar):
-    def event(self, event: QEvent) -> bool:
-        return claims_arrows(event) or super().event(event)
 
 
 class PromptPanel(Panel):
@@ -40,15 +37,9 @@ class PromptPanel(Panel):
         self._draft: Draft | None = None
         self._model: object = None
         self._asked = -1
-        self.tabs = _TabBar()
-        self.tabs.setProperty("underline", True)
-        self.tabs.setDrawBase(False)
-        self.tabs.setExpanding(False)
-        self.tabs.setAccessibleName(self.tr("Kind of prompt"))
-        self.tabs.setAccessibleDescription(self.tr("A text to continue, a chat, or several texts at once"))
-        self.tabs.addTab(self.tr("Text"))
-        self.tabs.addTab(self.tr("Chat"))
-        self.tabs.addTab(self.tr("Batch"))
+        names = (self.tr("Text"), self.tr("Chat"), self.tr("Batch"))
+        what = self.tr("A text to continue, a chat, or several texts at once")
+        self.tabs = ArrowTabs(names, self.tr("Kind of prompt"), what)
         self.text = TextEdit()
         self.text.setAccessibleName(self.tr("Prompt text"))
         self.text.setAccessibleDescription(self.tr("The beginning of a text; Ctrl+Enter continues it"))
@@ -86,6 +77,11 @@ class PromptPanel(Panel):
 
     def header_right_widgets(self) -> tuple[QWidget, ...]:
         return (self.recent,)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """The tabs come first: the menu of recent prompts gives its word up for them."""
+        super().resizeEvent(event)
+        self.recent.setText(self.tr("Recent ▾") if self.width() >= WIDE_PX else "▾")
 
     def _fill(self, menu: QMenu) -> None:
         for text in self._recent:

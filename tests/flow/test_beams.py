@@ -108,8 +108,10 @@ def test_json_has_an_object_a_beam_and_step(capsys: pytest.CaptureFixture[str]) 
     assert status == 0
     *steps, last = map(json.loads, capsys.readouterr().out.splitlines())
     assert [(s["index"], s["beam"]) for s in steps] == [(index, beam) for index in range(4) for beam in range(3)]
-    assert all(s["parent"] in range(3) and s["score"] < 0 for s in steps)
-    assert last["sequences_scores"] == [pytest.approx(max(s["score"] for s in steps[-3:]) / 4)]
+    details = [s["detail"] for s in steps]
+    assert {d["kind"] for d in details} == {"beam"}
+    assert all(d["parent"] in range(3) and d["score"] < 0 for d in details)
+    assert last["sequences_scores"] == [pytest.approx(max(d["score"] for d in details[-3:]) / 4)]
 
 
 def test_snapshots_say_what_the_beams_did(desk: Desk) -> None:  # noqa: F811

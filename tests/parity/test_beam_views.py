@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from core import api
-from core.contract import AttentionQuery, DistributionQuery, ThumbnailQuery, ViewUnavailableError
+from core.contract import AttentionQuery, DistributionQuery, Prompt, ThumbnailQuery, ViewUnavailableError
 from core.decode.session import Session
 from core.models.loaded import LoadedModel
 from tests.parity.reference import eager_attention, full_logits, open_session, prompt_of, run
@@ -101,3 +101,22 @@ def test_results_of_the_api_find_their_own_beam(tiny_gpt2: LoadedModel) -> None:
         assert np.allclose(answer.logprob, logits[answer.token_ids], atol=1e-3)
     plain = api.run("tiny-gpt2", prompt_ids=prompt, params={"max_new_tokens": 2, "do_sample": False}, dtype="fp32")
     assert plain.sequences_scores is None
+
+
+def test_guided_beams_add_up_guided_scores_and_replay_them(random_llama: LoadedModel) -> None:
+    """The negative prompt's stream follows every beam: scores are those of plain passes over both sequences."""
+    rows, negative, scale = [prompt_of(random_llama, n, seed=6) for n in (5, 8)], prompt_of(random_llama, 3), 1.8
+    params = {"num_beams": 3, "num_return_sequences": 3, "max_new_tokens": 6, "guidance_scale": scale}
+    ours = run(random_llama, rows, params, negative_prompt=Prompt(ids=tuple(negative)))
+    for number, (ids, score) in enumerate(zip(ours.sequences, ours.finished.scores or (), strict=True)):
+        prompt, new = rows[number // 3], ids[len(rows[number // 3]) :]
+        with_prompt = torch.log_softmax(full_logits(random_llama, ids), dim=-1)[len(prompt) - 1 :]
+        without = torch.log_softmax(full_logits(random_llama, [*negative, *new]), dim=-1)[len(negative) - 1 :]
+        guided = scale * (with_prompt - without) + without
+        assert score == pytest.approx(sum(float(guided[n, t]) for n, t in enumerate(new)) / len(new), abs=1e-3)
+        row, beam, index = ours.finished.places[number]
+        for n in (0, 3, 5):
+            where: dict[str, Any] = {"row": row, "beam": beam, "index": index, "final": True, "top": 5}
+            answer = ours.session.answer(DistributionQuery(1, len(prompt) - 1 + n, **where))
+            expected = torch.log_softmax(guided[n], dim=-1).numpy()
+            assert np.allclose(answer.logprob, expected[answer.token_ids], atol=1e-3)

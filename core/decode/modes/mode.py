@@ -18,6 +18,7 @@ from core.contract.params import GenerationParams
 from core.decode.kv import cache_length
 from core.decode.pipeline import Stage
 from core.decode.rows import Row
+from core.trace.recording import Strand
 
 if TYPE_CHECKING:
     from core.decode.observe import Processed
@@ -36,6 +37,14 @@ class Ended:
     text: str
     draw: float | None = None
     detail: StepDetail | None = None
+
+
+@dataclass(frozen=True)
+class Past:
+    """A step of the past: the scores that followed `position` of a sequence."""
+
+    strand: Strand
+    position: int
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,7 @@ class Mode:
     one_row: it takes one prompt only.
     moves_lanes: lanes change places or are tried side by side, so the trace keeps keys and past lanes.
     judges_ends: it asks the caller's stopping criteria itself, before it chooses.
+    copies: it draws for each lane on its own, so `num_return_sequences` means as many lanes a prompt.
     """
 
     name = ""
@@ -77,17 +87,28 @@ class Mode:
     moves_lanes = False
     judges_ends = False
     one_row = False
+    copies = False
 
     def begin(self, run: Session) -> None:
         """Before the first pass."""
 
-    def stage(self, params: GenerationParams) -> Stage | None:
-        """A stage of the pipeline that the mode brings: the diversity between groups of beams."""
+    def diversity(self, params: GenerationParams) -> Stage | None:
+        """The stage that keeps groups of beams apart, where the mode has some."""
         return None
 
     def attached(self) -> AbstractContextManager[None]:
         """Hooks on other models than the run's own, for the time of the loop."""
         return nullcontext()
+
+    def prefilled(self, run: Session) -> None:
+        """After each chunk of the prompt; `run.forward.take_residuals` has what modes look into."""
+
+    def opening(self, run: Session, params: GenerationParams, past: Past | None = None) -> tuple[Stage, ...]:
+        """Stages of the mode's own in front of the pipeline, for the step in progress or one of the past.
+
+        Raises `ParameterError`, and for a past step `ViewUnavailableError`.
+        """
+        return ()
 
     def feed(self, run: Session) -> torch.Tensor:
         """Logits (n, B, V) float32 of the n positions that this step decides; the newest tokens are fed for them."""
