@@ -17,11 +17,17 @@ from typing import TYPE_CHECKING
 from core.contract.commands import (
     Ask,
     CancelLoad,
+    CancelOnnx,
+    CheckOnnx,
     Command,
+    DescribeConfig,
+    DescribeOnnx,
+    ExportOnnx,
     LoadModel,
     PauseRun,
     PreviewModel,
     ResumeRun,
+    SaveModel,
     SetParams,
     Shutdown,
     StartRun,
@@ -44,6 +50,7 @@ from core.contract.events import (
 )
 from core.contract.snapshot import StepSnapshot
 from core.desk import Desk, Meter, error_report, typed_error
+from core.errands import Errands
 from core.mailbox import Mailbox
 
 if TYPE_CHECKING:
@@ -145,6 +152,7 @@ class Worker:
         self.steps_left: int | None = None
         self.paused_at: float | None = None
         self.desk = Desk(mailbox)
+        self.errands = Errands(mailbox, lambda: _PreviewControl(flags).cancelled)
         self.credit_s = 0.0
         self.meter = Meter()
         self.hooks = ExitStack()  # the running session's hooks
@@ -177,6 +185,7 @@ class Worker:
                 self._give_up(problem)
         self._end_run()
         self._forget_session()
+        self.errands.close()
         self.loaded = None
 
     def _give_up(self, problem: BaseException) -> None:
@@ -201,7 +210,8 @@ class Worker:
             except queue.Empty:
                 break
         latest: dict[type, Command] = {type(c): c for c in commands}
-        return [c for c in commands if not isinstance(c, Tokenize | PreviewModel) or c is latest[type(c)]]
+        drafts = Tokenize | PreviewModel | DescribeConfig | DescribeOnnx
+        return [c for c in commands if not isinstance(c, drafts) or c is latest[type(c)]]
 
     def _guarded(self, command: Command) -> None:
         try:
@@ -239,6 +249,8 @@ class Worker:
                 self.desk.ask(command)
             case Withdraw():
                 self.desk.withdraw(command.slot)
+            case DescribeConfig() | SaveModel() | DescribeOnnx() | ExportOnnx() | CheckOnnx() | CancelOnnx():
+                self.errands.carry_out(command, self.loaded)
             case CancelLoad() | Shutdown():
                 pass  # their flags did the work
 

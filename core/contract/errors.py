@@ -73,6 +73,12 @@ class ViewUnavailableError(TokenglassError):
         self.can_recompute = can_recompute
 
 
+class ExportError(TokenglassError):
+    """A model could not be exported, or an exported graph could not be checked."""
+
+    code = "export"
+
+
 class OutOfMemoryError(TokenglassError):
     """The device has no memory left for what was asked."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from core.contract.configs import ConfigDescription, SavedModel
 from core.contract.errors import ErrorReport
+from core.contract.onnx import OnnxDescription, OnnxOutcome
 from core.contract.params import GenerationParams
 from core.contract.preview import ModelPreview
 from core.contract.snapshot import StepSnapshot
@@ -229,6 +231,60 @@ class ModelPreviewed:
     error: ErrorReport | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ConfigDescribed:
+    """The answer to a `DescribeConfig`, or the reason there is none. Latest-wins lane."""
+
+    generation: int
+    description: ConfigDescription | None
+    error: ErrorReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SaveProgress:
+    """How far a `SaveModel` is; fraction in [0, 1], None while unknown. Latest-wins lane."""
+
+    save_id: int
+    stage: str
+    fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSaved:
+    """The folder was written, or the reason it was not."""
+
+    save_id: int
+    saved: SavedModel | None
+    error: ErrorReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxDescribed:
+    """The answer to a `DescribeOnnx`, or the reason there is none. Latest-wins lane."""
+
+    generation: int
+    description: OnnxDescription | None
+    error: ErrorReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxProgress:
+    """How far an export or check is; fraction in [0, 1], None while unknown. Latest-wins lane."""
+
+    job_id: int
+    stage: str
+    fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxFinished:
+    """An export or check is over; `error` says why it came to nothing."""
+
+    job_id: int
+    outcome: OnnxOutcome | None
+    error: ErrorReport | None = None
+
+
 Event = (
     StateChanged
     | LoadProgress
@@ -244,4 +300,10 @@ Event = (
     | Answered
     | Vitals
     | ModelPreviewed
+    | ConfigDescribed
+    | SaveProgress
+    | ModelSaved
+    | OnnxDescribed
+    | OnnxProgress
+    | OnnxFinished
 )
