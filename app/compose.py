@@ -7,7 +7,9 @@ from pathlib import Path
 from app.panels.attention import AttentionPanel
 from app.panels.cache import CachePanel
 from app.panels.candidates import CandidatesPanel
+from app.panels.config_desk import ConfigPanel
 from app.panels.errors import ErrorsPanel
+from app.panels.onnx import OnnxPanel
 from app.panels.output import OutputPanel
 from app.panels.panel import Dispatch, Panel
 from app.panels.parameters import ParametersPanel
@@ -34,6 +36,8 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
         CandidatesPanel(dispatch),
         AttentionPanel(dispatch),
         CachePanel(dispatch),
+        ConfigPanel(dispatch),
+        OnnxPanel(dispatch),
         ErrorsPanel(dispatch),
     )
 

@@ -62,6 +62,7 @@ class Window(QMainWindow):
         self._theme: ThemeName | None = None
         self._arrangement = store.state.arrangement
         self._arranged = False
+        self._config_shown = store.state.config_desk.reveal
         self._apply_theme(store.state.theme)
         central = QWidget()
         self.workspace = Workspace(panels, central)
@@ -112,6 +113,18 @@ class Window(QMainWindow):
         if state.arrangement != self._arrangement:
             self._arrangement = state.arrangement
             self.workspace.arrange(state.layout)
+        if state.config_desk.reveal != self._config_shown:
+            self._config_shown = state.config_desk.reveal
+            self._reveal("config")
+
+    def _reveal(self, name: str) -> None:
+        """Bring a card up, wherever it is."""
+        card = self.workspace.cards.get(name)
+        if card is None:
+            return
+        if not card.isVisible():
+            card.toggleViewAction().trigger()
+        card.raise_()
 
     def hidden(self) -> None:
         """The cards are told for themselves."""

@@ -26,6 +26,7 @@ class Column:
     cards: tuple[tuple[str, int], ...]
 
 
+BEHIND = ("config", "onnx")  # large and seldom open: tabs beside the output
 _LEFT = Column(21, (("prompt", 27), ("parameters", 73)))
 _CENTRE = Column(48, (("output", 70), ("timeline", 30)))
 LAYOUTS: Mapping[LayoutName, tuple[Column, ...]] = {
@@ -33,6 +34,7 @@ LAYOUTS: Mapping[LayoutName, tuple[Column, ...]] = {
     "attention": (_LEFT, Column(33, (("output", 100),)), Column(46, (("attention", 72), ("candidates", 28)))),
     "cache": (_LEFT, Column(40, (("output", 60), ("timeline", 40))), Column(39, (("cache", 100),))),
     "everything": (_LEFT, _CENTRE, Column(31, (("candidates", 28), ("attention", 42), ("cache", 30)))),
+    "model": (Column(50, (("config", 100),)), Column(50, (("onnx", 100),))),
 }
 
 
@@ -58,6 +60,7 @@ class Workspace(QMainWindow):
             card.closed.connect(self._arranged_by_hand)
             card.topLevelChanged.connect(self._arranged_by_hand)
             card.toggleViewAction().triggered.connect(self._arranged_by_hand)
+            card.toggleViewAction().triggered.connect(lambda shown, card=card: card.raise_() if shown else None)
 
     def arrange(self, layout: LayoutName) -> None:
         """Put the cards into a named arrangement; those that are not part of it are hidden."""
@@ -78,7 +81,9 @@ class Workspace(QMainWindow):
                 self.splitDockWidget(self.cards[above], self.cards[below], Qt.Orientation.Vertical)
         shown = {name for column in columns for name, _ in column.cards}
         for name, card in self.cards.items():
-            if name not in shown:  # kept at the end of the last column, in case it is wanted
+            if name in BEHIND and name not in shown and "output" in shown:
+                self.tabifyDockWidget(self.cards["output"], card)
+            elif name not in shown:  # kept at the end of the last column, in case it is wanted
                 home = columns[min(1, len(columns) - 1)] if name == "errors" else columns[-1]
                 self.splitDockWidget(self.cards[home.cards[-1][0]], card, Qt.Orientation.Vertical)
             card.setVisible(name in shown)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from app.state.desk_intents import DeskIntent as DeskIntent
 from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Preset, Tab
 from app.theme.palette import ThemeName
 from core.contract import ViewQuery
@@ -335,4 +336,5 @@ Intent = (
     | RemovePreset
     | SetSpeed
     | Waiting
+    | DeskIntent
 )

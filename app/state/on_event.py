@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
-from app.state import notices, params, samples
+from app.state import desks, notices, params, samples
 from app.state.run import RunColumns, RunView
 from app.state.state import EMPTY, AppState, AttentionFocus, Draft
 from core.contract import (
@@ -61,6 +61,8 @@ def on_event(state: AppState, event: Event) -> AppState:
             return replace(state, vitals=event)
         case ModelPreviewed():
             return _previewed(state, event)
+        case _:
+            return desks.on_event(state, event)
 
 
 def _previewed(state: AppState, event: ModelPreviewed) -> AppState:

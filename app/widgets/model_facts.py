@@ -48,7 +48,9 @@ class ModelFacts(QWidget):
         self.title.setText(facts.title)
         for row, (name, value) in enumerate(facts.lines):
             self._lines.addWidget(_label(name, secondary=True), row, 0)
-            self._lines.addWidget(_label(value, mono=True), row, 1)
+            shown = ElidedLabel(value)
+            shown.setFont(fonts.mono())
+            self._lines.addWidget(shown, row, 1)
         for column, heading in enumerate(HEADINGS):
             self._table.addWidget(_label(self.tr(heading) if heading else "", secondary=True), 0, column)
         for row, line in enumerate(facts.precisions, start=1):

@@ -43,15 +43,15 @@ def _facts(sizes: GraphSizes) -> tuple[tuple[str, str], ...]:
         ("opset", str(GPT2_OPSET)),
         ("num_layers", str(sizes.layers)),
         ("num_attention_heads", str(sizes.heads)),
-        ("pad_token_id", f"{sizes.pad_token_id}" if sizes.pad_token_id else "0, the model has none"),
+        ("pad_token_id", "0, the model has none" if sizes.pad_token_id is None else str(sizes.pad_token_id)),
     )
 
 
 def _dummies(sizes: GraphSizes, past: bool) -> tuple[DummyInput, ...]:
     """`generate_dummy_inputs`: a past two longer than the sequence, all zeros, and a mask that covers both."""
     length = sizes.sequence
-    pads = "the padding token, over and over"
-    found = [DummyInput("input_ids", "int64", (BATCH, length), pads)]
+    words = "the tokenizer's unknown token, else “0”, over and over"
+    found = [DummyInput("input_ids", "int64", (BATCH, length), words)]
     if past:
         shape = (BATCH, sizes.heads, sizes.past, sizes.hidden_size // sizes.heads)
         note = f"zeros; past length = sequence length + 2 = {sizes.past}"
