@@ -34,7 +34,7 @@ LAYOUTS: Mapping[LayoutName, tuple[Column, ...]] = {
     "attention": (_LEFT, Column(33, (("output", 100),)), Column(46, (("attention", 72), ("candidates", 28)))),
     "cache": (_LEFT, Column(40, (("output", 60), ("timeline", 40))), Column(39, (("cache", 100),))),
     "everything": (_LEFT, _CENTRE, Column(31, (("candidates", 28), ("attention", 42), ("cache", 30)))),
-    "model": (Column(50, (("config", 100),)), Column(50, (("onnx", 100),))),
+    "model": (Column(45, (("config", 100),)), Column(55, (("onnx", 100),))),
 }
 
 
@@ -60,7 +60,7 @@ class Workspace(QMainWindow):
             card.closed.connect(self._arranged_by_hand)
             card.topLevelChanged.connect(self._arranged_by_hand)
             card.toggleViewAction().triggered.connect(self._arranged_by_hand)
-            card.toggleViewAction().triggered.connect(lambda shown, card=card: card.raise_() if shown else None)
+            card.toggleViewAction().triggered.connect(lambda shown, card=card: self._toggled(card, shown))
 
     def arrange(self, layout: LayoutName) -> None:
         """Put the cards into a named arrangement; those that are not part of it are hidden."""
@@ -81,9 +81,7 @@ class Workspace(QMainWindow):
                 self.splitDockWidget(self.cards[above], self.cards[below], Qt.Orientation.Vertical)
         shown = {name for column in columns for name, _ in column.cards}
         for name, card in self.cards.items():
-            if name in BEHIND and name not in shown and "output" in shown:
-                self.tabifyDockWidget(self.cards["output"], card)
-            elif name not in shown:  # kept at the end of the last column, in case it is wanted
+            if name not in shown and name not in BEHIND:  # kept at the end of the last column, in case it is wanted
                 home = columns[min(1, len(columns) - 1)] if name == "errors" else columns[-1]
                 self.splitDockWidget(self.cards[home.cards[-1][0]], card, Qt.Orientation.Vertical)
             card.setVisible(name in shown)
@@ -92,6 +90,15 @@ class Workspace(QMainWindow):
         self._later.start()  # once more when the cards know how small they can be
         if focus is not None and focus.isVisible():
             focus.setFocus()  # taking the cards apart has moved it
+
+    def _toggled(self, card: Card, shown: bool) -> None:
+        """A card without a place comes up as a tab: hidden tabs would hide the card that they are behind."""
+        if not shown:
+            return
+        if self.dockWidgetArea(card) == Qt.DockWidgetArea.NoDockWidgetArea:
+            self.tabifyDockWidget(self.cards["output"], card)
+            card.show()
+        card.raise_()
 
     def _present(self, column: Column) -> Column:
         return Column(column.share, tuple(c for c in column.cards if c[0] in self.cards))

@@ -41,7 +41,7 @@ from app.widgets.value_field import ValueField
 from core.contract import ConfigDescription
 
 FIRST = "gpt2"
-WIDE_PX = 700  # from this width on the estimate stands beside the form
+WIDE_PX = 860  # from this width on the estimate stands beside the form
 LOADED = ""
 
 
@@ -99,6 +99,7 @@ class ConfigPanel(Panel):
         self.tabs.setProperty("underline", True)
         self.tabs.setDrawBase(False)
         self.tabs.setExpanding(False)
+        self.tabs.setUsesScrollButtons(False)
         self.tabs.setAccessibleName(self.tr("View of the configuration"))
         for title in (self.tr("Fields"), self.tr("Differences"), "JSON", self.tr("Outputs")):
             self.tabs.addTab(title)

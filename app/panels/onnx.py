@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Qt, Slot
-from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import (
-    QBoxLayout,
     QFileDialog,
     QHBoxLayout,
     QLabel,
@@ -23,44 +21,13 @@ from app.state import select
 from app.state.desk_intents import AskOnnx, CancelGraph, CheckGraph, ExportGraph
 from app.state.desk_state import OnnxDesk
 from app.state.state import AppState
-from app.theme import fonts
 from app.theme.palette import Palette
 from app.widgets.choice import Choice
 from app.widgets.elided_label import ElidedLabel
 from app.widgets.segmented import Segmented
 from app.widgets.table_data import Table
 from app.widgets.table_view import TableView
-from core.contract import OnnxCheck, OnnxForm
-
-WIDE_PX = 620  # from this width on the two descriptions stand side by side
-
-
-class FormView(QWidget):
-    """One description of the graph: its title with its facts, and its tensors as a table."""
-
-    def __init__(self, name: str, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.title = QLabel(name)
-        self.title.setTextFormat(Qt.TextFormat.PlainText)
-        self.title.setFont(fonts.ui(bold=True))
-        self.facts = ElidedLabel()
-        self.facts.setProperty("secondary", True)
-        self.table = TableView(name)
-        box = QVBoxLayout(self)
-        box.setContentsMargins(0, 0, 0, 0)
-        box.setSpacing(4)
-        top = QHBoxLayout()
-        top.setSpacing(8)
-        top.addWidget(self.title)
-        top.addWidget(self.facts, 1)
-        box.addLayout(top)
-        box.addWidget(self.table, 1)
-
-    def show_form(self, form: OnnxForm, title: str) -> None:
-        """Show this description."""
-        self.title.setText(title)
-        self.facts.setText(" · ".join(f"{name} {value}" for name, value in form.facts))
-        self.table.show_table(onnx_tables.form_table(form))
+from core.contract import OnnxCheck
 
 
 class OnnxPanel(Panel):
@@ -84,13 +51,16 @@ class OnnxPanel(Panel):
         self.past.show_choice(0)
         self.past.chosen.connect(self._past_chosen)
         self.opset = Choice(self.tr("opset"), self.tr("Opset of the graph that is exported"), self._opset_chosen)
-        self.legacy, self.current = FormView(self.tr("transformers 4")), FormView(self.tr("exported now"))
+        self.legacy, self.current = ElidedLabel(), ElidedLabel()
+        self.table = TableView(self.tr("The graph as it was described and as it is exported"))
         forms = QWidget(self)
-        self._forms = QBoxLayout(QBoxLayout.Direction.LeftToRight, forms)
-        self._forms.setContentsMargins(0, 0, 0, 0)
-        self._forms.setSpacing(12)
-        self._forms.addWidget(self.legacy, 1)
-        self._forms.addWidget(self.current, 1)
+        column = QVBoxLayout(forms)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(4)
+        for label in (self.legacy, self.current):
+            label.setProperty("secondary", True)
+            column.addWidget(label)
+        column.addWidget(self.table, 1)
         self.note = QLabel()
         self.note.setTextFormat(Qt.TextFormat.PlainText)
         self.note.setWordWrap(True)
@@ -143,16 +113,12 @@ class OnnxPanel(Panel):
         row.addWidget(self.export)
         return row
 
-    def resizeEvent(self, event: QResizeEvent) -> None:
-        wide = self.width() >= WIDE_PX
-        self._forms.setDirection(QBoxLayout.Direction.LeftToRight if wide else QBoxLayout.Direction.TopToBottom)
-
     def render(self, state: AppState) -> None:  # type: ignore[override]
         """Ask once for each model, then show what is known of it."""
         palette = select.palette(state)
         if palette is not self._palette:
             self._palette = palette
-            for view in (self.legacy.table, self.current.table, self.checks):
+            for view in (self.table, self.checks):
                 view.set_palette(palette)
         model_id = state.model.model_id if state.model is not None else None
         if model_id is not None and model_id != self._asked_for:
@@ -175,12 +141,14 @@ class OnnxPanel(Panel):
             opset = self._opset or found.default_opset
             self.opset.show_key(str(opset))
             pair = found.pairs[0 if self._past else 1]
-            self.legacy.show_form(pair.legacy, self.tr("transformers 4"))
             exported = outcome.export if outcome is not None else None
             if exported is not None and exported.past == self._past and exported.opset == opset:
-                self.current.show_form(onnx_tables.read_back(pair.current, exported), self.tr("as exported"))
+                current = onnx_tables.read_back(pair.current, exported)
             else:
-                self.current.show_form(onnx_tables.with_opset(pair.current, opset), self.tr("exported now"))
+                current = onnx_tables.with_opset(pair.current, opset)
+            self.legacy.setText(onnx_tables.facts_line(pair.legacy))
+            self.current.setText(onnx_tables.facts_line(current))
+            self.table.show_table(onnx_tables.pair_table(pair.legacy, current))
         texts = onnx_tables.notes(desk, found, outcome, model_id)
         self.note.setText("\n".join(texts.lines))
         self.note.setVisible(bool(texts.lines))

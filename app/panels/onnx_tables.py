@@ -10,6 +10,8 @@ from app.widgets.numbers import byte_count
 from app.widgets.table_data import Column, Table
 from core.contract import OnnxCheck, OnnxDescription, OnnxExport, OnnxForm, OnnxOutcome, OnnxTensor
 
+KINDS = ("input", "output", "dummy")
+
 
 @dataclass(frozen=True, slots=True)
 class Notes:
@@ -19,26 +21,48 @@ class Notes:
     error: bool = False
 
 
-def form_table(form: OnnxForm) -> Table:
-    """Every input, output and dummy input of a description."""
-    rows = [
-        *((_counted(tr("input"), t.count), t.name, axes(t)) for t in form.inputs),
-        *((_counted(tr("output"), t.count), t.name, axes(t)) for t in form.outputs),
-        *((_counted(tr("dummy"), d.count), d.name, f"{d.shape} {d.dtype}, {d.note}") for d in form.dummies),
-    ]
-    titles = (tr("kind"), tr("name"), tr("moving axes, or shape"))
-    columns = tuple(Column(title, [row[i] for row in rows], numeric=False) for i, title in enumerate(titles))
-    return Table(columns, len(rows), form)
+def pair_table(legacy: OnnxForm, current: OnnxForm) -> Table:
+    """Every input, output and dummy input, the two descriptions side by side."""
+    then, now = _lines(legacy), _lines(current)
+    keys = list(dict.fromkeys((*now, *then)))
+    keys.sort(key=lambda key: KINDS.index(key[0]))
+    more = _more(legacy) | _more(current)
+    columns = (
+        Column(tr("kind"), [tr(kind) for kind, _ in keys], numeric=False),
+        Column(tr("name"), [name for _, name in keys], numeric=False),
+        Column(legacy.title, [then.get(key, "–") for key in keys], numeric=False),
+        Column(current.title, [now.get(key, "–") for key in keys], numeric=False),
+        Column(tr("shape, or what it holds"), [more.get(key, "") for key in keys], numeric=False),
+    )
+    return Table(columns, len(keys), (legacy, current))
+
+
+def _lines(form: OnnxForm) -> dict[tuple[str, str], str]:
+    """What a description says of each tensor, by kind and name."""
+    found = {("input", t.name): axes(t) for t in form.inputs}
+    found |= {("output", t.name): axes(t) for t in form.outputs}
+    return found | {("dummy", d.name): f"{d.shape} {d.dtype}" for d in form.dummies}
+
+
+def _more(form: OnnxForm) -> dict[tuple[str, str], str]:
+    found = {("input", t.name): shape(t) for t in form.inputs if t.shape}
+    found |= {("output", t.name): shape(t) for t in form.outputs if t.shape}
+    return found | {("dummy", d.name): d.note for d in form.dummies}
+
+
+def shape(tensor: OnnxTensor) -> str:
+    """`(batch, 8, past_sequence, 32) float32`."""
+    return f"({', '.join(tensor.shape)}) {tensor.dtype}"
+
+
+def facts_line(form: OnnxForm) -> str:
+    """`transformers 4: class GPT2OnnxConfig · opset 13 · …`."""
+    return f"{form.title}: " + " · ".join(f"{name} {value}" for name, value in form.facts)
 
 
 def axes(tensor: OnnxTensor) -> str:
-    """`{0: batch, 1: sequence}`, with the shape where it is known."""
-    moving = ", ".join(f"{number}: {name}" for number, name in tensor.axes)
-    return f"{{{moving}}}" + (f" ({', '.join(tensor.shape)}) {tensor.dtype}" if tensor.shape else "")
-
-
-def _counted(kind: str, count: int) -> str:
-    return f"{kind} × {count}" if count > 1 else kind
+    """`{0: batch, 1: sequence}`: the axes that move."""
+    return "{" + ", ".join(f"{number}: {name}" for number, name in tensor.axes) + "}"
 
 
 def with_opset(form: OnnxForm, opset: int) -> OnnxForm:
@@ -49,7 +73,8 @@ def with_opset(form: OnnxForm, opset: int) -> OnnxForm:
 
 def read_back(form: OnnxForm, export: OnnxExport) -> OnnxForm:
     """The same from the file that was written."""
-    return replace(with_opset(form, export.opset), inputs=export.inputs, outputs=export.outputs)
+    title = tr("read from the file")
+    return replace(with_opset(form, export.opset), title=title, inputs=export.inputs, outputs=export.outputs)
 
 
 def check_table(check: OnnxCheck) -> Table:

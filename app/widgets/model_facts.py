@@ -51,7 +51,7 @@ class ModelFacts(QWidget):
             shown = ElidedLabel(value)
             shown.setFont(fonts.mono())
             self._lines.addWidget(shown, row, 1)
-        for column, heading in enumerate(HEADINGS):
+        for column, heading in enumerate(HEADINGS if facts.precisions else ()):
             self._table.addWidget(_label(self.tr(heading) if heading else "", secondary=True), 0, column)
         for row, line in enumerate(facts.precisions, start=1):
             self._table.addWidget(_label(f"{line.dtype} ✓" if line.used else line.dtype, bold=line.used), row, 0)

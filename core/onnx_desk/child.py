@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from core.domains.sandboxed import say, serve
+from core.onnx_desk.extra import silence_onnxruntime
 
 
 def main() -> None:
     """Serve one request; the answer has the parts of an `OnnxOutcome`."""
     warnings.simplefilter("ignore")
-    import onnxruntime
     import torch
     import transformers
 
-    onnxruntime.set_default_logger_severity(3)
+    silence_onnxruntime()
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))  # the run in the window goes on
     transformers.utils.logging.set_verbosity_error()
     partial: list[Path] = []

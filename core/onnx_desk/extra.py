@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 
 from core.contract.errors import ExportError
 
@@ -20,6 +21,15 @@ def missing_packages() -> str:
         return ""
     verb = "is" if len(missing) == 1 else "are"
     return f"ONNX needs {' and '.join(missing)}, which {verb} not installed; run “pip install {' '.join(missing)}”."
+
+
+def silence_onnxruntime() -> None:
+    """Keep it from sending usage data, which it does with an id of this machine; call it before its first import."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()
+    onnxruntime.set_default_logger_severity(3)
 
 
 def require_packages() -> None:

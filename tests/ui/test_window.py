@@ -20,6 +20,7 @@ from tests.ui.fake_lab import FakeLab
 from tests.ui.harness import clipped, driven
 
 pytestmark = pytest.mark.usefixtures("qapp")
+EVERYTHING = {name for column in LAYOUTS["everything"] for name, _ in column.cards}
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_ctrl_enter_in_the_editor_runs_and_every_panel_follows(settings: Path, q
         assert one.window.statusbar.state.text() == "Running"
         assert one.window.statusbar.context.value.text().endswith("/ 512")
         for name, card in one.window.workspace.cards.items():
-            assert card.isVisible() == (name != "errors")
+            assert card.isVisible() == (name in EVERYTHING)
 
 
 def test_f5_pauses_and_resumes_f10_steps_esc_stops(settings: Path, qtbot: object) -> None:
@@ -218,7 +219,7 @@ def test_damaged_settings_fall_back_to_the_default(settings: Path) -> None:
     with driven(settings) as one:
         assert one.settings.theme == "light"
         assert one.settings.layout == "everything"
-        assert all(card.isVisible() for name, card in one.window.workspace.cards.items() if name != "errors")
+        assert all(card.isVisible() for name, card in one.window.workspace.cards.items() if name in EVERYTHING)
 
 
 def test_settings_of_another_version_are_dropped(settings: Path) -> None:
