@@ -14,6 +14,7 @@ from app.panels.output import OutputPanel
 from app.panels.panel import Dispatch, Panel
 from app.panels.parameters import ParametersPanel
 from app.panels.prompt import PromptPanel
+from app.panels.rows import RowsPanel
 from app.panels.timeline import TimelinePanel
 from app.settings import Settings
 from app.state.state import ModelChoice
@@ -38,6 +39,7 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
         CachePanel(dispatch),
         ConfigPanel(dispatch),
         OnnxPanel(dispatch),
+        RowsPanel(dispatch),
         ErrorsPanel(dispatch),
     )
 

@@ -9,12 +9,14 @@ from pathlib import Path
 from app.files import read_text
 from app.panels.panel import Dispatch
 from app.preset_files import read_preset
+from app.state import batch
 from app.state.desk_intents import OpenConfig
-from app.state.intents import Announce, EditText, ImportPreset, SelectTab
+from app.state.intents import Announce, EditBatch, EditText, ImportPreset, SelectTab
+from app.state.state import Tab
 from core.contract import ParameterError
 
 LARGEST_PROMPT_BYTES = 1 << 20
-TEXTS = (".txt", ".md")
+TEXTS = (".txt", ".md", ".jsonl")
 
 
 def accepts(path: Path) -> bool:
@@ -31,8 +33,11 @@ def _is_config(path: Path) -> bool:
     return isinstance(content, dict) and "model_type" in content
 
 
-def take(path: Path, dispatch: Dispatch, look_at: Callable[[str], None]) -> None:
-    """Carry out a drop: a model is looked at, not loaded; a text becomes the prompt; a preset is applied."""
+def take(path: Path, dispatch: Dispatch, look_at: Callable[[str], None], tab: Tab = "text") -> None:
+    """Carry out a drop: a model is looked at, not loaded; a text becomes the prompt; a preset is applied.
+
+    A .jsonl file is a batch of prompts; so are the lines of a text while the Batch tab (`tab`) is open.
+    """
     suffix = path.suffix.lower()
     if path.is_dir() or suffix == ".gguf":
         look_at(str(path))
@@ -49,7 +54,16 @@ def take(path: Path, dispatch: Dispatch, look_at: Callable[[str], None]) -> None
         except (OSError, ValueError) as error:
             dispatch(Announce("error", f"“{path.name}” cannot be read as a prompt: {error}"))
             return
-        dispatch(SelectTab("text"))
-        dispatch(EditText(text))
+        if suffix != ".jsonl" and tab != "batch":
+            dispatch(SelectTab("text"))
+            dispatch(EditText(text))
+            return
+        try:
+            lines = batch.as_lines(batch.read_jsonl(text)) if suffix == ".jsonl" else text
+        except ValueError as error:
+            dispatch(Announce("error", f"“{path.name}” cannot be read as a batch: {error}."))
+            return
+        dispatch(SelectTab("batch"))
+        dispatch(EditBatch(lines))
     else:
         dispatch(Announce("error", f"“{path.name}” is no model folder, GGUF file, text or preset."))

@@ -69,6 +69,13 @@ class Stage:
             self.app.processEvents()
             time.sleep(0.002)
 
+    def open(self, name: str) -> None:
+        """Open a card; `TokenglassError` when there is none of that name."""
+        card = self.window.workspace.cards.get(name)
+        if card is None:
+            raise TokenglassError(f"There is no card “{name}”; there are {', '.join(self.window.workspace.cards)}.")
+        card.show()
+
     def load(self) -> None:
         """Wait for the model; `ModelLoadError` with its sentence if it cannot be loaded."""
         self.wait(lambda s: s.loading is None, LOAD_S, "the model")

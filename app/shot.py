@@ -41,7 +41,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", metavar="NAME|FOLDER", help="default: smollm2 where installed, else tiny-gpt2")
     parser.add_argument("--theme", default="both", choices=("light", "dark", "contrast", "both"))
     parser.add_argument("--size", action="append", type=_size, metavar="WxH", help="may be given more than once")
-    parser.add_argument("--prompt", metavar="TEXT")
+    prompt = parser.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", metavar="TEXT")
+    prompt.add_argument("--batch", type=Path, metavar="FILE", help="prompts, one a line")
+    parser.add_argument(
+        "--set", dest="params", action="extend", nargs="+", default=[], metavar="KEY=VALUE",
+        help="generation parameters instead of those the pictures usually have",
+    )  # fmt: skip
+    parser.add_argument("--show", action="append", default=[], metavar="CARD", help="open this card, too")
     parser.add_argument("--tokens", type=_tokens, default=64, metavar="N", help="how many to generate")
     parser.add_argument("--seed", type=int, default=11)
     return parser
@@ -69,6 +76,7 @@ def take(options: argparse.Namespace) -> list[Path]:
     from app.offscreen import stage
     from app.state import intents as i
     from app.theme.palette import ThemeName
+    from core.cli import parse_settings
 
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
@@ -78,8 +86,11 @@ def take(options: argparse.Namespace) -> list[Path]:
     with stage(options.model or default_model(model_choices()), options.layout, sizes[0]) as scene:
         scene.load()
         scene.store.dispatch(i.SetSeed(options.seed))
-        for name, value in PARAMS.items():
+        for name, value in (parse_settings(options.params) if options.params else PARAMS).items():
             scene.store.dispatch(i.SetParameter(name, value))
+        if options.batch is not None:
+            scene.store.dispatch(i.SelectTab("batch"))
+            scene.store.dispatch(i.EditBatch(options.batch.read_text(encoding="utf-8")))
         scene.run(options.prompt, options.tokens)
         run = scene.state.run
         if run is not None and run.count > 4:
@@ -90,6 +101,9 @@ def take(options: argparse.Namespace) -> list[Path]:
                 scene.window.resize(width, height)
                 scene.app.processEvents()
                 scene.store.dispatch(i.SetLayout(options.layout))
+                scene.settle()
+                for name in options.show:
+                    scene.open(name)
                 scene.settle()
                 path = out / f"{options.layout}-{theme}-{width}x{height}.png"
                 if not scene.window.grab().save(str(path)):

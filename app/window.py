@@ -23,6 +23,7 @@ from app.keeper import Keeper
 from app.panels.panel import Panel
 from app.panels.statusbar import StatusBar
 from app.settings import Settings
+from app.state import select
 from app.state.intents import ApplyPreset, ChooseModel, DismissNotice, Intent
 from app.state.state import AppState
 from app.store import Store, View
@@ -60,6 +61,7 @@ class Window(QMainWindow):
         self.store = store
         self._settings = settings
         self._theme: ThemeName | None = None
+        self._offered: set[str] = set()
         self._arrangement = store.state.arrangement
         self._arranged = False
         self._config_shown = store.state.config_desk.reveal
@@ -116,6 +118,7 @@ class Window(QMainWindow):
         if state.config_desk.reveal != self._config_shown:
             self._config_shown = state.config_desk.reveal
             self._reveal("config")
+        self._offer(state)
 
     def _reveal(self, name: str) -> None:
         """Bring a card up, wherever it is."""
@@ -125,6 +128,15 @@ class Window(QMainWindow):
         if not card.isVisible():
             card.toggleViewAction().trigger()
         card.raise_()
+
+    def _offer(self, state: AppState) -> None:
+        """Open the card that a kind of run needs, once; who closes it has seen it."""
+        name = select.card_for(state)
+        if name is not None and name not in self._offered:
+            self._offered.add(name)
+            card = self.workspace.cards.get(name)
+            if card is not None and not card.isVisible():
+                card.show()
 
     def hidden(self) -> None:
         """The cards are told for themselves."""
@@ -175,7 +187,7 @@ class Window(QMainWindow):
     def dropEvent(self, event: QDropEvent) -> None:
         event.acceptProposedAction()
         for path in _dropped(event):
-            drops.take(path, self.store.dispatch, self.chooser.open_on)
+            drops.take(path, self.store.dispatch, self.chooser.open_on, self.store.state.draft.tab)
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)

@@ -38,6 +38,9 @@ LAYOUTS: Mapping[LayoutName, tuple[Column, ...]] = {
 }
 
 
+BELOW_OUTPUT = ("errors", "rows", "beams")  # cards that are opened in the middle column
+
+
 class Workspace(QMainWindow):
     """Holds the cards. It is a child of the window, so that toolbar and status bar keep to themselves.
 
@@ -82,7 +85,7 @@ class Workspace(QMainWindow):
         shown = {name for column in columns for name, _ in column.cards}
         for name, card in self.cards.items():
             if name not in shown and name not in BEHIND:  # kept at the end of the last column, in case it is wanted
-                home = columns[min(1, len(columns) - 1)] if name == "errors" else columns[-1]
+                home = columns[min(1, len(columns) - 1)] if name in BELOW_OUTPUT else columns[-1]
                 self.splitDockWidget(self.cards[home.cards[-1][0]], card, Qt.Orientation.Vertical)
             card.setVisible(name in shown)
         self._columns = columns

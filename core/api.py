@@ -20,6 +20,7 @@ from core.contract import (
     ChatMessage,
     DistributionAnswer,
     DistributionQuery,
+    HypothesisEnded,
     ModelInfo,
     ModelSpec,
     PrefillProgress,
@@ -64,6 +65,7 @@ def run(
     top_logprobs: int = 50,
     trace: bool = True,
     prefill_chunk: int = 256,
+    assistant_model: ModelName | None = None,
     device: str = "auto",
     dtype: str = "auto",
 ) -> RunResult:
@@ -81,13 +83,18 @@ def run(
     top_logprobs: candidates in each snapshot, 0 for none.
     trace: record what `attention` and `distribution` of the result are derived from.
     prefill_chunk: positions of the prompt fed at once.
+    assistant_model: a smaller model with the same vocabulary that drafts tokens (assisted generation).
     device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. dtype: `auto`, `bf16` or `fp32`.
 
     Raises `ModelLoadError`, `PromptError`, `ParameterError`, or what ended the run, all of them `TokenglassError`
     with one sentence for the user.
     """
     prompts = to_prompts(prompt, prompt_ids, messages)
-    spec = RunSpec(prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace)
+    assistant = None if assistant_model is None else ModelSpec(_resolved(assistant_model), device, dtype)
+    spec = RunSpec(
+        prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
+        assistant=assistant,
+    )  # fmt: skip
     session = open_session(load_model(model, device, dtype), spec)
     steps = [event for event in events(session) if isinstance(event, StepSnapshot)]
     return RunResult(session, steps)
@@ -106,6 +113,7 @@ def stream(
     top_logprobs: int = 50,
     trace: bool = False,
     prefill_chunk: int = 256,
+    assistant_model: ModelName | None = None,
     device: str = "auto",
     dtype: str = "auto",
 ) -> Generator[StepSnapshot, None, None]:
@@ -115,7 +123,11 @@ def stream(
     the loop early, or closing the generator, ends the run. Nothing is recorded for views unless `trace` is set.
     """
     prompts = to_prompts(prompt, prompt_ids, messages)
-    spec = RunSpec(prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace)
+    assistant = None if assistant_model is None else ModelSpec(_resolved(assistant_model), device, dtype)
+    spec = RunSpec(
+        prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
+        assistant=assistant,
+    )  # fmt: skip
     return _steps(open_session(load_model(model, device, dtype), spec))
 
 
@@ -208,11 +220,13 @@ def open_session(loaded: LoadedModel, spec: RunSpec, cancelled: Callable[[], boo
     """A run that has not begun yet; `cancelled` is asked before every layer. Raises as `run` does."""
     from core.decode.session import Session
 
+    asked = spec.assistant
+    assistant = None if asked is None else load_model(asked.name, asked.device, asked.dtype)
     with _lock:
-        return Session(loaded, spec, run_id=next(_numbers), cancelled=cancelled)
+        return Session(loaded, spec, run_id=next(_numbers), cancelled=cancelled, assistant=assistant)
 
 
-def events(session: Session) -> Generator[PrefillProgress | StepSnapshot, None, None]:
+def events(session: Session) -> Generator[PrefillProgress | StepSnapshot | HypothesisEnded, None, None]:
     """Run a session to its end, event by event; closing the generator ends the run as cancelled."""
     try:
         while not session.finished:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from core import cli_desk
-from core.contract import LoadCancelledError, RunFinished, RunSpec, StepSnapshot, TokenglassError, validate
+from core.contract import LoadCancelledError, ModelSpec, RunFinished, RunSpec, StepSnapshot, TokenglassError, validate
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         "--set", dest="params", action="extend", nargs="+", default=[], metavar="KEY=VALUE",
         help="generation parameters by their GenerationConfig names, such as temperature=0.8",
     )  # fmt: skip
+    generate.add_argument("--assistant-model", metavar="NAME|FOLDER", help="a smaller model that drafts tokens")
     generate.add_argument("--seed", type=int, default=0)
     generate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     generate.add_argument("--dtype", default="auto", help="auto, bf16 or fp32")
@@ -154,7 +155,16 @@ def _generate(options: argparse.Namespace) -> int:
         raise UsageError("--chat needs a text; give it with --prompt.")
     messages = [{"role": "user", "content": options.prompt}] if options.chat else None
     prompts = api.to_prompts(None if options.chat else options.prompt, options.prompt_ids, messages)
-    spec = RunSpec(prompts, params, options.mode, options.seed, trace=False, top_logprobs=50 if options.json else 0)
+    helper = options.assistant_model
+    spec = RunSpec(
+        prompts,
+        params,
+        options.mode,
+        options.seed,
+        trace=False,
+        top_logprobs=50 if options.json else 0,
+        assistant=None if helper is None else ModelSpec(helper, options.device, options.dtype),
+    )
     with _interruptible() as interrupted:
         loaded = api.load_model(options.model, options.device, options.dtype, _Control(interrupted))
         session = api.open_session(loaded, spec, interrupted)

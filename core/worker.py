@@ -49,6 +49,7 @@ from core.contract.events import (
     WorkerState,
 )
 from core.contract.snapshot import StepSnapshot
+from core.contract.specs import ModelSpec
 from core.desk import Desk, Meter, error_report, typed_error
 from core.errands import Errands
 from core.mailbox import Mailbox
@@ -109,6 +110,19 @@ class _LoadControl:
 
 
 @dataclass
+class _AssistantControl:
+    """A draft model is loaded for a run; whatever ends the run ends the load."""
+
+    worker: Worker
+
+    def progress(self, stage: str, fraction: float | None) -> None:
+        pass
+
+    def cancelled(self) -> bool:
+        return self.worker._interrupted()
+
+
+@dataclass
 class _PreviewControl:
     """A preview may wait for the network; a load that is asked for or given up, or closing, ends that."""
 
@@ -145,6 +159,7 @@ class Worker:
         self.inbox, self.mailbox, self.flags = inbox, mailbox, flags
         self.state: WorkerState | None = None
         self.loaded: LoadedModel | None = None
+        self.assistant: LoadedModel | None = None  # the draft model used last
         self.session: Session | None = None
         self.loads_begun = 0
         self.interruptions_met = 0
@@ -186,7 +201,7 @@ class Worker:
         self._end_run()
         self._forget_session()
         self.errands.close()
-        self.loaded = None
+        self.loaded = self.assistant = None
 
     def _give_up(self, problem: BaseException) -> None:
         """End the run, or else the views asked for, and say why."""
@@ -265,6 +280,7 @@ class Worker:
             self.enter(WorkerState.LOADING)
             loaded = qualify(load(command.spec, command.model_id, control))
             self._forget_session()
+            self.assistant = None
             self.mailbox.put(ModelReady(loaded.info))
         except (KeyboardInterrupt, SystemExit):
             raise
@@ -298,6 +314,7 @@ class Worker:
             run_id=command.run_id,
             cancelled=self._interrupted,
             before=self.session,
+            assistant=self._assistant(command.spec.assistant),
         )
         self._forget_session()
         self.session, self.steps_left = session, command.spec.max_steps
@@ -306,6 +323,20 @@ class Worker:
         self.mailbox.put(session.started)
         self.running = True  # last: from here on the run is ended by a `RunFinished`
         self._settle()
+
+    def _assistant(self, spec: ModelSpec | None) -> LoadedModel | None:
+        """The draft model, kept for the next run. Raises `ModelLoadError`."""
+        from core.models.loader import load
+
+        if spec is None:
+            return None
+        if self.loaded is not None and spec.name == self.loaded.spec.name:
+            return self.loaded
+        if self.assistant is None or self.assistant.spec != spec:
+            self.assistant = None  # gives its memory back first
+            self.enter(WorkerState.LOADING)
+            self.assistant = load(spec, 0, _AssistantControl(self))
+        return self.assistant
 
     def _interrupted(self) -> bool:
         """Whether a command waits that ends the run in progress."""

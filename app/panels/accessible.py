@@ -10,7 +10,8 @@ from PySide6.QtWidgets import QWidget
 from app.state.state import AppState
 from core.contract import WorkerState
 
-Moment = tuple[int | None, int | None, int | None] | None  # run, selected step, steps if it rests; None: nothing yet
+# The sequence, the selected step, its steps if the run rests; None: nothing yet.
+Moment = tuple[tuple[int, int] | None, int | None, int | None] | None
 
 
 class Described(Protocol):
@@ -27,7 +28,7 @@ def describe_selection(panel: Described, views: Iterable[QWidget], state: AppSta
     """Describe the panel and its views anew where `before` was another moment; returns what to hand in next time."""
     run = state.run
     busy = state.worker in (WorkerState.DECODING, WorkerState.PREFILL)
-    moment = (run.run_id if run else None, state.selected, None if busy or run is None else run.count)
+    moment = (run.key if run else None, state.selected, None if busy or run is None else run.count)
     if moment != before:
         text = panel.describe()
         panel.setAccessibleDescription(text)

@@ -83,9 +83,9 @@ class AttentionPanel(Panel):
         self.recompute.hide()
         self._build()
         self._state: AppState | None = None
-        self._key: tuple[int, AttentionFocus] | None = None
+        self._key: tuple[tuple[int, int], AttentionFocus] | None = None
         self._labels: list[str] = []
-        self._labelled_run: int | None = None
+        self._labelled_run: tuple[int, int] | None = None
         self._scale: Scale = "sqrt"
         self._theme = ""
         self._described: Moment = None
@@ -181,7 +181,7 @@ class AttentionPanel(Panel):
 
     # focus heatmap
 
-    def _reset(self, key: tuple[int, AttentionFocus] | None) -> None:
+    def _reset(self, key: tuple[tuple[int, int], AttentionFocus] | None) -> None:
         if key == self._key and key is not None:
             return
         self._key = key
@@ -192,14 +192,14 @@ class AttentionPanel(Panel):
             self.heatmap.show_rows(0)
 
     def _follow_run(self, run: RunView, state: AppState) -> None:
-        if run.run_id != self._labelled_run:
-            self._labelled_run, self._labels = run.run_id, list(run.prompt.pieces)
+        if run.key != self._labelled_run:
+            self._labelled_run, self._labels = run.key, list(run.prompt.pieces)
             self.heatmap.set_labels(self._labels)
             self._seen.clear()
             self.thumbnails.clear()
             self._generations = dict.fromkeys(self._generations, 0)
         self._labels.extend(s.piece for s in run.steps(len(self._labels) - len(run.prompt.pieces)))
-        self._reset((run.run_id, state.focus))
+        self._reset((run.key, state.focus))
         self._say("", run, state)
 
     def _take_focus(self, run: RunView, state: AppState) -> None:
@@ -301,7 +301,7 @@ class AttentionPanel(Panel):
         ours = asked is not None and is_of(asked.query, run.run_id, state.focus)
         if not (ours and select.is_waiting(state, FOCUS_SLOT)):
             fed = select.fed_positions(run)
-            query = focus_query(run.run_id, state.focus, self.matrix.rows, fed, recompute=self._recompute)
+            query = focus_query(run, state.focus, self.matrix.rows, fed, recompute=self._recompute)
             if query is not None:
                 self._put(AskView(FOCUS_SLOT, query))
         self._ask_thumbnails(run, state)
@@ -317,7 +317,7 @@ class AttentionPanel(Panel):
             return
         every = self.twins.shown == HEADS
         visible = range(run.model.layers) if every else self.thumbnails.visible_layers()
-        query = thumbnail_query(run.run_id, visible, self._seen, select.fed_positions(run), run.model.heads)
+        query = thumbnail_query(run, visible, self._seen, select.fed_positions(run))
         if query is not None:
             self._thumbnails_asked_s = now
             self._put(AskView(THUMBNAILS_SLOT, query))

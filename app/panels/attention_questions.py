@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.panels.output import heads_of
+from app.state.run import RunView
 from app.state.state import AttentionFocus
 from core.contract import AttentionQuery, ThumbnailQuery
 
@@ -14,7 +15,7 @@ DECODING_INTERVAL_S = 0.3  # between two questions for thumbnails while tokens a
 
 
 def focus_query(
-    run_id: int, focus: AttentionFocus, have: int, fed: int, *, recompute: bool = False
+    run: RunView, focus: AttentionFocus, have: int, fed: int, *, recompute: bool = False
 ) -> AttentionQuery | None:
     """The rows that are missing, [have, fed), or as many of them as one answer should hold.
 
@@ -28,10 +29,13 @@ def focus_query(
     if recompute:
         most = min(most, RECOMPUTED_ROWS)
     stop = None if fed - have <= most else have + most
-    return AttentionQuery(run_id, focus.layer, heads, reduce, rows=(have, stop), recompute=recompute)
+    at = run.place
+    return AttentionQuery(
+        run.run_id, focus.layer, heads, reduce, (have, stop), None, recompute, at.row, beam=at.beam, index=at.index
+    )
 
 
-def thumbnail_query(run_id: int, visible: range, seen: dict[int, int], fed: int, heads: int) -> ThumbnailQuery | None:
+def thumbnail_query(run: RunView, visible: range, seen: dict[int, int], fed: int) -> ThumbnailQuery | None:
     """The visible layers whose maps are older than `fed` positions, the oldest first; `seen` has what each map covers.
 
     A long context takes several questions, so that maps appear one after the other instead of all at the end.
@@ -39,8 +43,10 @@ def thumbnail_query(run_id: int, visible: range, seen: dict[int, int], fed: int,
     stale = sorted((layer for layer in visible if seen.get(layer, 0) < fed), key=lambda layer: seen.get(layer, 0))
     if not stale or not fed:
         return None
-    most = max(1, LARGEST_THUMBNAILS // (heads * fed * fed))
-    return ThumbnailQuery(run_id, tuple(sorted(stale[:most])))
+    most = max(1, LARGEST_THUMBNAILS // (run.model.heads * fed * fed))
+    at = run.place
+    layers = tuple(sorted(stale[:most]))
+    return ThumbnailQuery(run.run_id, layers, row=at.row, beam=at.beam, index=at.index)
 
 
 def is_of(query: object, run_id: int, focus: AttentionFocus) -> bool:

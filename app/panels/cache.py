@@ -104,10 +104,10 @@ class CachePanel(Panel):
         if run is None or index is None:
             self._show_nothing()
             return
-        shown = (run.run_id, run.count, index, state.selected is None)
+        shown = (run.key, run.count, index, state.selected is None)
         if shown == self._shown:
             return
-        restart = self._shown[:1] != (run.run_id,)
+        restart = self._shown[:1] != (run.key,)
         self._shown = shown
         self._show_step(run, index, restart)
         self._show_table()
@@ -145,7 +145,7 @@ class CachePanel(Panel):
         if run is None or index is None:
             self.twins.show_table(None)
         elif which == 0:
-            self.twins.show_table(tables.layers_table(run.step(index).cache, (run.run_id, index)))
+            self.twins.show_table(tables.layers_table(run.step(index).cache, (run.key, index)))
         else:
             self.twins.show_table(tables.growth_table(run, index if self._pinned else None))
 

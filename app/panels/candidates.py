@@ -75,7 +75,7 @@ class CandidatesPanel(Panel):
             for widget in (self.needle, self.moment, self.readout, self.twins):
                 widget.set_palette(palette)
         self._run, self._index = state.run, select.step_index(state)
-        shown = (state.run.run_id if state.run else None, self._index)
+        shown = (state.run.key if state.run else None, self._index)
         self._described = describe_selection(self, (self.bars, self.needle), state, self._described)
         if shown == self._shown:
             return
@@ -121,7 +121,7 @@ class CandidatesPanel(Panel):
             return
         step = self._run.step(self._index)
         parts = candidate_rows.segments(step.top, step.token_id)
-        key = (self._run.run_id, self._index)
+        key = (self._run.key, self._index)
         self.twins.show_table(tables.candidates_table(candidate_rows.rows(step), parts, key))
 
     def _show_nothing(self) -> None:

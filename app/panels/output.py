@@ -90,7 +90,7 @@ class OutputPanel(Panel):
         self.newest.clicked.connect(self._follow_newest)
         self.newest.hide()
         self._state: AppState | None = None
-        self._run_id: int | None = None
+        self._key: object = None  # of the sequence shown
         self._count = 0
         self._by_attention = self._asked = False
         self._coloured: tuple[object, ...] = ()
@@ -149,7 +149,7 @@ class OutputPanel(Panel):
     def _show_nothing(self, state: AppState) -> None:
         if self.flow.tokens:
             self.flow.clear()
-        self._run_id, self._count = None, 0
+        self._key, self._count = None, 0
         waiting = state.worker in (WorkerState.STARTING, WorkerState.LOADING, WorkerState.NO_MODEL)
         hint = self.tr("Press Ctrl+Enter to run the prompt.")
         if waiting:
@@ -158,8 +158,8 @@ class OutputPanel(Panel):
         self.newest.hide()
 
     def _show_tokens(self, run: RunView, state: AppState) -> None:
-        if run.run_id != self._run_id:
-            self._run_id, self._count, self._coloured = run.run_id, 0, ()
+        if run.key != self._key:
+            self._key, self._count, self._coloured = run.key, 0, ()
             self.flow.set_prompt(run.prompt.pieces)
         mode = ("attention",) if self._by_attention else (state.colour_by,)
         if run.count > self._count:
@@ -200,7 +200,10 @@ class OutputPanel(Panel):
             return None
         heads, reduce = heads_of(state.focus.head)
         position = select.query_position(run, index)
-        return AttentionQuery(run.run_id, state.focus.layer, heads, reduce, rows=(position, position + 1))
+        rows, place = (position, position + 1), run.place
+        return AttentionQuery(
+            run.run_id, state.focus.layer, heads, reduce, rows, row=place.row, beam=place.beam, index=place.index
+        )
 
     def _ask_row(self, run: RunView, state: AppState) -> None:
         query = self._row_query(run, state)

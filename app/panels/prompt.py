@@ -8,8 +8,9 @@ from PySide6.QtCore import QEvent, Qt, QTimer, Slot
 from PySide6.QtWidgets import QMenu, QStackedWidget, QTabBar, QVBoxLayout, QWidget
 
 from app.panels.panel import Dispatch, Panel
-from app.state.intents import EditMessage, EditText, SelectTab, TokenizeDraft
-from app.state.state import AppState, Draft
+from app.state import batch
+from app.state.intents import EditBatch, EditMessage, EditText, SelectTab, TokenizeDraft
+from app.state.state import AppState, Draft, Tab
 from app.widgets.arrow_keys import claims_arrows
 from app.widgets.chat_editor import ChatEditor
 from app.widgets.late_menu import LateMenu
@@ -19,7 +20,7 @@ from app.widgets.visible_text import one_line
 
 REST_MS = 120  # typing rests this long before the draft is tokenised
 LONGEST_ENTRY = 60  # characters of a prompt in the menu
-TABS = ("text", "chat")
+TABS: tuple[Tab, ...] = ("text", "chat", "batch")
 TEXT_PX, CHAT_PX = 52, 184  # least height of the editors
 
 
@@ -44,17 +45,25 @@ class PromptPanel(Panel):
         self.tabs.setDrawBase(False)
         self.tabs.setExpanding(False)
         self.tabs.setAccessibleName(self.tr("Kind of prompt"))
-        self.tabs.setAccessibleDescription(self.tr("A text to continue, or a chat"))
+        self.tabs.setAccessibleDescription(self.tr("A text to continue, a chat, or several texts at once"))
         self.tabs.addTab(self.tr("Text"))
         self.tabs.addTab(self.tr("Chat"))
+        self.tabs.addTab(self.tr("Batch"))
         self.text = TextEdit()
         self.text.setAccessibleName(self.tr("Prompt text"))
         self.text.setAccessibleDescription(self.tr("The beginning of a text; Ctrl+Enter continues it"))
         self.text.setPlaceholderText(self.tr("Write the beginning of a text. Ctrl+Enter continues it."))
         self.chat = ChatEditor(dispatch)
+        self.batch = TextEdit()
+        self.batch.setAccessibleName(self.tr("Prompts of the batch"))
+        self.batch.setAccessibleDescription(self.tr("One prompt on each line; Ctrl+Enter continues all of them"))
+        self.batch.setPlaceholderText(
+            self.tr("One prompt on each line, \\n for a line break inside it. Drop a .txt or .jsonl file.")
+        )
         self.stack = QStackedWidget()
         self.stack.addWidget(self.text)
         self.stack.addWidget(self.chat)
+        self.stack.addWidget(self.batch)
         self.summary = TokenSummary()
         self._recent: tuple[str, ...] = ()
         self.recent = LateMenu(self.tr("Recent"), self.tr("Prompts that were run before"), self._fill)
@@ -68,6 +77,7 @@ class PromptPanel(Panel):
         self._rest.setInterval(REST_MS)
         self._rest.timeout.connect(self._tokenize)
         self.text.edited.connect(self._text_edited)
+        self.batch.edited.connect(self._batch_edited)
         self.tabs.currentChanged.connect(self._tab_changed)
         self.setFocusProxy(self.text)
 
@@ -84,8 +94,12 @@ class PromptPanel(Panel):
             menu.addAction(shown.replace("&", "&&"), partial(self._take, text))
 
     def _take(self, text: str) -> None:
-        chat = self._draft is not None and self._draft.tab == "chat"
-        self.dispatch(EditMessage(text) if chat else EditText(text))
+        tab, draft = ("text", Draft()) if self._draft is None else (self._draft.tab, self._draft)
+        if tab == "batch":
+            lines = [*batch.prompts(draft.batch), text]
+            self.dispatch(EditBatch(batch.as_lines(lines)))
+        else:
+            self.dispatch(EditMessage(text) if tab == "chat" else EditText(text))
 
     def render(self, state: AppState) -> None:  # type: ignore[override]
         """Follow the draft; the editors keep what the user is typing."""
@@ -97,6 +111,7 @@ class PromptPanel(Panel):
         self._draft, self._model = draft, model
         self._show_tabs(state)
         self.text.show_text(draft.text)
+        self.batch.show_text(draft.batch)
         self.chat.show_draft(draft)
         self.stack.setCurrentIndex(TABS.index(draft.tab))
         self.stack.setMinimumHeight(CHAT_PX if draft.tab == "chat" else TEXT_PX)
@@ -129,7 +144,11 @@ class PromptPanel(Panel):
     def _text_edited(self, text: str) -> None:
         self.dispatch(EditText(text))
 
+    @Slot(str)
+    def _batch_edited(self, text: str) -> None:
+        self.dispatch(EditBatch(text))
+
     @Slot(int)
     def _tab_changed(self, index: int) -> None:
-        self.dispatch(SelectTab("chat" if index == 1 else "text"))
-        (self.chat.message if index == 1 else self.text).setFocus(Qt.FocusReason.OtherFocusReason)
+        self.dispatch(SelectTab(TABS[index]))
+        (self.text, self.chat.message, self.batch)[index].setFocus(Qt.FocusReason.OtherFocusReason)

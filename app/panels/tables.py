@@ -14,6 +14,7 @@ from app.state.texts import tr
 from app.widgets import numbers
 from app.widgets.candidate_rows import CandidateRow, Segment
 from app.widgets.heat_matrix import HeatMatrix
+from app.widgets.row_list import RowLine
 from app.widgets.series_plot import Flag, Series
 from app.widgets.table_data import Column, Table
 from app.widgets.visible_text import one_line
@@ -55,7 +56,27 @@ def output_table(run: RunView, selected: int | None) -> Table:
         Column(tr("entropy, bits"), run.column("entropy_bits"), significant),
         Column(tr("surprisal, bits"), select.surprisal_bits(run), significant),
     )
-    return Table(columns, run.count, run.run_id, selected)
+    return Table(columns, run.count, run.key, selected)
+
+
+def rows_table(run: RunView, lines: Sequence[RowLine]) -> Table:
+    """Every row of the batch: what it said last, its length, its mean entropy, the padding in front of it."""
+    count, longest = len(lines), max(len(row.token_ids) for row in run.started.rows)
+    columns = [run.sequences.row(r) for r in range(count)]
+    entropies = [float(c.column("entropy_bits", c.count).mean()) if c.count else math.nan for c in columns]
+    return Table(
+        (
+            Column(tr("row"), range(1, count + 1)),
+            Column(tr("text"), lines, lambda line: line.text[-LONGEST:], numeric=False),
+            Column(tr("tokens"), [c.count for c in columns], _count),
+            Column(tr("mean entropy, bits"), entropies, significant),
+            Column(tr("padding"), [longest - len(row.token_ids) for row in run.started.rows], _count),
+            Column(tr("ended"), lines, lambda line: line.ended, numeric=False),
+        ),
+        count,
+        (run.run_id, sum(c.count for c in columns)),
+        run.row,
+    )
 
 
 def timeline_table(run: RunView, series: Sequence[Series], flags: Sequence[Flag], selected: int | None) -> Table:
@@ -68,7 +89,7 @@ def timeline_table(run: RunView, series: Sequence[Series], flags: Sequence[Flag]
         *(Column(t, s.values, significant, s.scale) for t, s in zip(titles, series, strict=True)),
         Column(tr("changed"), range(run.count), lambda index: changes.get(index, ""), numeric=False),
     )
-    return Table(columns, run.count, (run.run_id, len(flags)), selected)
+    return Table(columns, run.count, (run.key, len(flags)), selected)
 
 
 def candidates_table(rows: Sequence[CandidateRow], segments: Sequence[Segment], key: object) -> Table:
@@ -112,7 +133,7 @@ def growth_table(run: RunView, selected: int | None) -> Table:
         Column(tr("used, B"), run.column("used_bytes"), _count),
         Column(tr("allocated, B"), run.column("allocated_bytes"), _count),
     )
-    return Table(columns, run.count, run.run_id, selected)
+    return Table(columns, run.count, run.key, selected)
 
 
 def attention_table(matrix: HeatMatrix, labels: Sequence[str], query: int) -> Table:

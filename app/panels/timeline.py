@@ -55,7 +55,7 @@ class TimelinePanel(Panel):
         self._run: RunView | None = None
         self._index: int | None = None
         self._flags: tuple[Flag, ...] = ()
-        self._run_id: int | None = None
+        self._key: object = None  # of the sequence shown
         self._theme = ""
         self._described: Moment = None
 
@@ -78,15 +78,15 @@ class TimelinePanel(Panel):
         run, index = self._run, self._index
         if run is None or index is None:
             self.plot.show_steps((), (), None, restart=True)
-            self._run_id = None
+            self._key = None
             self.readout.set_wordings("")
             self._show_table()
             self._described = describe_selection(self, (self.plot,), state, self._described)
             return
-        restart = run.run_id != self._run_id
+        restart = run.key != self._key
         if restart or len(run.flags) != len(self._flags):
             self._flags = flags_of(run)
-        self._run_id = run.run_id
+        self._key = run.key
         self._series = (
             Series(run.column("entropy_bits")),
             Series(run.column("logprob"), -1.0 / step_text.LN2),

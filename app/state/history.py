@@ -14,7 +14,7 @@ from app.state.texts import tr
 
 MOST_EDITS = 200
 STATE_FIELDS = ("overrides", "seed", "config")
-DRAFT_FIELDS = ("text", "system", "turns", "message")
+DRAFT_FIELDS = ("text", "system", "turns", "message", "batch")
 
 _EDITS = (
     i.SetParameter
@@ -24,6 +24,7 @@ _EDITS = (
     | i.ApplyPreset
     | i.ImportPreset
     | i.EditText
+    | i.EditBatch
     | i.EditSystem
     | i.EditMessage
     | i.EditTurn
@@ -90,7 +91,7 @@ def _with(state: AppState, values: Mapping[str, Any]) -> AppState:
     prompt = {n: values[n] for n in DRAFT_FIELDS if n in values}
     if prompt:
         draft = state.draft
-        tab: Tab = "text" if "text" in prompt else "chat"
+        tab: Tab = "text" if "text" in prompt else "batch" if "batch" in prompt else "chat"
         state = replace(state, draft=replace(draft, tab=tab, generation=draft.generation + 1, **prompt))
     return state
 
@@ -113,7 +114,7 @@ def _key(intent: i.Intent) -> object:
     match intent:
         case i.SetParameter(name, _, gesture) if gesture is not None:
             return name, gesture
-        case i.EditText() | i.EditSystem() | i.EditMessage():
+        case i.EditText() | i.EditBatch() | i.EditSystem() | i.EditMessage():
             return type(intent).__name__
         case i.EditTurn(index, text) if text.strip():
             return "turn", index
@@ -131,7 +132,7 @@ def _label(intent: i.Intent) -> str:
             return tr("reset of all parameters")
         case i.ApplyPreset() | i.ImportPreset():
             return tr("preset")
-        case i.EditText():
+        case i.EditText() | i.EditBatch():
             return tr("typing")
         case i.ClearChat():
             return tr("new chat")

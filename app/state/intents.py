@@ -63,7 +63,7 @@ class SetSeed:
 
 @dataclass(frozen=True, slots=True)
 class SelectTab:
-    """Text or chat."""
+    """Text, chat or batch."""
 
     tab: Tab
 
@@ -71,6 +71,13 @@ class SelectTab:
 @dataclass(frozen=True, slots=True)
 class EditText:
     """The text of the Text tab."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class EditBatch:
+    """The lines of the Batch tab."""
 
     text: str
 
@@ -131,6 +138,22 @@ class MoveSelection:
     """Select the step so many tokens further on."""
 
     delta: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShowRow:
+    """Every panel shows this row of the batch; with beams the best one of it."""
+
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShowBeam:
+    """Every panel shows the sequence that was this beam after step `index`, also if it died later."""
+
+    row: int
+    beam: int
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +327,7 @@ Intent = (
     | SetSeed
     | SelectTab
     | EditText
+    | EditBatch
     | EditSystem
     | EditMessage
     | EditTurn
@@ -313,6 +337,8 @@ Intent = (
     | TokenizeDraft
     | SelectStep
     | MoveSelection
+    | ShowRow
+    | ShowBeam
     | SetFocus
     | SetColour
     | ChooseModel

@@ -6,13 +6,15 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from app.state import desks, notices, params, samples
-from app.state.run import RunColumns, RunView
+from app.state.run import begin, with_end, with_step
+from app.state.shown import of_sequence
 from app.state.state import EMPTY, AppState, AttentionFocus, Draft
 from core.contract import (
     Answered,
     ChatMessage,
     CommandRefused,
     Event,
+    HypothesisEnded,
     LoadFailed,
     LoadProgress,
     ModelInfo,
@@ -36,7 +38,7 @@ LONGEST_PROMPT = 20_000  # characters; longer ones are not remembered
 def on_event(state: AppState, event: Event) -> AppState:
     """The state after `event`. Events of a run that is no longer shown change nothing."""
     match event:
-        case StepSnapshot() | PrefillProgress() | ParamsApplied() | RunFinished() | RunStarted():
+        case StepSnapshot() | PrefillProgress() | ParamsApplied() | HypothesisEnded() | RunFinished() | RunStarted():
             return _on_run_event(state, event)
         case StateChanged(worker):
             return replace(state, worker=worker)
@@ -73,7 +75,7 @@ def _previewed(state: AppState, event: ModelPreviewed) -> AppState:
 
 
 def _on_run_event(
-    state: AppState, event: StepSnapshot | PrefillProgress | ParamsApplied | RunFinished | RunStarted
+    state: AppState, event: StepSnapshot | PrefillProgress | ParamsApplied | HypothesisEnded | RunFinished | RunStarted
 ) -> AppState:
     if isinstance(event, RunStarted):
         return _run_started(state, event)
@@ -83,24 +85,24 @@ def _on_run_event(
         return state
     match event:
         case StepSnapshot():
-            if event.id.row or event.id.beam or event.id.index != run.count:
-                return state  # other rows and beams are not shown yet
-            run.columns.append(event)
-            return replace(state, run=replace(run, count=run.columns.count))
+            return of_sequence(state, with_step(run, event))
+        case HypothesisEnded():
+            run.sequences.hypotheses.append(event)
+            return replace(state, run=replace(run))  # panels see another object and look again
         case PrefillProgress():
             return replace(state, run=replace(run, prefill=event))
         case ParamsApplied():
             run = replace(run, params=event.params, flags=(*run.flags, event))
             return replace(params.applied(state, event.epoch), run=run)
         case RunFinished():
-            state = replace(state, run=replace(run, finish=event), pending=EMPTY, draft=_with_answer(state, event))
+            state = of_sequence(replace(state, draft=_with_answer(state, event), pending=EMPTY), with_end(run, event))
             return notices.report(state, event.error) if event.error else state
 
 
 def _run_started(state: AppState, event: RunStarted) -> AppState:
     if state.model is None:
         return state
-    run = RunView(started=event, model=state.model, params=event.params, columns=RunColumns())
+    run = begin(event, state.model)
     request = state.requested
     draft = state.draft
     if request is not None and request.run_id == event.run_id:
@@ -157,7 +159,7 @@ def _model_ready(state: AppState, info: ModelInfo) -> AppState:
         draft = replace(draft, text=samples.TEXT, message=samples.MESSAGE if info.has_chat_template else "")
     draft = replace(
         draft,
-        tab=draft.tab if info.has_chat_template else "text",
+        tab="text" if draft.tab == "chat" and not info.has_chat_template else draft.tab,
         generation=draft.generation + 1,
         tokenized=None,
         token_error=None,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from app.state import desks, history, notices, params, presets, select
+from app.state import batch, desks, history, notices, params, presets, select, shown
 from app.state import intents as i
 from app.state.state import AppState, AttentionFocus, Draft, Loading, Pace, Preview, Question, RunRequest
 from app.state.texts import tr
@@ -45,6 +45,8 @@ def on_intent(state: AppState, intent: i.Intent) -> AppState:
             return _select(state, index)
         case i.MoveSelection(delta):
             return _move(state, delta)
+        case i.ShowRow() | i.ShowBeam():
+            return shown.show(state, intent)
         case i.SetFocus(layer, head):
             return replace(state, focus=AttentionFocus(layer, head))
         case i.SetColour(by):
@@ -79,6 +81,8 @@ def edit(draft: Draft, intent: i.Intent) -> Draft:
             after = replace(draft, tab=tab)
         case i.EditText(text):
             after = replace(draft, text=text, touched=True)
+        case i.EditBatch(text):
+            after = replace(draft, batch=text)
         case i.EditSystem(text):
             after = replace(draft, system=text)
         case i.EditMessage(text):
@@ -101,8 +105,10 @@ def _request_run(state: AppState, max_steps: int | None) -> AppState:
         return notices.announce(state, "error", tr("No model is loaded; choose one in the toolbar."))
     if state.draft.tab == "chat" and not select.chat_messages(state.draft):
         return notices.announce(state, "error", tr("The chat is empty; write a message first."))
+    if state.draft.tab == "batch" and not batch.prompts(state.draft.batch):
+        return notices.announce(state, "error", tr("The batch is empty; write a prompt on each line."))
     spec = RunSpec(
-        prompts=(select.prompt(state.draft),),
+        prompts=select.prompts(state.draft),
         params=dict(state.overrides),
         host_defaults=_window_defaults(state),
         seed=state.seed,

@@ -73,6 +73,9 @@ def default_source(model: ModelInfo | None, name: str, default: object) -> str:
     return tr("Default: {0}, from the library.").format(shown)
 
 
+_NO_ROWS = ("do_sample", "num_return_sequences", "num_beams")
+
+
 def shown_parameters() -> tuple[str, ...]:
     """The parameters that the window offers as rows, in order; `do_sample` is its mode switch."""
-    return tuple(n for n in PARAMETERS if n not in ("do_sample", "num_return_sequences"))
+    return tuple(n for n, p in PARAMETERS.items() if not p.advanced and n not in _NO_ROWS)

@@ -1,16 +1,19 @@
-"""One run as the window sees it: immutable facts, and append-only columns of its steps."""
+"""One run as the window sees it: immutable facts, append-only columns of its steps, and which sequence is shown."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.contract import (
+    BeamDetail,
     GenerationParams,
+    HypothesisEnded,
     ModelInfo,
     ParamsApplied,
     PrefillProgress,
@@ -41,16 +44,21 @@ _COLUMNS: dict[str, type] = {
 }
 
 
+_SERIALS = itertools.count()
+
+
 class RunColumns:
-    """Columns of a run's steps, growing at the end only.
+    """Columns of the steps of one sequence, growing at the end only.
 
     An identity object shared by successive states: a state sees the first `RunView.count` entries, which never
-    change. Growth doubles the buffers, so views handed out earlier stay valid.
+    change. Growth doubles the buffers, so views handed out earlier stay valid. serial: of the object; panels that
+    see another one begin anew.
     """
 
-    __slots__ = ("_buffers", "count", "snapshots", "texts")
+    __slots__ = ("_buffers", "count", "serial", "snapshots", "texts")
 
     def __init__(self) -> None:
+        self.serial = next(_SERIALS)
         self._buffers: dict[str, NDArray[Any]] = {name: np.empty(256, dtype) for name, dtype in _COLUMNS.items()}
         self.snapshots: list[StepSnapshot] = []
         self.texts: list[str] = []
@@ -94,19 +102,64 @@ class RunColumns:
         return view
 
 
+class Sequences:
+    """Everything that a run has said: columns of each row, or of modes with beams, every beam after every step.
+
+    An identity object like `RunColumns`: it only grows.
+    """
+
+    __slots__ = ("hypotheses", "lanes", "rows")
+
+    def __init__(self) -> None:
+        self.rows: dict[int, RunColumns] = {}
+        self.lanes: dict[int, list[dict[int, StepSnapshot]]] = {}  # row → step → beam
+        self.hypotheses: list[HypothesisEnded] = []
+
+    def row(self, row: int) -> RunColumns:
+        """The columns of a row; empty ones at first."""
+        return self.rows.setdefault(row, RunColumns())
+
+    def append(self, step: StepSnapshot) -> None:
+        """Add a step where it belongs."""
+        if not isinstance(step.detail, BeamDetail):
+            self.row(step.id.row).append(step)
+            return
+        steps = self.lanes.setdefault(step.id.row, [])
+        if step.id.index == len(steps):
+            steps.append({})
+        steps[step.id.index][step.id.beam] = step
+
+    def path(self, row: int, beam: int, index: int) -> list[StepSnapshot]:
+        """The steps of the sequence that was this beam after step `index`, from the first one on."""
+        steps: list[StepSnapshot] = []
+        lanes = self.lanes[row]
+        for at in range(index, -1, -1):
+            step = lanes[at][beam]
+            assert isinstance(step.detail, BeamDetail)
+            steps.append(step)
+            beam = step.detail.parent
+        return steps[::-1]
+
+
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """The newest run. Row 0, beam 0 is what the window shows.
+    """The newest run, and the sequence of it that the window shows.
 
     params: in force for the newest step. flags: the changes made while it ran, with the index they act from.
-    count: steps this state sees.
+    sequences: everything it said. columns: of the sequence shown; another object when another one is shown.
+    count: steps of it that this state sees. row: that it belongs to.
+    beam: it is at its newest step. follows: it is the best beam, whichever that is.
     """
 
     started: RunStarted
     model: ModelInfo
     params: GenerationParams
+    sequences: Sequences
     columns: RunColumns
     count: int = 0
+    row: int = 0
+    beam: int = 0
+    follows: bool = True
     flags: tuple[ParamsApplied, ...] = ()
     prefill: PrefillProgress | None = None
     finish: RunFinished | None = None
@@ -117,14 +170,34 @@ class RunView:
         return self.started.run_id
 
     @property
+    def key(self) -> tuple[int, int]:
+        """Of the sequence shown: as long as it stays the same, steps are only added."""
+        return self.started.run_id, self.columns.serial
+
+    @property
+    def has_beams(self) -> bool:
+        """Whether the run decodes with beams."""
+        return bool(self.sequences.lanes)
+
+    @property
+    def place(self) -> Place:
+        """Where views find the sequence shown."""
+        return Place(self.row, self.beam, self.count - 1 if self.has_beams and self.count else None)
+
+    @property
     def prompt(self) -> PromptRow:
         """The prompt of the row shown."""
-        return self.started.rows[0]
+        return self.started.rows[self.row]
+
+    @property
+    def padding(self) -> int:
+        """Slots of padding in front of the row shown: shorter prompts of a batch are filled up on the left."""
+        return max(len(row.token_ids) for row in self.started.rows) - self.prompt_tokens
 
     @property
     def prompt_tokens(self) -> int:
         """Tokens of the prompt; the step with index i was chosen by the query at position prompt_tokens - 1 + i."""
-        return len(self.started.rows[0].token_ids)
+        return len(self.prompt.token_ids)
 
     def column(self, name: str) -> NDArray[Any]:
         """A column of the steps this state sees, a read-only view; names as in `app.state.run`."""
@@ -143,3 +216,74 @@ class RunView:
     def text(self) -> str:
         """The generated text so far."""
         return "".join(self.columns.texts[: self.count])
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A sequence of a run, as view queries name it: the beam it was after step `index` (None: the newest)."""
+
+    row: int = 0
+    beam: int = 0
+    index: int | None = None
+
+
+def begin(started: RunStarted, model: ModelInfo) -> RunView:
+    """The run before its first step."""
+    sequences = Sequences()
+    return RunView(started, model, started.params, sequences, sequences.row(0))
+
+
+def with_step(run: RunView, step: StepSnapshot) -> RunView:
+    """The run one token further on: of the sequence shown, or of another one."""
+    run.sequences.append(step)
+    if step.id.row != run.row:
+        return replace(run)  # panels that show all rows see another object and look again
+    if not isinstance(step.detail, BeamDetail):
+        return replace(run, count=run.columns.count)
+    if not run.follows or step.id.beam != 0:
+        return replace(run)  # beams are in descending order of their scores: beam 0 is the best one
+    if step.id.index == run.count and (run.count == 0 or step.detail.parent == run.beam):
+        run.columns.append(step)
+        return replace(run, count=run.columns.count, beam=step.id.beam)
+    return show_beam(run, run.row, step.id.beam, step.id.index, follows=True)
+
+
+def show_row(run: RunView, row: int) -> RunView:
+    """Another row of the batch; with beams the best one of it."""
+    if row == run.row and run.follows:
+        return run
+    lanes = run.sequences.lanes.get(row)
+    if lanes:
+        best = _returned(run, row)
+        beam, index = (0, len(lanes) - 1) if best is None else best
+        return show_beam(run, row, beam, index, follows=True)
+    columns = run.sequences.row(row)
+    return replace(run, row=row, columns=columns, count=columns.count, beam=0, follows=True)
+
+
+def show_beam(run: RunView, row: int, beam: int, index: int, follows: bool = False) -> RunView:
+    """The sequence that was this beam after step `index`."""
+    columns = RunColumns()
+    for step in run.sequences.path(row, beam, index):
+        columns.append(step)
+    return replace(run, row=row, columns=columns, count=columns.count, beam=beam, follows=follows)
+
+
+def with_end(run: RunView, finish: RunFinished) -> RunView:
+    """The run is over; who followed the best beam sees the best sequence returned."""
+    run = replace(run, finish=finish)
+    best = _returned(run, run.row)
+    if best is None or not run.follows or not run.has_beams:
+        return run
+    beam, index = best
+    if (beam, index) == (run.beam, run.count - 1):
+        return run
+    return show_beam(run, run.row, beam, index, follows=True)
+
+
+def _returned(run: RunView, row: int) -> tuple[int, int] | None:
+    """Beam and step of the best sequence returned for a row."""
+    for own, beam, index in run.finish.places if run.finish else ():
+        if own == row and index is not None:
+            return beam, index
+    return None

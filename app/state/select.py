@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from app.state import batch
 from app.state.run import RunView
 from app.state.state import AppState, ColourBy, Draft
 from app.theme.palette import PALETTES, Palette
@@ -75,12 +76,12 @@ def query_position(run: RunView, index: int) -> int:
 def fed_positions(run: RunView) -> int:
     """Positions fed to the model so far, whose attention can be asked for."""
     if run.count:
-        return int(run.column("cache_length")[-1])
+        return int(run.column("cache_length")[-1]) - run.padding
     return run.prefill.done if run.prefill else 0
 
 
 def pieces(run: RunView) -> tuple[str, ...]:
-    """The text of every token of the sequence, prompt first. O(length): cache it by (run_id, count)."""
+    """The text of every token of the sequence, prompt first. O(length): cache it by (key, count)."""
     return run.prompt.pieces + tuple(s.piece for s in run.steps())
 
 
@@ -102,10 +103,25 @@ def colour_values(run: RunView, by: ColourBy, start: int = 0) -> NDArray[np.floa
     if by == "probability":
         return np.asarray(np.exp(run.column("logprob")[start:]))
     if by == "entropy":
-        return np.asarray(1.0 - np.clip(run.column("entropy_bits")[start:] / ENTROPY_TOP_BITS, 0.0, 1.0))
+        return entropy_levels(run.column("entropy_bits")[start:])
     if by == "surprisal":
         return np.asarray(1.0 - np.clip(-run.column("logprob")[start:] / LN2 / SURPRISAL_TOP_BITS, 0.0, 1.0))
     return np.asarray(1.0 - np.clip(np.log1p(run.column("rank")[start:]) / math.log1p(RANK_TOP), 0.0, 1.0))
+
+
+def card_for(state: AppState) -> str | None:
+    """The card that shows what is particular about the run: its beams or its rows."""
+    run = state.run
+    if run is None:
+        return None
+    if run.has_beams:
+        return "beams"
+    return "rows" if len(run.started.rows) > 1 else None
+
+
+def entropy_levels(entropy_bits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Entropies scaled to [0, 1], bright where the model was sure."""
+    return np.asarray(1.0 - np.clip(entropy_bits / ENTROPY_TOP_BITS, 0.0, 1.0))
 
 
 def colour_ends(by: ColourBy) -> tuple[str, str]:
@@ -162,6 +178,13 @@ def chat_messages(draft: Draft) -> tuple[ChatMessage, ...]:
     return head + turns
 
 
+def prompts(draft: Draft) -> tuple[Prompt, ...]:
+    """The draft as the worker takes it: one prompt, or those of the batch."""
+    if draft.tab == "batch":
+        return tuple(Prompt(text=text) for text in batch.prompts(draft.batch))
+    return (Prompt(text=draft.text) if draft.tab == "text" else Prompt(messages=chat_messages(draft)),)
+
+
 def prompt(draft: Draft) -> Prompt:
-    """The draft as the worker takes it."""
-    return Prompt(text=draft.text) if draft.tab == "text" else Prompt(messages=chat_messages(draft))
+    """What is tokenised while it is being written; of a batch the first prompt."""
+    return next(iter(prompts(draft)), Prompt(text=""))

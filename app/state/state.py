@@ -24,7 +24,7 @@ from core.contract import (
     WorkerState,
 )
 
-Tab = Literal["text", "chat"]
+Tab = Literal["text", "chat", "batch"]
 ColourBy = Literal["probability", "entropy", "rank", "surprisal"]
 LayoutName = Literal["sample", "attention", "cache", "everything", "model"]
 NoticeKind = Literal["info", "error"]
@@ -111,6 +111,7 @@ class Draft:
     """The prompt being edited. `generation` grows with every edit; `tokenized` belongs to `tokenized_generation`.
 
     turns: earlier turns of the chat, without the system message; `message` is the one being written.
+    batch: prompts to be run together, one a line, see `app.state.batch`.
     touched: the user edited the text, so that a new model does not replace it by its own sample.
     """
 
@@ -119,6 +120,7 @@ class Draft:
     system: str = ""
     turns: tuple[ChatMessage, ...] = ()
     message: str = ""
+    batch: str = ""
     touched: bool = False
     generation: int = 0
     tokenized: PromptRow | None = None

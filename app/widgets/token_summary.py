@@ -5,6 +5,7 @@ from __future__ import annotations
 from PySide6.QtCore import Qt, Slot
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QPlainTextEdit, QPushButton, QVBoxLayout, QWidget
 
+from app.state import batch
 from app.state.state import Draft
 from app.theme import fonts
 from app.widgets.token_chips import TokenChips
@@ -69,7 +70,20 @@ class TokenSummary(QWidget):
             return ""
         count = len(draft.tokenized.token_ids)
         noun = self.tr("1 token") if count == 1 else self.tr("{0} tokens").format(f"{count:,}")
+        if draft.tab == "batch":
+            return self._batch(draft, noun)
         return self.tr("{0} of {1}").format(noun, f"{positions:,}")
+
+    def _batch(self, draft: Draft, first: str) -> str:
+        many, left_out = len(batch.prompts(draft.batch)), batch.empty_lines(draft.batch)
+        if not many:
+            return ""
+        said = (
+            self.tr("1 prompt") if many == 1 else self.tr("{0} prompts, the first has {1}").format(f"{many:,}", first)
+        )
+        if left_out:
+            said += self.tr("; empty lines left out: {0}").format(f"{left_out:,}")
+        return said
 
     @Slot(bool)
     def _toggled(self, on: bool) -> None:

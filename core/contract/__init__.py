@@ -34,6 +34,7 @@ from core.contract.configs import (
     OutputKey,
     SavedModel,
 )
+from core.contract.detail import AssistedDetail, BeamDetail, Hypothesis, StepDetail
 from core.contract.errors import (
     ErrorReport,
     ExportError,
@@ -53,6 +54,7 @@ from core.contract.events import (
     ConfigDescribed,
     Event,
     FinishReason,
+    HypothesisEnded,
     LoadFailed,
     LoadProgress,
     ModelInfo,
@@ -86,15 +88,18 @@ from core.contract.onnx import (
     OnnxPair,
     OnnxTensor,
 )
-from core.contract.params import MODES, PARAMETERS, GenerationParams, Parameter, validate
+from core.contract.parameter import Parameter
+from core.contract.params import MODES, PARAMETERS, GenerationParams, as_generation_config, validate
 from core.contract.preview import DtypeEstimate, ModelPreview
 from core.contract.snapshot import CacheReport, Candidates, StepId, StepSnapshot, StepTiming
 from core.contract.specs import ChatMessage, ModelSpec, Prompt, RunSpec
+from core.contract.together import check_together, in_mode, inactive_reason
 from core.contract.views import (
     AttentionAnswer,
     AttentionQuery,
     DistributionAnswer,
     DistributionQuery,
+    Place,
     ThumbnailAnswer,
     ThumbnailQuery,
     ViewAnswer,
@@ -106,8 +111,10 @@ __all__ = [
     "PARAMETERS",
     "Answered",
     "Ask",
+    "AssistedDetail",
     "AttentionAnswer",
     "AttentionQuery",
+    "BeamDetail",
     "CacheReport",
     "CancelLoad",
     "CancelOnnx",
@@ -134,6 +141,8 @@ __all__ = [
     "ExportOnnx",
     "FinishReason",
     "GenerationParams",
+    "Hypothesis",
+    "HypothesisEnded",
     "InternalError",
     "LoadCancelledError",
     "LoadFailed",
@@ -164,6 +173,7 @@ __all__ = [
     "ParameterError",
     "ParamsApplied",
     "PauseRun",
+    "Place",
     "PlanLine",
     "PrefillProgress",
     "PreviewModel",
@@ -181,6 +191,7 @@ __all__ = [
     "Shutdown",
     "StartRun",
     "StateChanged",
+    "StepDetail",
     "StepId",
     "StepSnapshot",
     "StepTiming",
@@ -197,5 +208,9 @@ __all__ = [
     "Vitals",
     "Withdraw",
     "WorkerState",
+    "as_generation_config",
+    "check_together",
+    "in_mode",
+    "inactive_reason",
     "validate",
 ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from core.contract.configs import ConfigDescription, SavedModel
+from core.contract.detail import Hypothesis
 from core.contract.errors import ErrorReport
 from core.contract.onnx import OnnxDescription, OnnxOutcome
 from core.contract.params import GenerationParams
@@ -157,6 +158,15 @@ class PrefillProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class HypothesisEnded:
+    """A beam is complete; `index` is the step that completed it. Follows the snapshots of that step."""
+
+    run_id: int
+    index: int
+    hypothesis: Hypothesis
+
+
+@dataclass(frozen=True, slots=True)
 class ParamsApplied:
     """New parameters are in force from the token with index `index` on."""
 
@@ -181,6 +191,8 @@ class RunFinished:
     ttft_ms: float | None
     tokens_per_s: float | None  # decode only: first token and prefill excluded
     error: ErrorReport | None = None
+    scores: tuple[float, ...] | None = None  # of beams, one a sequence: log-probability / length ** length_penalty
+    places: tuple[tuple[int, int, int | None], ...] = ()  # row, beam, index by which views find each sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +305,7 @@ Event = (
     | RunStarted
     | PrefillProgress
     | StepSnapshot
+    | HypothesisEnded
     | ParamsApplied
     | RunFinished
     | CommandRefused

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from core.contract.detail import StepDetail
+
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
@@ -84,6 +86,7 @@ class StepSnapshot:
     u: the draw in [0, 1); None where nothing was drawn from the counter source.
     trace_bytes: what the trace holds in addition to the cache.
     finish_reason: set on the last token of its row (`stop`, `length`, `length_limit`, …).
+    detail: what the mode adds: beams, candidates tried, drafts.
     """
 
     id: StepId
@@ -102,6 +105,7 @@ class StepSnapshot:
     cache: CacheReport
     trace_bytes: int
     finish_reason: str | None = None
+    detail: StepDetail | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The object `tokenglass generate --json` prints for this token."""

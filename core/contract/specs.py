@@ -56,6 +56,8 @@ class RunSpec:
     trace_budget_bytes: records beyond it are dropped, oldest first.
     reuse_prefix: begin with the cache and records of the run before, as far as its tokens are the same (the next
         turn of a chat). Off, a run never depends on what ran before it.
+    assistant: a smaller model with the same vocabulary that drafts tokens, for assisted generation.
+    negative_prompt: what classifier-free guidance (guidance_scale) steers away from; None: the last token alone.
     """
 
     prompts: tuple[Prompt, ...]
@@ -71,3 +73,5 @@ class RunSpec:
     trace_budget_bytes: int = 1 << 30
     host_defaults: Mapping[str, object] = field(default_factory=dict)
     reuse_prefix: bool = False
+    assistant: ModelSpec | None = None
+    negative_prompt: Prompt | None = None

@@ -2,16 +2,33 @@
 
 Positions count tokens fed to the model, from the row's first real token (padding excluded). The step with
 index i of a prompt of P tokens was chosen by the query at position P - 1 + i.
+
+Every question names a sequence: `row` of the batch, and in modes with beams the `beam` it was when the token with
+`index` was chosen (None: the newest). A beam that died keeps its past.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.contract.snapshot import FloatArray
+
+
+class Place(Protocol):
+    """What every question says about the sequence it means."""
+
+    @property
+    def row(self) -> int: ...
+
+    @property
+    def beam(self) -> int: ...
+
+    @property
+    def index(self) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +50,8 @@ class AttentionQuery:
     recompute: bool = False
     row: int = 0
     branch_id: int = 0
+    beam: int = 0
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +82,8 @@ class ThumbnailQuery:
     size: int = 16
     row: int = 0
     branch_id: int = 0
+    beam: int = 0
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +110,8 @@ class DistributionQuery:
     top: int = 50
     row: int = 0
     branch_id: int = 0
+    beam: int = 0
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

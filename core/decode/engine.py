@@ -5,7 +5,7 @@ has ended. Each call is one unit of work; between two calls commands are taken, 
 an unmodified transformers module, the cache is ours (`kv.py`), the pipeline is a list of stages
 (`pipeline.py`), the choice is the mode's (`modes/`), and nothing random happens that is not written here.
 
-B rows, T slots, V vocabulary, K candidates.
+B lanes (sequences in the batch), n positions decided in one step, T slots, V vocabulary, K candidates.
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ from typing import TYPE_CHECKING
 import torch
 
 from core.contract.errors import InternalError, NonFiniteLogitsError, OutOfMemoryError, TokenglassError
-from core.contract.events import PrefillProgress
+from core.contract.events import HypothesisEnded, PrefillProgress
 from core.contract.params import GenerationParams
-from core.contract.snapshot import StepId, StepSnapshot, StepTiming
+from core.contract.snapshot import CacheReport, StepId, StepSnapshot, StepTiming
 from core.decode.kv import cache_length, cache_report
-from core.decode.observe import Processed, observe, process
+from core.decode.observe import Observation, Processed, observe, process
+from core.decode.rows import PastLane
 from core.models.loaded import LoadedModel
 
 if TYPE_CHECKING:
+    from core.decode.modes import Choice
     from core.decode.session import Session
+
+StepEvents = tuple[StepSnapshot | HypothesisEnded, ...]
 
 
 def prefill_chunk(run: Session) -> PrefillProgress:
@@ -35,111 +39,107 @@ def prefill_chunk(run: Session) -> PrefillProgress:
     stop = min(done + run.spec.prefill_chunk, run.prompt_slots)
     logits = run.forward(run.ids[:, done:stop], run.cache, run.trace)  # (B, V)
     if stop == run.prompt_slots:
-        run.prefill_logits = logits
+        run.pending_logits = logits
     run.clock.prefill_s += perf_counter() - begun
     elapsed_ms = 1e3 * (perf_counter() - run.clock.started)
     return PrefillProgress(run.run_id, stop, run.prompt_slots, elapsed_ms)
 
 
-def decode_step(run: Session) -> tuple[StepSnapshot, ...]:
-    """Choose the next token of every running row."""
-    # 1. Forward: feed the newest token, unless the prompt has just been fed.
+def decode_step(run: Session) -> StepEvents:
+    """Choose the next token of every lane; in modes that draft, the next few."""
+    # 1. Forward: the mode feeds what must be fed to know the next scores.
     begun = perf_counter()
-    if run.prefill_logits is not None:
-        raw, forward_s, run.prefill_logits = run.prefill_logits, run.clock.prefill_s, None
-        _check_finite(raw, run)
-    else:
-        raw = run.forward(run.ids[:, -1:], run.cache, run.trace)  # (B, V)
-        _check_finite(raw, run)  # reads a number back, so a GPU's work is inside the measured time
-        forward_s = perf_counter() - begun
+    fed = run.mode.feed(run)  # (n, B, V)
+    _check_finite(fed, run)
+    forward_s = perf_counter() - begun + run.clock.take_prefill_s()
     record_s = run.trace.take_record_s() if run.trace is not None else 0.0
 
-    # 2. Pipeline: raw logits become the final scores, stage by stage.
-    at_pipeline = perf_counter()
-    processed = process(raw, run.ids, run.stages, run.spec.top_logprobs)
-    _check_survivors(processed, run)
+    events: list[StepSnapshot | HypothesisEnded] = []
+    for place, raw in enumerate(fed):
+        # 2. Pipeline: raw logits become the final scores, stage by stage.
+        at_pipeline, before_s = perf_counter(), run.forward.spent_s
+        scores = torch.log_softmax(raw, dim=-1) if run.mode.on_logprobs else raw
+        processed = process(scores, run.ids, run.stages, run.spec.top_logprobs)
+        _check_survivors(processed, run)
 
-    # 3. Choice: the mode takes one token a row; rows that have ended are fed padding.
-    positions = [len(row.prompt.token_ids) + len(row.token_ids) for row in run.rows]
-    chosen, draws = run.mode.choose(processed.final, positions)  # (B,)
-    chosen = _pad_ended_rows(chosen, run)
-    token_ids: list[int] = chosen.tolist()
-    pipeline_s = perf_counter() - at_pipeline
+        # 3. Choice: the mode takes one token a lane.
+        choice = run.mode.choose(run, processed, place)
+        tried_s = run.forward.spent_s - before_s  # some modes try their candidates on the model
+        forward_s += tried_s
+        pipeline_s = perf_counter() - at_pipeline - tried_s
 
-    # 4. Observation: what each running row chose and what it chose from.
-    at_probes = perf_counter()
-    piece = run.loaded.text.piece
-    running = [index for index, row in enumerate(run.rows) if row.finish_reason is None]
-    seen = {index: observe(processed, index, token_ids[index], piece) for index in running}
-    report = cache_report(run.cache)
-    probes_s = perf_counter() - at_probes + record_s
-    timing = StepTiming(
-        forward_ms=1e3 * max(0.0, forward_s - record_s),
-        pipeline_ms=1e3 * pipeline_s,
-        probes_ms=1e3 * probes_s,
-        step_ms=1e3 * (forward_s + pipeline_s + perf_counter() - at_probes),
-    )
+        # 4. Observation: what each lane chose and what it chose from.
+        at_probes = perf_counter()
+        piece = run.loaded.text.piece
+        parents = range(len(choice.token_ids)) if choice.parents is None else choice.parents
+        seen = [observe(processed, p, token, piece) for p, token in zip(parents, choice.token_ids, strict=True)]
+        report = cache_report(run.cache)
+        probes_s = perf_counter() - at_probes + record_s
+        timing = StepTiming(
+            forward_ms=1e3 * max(0.0, forward_s - record_s),
+            pipeline_ms=1e3 * pipeline_s,
+            probes_ms=1e3 * probes_s,
+            step_ms=1e3 * (forward_s + pipeline_s + perf_counter() - at_probes),
+        )
+        forward_s = record_s = 0.0  # the pass is told with its first token; the others came with it
 
-    # 5. Append: the token becomes part of the sequence, and may be its end.
-    run.ids = torch.cat([run.ids, chosen[:, None]], dim=1)  # (B, T + 1)
+        # 5. Append: the tokens become part of their sequences, and may be their end.
+        if choice.parents is not None:
+            run.regroup(choice.parents, [run.lanes[parent].fork() for parent in choice.parents])
+        events += _append(run, choice, seen, timing, report)
+        if choice.over or all(lane.finish_reason is not None for lane in run.lanes):
+            break
+
+    # 6. Settle: lanes that ended leave the batch, what was fed in vain is forgotten.
+    run.mode.settle(run)
+    return tuple(events)
+
+
+def _append(
+    run: Session, choice: Choice, seen: list[Observation], timing: StepTiming, report: CacheReport
+) -> list[StepSnapshot | HypothesisEnded]:
+    """Add each lane's token to its sequence; what happened, lane by lane, then the hypotheses that ended."""
+    index = run.new_tokens
+    positions = [lane.position for lane in run.lanes]
+    texts = [run.mode.push(run, lane, token) for lane, token in zip(run.lanes, choice.token_ids, strict=True)]
+    run.ids = torch.cat([run.ids, run.ids.new_tensor(choice.token_ids)[:, None]], dim=1)  # (B, T + 1)
     run.clock.token()
-    snapshots = []
-    for index in running:
-        row, token_id, numbers = run.rows[index], token_ids[index], seen[index]
-        text = _append(run, index, token_id)
-        snapshots.append(
+    if run.mode.moves_lanes:
+        run.past.append([PastLane.of(lane, report.length) for lane in run.lanes])
+    trace_bytes = 0 if run.trace is None else run.trace.nbytes
+    domain, events = run.loaded.text, []
+    for k, (lane, token_id, numbers) in enumerate(zip(run.lanes, choice.token_ids, seen, strict=True)):
+        events.append(
             StepSnapshot(
-                id=_step_id(run, index, positions[index]),
+                id=StepId(
+                    model_id=run.loaded.info.model_id,
+                    run_id=run.run_id,
+                    branch_id=run.branch_id,
+                    row=lane.index,
+                    beam=lane.beam,
+                    index=len(lane.token_ids) - 1,
+                    position=positions[k],
+                    epoch=run.epoch,
+                ),
                 token_id=token_id,
-                piece=piece(token_id),
-                text=text,
-                token_bytes=run.loaded.text.token_bytes(token_id),
+                piece=domain.piece(token_id),
+                text=texts[k],
+                token_bytes=domain.token_bytes(token_id),
                 logprob=numbers.logprob,
                 final_logprob=numbers.final_logprob,
                 entropy_bits=numbers.entropy_bits,
                 final_entropy_bits=numbers.final_entropy_bits,
                 rank=numbers.rank,
                 top=numbers.top,
-                u=draws[index],
+                u=choice.draws[k],
                 timing=timing,
                 cache=report,
-                trace_bytes=0 if run.trace is None else run.trace.nbytes,
-                finish_reason=None if row.finish_reason is None else str(row.finish_reason),
+                trace_bytes=trace_bytes,
+                finish_reason=None if lane.finish_reason is None else str(lane.finish_reason),
+                detail=None if choice.details is None else choice.details[k],
             )
         )
-    return tuple(snapshots)
-
-
-def _append(run: Session, index: int, token_id: int) -> str:
-    """Add the token to its row; returns the text it completed."""
-    row = run.rows[index]
-    row.token_ids.append(token_id)
-    text = row.stream.push(token_id)
-    row.finish_reason = row.stop.check(token_id, text, len(row.token_ids), run.params)
-    if row.finish_reason is not None:
-        text += row.stream.flush()
-    row.text += text
-    return text
-
-
-def _step_id(run: Session, index: int, position: int) -> StepId:
-    return StepId(
-        model_id=run.loaded.info.model_id,
-        run_id=run.run_id,
-        branch_id=run.branch_id,
-        row=index,
-        beam=0,
-        index=len(run.rows[index].token_ids) - 1,
-        position=position,
-        epoch=run.epoch,
-    )
-
-
-def _pad_ended_rows(chosen: torch.Tensor, run: Session) -> torch.Tensor:
-    ended = [row.finish_reason is not None for row in run.rows]
-    if not any(ended):
-        return chosen
-    return chosen.masked_fill(torch.tensor(ended, device=chosen.device), pad_id(run.loaded, run.params))
+    return [*events, *(HypothesisEnded(run.run_id, index, hypothesis) for hypothesis in choice.ended)]
 
 
 def pad_id(loaded: LoadedModel, params: GenerationParams) -> int:
@@ -149,7 +149,7 @@ def pad_id(loaded: LoadedModel, params: GenerationParams) -> int:
 
 def _check_finite(logits: torch.Tensor, run: Session) -> None:
     # The maximum is NaN if any logit is, +inf if any is, and -inf only if all are.
-    if not all(math.isfinite(most) for most in logits.amax(dim=-1).tolist()):
+    if not all(math.isfinite(most) for most in logits.amax(dim=-1).flatten().tolist()):
         raise NonFiniteLogitsError(
             f"The model returned logits that are not finite at token {run.new_tokens}; its weights are damaged or "
             f"overflow in {run.loaded.info.dtype}, so try another precision or reload it."

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from time import perf_counter
 from typing import Any
 
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
-from core.decode.kv import cache_length, crop_cache
+from core.decode.kv import cache_length, crop_cache, keys_since
 from core.models.anatomy import find_anatomy
 from core.models.attention import tapped, use_our_attention
 from core.models.loaded import LoadedModel
@@ -21,23 +22,52 @@ class ForwardCancelled(BaseException):
     """Raised inside the model, before a layer, when the stop flag is up; never leaves this file's callers."""
 
 
+class _Left(Exception):
+    """A pass was left before a layer on purpose, with the residual stream (B, n, E) that would have entered it."""
+
+    def __init__(self, residual: torch.Tensor) -> None:
+        super().__init__()
+        self.residual = residual
+
+
 class Forward:
     """Feeds slots to one model: positions, masks, cache, hooks.
 
     Slots count padding; the position of slot s in row r is s - padding[r]. The hooks exist only inside
-    `attached()`.
+    `attached()`. keeps_residuals: hold the residual stream of each pass in `residuals`, for modes that look into it.
+    spent_s: seconds in the model so far.
     """
 
-    def __init__(self, loaded: LoadedModel, padding: torch.Tensor, cancelled: Callable[[], bool]) -> None:
+    def __init__(self, loaded: LoadedModel, padding: Sequence[int], cancelled: Callable[[], bool]) -> None:
         self.model = loaded.module
         self.anatomy = find_anatomy(loaded.module)
-        self.padding = padding  # (B,)
-        self._padded = bool(padding.any())
+        self.spent_s = 0.0
+        self.keeps_residuals = False
+        self.residuals: list[torch.Tensor] = []
+        self._device = loaded.device
         self._last_position = loaded.info.max_positions - 1
         self._cancelled = cancelled
         self._trace: Trace | None = None
+        self._exit_at: int | None = None  # leave the pass before this layer
+        self._entered = 0
         self._attached = False
+        self.place_rows(padding)
         use_our_attention(self.model)
+
+    def place_rows(self, padding: Sequence[int]) -> None:
+        """What the batch consists of from now on: the slots of padding in front of each row."""
+        self._padded = any(padding)
+        self._padding = torch.tensor(list(padding), device=self._device)  # (B,)
+
+    @contextmanager
+    def rows_placed(self, padding: Sequence[int]) -> Iterator[None]:
+        """Other rows for the time of the block."""
+        before = self._padding.tolist()
+        self.place_rows(padding)
+        try:
+            yield
+        finally:
+            self.place_rows(before)
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -59,23 +89,43 @@ class Forward:
     def _before_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._cancelled():
             raise ForwardCancelled
-        if self._trace is not None:
-            self._trace.take_residual(args[0] if args else kwargs["hidden_states"])
+        residual = args[0] if args else kwargs["hidden_states"]
+        if self._exit_at is not None:
+            if self._entered == self._exit_at:
+                raise _Left(residual)
+            self._entered += 1
+            return
+        self._take(residual)
 
     def _before_norm(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._take(args[0])
+
+    def _take(self, residual: torch.Tensor) -> None:
         if self._trace is not None:
-            self._trace.take_residual(args[0])
+            self._trace.take_residual(residual)
+        if self.keeps_residuals:
+            self.residuals.append(residual)
 
     def __call__(self, ids: torch.Tensor, cache: Cache, trace: Trace | None) -> torch.Tensor:
         """Feed ids (B, n) after what the cache holds; returns the last position's logits (B, V) float32.
 
         Raises `ForwardCancelled` within one layer's time, with cache and trace as they were before.
         """
-        start = cache_length(cache)
+        return self.positions(ids, cache, trace, 1)[:, -1]
+
+    def positions(self, ids: torch.Tensor, cache: Cache, trace: Trace | None, keep: int) -> torch.Tensor:
+        """The same, returning the logits (B, keep, V) float32 of the last `keep` positions.
+
+        With `keeps_residuals` the residual stream of this pass is in `residuals`, (L + 1) × (B, n, E).
+        """
+        begun, start = perf_counter(), cache_length(cache)
         self._trace = trace
+        self.residuals = []
         try:
             with tapped(trace):
-                output = self.model(**self._arguments(ids, start, cache))
+                output = self.model(**self._arguments(ids, start, cache, keep))
+            if self._device.type != "cpu":
+                torch.accelerator.synchronize()  # or the time would be that of queueing the work
         except BaseException:
             crop_cache(cache, start)
             if trace is not None:
@@ -83,22 +133,41 @@ class Forward:
             raise
         finally:
             self._trace = None
+            self.spent_s += perf_counter() - begun
         if trace is not None:
-            trace.commit()
-        return output.logits[:, -1].float()  # type: ignore[no-any-return]
+            trace.commit(keys_since(cache, start) if trace.keeps_keys else ())
+        return output.logits[:, -keep:].float()  # type: ignore[no-any-return]
 
-    def _arguments(self, ids: torch.Tensor, start: int, cache: Cache) -> dict[str, Any]:
+    def early(self, ids: torch.Tensor, cache: Cache, start: int, layers: int) -> torch.Tensor:
+        """Logits (1, V) of the last position as if the model had only its first `layers` layers.
+
+        Feeds ids (1, n) into slots from `start` on of those layers' caches; the others stay as they are, so that the
+        caller has to crop. Nothing is recorded.
+        """
+        begun = perf_counter()
+        self._exit_at, self._entered = layers, 0
+        try:
+            with tapped(None):
+                self.model(**self._arguments(ids, start, cache, 1))
+        except _Left as left:
+            return self.anatomy.read_out(left.residual[:, -1])
+        finally:
+            self._exit_at = None
+            self.spent_s += perf_counter() - begun
+        raise AssertionError("the model has no layer after those")
+
+    def _arguments(self, ids: torch.Tensor, start: int, cache: Cache, keep: int) -> dict[str, Any]:
         stop = start + ids.shape[1]
         arguments: dict[str, Any] = {"input_ids": ids, "past_key_values": cache, "use_cache": True}
         accepts = self.anatomy.accepts
         if self._padded:
             slots = torch.arange(stop, device=ids.device)
-            arguments["attention_mask"] = (slots >= self.padding[:, None]).long()  # (B, stop)
+            arguments["attention_mask"] = (slots >= self._padding[:, None]).long()  # (B, stop)
         if "position_ids" in accepts:
             slots = torch.arange(start, stop, device=ids.device)[None]
             # Padding, before a row and after its end, is masked or ignored: any position that exists will do.
-            padded = (slots - self.padding[:, None]).clamp(0, self._last_position) if self._padded else slots
+            padded = (slots - self._padding[:, None]).clamp(0, self._last_position) if self._padded else slots
             arguments["position_ids"] = padded  # (B, n)
         if "logits_to_keep" in accepts:
-            arguments["logits_to_keep"] = 1
+            arguments["logits_to_keep"] = keep
         return arguments

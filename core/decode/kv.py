@@ -7,7 +7,7 @@ O(1); forks share the buffer and copy it only when one of them must write where 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from weakref import WeakSet
 
@@ -152,6 +152,27 @@ class GrowLayer(CacheLayerMixin):
             rows = torch.arange(self._buffer.keys.shape[0], device=self._buffer.keys.device)
             self._gather(rows.repeat_interleave(repeats))
 
+    def take_rows(self, sources: Sequence[int], since: int) -> None:
+        """Row k becomes what row `sources[k]` is; before slot `since` they are the same already.
+
+        Beams part late, so that little is copied. A batch of another size gets a new buffer.
+        """
+        buffer = self._buffer
+        if buffer is None:
+            return
+        alone = len(buffer.owners) == 1
+        if not alone or len(sources) != buffer.keys.shape[0]:
+            self._gather(torch.tensor(sources, device=buffer.keys.device))
+            return
+        moved = [row for row, source in enumerate(sources) if source != row]
+        if not moved or since >= self.length:
+            return
+        places = torch.tensor(moved, device=buffer.keys.device)
+        origins = torch.tensor([sources[row] for row in moved], device=buffer.keys.device)
+        for states in (buffer.keys, buffer.values):
+            part = states.narrow(2, since, self.length - since)
+            part[places] = part[origins]  # the right side is a copy
+
     def _gather(self, rows: torch.Tensor) -> None:
         if self._buffer is None:
             return
@@ -194,6 +215,17 @@ def crop_cache(cache: Cache, length: int) -> None:
     """Forget all positions from `length` on; layers that stopped half way (ragged) are levelled."""
     for layer in _grow_layers(cache):
         layer.crop(min(0, length - layer.length))
+
+
+def take_rows(cache: Cache, sources: Sequence[int], since: int = 0) -> None:
+    """Row k of the batch becomes what row `sources[k]` is; before slot `since` they are the same already."""
+    for layer in _grow_layers(cache):
+        layer.take_rows(sources, since)
+
+
+def keys_since(cache: Cache, start: int) -> list[torch.Tensor]:
+    """Copies of the keys of the slots from `start` on, a tensor (B, H_kv, n, D) a layer."""
+    return [layer.keys[:, :, start:].clone() for layer in _grow_layers(cache)]
 
 
 def cache_length(cache: Cache) -> int:

@@ -60,7 +60,7 @@ def build_pipeline(
             "min_new_tokens",
             MinNewTokensLengthLogitsProcessor(prompt_slots, params.min_new_tokens, eos, device=device),
         )
-    if params.mode != "sample":
+    if not params.samples:
         return tuple(stages)
     if params.temperature != 1.0:
         add("temperature", TemperatureLogitsWarper(params.temperature))

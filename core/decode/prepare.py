@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import torch
 
-from core.contract.errors import ParameterError, PromptError
+from core.contract.errors import PromptError
 from core.contract.events import ModelInfo, PlanLine, PromptRow
-from core.contract.params import MODES, GenerationParams
+from core.contract.params import GenerationParams
 from core.contract.specs import Prompt, RunSpec
+from core.contract.together import check_together, in_mode
 from core.models.loaded import LoadedModel
 
 
@@ -57,11 +57,10 @@ def _runnable(loaded: LoadedModel, row: PromptRow) -> PromptRow:
 def resolve_params(info: ModelInfo, spec: RunSpec) -> GenerationParams:
     """The user's values over the model's, over the defaults; `spec.mode` decides do_sample. Raises `ParameterError`."""
     params = info.defaults.replace({**spec.host_defaults, **spec.params})
-    if spec.mode is None:
-        return params
-    if spec.mode not in MODES:
-        raise ParameterError(f"The mode “{spec.mode}” is not available; there are {' and '.join(MODES)}.")
-    return dataclasses.replace(params, do_sample=spec.mode == "sample")
+    if spec.mode is not None:
+        params = in_mode(params, spec.mode, spec.assistant is not None)
+    check_together(params, spec.assistant is not None)
+    return params
 
 
 def make_plan(info: ModelInfo, spec: RunSpec, params: GenerationParams, rows: list[PromptRow]) -> tuple[PlanLine, ...]:

@@ -20,6 +20,8 @@ class Purpose(IntEnum):
     """What a draw is for; different purposes never share a number."""
 
     TOKEN = 0
+    DRAFT = 1
+    ACCEPT = 2
 
 
 def uniform(seed: int, row: int, position: int, purpose: Purpose = Purpose.TOKEN, k: int = 0, reroll: int = 0) -> float:

@@ -17,6 +17,7 @@ from core.decode.session import Session
 from core.models.attention import use_our_attention
 from core.models.loaded import LoadedModel
 from core.trace.attention import attention_weights
+from core.trace.recording import Strand
 
 PROBE_PROMPT, PROBE_STEPS = 6, 2  # a prefill and single steps: the two shapes of a forward pass
 # Derived attention is float32; eager attention in bf16 rounds its scores to 8 bits, so it is the less exact of the two.
@@ -87,20 +88,24 @@ def _probe(loaded: LoadedModel) -> _Probe:
     return probe
 
 
+def _strand(probe: _Probe) -> Strand:
+    return probe.session.rows[0].strand()
+
+
 def _attention_error(probe: _Probe) -> float:
     """Largest difference between derived weights and those the model's own eager attention returned.
 
     Both come from the same passes, so that only the derivation is compared, not the rounding of the layers below.
     """
     recording = probe.session.recording()
-    trace, worst = recording.recorded(), 0.0
+    trace, worst, strand = recording.recorded(), 0.0, _strand(probe)
     if not trace.sites:
-        attention_weights(recording, trace, 0, 0, 0, 1, None)  # raises with the reason
+        attention_weights(recording, trace, 0, strand, 0, 1, None)  # raises with the reason
     for layer, site in enumerate(trace.sites):
         start = 0
         for own in probe.weights[site.module]:
             stop = start + own.shape[2]
-            derived = attention_weights(recording, trace, layer, 0, start, stop, None)
+            derived = attention_weights(recording, trace, layer, strand, start, stop, None)
             worst = max(worst, float((derived - own[0].float()).abs().max()))
             start = stop
     return worst
@@ -108,10 +113,10 @@ def _attention_error(probe: _Probe) -> float:
 
 def _read_out_error(probe: _Probe) -> float:
     """Largest difference between read-out and the model's logits, relative to the largest logit."""
-    trace, layers = probe.session.recording().recorded(), probe.session.loaded.info.layers
-    worst = 0.0
+    recording, layers = probe.session.recording(), probe.session.loaded.info.layers
+    fed, worst = recording.recorded().stop, 0.0
     for back, own in enumerate(reversed(probe.logits), start=1):
-        residual = trace.residuals(layers, trace.stop - back, trace.stop - back + 1)[0, 0]
+        residual = recording.residuals(layers, _strand(probe), fed - back, fed - back + 1)[0]
         error = (own - probe.session.forward.anatomy.read_out(residual)).abs().max() / own.abs().max().clamp(min=1.0)
         worst = max(worst, float(error))
     return worst

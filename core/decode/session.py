@@ -5,72 +5,47 @@ The session holds the state; the loop itself is in `engine.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from time import perf_counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
-from core.contract.errors import ParameterError, TokenglassError
-from core.contract.events import FinishReason, ParamsApplied, PrefillProgress, PromptRow, RunFinished, RunStarted
+from core.contract.errors import ParameterError, TokenglassError, ViewUnavailableError
+from core.contract.events import (
+    FinishReason,
+    HypothesisEnded,
+    ParamsApplied,
+    PrefillProgress,
+    PromptRow,
+    RunFinished,
+    RunStarted,
+)
 from core.contract.params import PARAMETERS, GenerationParams
 from core.contract.snapshot import StepSnapshot
 from core.contract.specs import RunSpec
-from core.contract.views import ViewAnswer, ViewQuery
+from core.contract.together import check_together
+from core.contract.views import Place, ViewAnswer, ViewQuery
 from core.decode import engine, prepare
 from core.decode.forward import Forward, ForwardCancelled
-from core.decode.kv import cache_length, fork_cache, layer_keys, new_cache
-from core.decode.modes import Mode, make_mode
+from core.decode.kv import cache_length, fork_cache, layer_keys, new_cache, take_rows
+from core.decode.modes import PLAIN, Mode, make_mode
 from core.decode.pipeline import Stage, build_pipeline, run_pipeline
+from core.decode.rows import Clock, PastLane, Row
 from core.decode.stopping import RowStop
-from core.domains.stream import TextStream
 from core.models.loaded import LoadedModel
+from core.trace.path import Path
 from core.trace.record import Trace
-from core.trace.recording import Recording
+from core.trace.recording import Recording, Strand
 from core.trace.views import derive
-
-_FIXED_DURING_A_RUN = ("num_return_sequences",)
-
-
-@dataclass
-class Row:
-    """One row's own state."""
-
-    prompt: PromptRow
-    stop: RowStop
-    stream: TextStream
-    token_ids: list[int] = field(default_factory=list)
-    text: str = ""
-    finish_reason: FinishReason | None = None
-
-
-@dataclass
-class Clock:
-    """When things happened, in seconds of `perf_counter`."""
-
-    started: float = field(default_factory=perf_counter)
-    prefill_s: float = 0.0
-    first_token: float | None = None
-    last_token: float | None = None
-    paused_s: float = 0.0  # between the first and the last token
-    pause_s: float = 0.0  # since the last token
-
-    def token(self) -> None:
-        """A step has its tokens."""
-        self.last_token = perf_counter()
-        if self.first_token is None:
-            self.first_token = self.last_token
-        else:
-            self.paused_s += self.pause_s
-        self.pause_s = 0.0
 
 
 class Session:
     """One run. `cancelled` is read inside the model, before every layer, from any thread's flag.
 
     before: the run before on this model; with `spec.reuse_prefix` its cache and records are continued where the tokens
-    are the same. Raises `PromptError` or `ParameterError` when the run cannot begin.
+    are the same. assistant: the model that `spec.assistant` names, loaded.
+    Raises `PromptError` or `ParameterError` when the run cannot begin.
     """
 
     def __init__(
@@ -82,34 +57,39 @@ class Session:
         branch_id: int = 0,
         cancelled: Callable[[], bool] = lambda: False,
         before: Session | None = None,
+        assistant: LoadedModel | None = None,
     ) -> None:
         self.loaded, self.spec = loaded, spec
         self.run_id, self.branch_id, self.epoch = run_id, branch_id, 0
         self.params = prepare.resolve_params(loaded.info, spec)
-        prompts = prepare.prompt_rows(loaded, spec.prompts, self.params.num_return_sequences)
+        self.assistant = assistant
+        self.mode: Mode = make_mode(self.params, spec, loaded, assistant, cancelled)
+        copies = self.params.num_return_sequences if self.mode.name in PLAIN else 1
+        prompts = prepare.prompt_rows(loaded, spec.prompts, copies)
         slots = prepare.pad_left(prompts, engine.pad_id(loaded, self.params), loaded.device)
-        self.rows = [
-            Row(
-                p,
-                RowStop(len(p.token_ids), p.rendered[-64:], loaded.info.max_positions),
-                loaded.text.stream(p.token_ids),
+        self.rows = [_new_row(loaded, index, p, int(slots.padding[index])) for index, p in enumerate(prompts)]
+        if self.mode.one_row and len(self.rows) > 1:
+            raise ParameterError(
+                f"{self.mode.name} takes one prompt at a time, not {len(self.rows)}; leave the drafts out or run them "
+                "one by one."
             )
-            for p in prompts
-        ]
+        self.lanes = list(self.rows)  # what the batch consists of
+        self.past: list[list[PastLane]] = []  # the lanes after each step, where lanes move
         self.prompt_slots = slots.ids.shape[1]
         self.ids = slots.ids  # (B, slots so far)
-        self.padding: list[int] = slots.padding.tolist()
-        self.forward = Forward(loaded, slots.padding, cancelled)
+        self.forward = Forward(loaded, self.padding, cancelled)
         limit = min(self.prompt_slots + self.params.max_new_tokens, loaded.info.max_positions + max(self.padding))
         self.cache = new_cache(len(self.forward.anatomy.layers), limit)
-        self.trace = Trace(spec.trace_budget_bytes) if spec.trace else None
+        self.several = len(self.rows) > 1 or self.mode.moves_lanes
+        self.trace = Trace(spec.trace_budget_bytes, keeps_keys=self.several) if spec.trace else None
         reused = 0 if before is None else self._continue(before, limit)
-        self.prefill_logits: torch.Tensor | None = None  # (B, V) once the prompt is fed
+        self.pending_logits: torch.Tensor | None = None  # (B, V) that the next step begins with, fed already
+        self.over = False
         self.clock = Clock()
         self.error: TokenglassError | None = None
         self.stages: tuple[Stage, ...]
-        self.mode: Mode
         self._configure(self.params)
+        self.mode.begin(self)
         self.started = RunStarted(
             model_id=loaded.info.model_id,
             run_id=run_id,
@@ -124,7 +104,7 @@ class Session:
 
     def _continue(self, before: Session, limit: int) -> int:
         """Take over what `before` has fed of this very prompt; returns the positions. The last one is always fed."""
-        single = len(self.rows) == len(before.rows) == 1
+        single = not self.several and not before.several
         recorded = before.trace is not None or self.trace is None
         if not (self.spec.reuse_prefix and single and recorded and before.loaded.module is self.loaded.module):
             return 0
@@ -139,28 +119,73 @@ class Session:
     def _configure(self, params: GenerationParams) -> None:
         """Pipeline and mode for these parameters; nothing has changed if one of them cannot be built."""
         stages = build_pipeline(params, self.prompt_slots, self.padding, self.loaded.device)
-        if getattr(getattr(self, "mode", None), "name", None) != params.mode:
-            self.mode = make_mode(params.mode, self.spec, self.loaded.device)
+        name = params.infer_mode(self.assistant is not None)
+        if self.mode.name != name:
+            if not {self.mode.name, name} <= set(PLAIN):
+                raise ParameterError(
+                    f"The mode cannot change from {self.mode.name} to {name} while a run is in progress; "
+                    "it acts at the next run."
+                )
+            self.mode = make_mode(params, self.spec, self.loaded)
         self.params, self.stages = params, stages
+
+    # -- lanes
+
+    @property
+    def padding(self) -> list[int]:
+        """Slots of padding in front of each lane."""
+        return [lane.padding for lane in self.lanes]
+
+    def length_of(self, lane: Row) -> int:
+        """Tokens that this sequence may have at most, prompt included."""
+        asked = len(lane.prompt.token_ids) + self.params.max_new_tokens
+        return min(asked, self.loaded.info.max_positions + 1)
+
+    def regroup(self, sources: Sequence[int], lanes: list[Row]) -> None:
+        """The batch becomes `lanes`; lane k continues the present lane `sources[k]`, whose past it has."""
+        if list(sources) != list(range(len(self.lanes))):
+            fed = cache_length(self.cache)
+            since = 0
+            if len(sources) == len(self.lanes):
+                since = min(lanes[k].path.parts_from(lane.path, fed) for k, lane in enumerate(self.lanes))
+            take_rows(self.cache, sources, since)
+            for k, lane in enumerate(lanes):
+                lane.path = lane.path.moved(fed, k)
+            rows = torch.tensor(list(sources), device=self.ids.device)
+            self.ids = self.ids[rows]
+            if self.pending_logits is not None:
+                self.pending_logits = self.pending_logits[rows]
+        self.lanes = lanes
+        self.forward.place_rows(self.padding)
+        self._configure(self.params)
+
+    def feed_newest(self) -> torch.Tensor:
+        """The logits (B, V) that follow each lane's newest token, which is fed unless it was."""
+        if self.pending_logits is not None:
+            logits, self.pending_logits = self.pending_logits, None
+            return logits
+        return self.forward(self.ids[:, -1:], self.cache, self.trace)
 
     # -- running
 
-    def attached(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def attached(self) -> Iterator[None]:
         """The model's hooks, for the time of the loop; none is left behind."""
-        return self.forward.attached()
+        with self.forward.attached(), self.mode.attached():
+            yield
 
     @property
     def finished(self) -> bool:
         """Whether every row has ended."""
-        return all(row.finish_reason is not None for row in self.rows)
+        return self.over
 
     @property
     def in_prefill(self) -> bool:
         """Whether positions of the prompt are still to be fed."""
-        return self.prefill_logits is None and cache_length(self.cache) < self.prompt_slots
+        return self.pending_logits is None and cache_length(self.cache) < self.prompt_slots
 
     @torch.inference_mode()
-    def advance(self) -> tuple[PrefillProgress | StepSnapshot, ...]:
+    def advance(self) -> tuple[PrefillProgress | StepSnapshot | HypothesisEnded, ...]:
         """One unit of work: a prefill chunk, or one decode step of all rows. Call inside `attached()`.
 
         A pass that is broken off ends the run as cancelled; a failing one ends it with the error. Both
@@ -169,7 +194,10 @@ class Session:
         try:
             if self.in_prefill:
                 return (engine.prefill_chunk(self),)
-            return engine.decode_step(self)
+            events = engine.decode_step(self)
+            if self.mode.is_over(self):
+                self.cancel()
+            return events
         except ForwardCancelled:
             self.cancel()
             return ()
@@ -183,18 +211,18 @@ class Session:
         self.clock.pause_s += seconds
 
     def cancel(self, reason: FinishReason = FinishReason.CANCELLED) -> None:
-        """End all rows that are still running."""
-        for row in self.rows:
-            if row.finish_reason is None:
-                row.finish_reason = reason
-                row.text += row.stream.flush()
+        """End all lanes that are still running."""
+        if not self.over:
+            self.over = True
+            self.rows = self.mode.conclude(self, reason)
 
     def set_params(self, changes: Mapping[str, object], epoch: int) -> ParamsApplied:
         """New values from the next token on. Raises `ParameterError`; then nothing has changed."""
         for name in changes:
-            if name in _FIXED_DURING_A_RUN:
+            if name in self.mode.fixed:
                 raise ParameterError(f"{name} cannot change while a run is in progress; it acts at the next run.")
         before, after = self.params, self.params.replace(changes)
+        check_together(after, self.spec.assistant is not None)
         self._configure(after)
         self.epoch = epoch
         changed = tuple(n for n in PARAMETERS if getattr(before, n) != getattr(self.params, n))
@@ -204,16 +232,14 @@ class Session:
 
     @property
     def new_tokens(self) -> int:
-        """Tokens generated by the longest row."""
-        return max(len(row.token_ids) for row in self.rows)
+        """Tokens generated by the longest sequence."""
+        return max(len(row.token_ids) for row in (*self.rows, *self.lanes))
 
     def result(self) -> RunFinished:
         """The run as it stands."""
         clock, new = self.clock, self.new_tokens
-        decode_s = (
-            None if clock.first_token is None or clock.last_token is None else clock.last_token - clock.first_token
-        )
         reasons = tuple(str(row.finish_reason or FinishReason.CANCELLED) for row in self.rows)
+        scores = [row.score for row in self.rows if row.score is not None]
         return RunFinished(
             run_id=self.run_id,
             finish_reason=reasons[0],
@@ -223,8 +249,10 @@ class Session:
             prompt_tokens=tuple(len(row.prompt.token_ids) for row in self.rows),
             new_tokens=new,
             ttft_ms=None if clock.first_token is None else 1e3 * (clock.first_token - clock.started),
-            tokens_per_s=(new - 1) / (decode_s - clock.paused_s) if decode_s and new > 1 else None,
+            tokens_per_s=(new - 1) / clock.decode_s if clock.decode_s and new > 1 else None,
             error=None if self.error is None else self.error.report(),
+            scores=tuple(scores) if len(scores) == len(self.rows) else None,
+            places=tuple((row.index, row.beam, row.ended_at) for row in self.rows),
         )
 
     # -- views
@@ -255,9 +283,8 @@ class Session:
         """What views are derived from."""
         return Recording(
             trace=self.trace,
-            keys=lambda layer: layer_keys(self.cache, layer),
-            padding=tuple(self.padding),
-            lengths=tuple(len(row.prompt.token_ids) + len(row.token_ids) for row in self.rows),
+            strand=self._strand,
+            cached_keys=lambda layer, strand, stop: layer_keys(self.cache, layer)[0, :, :stop],
             anatomy=self.forward.anatomy,
             info=self.loaded.info,
             piece=self.loaded.text.piece,
@@ -265,21 +292,47 @@ class Session:
             final_scores=self._final_scores,
         )
 
-    def _recompute(self, start: int, stop: int) -> Trace:
-        """Feed the slots [start, stop) again, on a fork of the cache, for their records."""
-        cache = fork_cache(self.cache, start)
-        trace = Trace(self.spec.trace_budget_bytes + (1 << 40), start=start)
-        with self.attached():
-            for begin in range(start, stop, self.spec.prefill_chunk):
-                self.forward(self.ids[:, begin : min(begin + self.spec.prefill_chunk, stop)], cache, trace)
-        return trace
+    def _strand(self, place: Place) -> Strand:
+        """The sequence that a question means."""
+        if place.index is not None and self.mode.moves_lanes and 0 <= place.index < len(self.past):
+            for lane in self.past[place.index]:
+                if (lane.row, lane.beam) == (place.row, place.beam):
+                    return lane.strand()
+        rows = self.lanes if self.mode.moves_lanes and not self.over else self.rows
+        for row in rows:
+            if (row.index, row.beam) == (place.row, place.beam):
+                return row.strand()
+        what = f"no beam {place.beam} in row {place.row}" if place.beam else f"no row {place.row}"
+        raise ViewUnavailableError(f"There is {what}; the run has {len({row.index for row in self.rows})}.")
 
-    def _final_scores(self, row: int, slot: int, logits: torch.Tensor) -> torch.Tensor:
-        """The pipeline under the current parameters on the logits (V,) that followed `slot`."""
-        stages = build_pipeline(self.params, self.prompt_slots, self.padding[row : row + 1], self.loaded.device)
-        return run_pipeline(stages, self.ids[row : row + 1, : slot + 1], logits[None])[0]
+    def _recompute(self, strand: Strand, start: int, stop: int) -> tuple[Trace, Strand]:
+        """Feed positions again for their records: on a fork of the cache, or alone where rows have moved."""
+        budget = self.spec.trace_budget_bytes + (1 << 40)
+        if self.several:
+            begin, cache, padding = 0, new_cache(len(self.forward.anatomy.layers), stop), 0
+        else:
+            begin, cache, padding = start, fork_cache(self.cache, strand.padding + start), strand.padding
+        ids = torch.tensor([strand.token_ids[:stop]], device=self.ids.device)
+        trace = Trace(budget, start=padding + begin, keeps_keys=self.several)
+        with self.attached(), self.forward.rows_placed([padding]):
+            for at in range(begin, stop, self.spec.prefill_chunk):
+                self.forward(ids[:, at : min(at + self.spec.prefill_chunk, stop)], cache, trace)
+        return trace, replace(strand, path=Path(0, 0), padding=padding, fed=None)
+
+    def _final_scores(self, strand: Strand, position: int, logits: torch.Tensor) -> torch.Tensor:
+        """The pipeline under the current parameters on the logits (V,) that followed `position`."""
+        prompt = self.prompt_slots - strand.padding
+        stages = build_pipeline(self.params, prompt, [0], self.loaded.device)
+        ids = torch.tensor([strand.token_ids[: position + 1]], device=logits.device)
+        scores = torch.log_softmax(logits, dim=-1) if self.mode.on_logprobs else logits
+        return run_pipeline(stages, ids, scores[None])[0]
 
     def close(self) -> None:
         """Give cache and records back."""
         self.cache = new_cache(len(self.forward.anatomy.layers))
         self.trace = None
+
+
+def _new_row(loaded: LoadedModel, index: int, prompt: PromptRow, padding: int) -> Row:
+    stop = RowStop(len(prompt.token_ids), prompt.rendered[-64:], loaded.info.max_positions)
+    return Row(index, prompt, padding, stop, loaded.text.stream(prompt.token_ids), Path(0, index))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,6 +46,14 @@ class TextStream:
     def flush(self) -> str:
         """The rest: what was held back because a character stayed incomplete (as U+FFFD)."""
         return self._return(self._pending_text())
+
+    def fork(self) -> Self:
+        """A stream that has returned and held back the same, and goes on by itself."""
+        twin = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, list):
+                setattr(twin, name, list(value))
+        return twin
 
     def _end_of_last_character(self, prompt: list[int]) -> int:
         for end in range(len(prompt), max(-1, len(prompt) - _MOST_UNFINISHED - 1), -1):

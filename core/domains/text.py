@@ -78,6 +78,10 @@ class TextDomain:
                 f"The model's chat template refused these messages: {one_line(error)}.", detail=repr(error)
             ) from error
 
+    def vocabulary(self) -> dict[str, int] | None:
+        """Token → id; None where ids have no text."""
+        return dict(self.tokenizer.get_vocab())
+
     def stream(self, prompt_ids: Sequence[int] = ()) -> TextStream:
         """An incremental detokeniser for what follows `prompt_ids`."""
         return TextStream(self.tokenizer, prompt_ids)
@@ -104,6 +108,10 @@ class IdDomain(TextDomain):
     def piece(self, token_id: int) -> str:
         """The id in brackets."""
         return nameless_piece(token_id)
+
+    def vocabulary(self) -> dict[str, int] | None:
+        """Unknown."""
+        return None
 
     def stream(self, prompt_ids: Sequence[int] = ()) -> TextStream:
         """A stream that shows each id at once."""

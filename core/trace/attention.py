@@ -19,7 +19,7 @@ from core.contract.snapshot import FloatArray
 from core.contract.views import AttentionAnswer, AttentionQuery, ThumbnailAnswer, ThumbnailQuery
 from core.models.attention import family_eager
 from core.trace.record import Trace
-from core.trace.recording import Recording
+from core.trace.recording import Recording, Strand
 
 SLICE_ELEMENTS = 1 << 20  # weights computed between two looks at the clock: a few milliseconds
 
@@ -28,12 +28,13 @@ def derive_attention(recording: Recording, query: AttentionQuery) -> Generator[N
     """The weights asked for, one slice at a time. Raises `ViewUnavailableError`."""
     recording.require("attention")
     layer, heads = recording.layer(query.layer), _heads(recording, query)
-    start, stop = recording.span(query.row, query.rows)
-    trace = _trace_for(recording, query, start, stop)
+    strand = recording.strand(query)
+    start, stop = recording.span(strand, query.rows)
+    trace, strand = _trace_for(recording, query, strand, start, stop)
     cell = _cell(stop - start, stop, query.pool)
     parts: list[FloatArray] = []
     for begin, end in _row_slices(start, stop, recording.info.heads, cell[0]):
-        weights = attention_weights(recording, trace, layer, query.row, begin, end, heads)  # (H, R, end)
+        weights = attention_weights(recording, trace, layer, strand, begin, end, heads)  # (H, R, end)
         if query.reduce is not None:
             weights = weights.mean(0, keepdim=True) if query.reduce == "mean" else weights.amax(0, keepdim=True)
         weights = pad(weights, (0, stop - end))  # keys after the newest query of the slice weigh nothing
@@ -47,7 +48,8 @@ def derive_attention(recording: Recording, query: AttentionQuery) -> Generator[N
 def derive_thumbnails(recording: Recording, query: ThumbnailQuery) -> Generator[None, None, ThumbnailAnswer]:
     """Small maps of every head of the layers asked for, a slice at a time. Raises `ViewUnavailableError`."""
     recording.require("attention")
-    start, stop = recording.span(query.row, query.span)
+    strand = recording.strand(query)
+    start, stop = recording.span(strand, query.span)
     trace, size, count = recording.recorded(), query.size, stop - start
     heads = recording.info.heads
     maps = np.full((len(query.layers), heads, size, size), np.nan, dtype=np.float32)
@@ -56,7 +58,7 @@ def derive_thumbnails(recording: Recording, query: ThumbnailQuery) -> Generator[
         recording.layer(layer)
         rows: list[torch.Tensor] = []
         for begin, end in _row_slices(start, stop, heads, 1):
-            weights = attention_weights(recording, trace, layer, query.row, begin, end, None)
+            weights = attention_weights(recording, trace, layer, strand, begin, end, None)
             weights = pad(weights, (0, stop - end))[:, :, start:]  # (H, R, count)
             rows.append(adaptive_max_pool2d(weights, (end - begin, side)))
             yield
@@ -66,16 +68,16 @@ def derive_thumbnails(recording: Recording, query: ThumbnailQuery) -> Generator[
 
 
 def attention_weights(
-    recording: Recording, trace: Trace, layer: int, row: int, start: int, stop: int, heads: list[int] | None
+    recording: Recording, trace: Trace, layer: int, strand: Strand, start: int, stop: int, heads: list[int] | None
 ) -> torch.Tensor:
     """Weights (H, stop - start, stop) float32 of the query positions [start, stop) over all earlier keys."""
     if not trace.sites:
         raise ViewUnavailableError(
             f"{recording.info.title} computes attention in its own way, which leaves no query to derive it from."
         )
-    padding, site = recording.padding[row], trace.sites[layer]
-    query = trace.queries(layer, padding + start, padding + stop)[row : row + 1].float()  # (1, H, R, D)
-    keys = recording.keys(layer)[row : row + 1, :, padding : padding + stop].float()  # (1, H_kv, T, D)
+    site = trace.sites[layer]
+    query = recording.queries(trace, layer, strand, start, stop)[None].float()  # (1, H, R, D)
+    keys = recording.keys(trace, layer, strand, stop)[None].float()  # (1, H_kv, T, D)
     distance = torch.arange(start, stop, device=keys.device)[:, None] - torch.arange(stop, device=keys.device)
     hidden = distance < 0
     window = site.extras.get("sliding_window")
@@ -90,18 +92,21 @@ def attention_weights(
     return weights[0] if heads is None else weights[0, heads]
 
 
-def _trace_for(recording: Recording, query: AttentionQuery, start: int, stop: int) -> Trace:
+def _trace_for(
+    recording: Recording, query: AttentionQuery, strand: Strand, start: int, stop: int
+) -> tuple[Trace, Strand]:
     """The run's trace, or where its records were dropped and the user wants it, the same positions fed again."""
-    trace, padding = recording.recorded(), recording.padding[query.row]
+    trace = recording.recorded()
     if not query.recompute:
-        return trace
+        return trace, strand
     try:
-        trace.queries(query.layer, padding + start, padding + stop)
+        recording.queries(trace, query.layer, strand, start, stop)
+        recording.keys(trace, query.layer, strand, stop)
     except ViewUnavailableError as problem:
         if problem.can_recompute:
-            return recording.recompute(padding + start, padding + stop)
+            return recording.recompute(strand, start, stop)
         raise
-    return trace
+    return trace, strand
 
 
 def _heads(recording: Recording, query: AttentionQuery) -> list[int] | None:

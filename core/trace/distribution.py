@@ -14,13 +14,13 @@ from core.trace.recording import Recording
 def derive_distribution(recording: Recording, query: DistributionQuery) -> Generator[None, None, DistributionAnswer]:
     """The `top` likeliest tokens after a position, from any layer's residual. Raises `ViewUnavailableError`."""
     recording.require("distribution")
-    start, stop = recording.span(query.row, (query.position, query.position + 1))
+    strand = recording.strand(query)
+    start, stop = recording.span(strand, (query.position, query.position + 1))
     layer = recording.info.layers if query.layer is None else recording.layer(query.layer)
-    slot = recording.padding[query.row] + start
-    residual = recording.recorded().residuals(layer, slot, slot + stop - start)[query.row, -1]  # (E,)
+    residual = recording.residuals(layer, strand, start, stop)[-1]  # (E,)
     logits = recording.anatomy.read_out(residual)  # (V,)
     if query.final:
-        logits = recording.final_scores(query.row, slot, logits)
+        logits = recording.final_scores(strand, start, logits)
     yield
     logprobs = torch.log_softmax(logits, dim=-1)
     top = torch.topk(logprobs, min(query.top, logprobs.shape[-1]))

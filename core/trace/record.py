@@ -7,7 +7,7 @@ budget; the oldest are dropped first, and a view that needs them is told so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -16,8 +16,10 @@ import torch
 from torch import nn
 
 from core.contract.errors import ViewUnavailableError
+from core.trace.path import Path
 
-SEALED_POSITIONS = 64  # single steps are joined into blocks of so many
+SEALED_POSITIONS = 64  # short passes are joined into blocks of so many
+SHORT_PASS = 16  # positions; a longer pass is a block of its own
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,21 @@ class Block:
     stop: int
     queries: tuple[torch.Tensor, ...]  # L × (B, H, n, D); empty where attention cannot be tapped
     residuals: tuple[torch.Tensor, ...]  # (L + 1) × (B, n, E); the last one enters the final norm
+    keys: tuple[torch.Tensor, ...]  # L × (B, H_kv, n, D); empty where the cache keeps the keys of all sequences
     nbytes: int
+
+    @property
+    def batch(self) -> int:
+        """B: rows of the pass."""
+        return self.residuals[0].shape[0]
+
+    def part(self, stop: int) -> Block:
+        """The slots before `stop`, in storages of their own."""
+        n = stop - self.start
+        queries = tuple(q[:, :, :n].clone() for q in self.queries)
+        residuals = tuple(r[:, :n].clone() for r in self.residuals)
+        keys = tuple(k[:, :, :n].clone() for k in self.keys)
+        return Block(self.start, stop, queries, residuals, keys, _nbytes(*queries, *residuals, *keys))
 
 
 @dataclass
@@ -53,10 +69,15 @@ class Trace:
 
     Implements `AttentionTap`. A forward pass delivers through `take` and `take_residual`, then `commit`
     makes it part of the record, or `rollback` forgets a pass that was broken off.
+
+    keeps_keys: the keys of each pass are recorded, too, because rows leave the cache or change places in it.
     """
 
-    def __init__(self, budget_bytes: int, parent: Trace | None = None, start: int = 0) -> None:
+    def __init__(
+        self, budget_bytes: int, parent: Trace | None = None, start: int = 0, keeps_keys: bool = False
+    ) -> None:
         self.budget_bytes = budget_bytes
+        self.keeps_keys = keeps_keys
         self.parent = parent
         self.start = start
         self.stop = start
@@ -87,16 +108,26 @@ class Trace:
         """The residual stream (B, n, E) entering the next layer, or after all layers the final norm."""
         self._pending.residuals.append(residual)
 
-    def commit(self) -> None:
-        """The pass is complete: its records count."""
+    def commit(self, keys: Sequence[torch.Tensor] = ()) -> None:
+        """The pass is complete: its records count. keys: what it added to the cache, L × (B, H_kv, n, D)."""
         begun = perf_counter()
         pending, self._pending = self._pending, _Pending()
         if pending.residuals:
-            positions = pending.residuals[0].shape[1]
-            block = _block(self.stop, positions, pending.queries, pending.residuals, like=self._tail[-1:])
-            self.stop += positions
+            block = _block(self.stop, pending, keys, like=self._tail[-1:])
+            self.stop = block.stop
             self._append(block)
         self.record_s += perf_counter() - begun
+
+    def crop(self, stop: int) -> None:
+        """Forget the records of this segment from slot `stop` on."""
+        for blocks in (self._tail, self._sealed):
+            while blocks and blocks[-1].stop > stop:
+                last = blocks.pop()
+                self._nbytes -= last.nbytes
+                if last.start < stop:
+                    blocks.append(last.part(stop))
+                    self._nbytes += blocks[-1].nbytes
+        self.stop = max(self.start, min(self.stop, stop))
 
     def rollback(self) -> None:
         """The pass was broken off: forget it."""
@@ -109,13 +140,17 @@ class Trace:
 
     def _append(self, block: Block) -> None:
         self._nbytes += block.nbytes
-        if block.stop - block.start > 1:
+        if self._tail and self._tail[-1].batch != block.batch:
+            self._seal_tail()
+        if block.stop - block.start > SHORT_PASS:
             self._seal_tail()
             self._sealed.append(_owning(block))
             self._nbytes += self._sealed[-1].nbytes - block.nbytes
         else:
-            self._tail.append(block)
-            if len(self._tail) >= SEALED_POSITIONS:
+            # A single step may stay a view of a larger storage until it is joined with others.
+            self._tail.append(block if block.stop - block.start == 1 else _owning(block))
+            self._nbytes += self._tail[-1].nbytes - block.nbytes
+            if block.stop - self._tail[0].start >= SEALED_POSITIONS:
                 self._seal_tail()
         while self.nbytes > self.budget_bytes and self._drop_oldest():
             pass
@@ -124,9 +159,9 @@ class Trace:
         """Forget the oldest block of this segment or of those it continues; False if there is none left."""
         if self.parent is not None and self.parent._drop_oldest():
             return True
-        if not self._sealed:
+        if not self._sealed and len(self._tail) < 2:
             return False
-        oldest = self._sealed.pop(0)
+        oldest = (self._sealed or self._tail).pop(0)
         self._nbytes -= oldest.nbytes
         self.evicted_before = oldest.stop
         return True
@@ -142,19 +177,39 @@ class Trace:
 
     def fork(self, at: int) -> Trace:
         """A new segment that continues this one after slot `at`; nothing is copied."""
-        return Trace(self.budget_bytes, parent=self, start=at)
+        return Trace(self.budget_bytes, parent=self, start=at, keeps_keys=self.keeps_keys)
 
     # -- reading
 
-    def queries(self, layer: int, start: int, stop: int) -> torch.Tensor:
-        """Queries (B, H, stop - start, D) of one layer. Raises `ViewUnavailableError` for dropped records."""
-        parts = [block.queries[layer][:, :, a:b] for block, a, b in self._covering(start, stop)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+    def queries(self, layer: int, start: int, stop: int, path: Path) -> torch.Tensor:
+        """Queries (H, stop - start, D) of one layer. Raises `ViewUnavailableError` for dropped records."""
+        return torch.cat(
+            [_on_path(block.queries[layer], a, b, rows) for block, a, b, rows in self._on(path, start, stop)], 1
+        )
 
-    def residuals(self, layer: int, start: int, stop: int) -> torch.Tensor:
-        """Residual stream (B, stop - start, E) entering `layer`; layer L is what enters the final norm."""
-        parts = [block.residuals[layer][:, a:b] for block, a, b in self._covering(start, stop)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    def keys(self, layer: int, start: int, stop: int, path: Path) -> torch.Tensor:
+        """Keys (H_kv, stop - start, D) of one layer, where the trace keeps them. Raises as `queries` does."""
+        return torch.cat(
+            [_on_path(block.keys[layer], a, b, rows) for block, a, b, rows in self._on(path, start, stop)], 1
+        )
+
+    def residuals(self, layer: int, start: int, stop: int, path: Path) -> torch.Tensor:
+        """Residual stream (stop - start, E) entering `layer`; layer L is what enters the final norm."""
+        parts = [
+            block.residuals[layer][rows[0], a:b]
+            if rows.count(rows[0]) == len(rows)
+            else block.residuals[layer][rows, range(a, b)]
+            for block, a, b, rows in self._on(path, start, stop)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _on(self, path: Path, start: int, stop: int) -> list[tuple[Block, int, int, list[int]]]:
+        """The blocks that hold [start, stop), each with its own part of the range and the rows of the path there."""
+        rows = path.rows(start, stop)
+        return [
+            (block, a, b, rows[block.start + a - start : block.start + b - start])
+            for block, a, b in self._covering(start, stop)
+        ]
 
     def _covering(self, start: int, stop: int) -> list[tuple[Block, int, int]]:
         """The blocks that hold [start, stop), each with its own part of the range."""
@@ -184,25 +239,33 @@ def _lasting(extras: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _block(
-    start: int, positions: int, queries: list[torch.Tensor], residuals: list[torch.Tensor], like: list[Block]
-) -> Block:
+def _on_path(records: torch.Tensor, start: int, stop: int, rows: list[int]) -> torch.Tensor:
+    """(B, H, n, D) → (H, stop - start, D): each slot from its own row."""
+    if rows.count(rows[0]) == len(rows):
+        return records[rows[0], :, start:stop]
+    return records[rows, :, range(start, stop)].transpose(0, 1)
+
+
+def _block(start: int, pending: _Pending, keys: Sequence[torch.Tensor], like: list[Block]) -> Block:
+    queries, residuals = tuple(pending.queries), tuple(pending.residuals)
+    batch, positions, _ = residuals[0].shape
     # Two single steps hold the same shapes, so the sum over their storages is taken once.
-    same = bool(like) and positions == 1
-    nbytes = like[0].nbytes if same else _nbytes(*queries, *residuals)
-    return Block(start, start + positions, tuple(queries), tuple(residuals), nbytes)
+    same = bool(like) and positions == 1 == like[0].stop - like[0].start and like[0].batch == batch
+    nbytes = like[0].nbytes if same else _nbytes(*queries, *residuals, *keys)
+    return Block(start, start + positions, queries, residuals, tuple(keys), nbytes)
 
 
 def _owning(block: Block) -> Block:
     """The block without views of larger storages (GPT-2's query is a third of a fused tensor)."""
-    queries, residuals = tuple(map(_own, block.queries)), tuple(map(_own, block.residuals))
-    return Block(block.start, block.stop, queries, residuals, _nbytes(*queries, *residuals))
+    queries, residuals, keys = (tuple(map(_own, part)) for part in (block.queries, block.residuals, block.keys))
+    return Block(block.start, block.stop, queries, residuals, keys, _nbytes(*queries, *residuals, *keys))
 
 
 def _joined(blocks: list[Block]) -> Block:
     queries = tuple(torch.cat(parts, dim=2) for parts in zip(*(b.queries for b in blocks), strict=True))
     residuals = tuple(torch.cat(parts, dim=1) for parts in zip(*(b.residuals for b in blocks), strict=True))
-    return Block(blocks[0].start, blocks[-1].stop, queries, residuals, _nbytes(*queries, *residuals))
+    keys = tuple(torch.cat(parts, dim=2) for parts in zip(*(b.keys for b in blocks), strict=True))
+    return Block(blocks[0].start, blocks[-1].stop, queries, residuals, keys, _nbytes(*queries, *residuals, *keys))
 
 
 def _own(tensor: torch.Tensor) -> torch.Tensor:

@@ -9,35 +9,45 @@ import torch
 
 from core.contract.errors import ViewUnavailableError
 from core.contract.events import ModelInfo
+from core.contract.views import Place
 from core.models.anatomy import Anatomy
+from core.trace.path import Path
 from core.trace.record import Trace
 
 
 @dataclass(frozen=True)
-class Recording:
-    """Everything a view may read. Slots count padding; the position of a slot in row r is slot - padding[r].
+class Strand:
+    """One sequence of a run as the records hold it. Slots count padding; position p is in slot padding + p.
 
-    lengths: tokens of each row; what is fed after a row's end is padding.
-    keys: cached keys (B, H_kv, slots, D) of a layer.
-    recompute: records of the slots [start, stop), fed again.
-    final_scores: the pipeline on the logits (V,) that followed a slot of a row.
+    token_ids: prompt and continuation, as far as this strand goes; the last one may not have been fed yet.
+    fed: slots that were fed of it, padding included; None: all that the trace has.
+    """
+
+    row: int
+    path: Path
+    padding: int
+    token_ids: tuple[int, ...]
+    fed: int | None = None
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Everything a view may read.
+
+    strand: the sequence at a place. Raises `ViewUnavailableError` when there is none.
+    cached_keys: keys (H_kv, stop, D) of a layer and a strand in the slots before `stop`, from the cache.
+    recompute: records of the positions [start, stop) of a strand, fed again, and the strand in those records.
+    final_scores: the pipeline on the logits (V,) that followed a position of a strand.
     """
 
     trace: Trace | None
-    keys: Callable[[int], torch.Tensor]
-    padding: tuple[int, ...]
-    lengths: tuple[int, ...]
+    strand: Callable[[Place], Strand]
+    cached_keys: Callable[[int, Strand, int], torch.Tensor]
     anatomy: Anatomy
     info: ModelInfo
     piece: Callable[[int], str]
-    recompute: Callable[[int, int], Trace]
-    final_scores: Callable[[int, int, torch.Tensor], torch.Tensor]
-
-    def positions(self, row: int) -> int:
-        """Positions of this row that were fed. Raises `ViewUnavailableError` without a trace."""
-        if not 0 <= row < len(self.padding):
-            raise ViewUnavailableError(f"There is no row {row}; the run has {len(self.padding)}.")
-        return max(0, min(self.recorded().stop - self.padding[row], self.lengths[row]))
+    recompute: Callable[[Strand, int, int], tuple[Trace, Strand]]
+    final_scores: Callable[[Strand, int, torch.Tensor], torch.Tensor]
 
     def recorded(self) -> Trace:
         """The trace. Raises `ViewUnavailableError` when the run was not recorded."""
@@ -51,9 +61,15 @@ class Recording:
             if status.view == view and not status.available:
                 raise ViewUnavailableError(status.reason)
 
-    def span(self, row: int, wanted: tuple[int, int | None]) -> tuple[int, int]:
+    def positions(self, strand: Strand) -> int:
+        """Positions of this strand that were fed. Raises `ViewUnavailableError` without a trace."""
+        recorded = self.recorded().stop
+        fed = recorded if strand.fed is None else min(strand.fed, recorded)
+        return max(0, min(fed - strand.padding, len(strand.token_ids)))
+
+    def span(self, strand: Strand, wanted: tuple[int, int | None]) -> tuple[int, int]:
         """[start, stop) positions, the end filled in and clipped to what was fed."""
-        fed = self.positions(row)
+        fed = self.positions(strand)
         start, stop = wanted[0], fed if wanted[1] is None else min(wanted[1], fed)
         if not 0 <= start < stop:
             raise ViewUnavailableError(f"Positions {start} to {stop} were not fed to the model yet; it holds {fed}.")
@@ -64,3 +80,18 @@ class Recording:
         if not 0 <= layer < self.info.layers:
             raise ViewUnavailableError(f"There is no layer {layer}; {self.info.title} has {self.info.layers}.")
         return layer
+
+    def keys(self, trace: Trace, layer: int, strand: Strand, stop: int) -> torch.Tensor:
+        """Keys (H_kv, stop, D) of the positions before `stop`."""
+        end = strand.padding + stop
+        if trace.keeps_keys:
+            return trace.keys(layer, strand.padding, end, strand.path)
+        return self.cached_keys(layer, strand, end)[:, strand.padding :]
+
+    def queries(self, trace: Trace, layer: int, strand: Strand, start: int, stop: int) -> torch.Tensor:
+        """Queries (H, stop - start, D) of the positions [start, stop)."""
+        return trace.queries(layer, strand.padding + start, strand.padding + stop, strand.path)
+
+    def residuals(self, layer: int, strand: Strand, start: int, stop: int) -> torch.Tensor:
+        """The residual stream (stop - start, E) entering `layer` at the positions [start, stop)."""
+        return self.recorded().residuals(layer, strand.padding + start, strand.padding + stop, strand.path)

@@ -240,8 +240,8 @@ def test_rude_input_ends_in_one_sentence(error: type[Exception], arguments: dict
 
 
 def test_an_unavailable_mode_is_answered_with_those_there_are() -> None:
-    with pytest.raises(ParameterError, match=r"beam_search.*greedy_search and sample"):
-        go(mode="beam_search")
+    with pytest.raises(ParameterError, match=r"beam_seek.*greedy_search.*assisted_generation"):
+        go(mode="beam_seek")
 
 
 def test_a_chat_goes_through_the_template(tmp_path: Path) -> None:

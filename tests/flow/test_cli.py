@@ -157,7 +157,7 @@ def test_a_chat_template_is_applied(tmp_path: Path, capsys: Capture) -> None:
         (["generate", "--model", "tiny-gpt2", "--prompt", "x", "--set", "temperature=-1"], "at least 0"),
         (["generate", "--model", "tiny-gpt2", "--prompt", "x", "--set", "temperature=1e-9"], "0 for greedy"),
         (["generate", "--model", "tiny-gpt2", "--prompt", "x", "--set", "temperature=NaN"], "finite number"),
-        (["generate", "--model", "tiny-gpt2", "--prompt", "x", "--mode", "beam_search"], "greedy_search and sample"),
+        (["generate", "--model", "tiny-gpt2", "--prompt", "x", "--mode", "beam_search"], "num_beams above 1"),
         (["generate", "--model", "tiny-gpt2", "--prompt", "x", "--chat"], "no chat template"),
         (["generate", "--model", "tiny-gpt2", "--prompt", "x", "--seed", "a"], "seed"),
         (["generate", "--model", "tiny-gpt2", "--prompt", "x", "--dtype", "int3"], "“int3”"),

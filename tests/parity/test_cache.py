@@ -32,12 +32,12 @@ def test_keys_and_values_are_bit_identical_to_dynamic_cache(loaded: LoadedModel,
 
 
 def _arguments(session: object, ids: torch.Tensor, start: int, stop: int, cache: DynamicCache) -> dict[str, object]:
-    forward = session.forward
+    padding = torch.tensor(session.padding)
     slots = torch.arange(stop)
-    mask = (slots >= forward.padding[:, None]).long()
-    positions = (torch.arange(start, stop) - forward.padding[:, None]).clamp(min=0)
+    mask = (slots >= padding[:, None]).long()
+    positions = (torch.arange(start, stop) - padding[:, None]).clamp(min=0)
     given = {"input_ids": ids, "past_key_values": cache, "use_cache": True, "position_ids": positions}
-    return {**given, "attention_mask": mask} if forward.padding.any() else given
+    return {**given, "attention_mask": mask} if padding.any() else given
 
 
 def test_logits_with_our_cache_equal_those_with_dynamic_cache(loaded: LoadedModel) -> None:

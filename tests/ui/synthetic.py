@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from app.state.intents import AskView, Intent
-from app.state.run import RunColumns, RunView
+from app.state.run import begin
 from app.state.state import AppState
 from app.state.update import update
 from core.contract import (
@@ -178,7 +178,7 @@ def state(
     if flag_at is not None and flag_at < steps:
         changed = replace(started.params, temperature=0.8)
         flags = (ParamsApplied(1, 1, flag_at, changed, ("temperature",)),)
-    run = RunView(started, info, started.params, RunColumns(), flags=flags)
+    run = replace(begin(started, info), flags=flags)
     base = AppState(model=info, run=run, worker=WorkerState.DECODING)
     return extend(base, steps, seed=seed, greedy=greedy)
 

@@ -8,15 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.panels.attention_questions import LARGEST_ANSWER, focus_query, thumbnail_query
+from app.state.run import RunView
 from app.state.state import AttentionFocus
 from app.theme.colormaps import sequential
 from app.widgets.heat_geometry import END_PX, FEW_CELLS, LABEL_CELL_PX, extent, fit, tick_step
 from app.widgets.heat_matrix import HeatMatrix, HeatPixels, levels, max_pool, packed
 from app.widgets.thumbnails import grid, wanted_width
+from tests.ui import synthetic
 from tests.ui.synthetic import attention_weights
 
 BACKGROUND = (1, 2, 3)
 LUT = packed(sequential(), BACKGROUND)
+
+
+def run_view() -> RunView:
+    """A run of a model with nine heads."""
+    run = synthetic.state(1, synthetic.model()).run
+    assert run is not None
+    return run
 
 
 def causal(weights: np.ndarray) -> np.ndarray:
@@ -122,11 +131,11 @@ def test_ticks_are_round_and_apart() -> None:
 
 def test_only_missing_rows_are_asked_for_and_long_prompts_in_portions() -> None:
     focus = AttentionFocus(3, 4)
-    assert focus_query(1, focus, 10, 10) is None
-    query = focus_query(1, focus, 10, 13)
+    assert focus_query(run_view(), focus, 10, 10) is None
+    query = focus_query(run_view(), focus, 10, 13)
     assert query is not None
     assert (query.rows, query.heads, query.reduce, query.layer) == ((10, None), (4,), None, 3)
-    first = focus_query(1, AttentionFocus(0, "max"), 0, 8000)
+    first = focus_query(run_view(), AttentionFocus(0, "max"), 0, 8000)
     assert first is not None
     assert first.heads is None
     assert first.reduce == "max"
@@ -135,10 +144,10 @@ def test_only_missing_rows_are_asked_for_and_long_prompts_in_portions() -> None:
 
 
 def test_thumbnails_are_asked_for_visible_layers_that_are_out_of_date() -> None:
-    query = thumbnail_query(1, range(2, 6), {2: 40, 3: 50, 5: 50}, 50, 9)
+    query = thumbnail_query(run_view(), range(2, 6), {2: 40, 3: 50, 5: 50}, 50)
     assert query is not None
     assert query.layers == (2, 4)
-    assert thumbnail_query(1, range(2, 4), {2: 50, 3: 50}, 50, 9) is None
+    assert thumbnail_query(run_view(), range(2, 4), {2: 50, 3: 50}, 50) is None
 
 
 def test_thumbnails_are_sixteen_pixels_where_they_fit() -> None:
@@ -152,9 +161,9 @@ def test_thumbnails_are_sixteen_pixels_where_they_fit() -> None:
 
 
 def test_a_long_context_takes_its_thumbnails_in_several_questions_the_oldest_first() -> None:
-    first = thumbnail_query(1, range(13), {0: 600, 1: 600}, 646, 9)
+    first = thumbnail_query(run_view(), range(13), {0: 600, 1: 600}, 646)
     assert first is not None
     assert first.layers == (2,)
-    later = thumbnail_query(1, range(3), {0: 640, 1: 600, 2: 646}, 646, 9)
+    later = thumbnail_query(run_view(), range(3), {0: 640, 1: 600, 2: 646}, 646)
     assert later is not None
     assert later.layers == (1,)

@@ -10,6 +10,7 @@ from PySide6.QtCore import Qt
 
 from app.state import intents as i
 from app.state import select
+from app.state.plan import shown_parameters
 from app.widgets.parameter_row import ParameterRow, format_list, parse_list
 from app.widgets.scale import TICKS, format_number, scale_of
 from core.contract import PARAMETERS, SetParams, StartRun
@@ -39,7 +40,9 @@ def type_into(one: Driven, qtbot: object, name: str, text: str) -> None:
 
 def test_there_is_a_row_for_every_parameter_but_the_hidden_one(one: Driven) -> None:
     shown = {*one.panel("parameters").rows, "do_sample"}
-    assert shown == set(PARAMETERS) - {"num_return_sequences"}
+    assert shown == {"do_sample", *shown_parameters()}
+    assert "num_return_sequences" not in shown
+    assert all(not PARAMETERS[name].advanced for name in shown)
 
 
 def test_defaults_come_from_the_model_and_the_tooltip_says_so(one: Driven) -> None:

@@ -19,6 +19,8 @@ from core.contract import CancelLoad, ErrorReport, LoadModel, ModelSpec, PauseRu
 from tests.ui.fake_lab import FakeLab
 from tests.ui.harness import clipped, driven
 
+EVERYTHING = {name for column in LAYOUTS["everything"] for name, _ in column.cards}
+
 pytestmark = pytest.mark.usefixtures("qapp")
 EVERYTHING = {name for column in LAYOUTS["everything"] for name, _ in column.cards}
 

@@ -2,55 +2,26 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PySide6.QtCore import Qt
 
-import core
 from app.shot import main as shot
 from app.state import intents as i
 from app.state import select
 from tests.ui.harness import Driven
-
-PATIENCE_S = 60.0
+from tests.ui.real import answered, finished, live, opened
 
 pytestmark = pytest.mark.usefixtures("qapp")
 
 
 @pytest.fixture
 def one(tmp_path: Path) -> Iterator[Driven]:
-    lab = core.Lab()
-    driven_window = Driven(lab, tmp_path / "settings.ini")
-    driven_window.window.show()
-    try:
-        driven_window.do(i.ChooseModel("tiny-gpt2", dtype="fp32"))
-        live(driven_window, lambda: driven_window.state.model is not None)
+    with opened(tmp_path / "settings.ini") as driven_window:
         yield driven_window
-    finally:
-        driven_window.close()
-        assert lab.close(10.0)
-
-
-def live(one: Driven, condition: Callable[[], bool]) -> None:
-    """Frames until the condition holds, as long as it takes."""
-    until = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < until, "the condition never held"
-        one.frames()
-        time.sleep(0.005)
-    one.frames(2)
-
-
-def finished(one: Driven) -> bool:
-    return not select.is_active(one.state)
-
-
-def answered(one: Driven) -> bool:
-    return bool(one.state.answers) and not any(select.is_waiting(one.state, slot) for slot in one.state.asked)
 
 
 def test_ctrl_enter_streams_text_with_probabilities_attention_and_cache(one: Driven, qtbot: object) -> None:

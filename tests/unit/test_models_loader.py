@@ -112,13 +112,14 @@ def test_the_embedded_model_is_stored_in_fp16_and_loads_as_asked() -> None:
 
 def test_defaults_come_from_the_generation_config(folder: Path) -> None:
     _edit(folder, "generation_config.json", do_sample=True, temperature=0.7, top_k=0, eos_token_id=[0, 5, 9999])
-    _edit(folder, "generation_config.json", top_p=7.0, min_p=0.05, num_beams=4)  # top_p is out of bounds, beams unknown
+    _edit(folder, "generation_config.json", top_p=7.0, min_p=0.05, num_beams=4)  # top_p is out of bounds
     info = _load(folder).info
     defaults = info.defaults
     assert (defaults.do_sample, defaults.temperature, defaults.top_k, defaults.min_p) == (True, 0.7, 0, 0.05)
     assert defaults.top_p == 1.0
     assert defaults.eos_token_id == info.eos_token_ids == (0, 5)
-    assert info.from_generation_config == {"do_sample", "temperature", "top_k", "min_p", "eos_token_id"}
+    assert defaults.num_beams == 4
+    assert info.from_generation_config == {"do_sample", "temperature", "top_k", "min_p", "eos_token_id", "num_beams"}
     assert info.notices == ("The generation config says top_p = 7.0, which cannot be used; it is ignored.",)
 
 

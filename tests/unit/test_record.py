@@ -7,18 +7,21 @@ import torch
 from torch import nn
 
 from core.contract import ViewUnavailableError
+from core.trace.path import Path
 from core.trace.record import SEALED_POSITIONS, Trace
 
 LAYERS, HEADS, WIDTH, HIDDEN = 2, 3, 4, 5
 MODULE = nn.Identity()
+PATH = Path(0, 0)
 
 
-def feed(trace: Trace, positions: int, value: float) -> None:
-    """One forward pass whose records all hold `value`."""
+def feed(trace: Trace, positions: int, value: float, batch: int = 1) -> None:
+    """One forward pass whose records all hold `value`, plus the number of their row."""
+    rows = value + torch.arange(float(batch)).reshape(batch, 1, 1)
     for _ in range(LAYERS):
-        trace.take_residual(torch.full((1, positions, HIDDEN), value))
-        trace.take(MODULE, torch.full((1, HEADS, positions, WIDTH), value), 0.5, {})
-    trace.take_residual(torch.full((1, positions, HIDDEN), value))
+        trace.take_residual(rows.repeat(1, positions, HIDDEN))
+        trace.take(MODULE, rows[..., None].repeat(1, HEADS, positions, WIDTH), 0.5, {})
+    trace.take_residual(rows.repeat(1, positions, HIDDEN))
     trace.commit()
 
 
@@ -27,9 +30,9 @@ def test_ranges_come_back_across_chunks_and_steps() -> None:
     feed(trace, 10, 1.0)
     for step in range(SEALED_POSITIONS + 5):
         feed(trace, 1, 2.0 + step)
-    values = trace.queries(1, 8, trace.stop)[0, 0, :, 0].tolist()
+    values = trace.queries(1, 8, trace.stop, PATH)[0, :, 0].tolist()
     assert values == [1.0, 1.0, *(2.0 + step for step in range(SEALED_POSITIONS + 5))]
-    assert trace.residuals(LAYERS, 9, 11).shape == (1, 2, HIDDEN)
+    assert trace.residuals(LAYERS, 9, 11, PATH).shape == (2, HIDDEN)
 
 
 def test_bytes_are_those_of_the_storages() -> None:
@@ -59,9 +62,9 @@ def test_the_oldest_records_go_first_and_the_view_says_so() -> None:
     for _ in range(3):
         feed(trace, 10, 1.0)
     assert trace.nbytes <= 25 * per_position
-    assert trace.queries(0, 10, 30).shape[2] == 20
+    assert trace.queries(0, 10, 30, PATH).shape[1] == 20
     with pytest.raises(ViewUnavailableError, match="first 10 positions were dropped") as caught:
-        trace.queries(0, 9, 30)
+        trace.queries(0, 9, 30, PATH)
     assert caught.value.can_recompute
 
 
@@ -72,7 +75,7 @@ def test_a_broken_pass_leaves_no_records() -> None:
     trace.rollback()
     feed(trace, 1, 2.0)
     assert trace.stop == 4
-    assert trace.queries(0, 0, 4)[0, 0, :, 0].tolist() == [1.0, 1.0, 1.0, 2.0]
+    assert trace.queries(0, 0, 4, PATH)[0, :, 0].tolist() == [1.0, 1.0, 1.0, 2.0]
 
 
 def test_a_fork_shares_its_parents_positions_and_grows_alone() -> None:
@@ -81,8 +84,8 @@ def test_a_fork_shares_its_parents_positions_and_grows_alone() -> None:
     branch = trunk.fork(4)
     feed(branch, 2, 7.0)
     feed(trunk, 1, 3.0)
-    assert branch.queries(0, 0, 6)[0, 0, :, 0].tolist() == [1.0, 1.0, 1.0, 1.0, 7.0, 7.0]
-    assert trunk.queries(0, 4, 7)[0, 0, :, 0].tolist() == [1.0, 1.0, 3.0]
+    assert branch.queries(0, 0, 6, PATH)[0, :, 0].tolist() == [1.0, 1.0, 1.0, 1.0, 7.0, 7.0]
+    assert trunk.queries(0, 4, 7, PATH)[0, :, 0].tolist() == [1.0, 1.0, 3.0]
     assert branch.nbytes == trunk.nbytes + 2 * 4 * (LAYERS * HEADS * WIDTH + (LAYERS + 1) * HIDDEN)
 
 
@@ -94,11 +97,46 @@ def test_a_fork_over_budget_drops_the_oldest_of_what_it_continues() -> None:
     branch = trunk.fork(20)
     feed(branch, 10, 3.0)
     assert branch.nbytes <= 25 * per_position
-    assert branch.queries(0, 10, 30)[0, 0, [0, -1], 0].tolist() == [2.0, 3.0]
+    assert branch.queries(0, 10, 30, PATH)[0, [0, -1], 0].tolist() == [2.0, 3.0]
     with pytest.raises(ViewUnavailableError, match="first 10 positions were dropped"):
-        branch.queries(0, 0, 30)
+        branch.queries(0, 0, 30, PATH)
 
 
 def test_positions_never_recorded_are_refused() -> None:
     with pytest.raises(ViewUnavailableError, match="not recorded"):
-        Trace(1 << 30).queries(0, 0, 1)
+        Trace(1 << 30).queries(0, 0, 1, PATH)
+
+
+def test_a_sequence_that_changed_rows_is_read_along_its_path() -> None:
+    trace = Trace(1 << 30)
+    feed(trace, 4, 1.0, batch=1)
+    for step in range(6):
+        feed(trace, 1, 10.0 * step, batch=3)
+    path = Path(0, 0).moved(4, 2).moved(6, 1).moved(7, 2)
+    assert path.rows(2, 9) == [0, 0, 2, 2, 1, 2, 2]
+    assert trace.queries(1, 2, 9, path)[0, :, 0].tolist() == [1.0, 1.0, 2.0, 12.0, 21.0, 32.0, 42.0]
+    assert trace.residuals(0, 5, 8, path)[:, 0].tolist() == [12.0, 21.0, 32.0]
+
+
+def test_paths_part_where_their_rows_first_differ() -> None:
+    trunk = Path(0, 0).moved(4, 1)
+    a, b = trunk.moved(8, 2).moved(10, 3), trunk.moved(9, 0).moved(10, 3)
+    assert a.parts_from(b, 12) == 8
+    assert a.parts_from(a, 12) == 12
+    assert trunk.parts_from(a, 6) == 6
+
+
+def test_what_was_fed_in_vain_is_forgotten() -> None:
+    trace = Trace(1 << 30)
+    feed(trace, 40, 1.0)
+    feed(trace, 1, 2.0)
+    kept = trace.nbytes
+    feed(trace, 5, 3.0)
+    feed(trace, 3, 4.0)
+    trace.crop(43)
+    assert trace.stop == 43
+    assert trace.queries(0, 39, 43, PATH)[0, :, 0].tolist() == [1.0, 2.0, 3.0, 3.0]
+    trace.crop(41)
+    assert trace.nbytes == kept
+    feed(trace, 1, 5.0)
+    assert trace.queries(0, 40, 42, PATH)[0, :, 0].tolist() == [2.0, 5.0]

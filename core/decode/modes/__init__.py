@@ -1,28 +1,53 @@
-"""Decoding modes: how the next token is chosen from the final scores. One file a mode."""
+"""Decoding modes: how positions are fed and the next token is chosen. One file a mode."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 
+from core.contract.errors import ParameterError
+from core.contract.params import GenerationParams
 from core.contract.specs import RunSpec
+from core.decode.modes.assisted import Assisted
+from core.decode.modes.drafts import Draft, EarlyExitDraft, LookupDraft, ModelDraft
 from core.decode.modes.greedy import Greedy
+from core.decode.modes.mode import Choice, Mode
 from core.decode.modes.sample import CounterSample, TorchSample
+from core.models.loaded import LoadedModel
+
+__all__ = ["Choice", "Mode", "make_mode"]
+
+PLAIN = ("greedy_search", "sample")  # a run may change from one to the other
 
 
-class Mode(Protocol):
-    """Chooses one token a row from the final scores; `positions` are those of the tokens to choose."""
+def make_mode(
+    params: GenerationParams,
+    spec: RunSpec,
+    loaded: LoadedModel,
+    assistant: LoadedModel | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Mode:
+    """The mode that these parameters ask for. Raises `ParameterError`."""
+    name = params.infer_mode(assistant is not None)
+    generator = None
+    if spec.draw_source == "torch":
+        generator = torch.Generator(device=loaded.device).manual_seed(spec.seed)
+    match name:
+        case "greedy_search":
+            return Greedy()
+        case "sample":
+            return CounterSample() if generator is None else TorchSample(generator)
+        case "assisted_generation":
+            return Assisted(_make_draft(params, loaded, assistant, cancelled), generator)
+    raise ParameterError(f"The mode “{name}” cannot run here yet; choose greedy_search or sample.")
 
-    name: str
 
-    def choose(self, scores: torch.Tensor, positions: list[int]) -> tuple[torch.Tensor, list[float | None]]:
-        """scores (B, V) float32, -inf for killed tokens → ids (B,) and the draw of each row, if any."""
-        ...
-
-
-def make_mode(name: str, spec: RunSpec, device: torch.device) -> Mode:
-    """The mode called `name`, a `GenerationMode` value."""
-    if name == "greedy_search":
-        return Greedy()
-    return TorchSample(spec.seed, device) if spec.draw_source == "torch" else CounterSample(spec.seed, spec.reroll)
+def _make_draft(
+    params: GenerationParams, loaded: LoadedModel, assistant: LoadedModel | None, cancelled: Callable[[], bool]
+) -> Draft:
+    if assistant is not None:
+        return ModelDraft(loaded, assistant, cancelled)
+    if params.assistant_early_exit is not None:
+        return EarlyExitDraft(loaded, params.assistant_early_exit)
+    return LookupDraft()

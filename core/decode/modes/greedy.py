@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
+from core.decode.modes.mode import Choice, Mode
 
-class Greedy:
+if TYPE_CHECKING:
+    from core.decode.observe import Processed
+    from core.decode.session import Session
+
+
+class Greedy(Mode):
     """Takes the likeliest token of each row; nothing is drawn."""
 
     name = "greedy_search"
 
-    def choose(self, scores: torch.Tensor, positions: list[int]) -> tuple[torch.Tensor, list[float | None]]:
-        """scores (B, V) → ids (B,) and no draws."""
-        return torch.argmax(scores, dim=-1), [None] * len(positions)
+    def choose(self, run: Session, processed: Processed, place: int) -> Choice:
+        """The likeliest one of each lane."""
+        token_ids: list[int] = torch.argmax(processed.final, dim=-1).tolist()
+        return Choice(token_ids, [None] * len(token_ids))

@@ -1,0 +1,54 @@
+"""Several prompts at once: one a line, `\\n` inside a line for a line break; or a JSONL file of them."""
+
+from __future__ import annotations
+
+import json
+
+KEYS = ("prompt", "text", "content")  # of a JSONL line, the first that is there
+
+
+def prompts(text: str) -> tuple[str, ...]:
+    """The prompts that a text of lines means; lines without anything are left out."""
+    return tuple(_unescaped(line) for line in text.splitlines() if line.strip())
+
+
+def empty_lines(text: str) -> int:
+    """How many lines are left out, those after the last prompt not counted."""
+    return sum(not line.strip() for line in text.rstrip().splitlines())
+
+
+def as_lines(many: tuple[str, ...] | list[str]) -> str:
+    """The text of lines that means these prompts."""
+    return "\n".join(prompt.replace("\\", "\\\\").replace("\r\n", "\n").replace("\n", "\\n") for prompt in many)
+
+
+def read_jsonl(text: str) -> list[str]:
+    """The prompts of a JSONL file: strings, or objects with `prompt`, `text` or `content`. Raises `ValueError`."""
+    found = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError:
+            raise ValueError(f"line {number} is not JSON") from None
+        if isinstance(value, dict):
+            value = next((value[key] for key in KEYS if isinstance(value.get(key), str)), None)
+        if not isinstance(value, str):
+            raise ValueError(f"line {number} is neither a text nor an object with a “prompt”")
+        found.append(value)
+    return found
+
+
+def _unescaped(line: str) -> str:
+    parts, rest = [], line
+    while "\\" in rest:
+        before, _, rest = rest.partition("\\")
+        parts.append(before)
+        if rest[:1] == "n":
+            parts.append("\n")
+            rest = rest[1:]
+        else:
+            parts.append("\\")
+            rest = rest[1:] if rest[:1] == "\\" else rest
+    return "".join([*parts, rest])

@@ -1,0 +1,98 @@
+"""What a decoding mode is: how positions are fed, how the next token is chosen, what becomes of the lanes.
+
+The loop (`engine.decode_step`) calls these in turn. The defaults are those of one token a step and lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from core.contract.detail import Hypothesis, StepDetail
+from core.contract.events import FinishReason
+from core.decode.kv import cache_length
+from core.decode.rows import Row
+
+if TYPE_CHECKING:
+    from core.decode.observe import Processed
+    from core.decode.session import Session
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One token a lane.
+
+    parents: the lane that each new lane continues; None: its own, every lane goes on.
+    draws: the number in [0, 1) that chose a token, where one did.
+    ended: hypotheses that this step completed.
+    over: no later position that was fed may be decided (a drafted token was refused).
+    """
+
+    token_ids: Sequence[int]
+    draws: Sequence[float | None]
+    parents: Sequence[int] | None = None
+    scores: Sequence[float] | None = None
+    details: Sequence[StepDetail | None] | None = None
+    ended: tuple[Hypothesis, ...] = ()
+    over: bool = False
+
+
+class Mode:
+    """A way to decode. A session has one; it may keep state of its own.
+
+    name: of the `GenerationMode`. fixed: parameters that cannot change while it runs.
+    on_logprobs: the pipeline works on log-probabilities instead of logits, as beam search does in transformers.
+    one_row: it takes one prompt only.
+    moves_lanes: lanes change places or are tried side by side, so the trace keeps keys and past lanes.
+    """
+
+    name = ""
+    fixed: frozenset[str] = frozenset({"num_return_sequences"})
+    on_logprobs = False
+    moves_lanes = False
+    one_row = False
+
+    def begin(self, run: Session) -> None:
+        """Before the first pass."""
+
+    def attached(self) -> AbstractContextManager[None]:
+        """Hooks on other models than the run's own, for the time of the loop."""
+        return nullcontext()
+
+    def feed(self, run: Session) -> torch.Tensor:
+        """Logits (n, B, V) float32 of the n positions that this step decides; the newest tokens are fed for them."""
+        return run.feed_newest()[None]
+
+    def choose(self, run: Session, processed: Processed, place: int) -> Choice:
+        """One token a lane from the scores (B, V) after the pipeline; `place` counts the positions of this step."""
+        raise NotImplementedError
+
+    def push(self, run: Session, lane: Row, token_id: int) -> str:
+        """Add a token to a lane, which may be its end; returns the text that became complete."""
+        text = lane.push(token_id)
+        reason = lane.stop.check(token_id, text, len(lane.token_ids), run.params)
+        return text if reason is None else text + lane.end(reason)
+
+    def settle(self, run: Session) -> None:
+        """After the tokens were appended: lanes that ended leave the batch."""
+        alive = [index for index, lane in enumerate(run.lanes) if lane.finish_reason is None]
+        if alive and len(alive) < len(run.lanes):
+            for lane in run.lanes:
+                if lane.finish_reason is not None:
+                    lane.fed = cache_length(run.cache)
+            run.regroup(alive, [run.lanes[index] for index in alive])
+
+    def is_over(self, run: Session) -> bool:
+        """Whether nothing is left to do."""
+        return all(lane.finish_reason is not None for lane in run.lanes)
+
+    def conclude(self, run: Session, reason: FinishReason) -> list[Row]:
+        """The rows of the result, best first a prompt; lanes that still run end for `reason`."""
+        for lane in run.lanes:
+            if lane.finish_reason is None:
+                lane.end(reason)
+        return run.rows

@@ -1,0 +1,132 @@
+"""Several prompts at once: the Batch tab, the rows card, and every panel on the row that was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import QPoint, Qt
+from PySide6.QtWidgets import QApplication
+
+from app import drops
+from app.state import batch
+from app.state import intents as i
+from tests.ui.harness import Driven
+from tests.ui.real import answered, finished, live, opened
+
+pytestmark = pytest.mark.usefixtures("qapp")
+PROMPTS = ("Once upon a time there was a little fox", "The king", "Tom and Mia went to the market because")
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Iterator[Driven]:
+    with opened(tmp_path / "settings.json") as driven_window:
+        yield driven_window
+
+
+def run_batch(one: Driven, text: str = "\n".join(PROMPTS), tokens: int = 12) -> None:
+    one.do(i.SelectTab("batch"))
+    one.do(i.EditBatch(text))
+    one.do(i.SetParameter("max_new_tokens", tokens))
+    one.do(i.Run())
+    live(one, lambda: finished(one))
+
+
+def test_lines_become_rows_and_a_click_shows_one_in_every_panel(one: Driven, qtbot: object) -> None:
+    run_batch(one)
+    card, panel = one.window.workspace.cards["rows"], one.panel("rows")
+    assert card.isVisible(), "a batch opens the card that shows it"
+    run = one.state.run
+    assert run is not None
+    assert [row.rendered for row in run.started.rows] == list(PROMPTS)
+    middle = QPoint(60, 28 + 14)
+    qtbot.mouseClick(panel.list.viewport(), Qt.MouseButton.LeftButton, pos=middle)  # type: ignore[attr-defined]
+    live(one, lambda: answered(one))
+    shown = one.state.run
+    assert shown is not None
+    assert finished(one)
+    assert shown.row == 1
+    assert shown.text() == one.state.run.finish.texts[1]  # type: ignore[union-attr]
+    assert one.panel("output").flow.tokens == shown.prompt_tokens + shown.count
+    queries = [answer.answer.query for answer in one.state.answers.values() if answer.answer is not None]
+    assert queries
+    assert all(query.row == 1 for query in queries)
+    assert all(answer.error is None for answer in one.state.answers.values())
+
+
+def test_rows_are_reached_by_keyboard_and_said_in_words(one: Driven, qtbot: object) -> None:
+    run_batch(one)
+    panel = one.panel("rows")
+    for _ in range(5):
+        qtbot.keyClick(panel.list, Qt.Key.Key_Down)  # type: ignore[attr-defined]
+        one.frames()
+    assert one.state.run is not None
+    assert one.state.run.row == 2
+    assert panel.list.accessibleDescription() == "3 rows, 3 ended, row 3 is shown."
+    panel.twins.button.click()
+    one.frames(2)
+    table = panel.twins.views[0].rows
+    assert table.rowCount() == 3
+    assert [table.data(table.index(row, 5)) for row in range(3)] == ["length"] * 3
+
+
+def test_several_sequences_of_one_prompt_are_rows(one: Driven) -> None:
+    one.do(i.SetParameter("num_return_sequences", 4))
+    one.do(i.SetParameter("max_new_tokens", 8))
+    one.do(i.Run())
+    live(one, lambda: finished(one))
+    run = one.state.run
+    assert run is not None
+    assert len({run.sequences.row(row).texts[-1] + str(row) for row in range(4)}) == 4
+    assert len(set(run.finish.texts)) > 1  # type: ignore[union-attr]
+
+
+def test_sixty_four_rows_paint_only_what_is_visible(one: Driven) -> None:
+    run_batch(one, "\n".join(f"{n} little ducks went" for n in range(64)), tokens=6)
+    panel = one.panel("rows")
+    asked: list[int] = []
+    line = panel.list._line
+    panel.list._line = lambda row: asked.append(row) or line(row)
+    panel.list.viewport().repaint()
+    QApplication.processEvents()
+    assert 0 < len(set(asked)) < 40
+
+
+def test_an_empty_batch_is_refused_in_a_sentence_and_keeps_what_was_typed(one: Driven) -> None:
+    one.do(i.SelectTab("batch"))
+    one.do(i.EditBatch("\n   \n"))
+    one.do(i.Run())
+    one.frames()
+    assert one.state.notices[-1].text == "The batch is empty; write a prompt on each line."
+    assert one.state.draft.batch == "\n   \n"
+    assert one.state.requested is None
+
+
+def test_empty_lines_are_left_out_and_said(one: Driven, qtbot: object) -> None:
+    one.do(i.SelectTab("batch"))
+    one.do(i.EditBatch("A fox\n\nA king\n"))
+
+    def said() -> bool:
+        one.frames()
+        return "empty lines left out: 1" in one.panel("prompt").summary.count.text()
+
+    qtbot.waitUntil(said)  # type: ignore[attr-defined]
+    assert one.panel("prompt").summary.count.text().startswith("2 prompts")
+
+
+def test_files_of_prompts_are_dropped_in(one: Driven, tmp_path: Path) -> None:
+    lines = tmp_path / "prompts.jsonl"
+    lines.write_text('{"prompt": "A fox\\nran"}\n"The \\\\ king"\n', encoding="utf-8")
+    drops.take(lines, one.do, lambda _name: None)
+    assert one.state.draft.tab == "batch"
+    assert batch.prompts(one.state.draft.batch) == ("A fox\nran", "The \\ king")
+    text = tmp_path / "prompts.txt"
+    text.write_text("One\nTwo", encoding="utf-8")
+    drops.take(text, one.do, lambda _name: None, one.state.draft.tab)
+    assert batch.prompts(one.state.draft.batch) == ("One", "Two")
+    lines.write_text('{"prompt": 3}', encoding="utf-8")
+    drops.take(lines, one.do, lambda _name: None)
+    one.frames()
+    assert "line 1" in one.state.notices[-1].text
+    assert batch.prompts(one.state.draft.batch) == ("One", "Two")
