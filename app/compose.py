@@ -5,17 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from app.panels.attention import AttentionPanel
+from app.panels.beams import BeamsPanel
 from app.panels.cache import CachePanel
 from app.panels.candidates import CandidatesPanel
 from app.panels.config_desk import ConfigPanel
 from app.panels.errors import ErrorsPanel
+from app.panels.lens import LensPanel
 from app.panels.onnx import OnnxPanel
 from app.panels.output import OutputPanel
 from app.panels.panel import Dispatch, Panel
 from app.panels.parameters import ParametersPanel
+from app.panels.plan import PlanPanel
 from app.panels.prompt import PromptPanel
 from app.panels.rows import RowsPanel
 from app.panels.timeline import TimelinePanel
+from app.panels.walk import WalkPanel
+from app.panels.waterfall import WaterfallPanel
 from app.settings import Settings
 from app.state.state import ModelChoice
 from app.store import Store
@@ -32,14 +37,19 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
     return (
         PromptPanel(dispatch),
         ParametersPanel(dispatch),
+        PlanPanel(dispatch),
         OutputPanel(dispatch),
         TimelinePanel(dispatch),
         CandidatesPanel(dispatch),
+        WaterfallPanel(dispatch),
         AttentionPanel(dispatch),
+        LensPanel(dispatch),
+        WalkPanel(dispatch),
         CachePanel(dispatch),
         ConfigPanel(dispatch),
         OnnxPanel(dispatch),
         RowsPanel(dispatch),
+        BeamsPanel(dispatch),
         ErrorsPanel(dispatch),
     )
 
