@@ -22,7 +22,6 @@ from tests.ui.harness import clipped, driven
 EVERYTHING = {name for column in LAYOUTS["everything"] for name, _ in column.cards} | set(BEHIND["everything"])
 
 pytestmark = pytest.mark.usefixtures("qapp")
-EVERYTHING = {name for column in LAYOUTS["everything"] for name, _ in column.cards}
 
 
 @pytest.fixture
