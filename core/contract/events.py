@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from core.contract.configs import ConfigDescription, SavedModel
 from core.contract.detail import Hypothesis
 from core.contract.errors import ErrorReport
+from core.contract.onnx import OnnxDescription, OnnxOutcome
 from core.contract.params import GenerationParams
 from core.contract.plan import GenerationPlan
 from core.contract.preview import ModelPreview
@@ -239,6 +241,60 @@ class ModelPreviewed:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfigDescribed:
+    """The answer to a `DescribeConfig`, or the reason there is none. Latest-wins lane."""
+
+    generation: int
+    description: ConfigDescription | None
+    error: ErrorReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SaveProgress:
+    """How far a `SaveModel` is; fraction in [0, 1], None while unknown. Latest-wins lane."""
+
+    save_id: int
+    stage: str
+    fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSaved:
+    """The folder was written, or the reason it was not."""
+
+    save_id: int
+    saved: SavedModel | None
+    error: ErrorReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxDescribed:
+    """The answer to a `DescribeOnnx`, or the reason there is none. Latest-wins lane."""
+
+    generation: int
+    description: OnnxDescription | None
+    error: ErrorReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxProgress:
+    """How far an export or check is; fraction in [0, 1], None while unknown. Latest-wins lane."""
+
+    job_id: int
+    stage: str
+    fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxFinished:
+    """An export or check is over; `error` says why it came to nothing."""
+
+    job_id: int
+    outcome: OnnxOutcome | None
+    error: ErrorReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Planned:
     """The answer to a `PreviewPlan`: what a run would do, or why it could not begin. Latest-wins lane."""
 
@@ -263,5 +319,11 @@ Event = (
     | Answered
     | Vitals
     | ModelPreviewed
+    | ConfigDescribed
+    | SaveProgress
+    | ModelSaved
+    | OnnxDescribed
+    | OnnxProgress
+    | OnnxFinished
     | Planned
 )

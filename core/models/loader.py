@@ -99,7 +99,8 @@ def _make(
     """A model with random weights."""
     control.progress("Drawing weights", None)
     blueprint = draw_up(new.title, new.config())
-    check_memory(new.title, blueprint.weight_bytes(torch.float32), available_bytes(torch.device("cpu")))
+    needed = blueprint.weight_bytes(torch.float32) + blueprint.buffer_bytes
+    check_memory(new.title, needed, available_bytes(torch.device("cpu")))
     module = build_random(blueprint, new.seed, dtype, control)
     text = TextDomain(build_byte_tokenizer()) if new.types_text else IdDomain()
     return module, text, new.notices
