@@ -57,6 +57,7 @@ from core.contract.events import (
 )
 from core.contract.parameter import Parameter
 from core.contract.params import MODES, PARAMETERS, GenerationParams, as_generation_config, validate
+from core.contract.picture import ImageFacts, Picture
 from core.contract.preview import DtypeEstimate, ModelPreview
 from core.contract.snapshot import CacheReport, Candidates, StepId, StepSnapshot, StepTiming
 from core.contract.specs import ChatMessage, ModelSpec, Prompt, RunSpec
@@ -97,6 +98,7 @@ __all__ = [
     "GenerationParams",
     "Hypothesis",
     "HypothesisEnded",
+    "ImageFacts",
     "InternalError",
     "LoadCancelledError",
     "LoadFailed",
@@ -114,6 +116,7 @@ __all__ = [
     "ParameterError",
     "ParamsApplied",
     "PauseRun",
+    "Picture",
     "Place",
     "PlanLine",
     "PrefillProgress",

@@ -8,6 +8,7 @@ from enum import StrEnum
 from core.contract.detail import Hypothesis
 from core.contract.errors import ErrorReport
 from core.contract.params import GenerationParams
+from core.contract.picture import ImageFacts
 from core.contract.preview import ModelPreview
 from core.contract.snapshot import StepSnapshot
 from core.contract.specs import ModelSpec
@@ -78,6 +79,7 @@ class ModelInfo:
     load_ms: float
     revision: str = ""  # the commit, for models of the hub
     notices: tuple[str, ...] = ()  # what was left out or should be known, one sentence each
+    image: ImageFacts | None = None  # what it paints, where tokens are pixels
 
 
 @dataclass(frozen=True, slots=True)

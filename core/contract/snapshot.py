@@ -87,6 +87,7 @@ class StepSnapshot:
     trace_bytes: what the trace holds in addition to the cache.
     finish_reason: set on the last token of its row (`stop`, `length`, `length_limit`, …).
     detail: what the mode adds: beams, candidates tried, drafts.
+    pixel, rgb: row, column and colour, where tokens are pixels.
     """
 
     id: StepId
@@ -106,10 +107,13 @@ class StepSnapshot:
     trace_bytes: int
     finish_reason: str | None = None
     detail: StepDetail | None = None
+    pixel: tuple[int, int] | None = None
+    rgb: tuple[int, int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The object `tokenglass generate --json` prints for this token."""
         top = self.top
+        painted = {} if self.pixel is None else {"pixel": list(self.pixel), "rgb": list(self.rgb or ()) or None}
         finals = [None if np.isneginf(f) else float(f) for f in top.final_logprob]
         return {
             "row": self.id.row,
@@ -131,4 +135,5 @@ class StepSnapshot:
             "kv_used_bytes": (self.cache.key_used_bytes + self.cache.value_used_bytes).tolist(),
             "kv_allocated_bytes": (self.cache.key_allocated_bytes + self.cache.value_allocated_bytes).tolist(),
             "step_ms": self.timing.step_ms,
+            **painted,
         }

@@ -108,6 +108,7 @@ def _append(
         run.past.append([PastLane.of(lane, report.length) for lane in run.lanes])
     trace_bytes = 0 if run.trace is None else run.trace.nbytes
     domain, events = run.loaded.text, []
+    image = domain.image
     for k, (lane, token_id, numbers) in enumerate(zip(run.lanes, choice.token_ids, seen, strict=True)):
         events.append(
             StepSnapshot(
@@ -137,6 +138,8 @@ def _append(
                 trace_bytes=trace_bytes,
                 finish_reason=None if lane.finish_reason is None else str(lane.finish_reason),
                 detail=None if choice.details is None else choice.details[k],
+                pixel=None if image is None else image.pixel(positions[k]),
+                rgb=None if image is None else image.rgb(token_id),
             )
         )
     return [*events, *(HypothesisEnded(run.run_id, index, hypothesis) for hypothesis in choice.ended)]

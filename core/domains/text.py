@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from core.contract.errors import PromptError
+from core.contract.picture import ImageFacts, Picture
 from core.contract.specs import ChatMessage
 from core.domains.chat import SandboxedTemplate
 from core.domains.sandboxed import one_line
@@ -27,6 +28,11 @@ class TextDomain:
         self._pieces: dict[int, str] = {}
 
     @property
+    def image(self) -> ImageFacts | None:
+        """None: this is text."""
+        return None
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether `render_chat` can work."""
         return bool(getattr(self.tokenizer, "chat_template", None))
@@ -43,6 +49,10 @@ class TextDomain:
             raise
         except BaseException as error:  # Rust panics outside Exception
             raise PromptError(f"The tokenizer refused the prompt: {one_line(error)}.", detail=repr(error)) from error
+
+    def encode_picture(self, picture: Picture) -> list[int]:
+        """Always raises `PromptError`."""
+        raise PromptError("This model reads text, not pictures; choose an image model such as tiny-imagegpt.")
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of `ids`, incomplete characters as U+FFFD."""

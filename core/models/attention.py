@@ -20,6 +20,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
+from core.models.own_attention import own_arithmetic, queries_read
+
 # transformers looks for "sdpa", "flash" and the like inside the name, so it holds none of them.
 NAME = "tokenglass"
 NAME_EAGER = "tokenglass_eager"
@@ -49,9 +51,24 @@ def tapped(tap: AttentionTap | None) -> Iterator[None]:
 
 
 def family_eager(module: nn.Module) -> AttentionForward:
-    """The `eager_attention_forward` of the file that defines this attention module."""
-    forward: AttentionForward = sys.modules[type(module).__module__].eager_attention_forward
+    """The `eager_attention_forward` of the file that defines this attention module, or the module's own method."""
+    forward: AttentionForward = getattr(
+        sys.modules[type(module).__module__], "eager_attention_forward", own_arithmetic
+    )
     return forward
+
+
+@contextmanager
+def taps_attached(model: PreTrainedModel) -> Iterator[None]:
+    """Hooks that tell the tap what modules without attention interface compute with, for the time of the block."""
+
+    def take(module: nn.Module, query: torch.Tensor) -> None:
+        tap = _tap.get()
+        if tap is not None:
+            tap.take(module, query, None, {})
+
+    with queries_read(model, take):
+        yield
 
 
 def _tokenglass_attention(

@@ -23,6 +23,8 @@ from core.contract.specs import ModelSpec
 from core.domains.byte_tokenizer import build_byte_tokenizer
 from core.domains.chat import sandboxed_template
 from core.domains.sandboxed import one_line
+from core.domains.domain import Domain
+from core.domains.image import ImageDomain, canvas_of, colour_cube
 from core.domains.text import IdDomain, TextDomain
 from core.models.blueprint import Blueprint, check_memory, check_stored, draw_up
 from core.models.facts import model_info
@@ -30,6 +32,7 @@ from core.models.files import folder_name
 from core.models.load_control import LoadControl, stop_if_cancelled, watched_transformers
 from core.models.loaded import LoadedModel
 from core.models.new_model import NewModel
+from core.models.palette import read_image_domain
 from core.models.placement import available_bytes, choose_device, choose_dtype
 from core.models.preflight import CheckedFolder, check_folder
 from core.models.random_weights import build_random
@@ -91,26 +94,36 @@ def _load(spec: ModelSpec, model_id: int, control: LoadControl) -> LoadedModel:
 
 def _make(
     new: NewModel, dtype: torch.dtype, control: LoadControl
-) -> tuple[PreTrainedModel, TextDomain, tuple[str, ...]]:
+) -> tuple[PreTrainedModel, Domain, tuple[str, ...]]:
     """A model with random weights."""
     control.progress("Drawing weights", None)
     blueprint = draw_up(new.title, new.config())
     check_memory(new.title, blueprint.weight_bytes(torch.float32), available_bytes(torch.device("cpu")))
     module = build_random(blueprint, new.seed, dtype, control)
-    text = TextDomain(build_byte_tokenizer()) if new.types_text else IdDomain()
-    return module, text, new.notices
+    return module, _new_domain(new, blueprint), new.notices
+
+
+def _new_domain(new: NewModel, blueprint: Blueprint) -> Domain:
+    if blueprint.paints:
+        height, width = canvas_of(blueprint.size.max_positions)
+        return ImageDomain(colour_cube(blueprint.embedding_rows - 1), height, width)
+    return TextDomain(build_byte_tokenizer()) if new.types_text else IdDomain()
 
 
 def _read(
     source: ModelSource, path: Path, dtype: torch.dtype, device: torch.device, control: LoadControl
-) -> tuple[PreTrainedModel, TextDomain, tuple[str, ...]]:
+) -> tuple[PreTrainedModel, Domain, tuple[str, ...]]:
     """A model from a folder, checked before transformers sees anything of it."""
     folder = check_folder(path)
     stop_if_cancelled(control)
     blueprint = draw_up(source.title, folder.config)
     check_stored(source.title, blueprint, folder.stored)
     check_memory(source.title, blueprint.weight_bytes(dtype) + blueprint.buffer_bytes, available_bytes(device))
-    text = _load_text(source, folder, blueprint.embedding_rows, control)
+    text: Domain
+    if blueprint.paints:
+        text = read_image_domain(folder, blueprint.embedding_rows, blueprint.size.max_positions)
+    else:
+        text = _load_text(source, folder, blueprint.embedding_rows, control)
     stop_if_cancelled(control)
     control.progress("Loading weights", 0.0)
     module, unused = _load_module(folder, blueprint, dtype)
