@@ -18,6 +18,7 @@ Public names:
 - `RunResult`: `sequences`, `text`, `finish_reason`, `steps`, and the views `attention(layer, …)` and
   `distribution(position, …)`, derived when they are asked for.
 - `stream(model, prompt, …)`: the same arguments; yields a `StepSnapshot` for each token as it comes.
+- `score_picture(model, image)`: the bits that each pixel of a picture costs an image model.
 - `unload(model=None)`: free models that `run` and `stream` keep loaded between calls.
 - `list_models()`: what can be loaded by name, and why something cannot.
 - `list_cached_models()`: models of the Hugging Face hub that are on this disk.
@@ -45,7 +46,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from core import contract
-    from core.api import RunResult, run, stream, unload
+    from core.api import RunResult, run, score_picture, stream, unload
     from core.lab import Lab
     from core.models.hub_cache import list_cached_models
     from core.models.new_model import new_model_families
@@ -61,6 +62,7 @@ __all__ = [
     "new_model_families",
     "preview",
     "run",
+    "score_picture",
     "stream",
     "unload",
 ]
@@ -73,6 +75,7 @@ _HOMES = {
     "new_model_families": "core.models.new_model",
     "preview": "core.models.preview",
     "run": "core.api",
+    "score_picture": "core.api",
     "stream": "core.api",
     "unload": "core.api",
 }

@@ -10,9 +10,11 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from core.contract import (
     AttentionAnswer,
@@ -23,6 +25,9 @@ from core.contract import (
     HypothesisEnded,
     ModelInfo,
     ModelSpec,
+    Picture,
+    PictureAnswer,
+    PictureQuery,
     PrefillProgress,
     Prompt,
     PromptError,
@@ -32,6 +37,7 @@ from core.contract import (
     StepSnapshot,
     ViewUnavailableError,
 )
+from core.contract.picture import RgbArray
 from core.contract.snapshot import FloatArray
 from core.contract.specs import DrawSource
 
@@ -45,6 +51,8 @@ Text = str | Sequence[str]
 Ids = Sequence[int] | Sequence[Sequence[int]]
 Message = ChatMessage | Mapping[str, str]
 Messages = Sequence[Message] | Sequence[Sequence[Message]]
+Image = str | os.PathLike[str] | Picture | NDArray[np.uint8]
+Images = Image | list[Image]
 ModelName = str | os.PathLike[str]
 
 _lock = threading.RLock()  # loading changes process-wide torch state, so nothing may run meanwhile
@@ -58,6 +66,9 @@ def run(
     *,
     prompt_ids: Ids | None = None,
     messages: Messages | None = None,
+    image: Images | None = None,
+    keep_rows: int | None = None,
+    keep_pixels: int | None = None,
     params: Mapping[str, object] | None = None,
     mode: str | None = None,
     seed: int = 0,
@@ -72,9 +83,12 @@ def run(
     """Generate until every row has ended; blocks, and works in the calling thread.
 
     model: a name of `core.list_models()` or a local transformers folder; stays loaded (see `unload`).
-    prompt, prompt_ids, messages: exactly one of them: text, token ids, or the turns of a chat (dictionaries with
+    prompt, prompt_ids, messages, image: exactly one of them: text, token ids, or the turns of a chat (dictionaries with
         `role` and `content`), which the model's chat template renders. Several prompts, as a list of texts, of lists
         of ids or of chats, run as one batch.
+    image: instead of a prompt, a picture for a model whose tokens are pixels: a file, an array (height, width, 3 or 4)
+        of uint8, or a `Picture`; several as a list. It is resized and quantised, and the first `keep_rows` rows of
+        the model's canvas, or its first `keep_pixels`, are given; the rest is painted.
     params: `GenerationConfig` keywords, such as `{"max_new_tokens": 40, "temperature": 0.8}`; the rest comes
         from the model's generation config, then from the defaults.
     mode: `greedy_search` or `sample`; None infers it from do_sample, as `generate()` does.
@@ -89,7 +103,7 @@ def run(
     Raises `ModelLoadError`, `PromptError`, `ParameterError`, or what ended the run, all of them `TokenglassError`
     with one sentence for the user.
     """
-    prompts = to_prompts(prompt, prompt_ids, messages)
+    prompts = to_prompts(prompt, prompt_ids, messages, image, keep_rows, keep_pixels)
     assistant = None if assistant_model is None else ModelSpec(_resolved(assistant_model), device, dtype)
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
@@ -106,6 +120,9 @@ def stream(
     *,
     prompt_ids: Ids | None = None,
     messages: Messages | None = None,
+    image: Images | None = None,
+    keep_rows: int | None = None,
+    keep_pixels: int | None = None,
     params: Mapping[str, object] | None = None,
     mode: str | None = None,
     seed: int = 0,
@@ -122,7 +139,7 @@ def stream(
     The model is loaded and the prompt checked by the call itself, the rest happens while iterating. Leaving
     the loop early, or closing the generator, ends the run. Nothing is recorded for views unless `trace` is set.
     """
-    prompts = to_prompts(prompt, prompt_ids, messages)
+    prompts = to_prompts(prompt, prompt_ids, messages, image, keep_rows, keep_pixels)
     assistant = None if assistant_model is None else ModelSpec(_resolved(assistant_model), device, dtype)
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
@@ -179,10 +196,22 @@ def _resolved(model: ModelName) -> str:
     return canonical_name(os.fspath(model))
 
 
-def to_prompts(prompt: Text | None, prompt_ids: Ids | None, messages: Messages | None) -> tuple[Prompt, ...]:
+def to_prompts(
+    prompt: Text | None,
+    prompt_ids: Ids | None,
+    messages: Messages | None,
+    image: Images | None = None,
+    keep_rows: int | None = None,
+    keep_pixels: int | None = None,
+) -> tuple[Prompt, ...]:
     """The prompts of a batch from whichever way they were given. Raises `PromptError`."""
-    if sum(given is not None for given in (prompt, prompt_ids, messages)) != 1:
-        raise PromptError("Give the prompt in exactly one way: prompt, prompt_ids or messages.")
+    if sum(given is not None for given in (prompt, prompt_ids, messages, image)) != 1:
+        raise PromptError("Give the prompt in exactly one way: prompt, prompt_ids, messages or image.")
+    if image is not None:
+        images = image if isinstance(image, list | tuple) else [image]
+        return tuple(Prompt(image=to_picture(i), keep_rows=keep_rows, keep_pixels=keep_pixels) for i in images)
+    if keep_rows is not None or keep_pixels is not None:
+        raise PromptError("keep_rows and keep_pixels belong to a picture; give it as image.")
     if prompt is not None:
         return tuple(Prompt(text=text) for text in ([prompt] if isinstance(prompt, str) else prompt))
     if prompt_ids is not None:
@@ -192,6 +221,35 @@ def to_prompts(prompt: Text | None, prompt_ids: Ids | None, messages: Messages |
     chats: list[Any] = list(messages or ())
     batch = chats if chats and isinstance(chats[0], list | tuple) else [chats]
     return tuple(Prompt(messages=tuple(map(_message, chat))) for chat in batch)
+
+
+def to_picture(image: Image) -> Picture:
+    """A picture from a file, an array or a picture. Raises `PromptError`."""
+    if isinstance(image, Picture):
+        return image
+    if isinstance(image, str | os.PathLike):
+        from core.domains.picture_files import read_picture
+
+        return read_picture(Path(image))
+    return Picture.of(np.asarray(image))
+
+
+def score_picture(model: ModelName, image: Image, *, device: str = "auto", dtype: str = "auto") -> PictureAnswer:
+    """How surprising a picture is to an image model: `surprisal_bits` (H, W) and `bits_per_pixel`.
+
+    The picture is resized and quantised as a prompt is. Raises `ModelLoadError`, `PromptError`, `ViewUnavailableError`.
+    """
+    from core.decode.score import derive_picture
+
+    loaded, picture = load_model(model, device, dtype), to_picture(image)
+    with _lock:
+        slices = derive_picture(loaded, PictureQuery(loaded.info.model_id, picture))
+        while True:
+            try:
+                next(slices)
+            except StopIteration as done:
+                answer: PictureAnswer = done.value
+                return answer
 
 
 def _plain(values: Any) -> Iterable[Any]:
@@ -288,6 +346,12 @@ class RunResult:
     def texts(self) -> list[str]:
         """What each row said."""
         return list(self._finished.texts)
+
+    @property
+    def pictures(self) -> list[RgbArray]:
+        """What each row painted, (H, W, 3) uint8, grey where it stopped before the end; empty for text."""
+        image = self.model.image
+        return [] if image is None else [image.paint(ids) for ids in self._finished.sequences]
 
     def positions(self, row: int = 0) -> int:
         """T: tokens of this row that were fed to the model, that is all but the last one chosen."""

@@ -15,9 +15,21 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
-from core.contract import LoadCancelledError, ModelSpec, RunFinished, RunSpec, StepSnapshot, TokenglassError, validate
+from core.cli_picture import add_picture_arguments, check_out, picture_prompt, write_pictures
+from core.contract import (
+    LoadCancelledError,
+    ModelSpec,
+    Prompt,
+    RunFinished,
+    RunSpec,
+    StepSnapshot,
+    TokenglassError,
+    validate,
+)
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -75,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     prompt = generate.add_mutually_exclusive_group(required=True)
     prompt.add_argument("--prompt", metavar="TEXT")
     prompt.add_argument("--prompt-ids", type=_ids, metavar="1,2,3", help="the prompt as token ids")
+    add_picture_arguments(generate, prompt)
     generate.add_argument("--chat", action="store_true", help="send the prompt through the model's chat template")
     generate.add_argument("--mode", metavar="MODE", help="greedy_search or sample; default: as generate() infers it")
     generate.add_argument(
@@ -148,10 +161,16 @@ def _generate(options: argparse.Namespace) -> int:
     from core import api  # the parameters are checked before torch is imported
 
     params = parse_settings(options.params)
+    if options.num_return_sequences is not None:
+        params |= validate({"num_return_sequences": options.num_return_sequences})
     if options.chat and options.prompt is None:
         raise UsageError("--chat needs a text; give it with --prompt.")
     messages = [{"role": "user", "content": options.prompt}] if options.chat else None
-    prompts = api.to_prompts(None if options.chat else options.prompt, options.prompt_ids, messages)
+    picture = picture_prompt(options)
+    if picture is not None:
+        prompts: tuple[Prompt, ...] = (picture,)
+    else:
+        prompts = api.to_prompts(None if options.chat else options.prompt, options.prompt_ids, messages)
     helper = options.assistant_model
     spec = RunSpec(
         prompts,
@@ -164,18 +183,38 @@ def _generate(options: argparse.Namespace) -> int:
     )
     with _interruptible() as interrupted:
         loaded = api.load_model(options.model, options.device, options.dtype, _Control(interrupted))
+        check_out(options, loaded.info)
         session = api.open_session(loaded, spec, interrupted)
         events = api.events(session)
         try:
             _status(None)
-            (_print_json if options.json else _print_text)(events, session.result)
+            files = partial(write_pictures, options, loaded.info)
+            if options.json:
+                _print_json(events, session.result, files)
+            elif options.out is not None:
+                _print_files(events, session.result, files)
+            else:
+                _print_text(events, session.result)
         finally:
             events.close()
             session.close()
         return EXIT_INTERRUPTED if interrupted() else 0
 
 
-def _print_json(events: Iterator[object], result: Callable[[], RunFinished]) -> None:
+Files = Callable[[RunFinished], list[Path]]  # writes what `--out` asks for
+
+
+def _print_files(events: Iterator[object], result: Callable[[], RunFinished], files: Files) -> None:
+    """Run to the end, then the names of the files; also of what a run that fails half way has painted."""
+    try:
+        for _ in events:
+            pass
+    finally:
+        for path in files(result()):
+            _write(f"{path}\n")
+
+
+def _print_json(events: Iterator[object], result: Callable[[], RunFinished], files: Files) -> None:
     for event in events:
         if isinstance(event, StepSnapshot):
             print(json.dumps(_finite(event.to_json())), flush=True)
@@ -190,6 +229,9 @@ def _print_json(events: Iterator[object], result: Callable[[], RunFinished]) -> 
     }
     if len(finished.texts) > 1:
         last |= {"texts": finished.texts, "finish_reasons": finished.finish_reasons}
+    written = files(finished)
+    if written:
+        last["files"] = list(map(str, written))
     print(json.dumps(_finite(last)), flush=True)
 
 

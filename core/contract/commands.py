@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from core.contract.specs import ModelSpec, Prompt, RunSpec
-from core.contract.views import ViewQuery
+from core.contract.views import PictureQuery, ViewQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Ask:
 
     slot: str
     generation: int
-    query: ViewQuery
+    query: ViewQuery | PictureQuery
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from core.contract.picture import ImageFacts
 from core.contract.preview import ModelPreview
 from core.contract.snapshot import StepSnapshot
 from core.contract.specs import ModelSpec
-from core.contract.views import ViewAnswer
+from core.contract.views import PictureAnswer, ViewAnswer
 
 
 class WorkerState(StrEnum):
@@ -219,7 +219,7 @@ class Answered:
 
     slot: str
     generation: int
-    answer: ViewAnswer | None
+    answer: ViewAnswer | PictureAnswer | None
     error: ErrorReport | None = None
     can_recompute: bool = False
     derive_ms: float = 0.0

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from core.contract.picture import Picture
 from core.contract.snapshot import FloatArray
 
 
@@ -123,6 +124,32 @@ class DistributionAnswer:
     pieces: tuple[str, ...]
     logprob: FloatArray
     entropy_bits: float
+
+
+@dataclass(frozen=True, slots=True)
+class PictureQuery:
+    """How surprising a whole picture is to the loaded model; it needs no run."""
+
+    model_id: int
+    picture: Picture
+
+
+@dataclass(frozen=True, slots=True)
+class PictureAnswer:
+    """The picture as the model sees it, and what each pixel costs after those before it.
+
+    token_ids (H, W): the colours. surprisal_bits (H, W) float32: -log2 p of each; their mean is the picture's bits
+    per pixel, which is the model's loss in bits.
+    """
+
+    query: PictureQuery
+    token_ids: NDArray[np.int64]
+    surprisal_bits: FloatArray
+
+    @property
+    def bits_per_pixel(self) -> float:
+        """The mean surprisal."""
+        return float(self.surprisal_bits.mean())
 
 
 ViewQuery = AttentionQuery | ThumbnailQuery | DistributionQuery

@@ -67,7 +67,8 @@ class ImageDomain:
 
     def encode_picture(self, picture: Picture) -> list[int]:
         """SOS and all pixels, 1 + height · width ids."""
-        return [self.facts.sos_token_id, *self.quantise(self.resized(picture)).reshape(-1).tolist()]
+        pixels: list[int] = self.quantise(self.resized(picture)).reshape(-1).tolist()
+        return [self.facts.sos_token_id, *pixels]
 
     # -- as text
 
@@ -80,7 +81,8 @@ class ImageDomain:
             )
         colours = np.array([list(bytes.fromhex(part[1:])) for part in text.split()], np.uint8).reshape(-1, 3)
         start = [self.facts.sos_token_id] if add_special_tokens else []
-        return start + self.quantise(colours).tolist()
+        ids: list[int] = self.quantise(colours).tolist()
+        return start + ids
 
     def render_chat(self, messages: Sequence[ChatMessage]) -> str:
         """Always raises `PromptError`."""

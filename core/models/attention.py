@@ -52,9 +52,7 @@ def tapped(tap: AttentionTap | None) -> Iterator[None]:
 
 def family_eager(module: nn.Module) -> AttentionForward:
     """The `eager_attention_forward` of the file that defines this attention module, or the module's own method."""
-    forward: AttentionForward = getattr(
-        sys.modules[type(module).__module__], "eager_attention_forward", own_arithmetic
-    )
+    forward: AttentionForward = getattr(sys.modules[type(module).__module__], "eager_attention_forward", own_arithmetic)
     return forward
 
 

@@ -16,7 +16,8 @@ from core.domains.domain import Domain
 class LoadedModel:
     """An unmodified transformers model in evaluation mode on `device`, its tokens, and its facts.
 
-    text: its tokens for people; pixels, where it is an image model. info.views is empty until the worker's self-test has run.
+    text: its tokens for people; pixels, where it is an image model.
+    info.views is empty until the worker's self-test has run.
     """
 
     spec: ModelSpec

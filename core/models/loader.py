@@ -22,9 +22,9 @@ from core.contract.errors import LoadCancelledError, ModelLoadError, TokenglassE
 from core.contract.specs import ModelSpec
 from core.domains.byte_tokenizer import build_byte_tokenizer
 from core.domains.chat import sandboxed_template
-from core.domains.sandboxed import one_line
 from core.domains.domain import Domain
 from core.domains.image import ImageDomain, canvas_of, colour_cube
+from core.domains.sandboxed import one_line
 from core.domains.text import IdDomain, TextDomain
 from core.models.blueprint import Blueprint, check_memory, check_stored, draw_up
 from core.models.facts import model_info
@@ -32,6 +32,7 @@ from core.models.files import folder_name
 from core.models.load_control import LoadControl, stop_if_cancelled, watched_transformers
 from core.models.loaded import LoadedModel
 from core.models.new_model import NewModel
+from core.models.own_attention import widen_causal_tables
 from core.models.palette import read_image_domain
 from core.models.placement import available_bytes, choose_device, choose_dtype
 from core.models.preflight import CheckedFolder, check_folder
@@ -84,6 +85,7 @@ def _load(spec: ModelSpec, model_id: int, control: LoadControl) -> LoadedModel:
         stop_if_cancelled(control)
         control.progress(f"Moving to {device}", None)
         settle(module, device, control)
+        widen_causal_tables(module)
         check_finite(source.title, module)
         stop_if_cancelled(control)
     load_ms = (time.perf_counter() - started) * 1e3
@@ -92,9 +94,7 @@ def _load(spec: ModelSpec, model_id: int, control: LoadControl) -> LoadedModel:
     return LoadedModel(spec, module, text, info, module.device, module.dtype)
 
 
-def _make(
-    new: NewModel, dtype: torch.dtype, control: LoadControl
-) -> tuple[PreTrainedModel, Domain, tuple[str, ...]]:
+def _make(new: NewModel, dtype: torch.dtype, control: LoadControl) -> tuple[PreTrainedModel, Domain, tuple[str, ...]]:
     """A model with random weights."""
     control.progress("Drawing weights", None)
     blueprint = draw_up(new.title, new.config())

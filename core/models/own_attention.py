@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.imagegpt.modeling_imagegpt import ImageGPTAttention
 
+_MOST_POSITIONS = 8192  # beyond, the table would take more than 256 MB
 TakeQuery = Callable[[nn.Module, torch.Tensor], None]
 
 
@@ -31,9 +32,25 @@ def queries_read(model: PreTrainedModel, take: TakeQuery) -> Iterator[None]:
 def _reader(attention: Any, take: TakeQuery) -> Callable[..., None]:
     def read(_projection: nn.Module, _args: tuple[Any, ...], output: torch.Tensor) -> None:
         query = output[..., : attention.split_size]  # (B, T, E) of (B, T, 3 E)
-        take(attention, query.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2))
+        heads = query.view(*query.shape[:-1], attention.num_heads, attention.head_dim)  # (B, T, H, D)
+        take(attention, heads.transpose(1, 2))
 
     return read
+
+
+def widen_causal_tables(model: PreTrainedModel) -> None:
+    """One table of who sees whom for all layers, wide enough for batches whose rows begin with padding.
+
+    The module keeps a table of its positions, but looks up slots, padding included: without this a batch fails where
+    its longest padding and the last position meet.
+    """
+    modules: list[Any] = [m for m in model.modules() if isinstance(m, ImageGPTAttention) and not m.is_cross_attention]
+    if not modules or modules[0].bias.shape[-1] > _MOST_POSITIONS:
+        return
+    slots = 2 * modules[0].bias.shape[-1]
+    table = torch.ones(slots, slots, dtype=torch.bool, device=modules[0].bias.device).tril()[None, None]
+    for module in modules:
+        module.bias = table
 
 
 def own_arithmetic(

@@ -19,9 +19,7 @@ def read_image_domain(folder: CheckedFolder, vocab_size: int, positions: int) ->
     """The colours and the size of the pictures of a checkpoint. Raises `ModelLoadError`."""
     name = folder_name(folder.path)
     if PREPROCESSOR not in folder.present:
-        raise ModelLoadError(
-            f"“{name}” has no {PREPROCESSOR}, so its colours are unknown; download that file, too."
-        )
+        raise ModelLoadError(f"“{name}” has no {PREPROCESSOR}, so its colours are unknown; download that file, too.")
     config = read_json_object(folder.path / PREPROCESSOR, SIZE_CAPS_BYTES[PREPROCESSOR])
     clusters = _clusters(name, config.get("clusters"), vocab_size)
     height, width = _size(name, config.get("size"), positions)
