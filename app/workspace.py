@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from PySide6.QtCore import QByteArray, QEvent, Qt, QTimer, Slot
+from PySide6.QtCore import QByteArray, QChildEvent, QEvent, Qt, QTimer, Slot
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QApplication, QMainWindow, QTabWidget, QWidget
+from PySide6.QtWidgets import QApplication, QMainWindow, QTabBar, QTabWidget, QWidget
 
 from app.panels.panel import Panel
 from app.state.state import LayoutName
 from app.theme.style import GAP_PX
 from app.widgets.card import Card
 
-STATE_VERSION = 2  # raise it when cards are added or renamed: older arrangements are then ignored
+STATE_VERSION = 3  # raise it when cards are added or renamed: older arrangements are then ignored
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,14 @@ class Column:
 _LEFT = Column(21, (("prompt", 27), ("parameters", 73)))
 _CENTRE = Column(48, (("output", 70), ("timeline", 30)))
 LAYOUTS: Mapping[LayoutName, tuple[Column, ...]] = {
-    "sample": (_LEFT, _CENTRE, Column(31, (("candidates", 100),))),
+    "sample": (_LEFT, _CENTRE, Column(31, (("candidates", 62), ("waterfall", 38)))),
     "attention": (_LEFT, Column(33, (("output", 100),)), Column(46, (("attention", 72), ("candidates", 28)))),
     "cache": (_LEFT, Column(40, (("output", 60), ("timeline", 40))), Column(39, (("cache", 100),))),
     "everything": (_LEFT, _CENTRE, Column(31, (("candidates", 28), ("attention", 42), ("cache", 30)))),
+}
+BEHIND: Mapping[LayoutName, Mapping[str, str]] = {  # as a second tab: the card, and the one in front of it
+    "sample": {"plan": "parameters"},
+    "everything": {"plan": "parameters"},
 }
 
 
@@ -80,11 +84,18 @@ class Workspace(QMainWindow):
             for above, below in pairwise(names):
                 self.splitDockWidget(self.cards[above], self.cards[below], Qt.Orientation.Vertical)
         shown = {name for column in columns for name, _ in column.cards}
+        for name, front in BEHIND.get(layout, {}).items():
+            if name in self.cards and front in shown:
+                self.tabifyDockWidget(self.cards[front], self.cards[name])
+                shown.add(name)
         for name, card in self.cards.items():
             if name not in shown:  # kept at the end of the last column, in case it is wanted
                 home = columns[min(1, len(columns) - 1)] if name in BELOW_OUTPUT else columns[-1]
                 self.splitDockWidget(self.cards[home.cards[-1][0]], card, Qt.Orientation.Vertical)
             card.setVisible(name in shown)
+        for front in BEHIND.get(layout, {}).values():
+            if front in shown:
+                self.cards[front].raise_()
         self._columns = columns
         self._share()
         self._later.start()  # once more when the cards know how small they can be
@@ -123,6 +134,12 @@ class Workspace(QMainWindow):
         # A press that reaches the workspace itself is on a separator between cards.
         if event.type() == QEvent.Type.MouseButtonPress:
             self._columns = []
+        # Qt makes tab bars whenever cards come to share a place.
+        if isinstance(event, QChildEvent) and event.polished():
+            bar = event.child()
+            if isinstance(bar, QTabBar):
+                bar.setAccessibleName(self.tr("Cards in one place"))
+                bar.setAccessibleDescription(self.tr("Brings one of the cards that share a place to the front"))
         return super().event(event)
 
     def save(self) -> QByteArray:

@@ -18,6 +18,7 @@ Public names:
 - `RunResult`: `sequences`, `text`, `finish_reason`, `steps`, and the views `attention(layer, …)` and
   `distribution(position, …)`, derived when they are asked for.
 - `stream(model, prompt, …)`: the same arguments; yields a `StepSnapshot` for each token as it comes.
+- `plan(model, prompt, …)`: the same arguments; what a run would do and why, as a `contract.GenerationPlan`.
 - `score_picture(model, image)`: the bits that each pixel of a picture costs an image model.
 - `unload(model=None)`: free models that `run` and `stream` keep loaded between calls.
 - `list_models()`: what can be loaded by name, and why something cannot.
@@ -46,7 +47,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from core import contract
-    from core.api import RunResult, run, score_picture, stream, unload
+    from core.api import RunResult, plan, run, score_picture, stream, unload
     from core.lab import Lab
     from core.models.hub_cache import list_cached_models
     from core.models.new_model import new_model_families
@@ -60,6 +61,7 @@ __all__ = [
     "list_cached_models",
     "list_models",
     "new_model_families",
+    "plan",
     "preview",
     "run",
     "score_picture",
@@ -73,6 +75,7 @@ _HOMES = {
     "list_cached_models": "core.models.hub_cache",
     "list_models": "core.models.sources",
     "new_model_families": "core.models.new_model",
+    "plan": "core.api",
     "preview": "core.models.preview",
     "run": "core.api",
     "score_picture": "core.api",

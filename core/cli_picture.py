@@ -17,12 +17,16 @@ class PictureError(TokenglassError):
     code = "picture"
 
 
-def add_picture_arguments(parser: argparse.ArgumentParser, prompt: Any) -> None:
-    """prompt: the group of which one must be given."""
+def add_image_arguments(parser: argparse.ArgumentParser, prompt: Any) -> None:
+    """A picture as the prompt. prompt: the group of which one must be given."""
     prompt.add_argument("--image", metavar="FILE", help="a picture to begin with, for image models")
     parser.add_argument("--keep-rows", type=int, metavar="N", help="rows of the picture that are given")
     parser.add_argument("--keep-pixels", type=int, metavar="N", help="the same, counted in pixels")
     parser.add_argument("--num-return-sequences", type=int, metavar="K", help="how many different continuations")
+
+
+def add_out_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where pictures go."""
     parser.add_argument("--out", metavar="FOLDER", help="write what an image model paints as PNG files")
     parser.add_argument("--scale", type=int, metavar="N", help=f"squares of N pixels in those files (default {SCALE})")
 

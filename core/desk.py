@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from core.contract.commands import Ask
 from core.contract.errors import ErrorReport, InternalError, OutOfMemoryError, TokenglassError, ViewUnavailableError
 from core.contract.events import Answered
-from core.contract.views import PictureAnswer, PictureQuery, ViewAnswer, ViewQuery
+from core.contract.picture import PictureAnswer, PictureQuery
+from core.contract.views import ViewAnswer, ViewQuery
 from core.domains.sandboxed import one_line
 from core.mailbox import Mailbox
 

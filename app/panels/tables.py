@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from app.state import select
 from app.state.run import RunView
 from app.state.texts import tr
-from app.widgets import numbers
+from app.widgets import numbers, parameter_text
 from app.widgets.candidate_rows import CandidateRow, Segment
 from app.widgets.heat_matrix import HeatMatrix
 from app.widgets.row_list import RowLine
 from app.widgets.series_plot import Flag, Series
 from app.widgets.table_data import Column, Table
 from app.widgets.visible_text import one_line
-from core.contract import CacheReport, StepSnapshot
+from core.contract import BeamDetail, CacheReport, Hypothesis, StageReport, StepSnapshot, WaterfallAnswer
 
 LONGEST = 40  # characters of a token in a cell
 
@@ -76,6 +76,63 @@ def rows_table(run: RunView, lines: Sequence[RowLine]) -> Table:
         count,
         (run.run_id, sum(c.count for c in columns)),
         run.row,
+    )
+
+
+def beams_table(run: RunView) -> Table:
+    """Every beam after every step."""
+    steps = [step for at in run.sequences.lanes[run.row] for _, step in sorted(at.items())]
+    details = [step.detail for step in steps]
+    scores = [d.score if isinstance(d, BeamDetail) else math.nan for d in details]
+    parents = [d.parent + 1 if isinstance(d, BeamDetail) else 0 for d in details]
+    return Table(
+        (
+            Column(tr("step"), [step.id.index for step in steps]),
+            Column(tr("beam"), [step.id.beam + 1 for step in steps]),
+            Column(tr("token"), steps, _piece, numeric=False),
+            Column(tr("continues"), parents),
+            Column(tr("probability"), [math.exp(step.logprob) for step in steps], numbers.probability),
+            Column(tr("score"), scores, significant),
+        ),
+        len(steps),
+        (run.run_id, run.row),
+    )
+
+
+def hypotheses_table(run: RunView, ended: Sequence[Hypothesis]) -> Table:
+    """The complete hypotheses, best first."""
+    return Table(
+        (
+            Column(tr("score"), [one.score for one in ended], lambda score: f"{score:.3f}"),
+            Column(tr("tokens"), [len(one.token_ids) for one in ended], _count),
+            Column(tr("step"), [one.index for one in ended]),
+            Column(tr("text"), ended, lambda one: token(one.text[-LONGEST:]), numeric=False),
+            Column(tr("kept"), ended, lambda one: tr("yes") if one.kept else tr("no"), numeric=False),
+        ),
+        len(ended),
+        (run.run_id, run.row, len(ended)),
+    )
+
+
+def waterfall_table(answer: WaterfallAnswer) -> Table:
+    """The stages: parameters, tokens killed and left, mass kept, entropy before and after."""
+    stages = answer.stages
+
+    def values(stage: StageReport) -> str:
+        return ", ".join(parameter_text.written(value) for value in stage.params.values())
+
+    return Table(
+        (
+            Column(tr("stage"), stages, lambda stage: stage.name, numeric=False),
+            Column(tr("value"), stages, values, numeric=False),
+            Column(tr("killed"), [stage.killed for stage in stages], _count),
+            Column(tr("left"), [stage.survivors for stage in stages], _count),
+            Column(tr("mass kept"), [stage.mass_kept for stage in stages], numbers.probability),
+            Column(tr("entropy before, bits"), [stage.entropy_before_bits for stage in stages], significant),
+            Column(tr("after"), [stage.entropy_after_bits for stage in stages], significant),
+        ),
+        len(stages),
+        (answer.query.run_id, answer.query.position, tuple(answer.query.changes.items())),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Preset, Tab
 from app.theme.palette import ThemeName
-from core.contract import ViewQuery
+from core.contract import Grammar, ViewQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,39 @@ class ResetParameters:
 
 
 @dataclass(frozen=True, slots=True)
+class ChooseMode:
+    """Decode in this mode of `app.state.modes`."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetModeText:
+    """A field of `ModeTexts`: what the mode needs besides parameters."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShowMore:
+    """Show the rarely used parameters, or fold them away."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SetSeed:
     """The seed of the next run."""
 
     seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetGrammar:
+    """What the text of the next run must be; None: anything."""
+
+    grammar: Grammar | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +352,11 @@ Intent = (
     | SetParameter
     | ResetParameter
     | ResetParameters
+    | ChooseMode
+    | SetModeText
+    | ShowMore
     | SetSeed
+    | SetGrammar
     | SelectTab
     | EditText
     | EditBatch

@@ -7,11 +7,11 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from app.state import batch, history, notices, params, presets, select, shown
+from app.state import batch, history, modes, notices, params, presets, select, shown
 from app.state import intents as i
 from app.state.state import AppState, AttentionFocus, Draft, Loading, Pace, Preview, Question, RunRequest
 from app.state.texts import tr
-from core.contract import ChatMessage, RunSpec
+from core.contract import ChatMessage
 
 
 def on_intent(state: AppState, intent: i.Intent) -> AppState:
@@ -37,8 +37,16 @@ def on_intent(state: AppState, intent: i.Intent) -> AppState:
             return params.reset_parameter(state, name)
         case i.ResetParameters():
             return params.with_overrides(state, {})
+        case i.ChooseMode(key):
+            return modes.choose(state, key)
+        case i.SetModeText(name, text):
+            return modes.set_text(state, name, text)
+        case i.ShowMore(on):
+            return replace(state, more=on)
         case i.SetSeed(seed):
             return replace(state, seed=max(0, seed))
+        case i.SetGrammar(grammar):
+            return replace(state, grammar=grammar)
         case i.SelectStep(index):
             return _select(state, index)
         case i.MoveSelection(delta):
@@ -105,15 +113,7 @@ def _request_run(state: AppState, max_steps: int | None) -> AppState:
         return notices.announce(state, "error", tr("The chat is empty; write a message first."))
     if state.draft.tab == "batch" and not batch.prompts(state.draft.batch):
         return notices.announce(state, "error", tr("The batch is empty; write a prompt on each line."))
-    spec = RunSpec(
-        prompts=select.prompts(state.draft),
-        params=dict(state.overrides),
-        host_defaults=_window_defaults(state),
-        seed=state.seed,
-        reroll=state.reroll,
-        reuse_prefix=state.draft.tab == "chat",
-        max_steps=max_steps,
-    )
+    spec = select.run_spec(state, max_steps)
     number = state.last_run_id + 1
     state = notices.without_errors(state)
     pace = replace(state.pace, paused=False)
@@ -131,12 +131,6 @@ def _regenerate(state: AppState, index: int) -> AppState:
     state = replace(state, draft=asked, reroll=state.reroll + 1)
     state = _request_run(state, max_steps=None)
     return replace(state, draft=shorter)
-
-
-def _window_defaults(state: AppState) -> dict[str, object]:
-    """Sampling, where the model itself would not."""
-    samples = state.model is not None and state.model.defaults.do_sample
-    return {} if samples else {"do_sample": True}
 
 
 def _pace(state: AppState, intent: i.TogglePause | i.Stop | i.SetSpeed | i.Waiting) -> AppState:

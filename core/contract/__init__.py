@@ -11,6 +11,7 @@ from core.contract.commands import (
     LoadModel,
     PauseRun,
     PreviewModel,
+    PreviewPlan,
     ResumeRun,
     SetParams,
     Shutdown,
@@ -22,6 +23,7 @@ from core.contract.commands import (
 from core.contract.detail import AssistedDetail, BeamDetail, Hypothesis, StepDetail
 from core.contract.errors import (
     ErrorReport,
+    GrammarError,
     InternalError,
     LoadCancelledError,
     ModelLoadError,
@@ -44,7 +46,7 @@ from core.contract.events import (
     ModelPreviewed,
     ModelReady,
     ParamsApplied,
-    PlanLine,
+    Planned,
     PrefillProgress,
     PromptRow,
     RunFinished,
@@ -57,27 +59,42 @@ from core.contract.events import (
 )
 from core.contract.parameter import Parameter
 from core.contract.params import MODES, PARAMETERS, GenerationParams, as_generation_config, validate
-from core.contract.picture import ImageFacts, Picture
+from core.contract.picture import ImageFacts, Picture, PictureAnswer, PictureQuery
+from core.contract.plan import (
+    CachePlan,
+    DrawPlan,
+    GenerationPlan,
+    InputPlan,
+    LengthPlan,
+    Origin,
+    ParameterValue,
+    PlanLine,
+    PlanStep,
+    StagePlan,
+)
+from core.contract.plan_words import ORIGIN_WORDS, plan_steps, plan_summary
 from core.contract.preview import DtypeEstimate, ModelPreview
 from core.contract.snapshot import CacheReport, Candidates, StepId, StepSnapshot, StepTiming
-from core.contract.specs import ChatMessage, ModelSpec, Prompt, RunSpec
+from core.contract.specs import ChatMessage, Grammar, GrammarKind, ModelSpec, Prompt, RunSpec
 from core.contract.together import check_together, in_mode, inactive_reason
 from core.contract.views import (
     AttentionAnswer,
     AttentionQuery,
     DistributionAnswer,
     DistributionQuery,
-    PictureAnswer,
-    PictureQuery,
     Place,
+    StageReport,
     ThumbnailAnswer,
     ThumbnailQuery,
     ViewAnswer,
     ViewQuery,
+    WaterfallAnswer,
+    WaterfallQuery,
 )
 
 __all__ = [
     "MODES",
+    "ORIGIN_WORDS",
     "PARAMETERS",
     "Answered",
     "Ask",
@@ -85,6 +102,7 @@ __all__ = [
     "AttentionAnswer",
     "AttentionQuery",
     "BeamDetail",
+    "CachePlan",
     "CacheReport",
     "CancelLoad",
     "Candidates",
@@ -93,15 +111,22 @@ __all__ = [
     "CommandRefused",
     "DistributionAnswer",
     "DistributionQuery",
+    "DrawPlan",
     "DtypeEstimate",
     "ErrorReport",
     "Event",
     "FinishReason",
     "GenerationParams",
+    "GenerationPlan",
+    "Grammar",
+    "GrammarError",
+    "GrammarKind",
     "Hypothesis",
     "HypothesisEnded",
     "ImageFacts",
+    "InputPlan",
     "InternalError",
+    "LengthPlan",
     "LoadCancelledError",
     "LoadFailed",
     "LoadModel",
@@ -113,9 +138,11 @@ __all__ = [
     "ModelReady",
     "ModelSpec",
     "NonFiniteLogitsError",
+    "Origin",
     "OutOfMemoryError",
     "Parameter",
     "ParameterError",
+    "ParameterValue",
     "ParamsApplied",
     "PauseRun",
     "Picture",
@@ -123,8 +150,11 @@ __all__ = [
     "PictureQuery",
     "Place",
     "PlanLine",
+    "PlanStep",
+    "Planned",
     "PrefillProgress",
     "PreviewModel",
+    "PreviewPlan",
     "Prompt",
     "PromptError",
     "PromptRow",
@@ -134,6 +164,8 @@ __all__ = [
     "RunStarted",
     "SetParams",
     "Shutdown",
+    "StagePlan",
+    "StageReport",
     "StartRun",
     "StateChanged",
     "StepDetail",
@@ -151,11 +183,15 @@ __all__ = [
     "ViewStatus",
     "ViewUnavailableError",
     "Vitals",
+    "WaterfallAnswer",
+    "WaterfallQuery",
     "Withdraw",
     "WorkerState",
     "as_generation_config",
     "check_together",
     "in_mode",
     "inactive_reason",
+    "plan_steps",
+    "plan_summary",
     "validate",
 ]

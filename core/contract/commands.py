@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from core.contract.picture import PictureQuery
 from core.contract.specs import ModelSpec, Prompt, RunSpec
-from core.contract.views import PictureQuery, ViewQuery
+from core.contract.views import ViewQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,17 @@ class PreviewModel:
 
     generation: int
     spec: ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewPlan:
+    """Say what a run would do, without running it; while tokens are produced the answer waits for a pause or the end.
+
+    A later one replaces an earlier one that was not answered yet.
+    """
+
+    generation: int
+    spec: RunSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +108,7 @@ Command = (
     LoadModel
     | CancelLoad
     | PreviewModel
+    | PreviewPlan
     | StartRun
     | PauseRun
     | ResumeRun

@@ -92,6 +92,32 @@ class ImageFacts:
         return canvas.reshape(self.height, self.width, 3)
 
 
+@dataclass(frozen=True, slots=True)
+class PictureQuery:
+    """How surprising a whole picture is to the loaded model; it needs no run."""
+
+    model_id: int
+    picture: Picture
+
+
+@dataclass(frozen=True, slots=True)
+class PictureAnswer:
+    """The picture as the model sees it, and what each pixel costs after those before it.
+
+    token_ids (H, W): the colours. surprisal_bits (H, W) float32: -log2 p of each; their mean is the picture's bits
+    per pixel, which is the model's loss in bits.
+    """
+
+    query: PictureQuery
+    token_ids: NDArray[np.int64]
+    surprisal_bits: NDArray[np.float32]
+
+    @property
+    def bits_per_pixel(self) -> float:
+        """The mean surprisal."""
+        return float(self.surprisal_bits.mean())
+
+
 def too_large(height: int, width: int) -> str:
     """The sentence for a picture beyond the limit."""
     return (

@@ -85,6 +85,7 @@ class StepSnapshot:
     rank: of the chosen token before the pipeline, 0 = likeliest.
     u: the draw in [0, 1); None where nothing was drawn from the counter source.
     trace_bytes: what the trace holds in addition to the cache.
+    allowed_tokens: how many the grammar allowed, EOS tokens included; None without one.
     finish_reason: set on the last token of its row (`stop`, `length`, `length_limit`, …).
     detail: what the mode adds: beams, candidates tried, drafts.
     pixel, rgb: row, column and colour, where tokens are pixels.
@@ -106,6 +107,7 @@ class StepSnapshot:
     cache: CacheReport
     trace_bytes: int
     finish_reason: str | None = None
+    allowed_tokens: int | None = None
     detail: StepDetail | None = None
     pixel: tuple[int, int] | None = None
     rgb: tuple[int, int, int] | None = None
@@ -135,5 +137,6 @@ class StepSnapshot:
             "kv_used_bytes": (self.cache.key_used_bytes + self.cache.value_used_bytes).tolist(),
             "kv_allocated_bytes": (self.cache.key_allocated_bytes + self.cache.value_allocated_bytes).tolist(),
             "step_ms": self.timing.step_ms,
+            **({} if self.allowed_tokens is None else {"allowed_tokens": self.allowed_tokens}),
             **painted,
         }

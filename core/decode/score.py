@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from core.contract.errors import ViewUnavailableError
+from core.contract.picture import PictureAnswer, PictureQuery
 from core.contract.snapshot import FloatArray
-from core.contract.views import PictureAnswer, PictureQuery
 from core.decode.forward import Forward
 from core.decode.kv import new_cache
 from core.models.loaded import LoadedModel

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from core.contract.views import AttentionQuery, DistributionQuery, ThumbnailQuery, ViewAnswer, ViewQuery
+from core.contract.views import (
+    AttentionQuery,
+    DistributionQuery,
+    ThumbnailQuery,
+    ViewAnswer,
+    ViewQuery,
+    WaterfallQuery,
+)
 from core.trace.attention import derive_attention, derive_thumbnails
 from core.trace.distribution import derive_distribution
 from core.trace.recording import Recording
+from core.trace.waterfall import derive_waterfall
 
 
 def derive(recording: Recording, query: ViewQuery) -> Generator[None, None, ViewAnswer]:
@@ -19,3 +27,5 @@ def derive(recording: Recording, query: ViewQuery) -> Generator[None, None, View
             return derive_thumbnails(recording, query)
         case DistributionQuery():
             return derive_distribution(recording, query)
+        case WaterfallQuery():
+            return derive_waterfall(recording, query)

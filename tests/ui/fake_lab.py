@@ -27,8 +27,9 @@ from core.contract import (
     ModelSpec,
     ParamsApplied,
     PauseRun,
-    PlanLine,
+    Planned,
     PrefillProgress,
+    PreviewPlan,
     PromptRow,
     ResumeRun,
     RunFinished,
@@ -48,6 +49,7 @@ from core.contract import (
     Vitals,
     WorkerState,
 )
+from tests.ui.fake_plan import fake_plan
 
 STORY = (
     "lived at the edge of a quiet village. Every evening she climbed the hundred and twelve steps, lit the great lamp, "
@@ -180,6 +182,7 @@ class FakeLab:
             SetParams: self._set_params,
             Tokenize: self._tokenize,
             Ask: self._ask,
+            PreviewPlan: self._plan,
         }
         answer = answers.get(type(command))
         if answer is not None:
@@ -229,11 +232,7 @@ class FakeLab:
         pieces = tokens_of(prompt.text if prompt.text is not None else self._render(prompt.messages or ()))
         row = PromptRow(tuple(range(len(pieces))), pieces, "".join(pieces))
         params = self.info.defaults.replace({**command.spec.host_defaults, **command.spec.params})
-        plan = (
-            PlanLine("mode", params.mode, "model"),
-            PlanLine("length", str(len(pieces) + params.max_new_tokens), f"{len(pieces)} + {params.max_new_tokens}"),
-            PlanLine("cache", "growing", "6.1 kB a token"),
-        )
+        plan = fake_plan(self.info, command.spec, params, len(pieces))
         self.run = RunStarted(
             self.info.model_id,
             command.run_id,
@@ -303,6 +302,18 @@ class FakeLab:
             self.events.append(Tokenized(command.generation, None, error))
             return
         self.events.append(Tokenized(command.generation, PromptRow(tuple(range(len(pieces))), pieces, text)))
+
+    def _plan(self, command: PreviewPlan) -> None:
+        if self.info is None:
+            return
+        prompt = command.spec.prompts[0]
+        pieces = tokens_of(prompt.text if prompt.text is not None else self._render(prompt.messages or ()))
+        if not pieces:
+            error = ErrorReport("prompt", "The prompt is empty; write something first.")
+            self.events.append(Planned(command.generation, None, error))
+            return
+        params = self.info.defaults.replace({**command.spec.host_defaults, **command.spec.params})
+        self.events.append(Planned(command.generation, fake_plan(self.info, command.spec, params, len(pieces))))
 
     @staticmethod
     def _render(messages: tuple) -> str:  # type: ignore[type-arg]

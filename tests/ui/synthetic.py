@@ -23,6 +23,7 @@ from core.contract import (
     ModelSpec,
     ParamsApplied,
     PromptRow,
+    RunSpec,
     RunStarted,
     StepId,
     StepSnapshot,
@@ -34,6 +35,7 @@ from core.contract import (
     ViewStatus,
     WorkerState,
 )
+from tests.ui.fake_plan import fake_plan
 
 PROMPT = ("Once", " upon", " a", " time", ",", " a", " lighthouse", " keeper", " named", " Mara")
 STORY = (
@@ -172,7 +174,7 @@ def state(
         params=GenerationParams(do_sample=not greedy),
         seed=seed,
         max_length=266,
-        plan=(),
+        plan=fake_plan(info, RunSpec((), seed=seed), GenerationParams(do_sample=not greedy), len(PROMPT)),
     )
     flags: tuple[ParamsApplied, ...] = ()
     if flag_at is not None and flag_at < steps:

@@ -14,7 +14,7 @@ from app.state import intents as i
 from app.state import select
 from app.theme.palette import DARK, LIGHT
 from app.widgets.command_palette import CommandPalette
-from app.workspace import LAYOUTS
+from app.workspace import BEHIND, LAYOUTS
 from core.contract import CancelLoad, ErrorReport, LoadModel, ModelSpec, PauseRun, ResumeRun, StartRun, StopRun
 from tests.ui.fake_lab import FakeLab
 from tests.ui.harness import clipped, driven
@@ -120,7 +120,7 @@ def test_every_layout_shows_its_cards_and_clips_nothing(settings: Path) -> None:
         for layout, columns in LAYOUTS.items():
             one.do(i.SetLayout(layout))
             one.frames(4)
-            expected = {name for column in columns for name, _ in column.cards}
+            expected = {name for column in columns for name, _ in column.cards} | set(BEHIND.get(layout, ()))
             cards = one.window.workspace.cards
             assert {name for name, card in cards.items() if card.isVisible()} == expected
             assert clipped(one.window) == []
