@@ -38,6 +38,7 @@ BEHIND: Mapping[LayoutName, Mapping[str, str]] = {  # as a second tab: the card,
     "sample": {"plan": "parameters"},
     "everything": {"plan": "parameters"},
 }
+TABBED = ("lens", "walk")  # closed at first; opened, they share the place of the largest view of the model
 
 
 BELOW_OUTPUT = ("errors", "rows", "beams")  # cards that are opened in the middle column
@@ -61,9 +62,12 @@ class Workspace(QMainWindow):
         self._later.setSingleShot(True)
         self._later.setInterval(0)
         self._later.timeout.connect(self._share)
-        for card in self.cards.values():
-            card.closed.connect(self._arranged_by_hand)
+        for name, card in self.cards.items():
             card.topLevelChanged.connect(self._arranged_by_hand)
+            if name in TABBED:
+                card.toggleViewAction().triggered.connect(lambda visible, card=card: self._opened(card, visible))
+                continue
+            card.closed.connect(self._arranged_by_hand)
             card.toggleViewAction().triggered.connect(self._arranged_by_hand)
 
     def arrange(self, layout: LayoutName) -> None:
@@ -89,7 +93,9 @@ class Workspace(QMainWindow):
                 self.tabifyDockWidget(self.cards[front], self.cards[name])
                 shown.add(name)
         for name, card in self.cards.items():
-            if name not in shown:  # kept at the end of the last column, in case it is wanted
+            if name in TABBED and name not in shown:
+                self.tabifyDockWidget(self.cards[self._home_of_tabs(columns)], card)
+            elif name not in shown:  # kept at the end of the last column, in case it is wanted
                 home = columns[min(1, len(columns) - 1)] if name in BELOW_OUTPUT else columns[-1]
                 self.splitDockWidget(self.cards[home.cards[-1][0]], card, Qt.Orientation.Vertical)
             card.setVisible(name in shown)
@@ -102,11 +108,28 @@ class Workspace(QMainWindow):
         if focus is not None and focus.isVisible():
             focus.setFocus()  # taking the cards apart has moved it
 
+    def _home_of_tabs(self, columns: list[Column]) -> str:
+        names = [name for column in columns for name, _ in column.cards]
+        return "attention" if "attention" in names else columns[-1].cards[0][0]
+
+    def _opened(self, card: Card, visible: bool) -> None:
+        """A card that shares its place comes to the front, the columns keep their shares."""
+        if visible:
+            card.raise_()
+        self._name_tabs()
+
+    def _name_tabs(self) -> None:
+        """Qt makes the tab bars of cards that share a place, without a name."""
+        for bar in self.findChildren(QTabBar, options=Qt.FindChildOption.FindDirectChildrenOnly):
+            bar.setAccessibleName(self.tr("Cards that share this place"))
+            bar.setAccessibleDescription(self.tr("Which of them is in front"))
+
     def _present(self, column: Column) -> Column:
         return Column(column.share, tuple(c for c in column.cards if c[0] in self.cards))
 
     @Slot()
     def _share(self) -> None:
+        self._name_tabs()
         columns = self._columns
         if not columns:
             return

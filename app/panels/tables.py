@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
 
 from app.state import select
 from app.state.run import RunView
@@ -193,48 +190,21 @@ def growth_table(run: RunView, selected: int | None) -> Table:
     return Table(columns, run.count, run.key, selected)
 
 
-def attention_table(matrix: HeatMatrix, labels: Sequence[str], query: int) -> Table:
-    """The row of a query as the map has it: each key (or block of keys, where the map is pooled) and its weight."""
+def attention_table(matrix: HeatMatrix, labels: Sequence[str], query: int, origin: int = 0) -> Table:
+    """The row of a query as the map has it: each key (or block of keys, where the map is pooled) and its weight.
+
+    query: counted from `origin`, the position of the map's first row.
+    """
     factor = matrix.factor
     weights = matrix.values[query // factor, : query // factor + 1]
-    starts = range(0, query + 1, factor)
+    starts = range(origin, origin + query + 1, factor)
 
     def names(start: int) -> str:
-        return "".join(token(label) for label in labels[start : min(start + factor, query + 1)])[:LONGEST]
+        return "".join(token(label) for label in labels[start : min(start + factor, origin + query + 1)])[:LONGEST]
 
     columns = (
         Column(tr("position") if factor == 1 else tr("from position"), starts),
         Column(tr("key"), starts, names, numeric=False),
         Column(tr("weight") if factor == 1 else tr("largest weight"), weights, _weight),
     )
-    return Table(columns, len(starts), (id(matrix), query, matrix.rows))
-
-
-def heads_table(maps: Mapping[int, NDArray[np.float32]], generation: int) -> Table:
-    """Every head of the small maps that are there: where its map is bright. Values are those of the maps' cells."""
-    parts = [_of_layer(maps[layer]) for layer in sorted(maps)]
-    heads = [len(part) for part in parts]
-    values = np.concatenate(parts) if parts else np.empty((0, 3), np.float32)
-    columns = (
-        Column(tr("layer"), np.repeat(sorted(maps), heads).astype(np.int64), _count),
-        Column(tr("head"), np.concatenate([np.arange(n) for n in heads]) if heads else np.empty(0, np.int64), _count),
-        Column(tr("first keys, mean"), values[:, 0], _weight),
-        Column(tr("near keys, mean"), values[:, 1], _weight),
-        Column(tr("elsewhere, largest"), values[:, 2], _weight),
-    )
-    return Table(columns, len(values), generation)
-
-
-def _of_layer(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(H, 3): mean of the first column, mean of the diagonal, largest cell of the rest; NaN where there is none."""
-    side = int(np.isfinite(np.diagonal(maps[0])).sum())
-    cells = maps[:, :side, :side]
-    diagonal = np.diagonal(cells, axis1=1, axis2=2)
-    rest = np.tril(np.ones((side, side), bool), -1)
-    rest[:, :1] = False
-    out = np.full((len(maps), 3), np.nan, np.float32)
-    if side:
-        out[:, 0], out[:, 1] = cells[:, :, 0].mean(axis=1), diagonal.mean(axis=1)
-    if rest.any():
-        out[:, 2] = cells[:, rest].max(axis=1)
-    return out
+    return Table(columns, len(starts), (id(matrix), query, matrix.rows, origin))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Preset, Tab
 from app.theme.palette import ThemeName
@@ -186,10 +187,25 @@ class ShowBeam:
 
 @dataclass(frozen=True, slots=True)
 class SetFocus:
-    """The layer and head that the attention views look at."""
+    """The layer and head that the attention views look at; all heads of the layer, where they are joined."""
 
     layer: int
     head: Head
+
+
+@dataclass(frozen=True, slots=True)
+class ToggleHead:
+    """Take a head into the set of heads that are joined, or out of it. Another layer starts a new set."""
+
+    layer: int
+    head: int
+
+
+@dataclass(frozen=True, slots=True)
+class JoinHeads:
+    """How the chosen heads are joined."""
+
+    by: Literal["mean", "max"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,6 +388,8 @@ Intent = (
     | ShowRow
     | ShowBeam
     | SetFocus
+    | ToggleHead
+    | JoinHeads
     | SetColour
     | ChooseModel
     | LookAt

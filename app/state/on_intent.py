@@ -55,6 +55,10 @@ def on_intent(state: AppState, intent: i.Intent) -> AppState:
             return shown.show(state, intent)
         case i.SetFocus(layer, head):
             return replace(state, focus=AttentionFocus(layer, head))
+        case i.ToggleHead(layer, head):
+            return replace(state, focus=_toggled(state.focus, layer, head))
+        case i.JoinHeads(by):
+            return replace(state, focus=replace(state.focus, head=by))
         case i.SetColour(by):
             return replace(state, colour_by=by)
         case i.ChooseModel() | i.LookAt() | i.CancelLoading() | i.OfferModels():
@@ -177,6 +181,16 @@ def _move(state: AppState, delta: int) -> AppState:
         return state
     target = index + delta
     return _select(state, None if target >= state.run.count - 1 and delta > 0 else target)
+
+
+def _toggled(focus: AttentionFocus, layer: int, head: int) -> AttentionFocus:
+    """The focus with a head more or less; a set of one is that head alone."""
+    alone = (focus.head,) if isinstance(focus.head, int) else focus.chosen
+    before = alone if focus.layer == layer else ()
+    chosen = tuple(h for h in before if h != head) if head in before else tuple(sorted((*before, head)))
+    if len(chosen) == 1:
+        return AttentionFocus(layer, chosen[0])
+    return AttentionFocus(layer, "max" if focus.head == "max" else "mean", chosen)
 
 
 def _model(state: AppState, intent: i.ChooseModel | i.LookAt | i.CancelLoading | i.OfferModels) -> AppState:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from app.state import batch
 from app.state.run import RunView
-from app.state.state import AppState, ColourBy, Draft
+from app.state.state import AppState, AttentionFocus, ColourBy, Draft
 from app.theme.palette import PALETTES, Palette
 from core.contract import (
     Answered,
@@ -143,6 +143,13 @@ def view_status(state: AppState, view: str) -> ViewStatus | None:
     if model is None:
         return None
     return next((v for v in model.views if v.view == view), None)
+
+
+def heads_of(focus: AttentionFocus) -> tuple[tuple[int, ...] | None, str | None]:
+    """A focus as attention queries take it: (heads, reduce)."""
+    if isinstance(focus.head, int):
+        return (focus.head,), None
+    return focus.chosen or None, focus.head
 
 
 def answer(state: AppState, slot: str) -> Answered | None:

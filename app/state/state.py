@@ -153,10 +153,14 @@ class RunRequest:
 
 @dataclass(frozen=True, slots=True)
 class AttentionFocus:
-    """What the attention views look at; a head, or the mean or maximum over the heads of the layer."""
+    """What the attention views look at: a head, or the mean or maximum over heads of the layer.
+
+    chosen: the heads that are joined; empty means all of them.
+    """
 
     layer: int = 0
     head: Head = "mean"
+    chosen: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from core.contract.looking import LookingAnswer, LookingQuery
 from core.contract.params import GenerationParams
 from core.contract.snapshot import FloatArray
 
@@ -195,5 +196,5 @@ class WaterfallAnswer:
     reason: str
 
 
-ViewQuery = AttentionQuery | ThumbnailQuery | DistributionQuery | WaterfallQuery
-ViewAnswer = AttentionAnswer | ThumbnailAnswer | DistributionAnswer | WaterfallAnswer
+ViewQuery = AttentionQuery | ThumbnailQuery | DistributionQuery | WaterfallQuery | LookingQuery
+ViewAnswer = AttentionAnswer | ThumbnailAnswer | DistributionAnswer | WaterfallAnswer | LookingAnswer

@@ -360,8 +360,9 @@ class Session:
         ids = torch.tensor([strand.token_ids[:stop]], device=self.ids.device)
         trace = Trace(budget, start=padding + begin, keeps_keys=self.several)
         with self.attached(), self.forward.rows_placed([padding]):
-            for at in range(begin, stop, self.spec.prefill_chunk):
-                self.forward(ids[:, at : min(at + self.spec.prefill_chunk, stop)], cache, trace)
+            for first, last in ((begin, start), (start, stop)):  # the positions meant are passes of their own
+                for at in range(first, last, self.spec.prefill_chunk):
+                    self.forward(ids[:, at : min(at + self.spec.prefill_chunk, last)], cache, trace)
         return trace, dataclasses.replace(strand, path=Path(0, 0), padding=padding, fed=None)
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from core.contract import (
     Candidates,
     Command,
     CommandRefused,
+    DistributionQuery,
     ErrorReport,
     Event,
     GenerationParams,
@@ -49,6 +50,7 @@ from core.contract import (
     Vitals,
     WorkerState,
 )
+from tests.ui import looking
 from tests.ui.fake_plan import fake_plan
 
 STORY = (
@@ -331,9 +333,12 @@ class FakeLab:
         elif isinstance(query, ThumbnailQuery):
             maps = np.random.default_rng(0).random((len(query.layers), HEADS, query.size, query.size))
             answer = ThumbnailAnswer(query, np.tril(maps).astype(np.float32), (0, length))  # type: ignore[assignment]
-        else:
+        elif isinstance(query, DistributionQuery):
             self.events.append(
                 Answered(command.slot, command.generation, None, ErrorReport("view", "Not in the script."))
             )
             return
+        else:
+            assert self.info is not None
+            answer = looking.answer(query, self.info, length)  # type: ignore[assignment]
         self.events.append(Answered(command.slot, command.generation, answer))

@@ -19,7 +19,7 @@ from core.contract import CancelLoad, ErrorReport, LoadModel, ModelSpec, PauseRu
 from tests.ui.fake_lab import FakeLab
 from tests.ui.harness import clipped, driven
 
-EVERYTHING = {name for column in LAYOUTS["everything"] for name, _ in column.cards}
+EVERYTHING = {name for column in LAYOUTS["everything"] for name, _ in column.cards} | set(BEHIND["everything"])
 
 pytestmark = pytest.mark.usefixtures("qapp")
 
@@ -125,7 +125,7 @@ def test_every_layout_shows_its_cards_and_clips_nothing(settings: Path) -> None:
             assert {name for name, card in cards.items() if card.isVisible()} == expected
             assert clipped(one.window) == []
             room = one.window.workspace.rect()
-            for name in expected:
+            for name in expected - set(BEHIND.get(layout, ())):  # Qt keeps the tabs behind out of sight
                 assert room.contains(cards[name].geometry()), f"{name} in {layout}"
             shown = [cards[name].geometry() for name in expected]
             assert not any(a.intersects(b) for a in shown for b in shown if a is not b), layout
