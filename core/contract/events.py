@@ -82,6 +82,11 @@ class ModelInfo:
     notices: tuple[str, ...] = ()  # what was left out or should be known, one sentence each
     image: ImageFacts | None = None  # what it paints, where tokens are pixels
 
+    @property
+    def output_size(self) -> int:
+        """Tokens that can be chosen: the vocabulary, for image models without the start token."""
+        return self.vocab_size if self.image is None else len(self.image.palette)
+
 
 @dataclass(frozen=True, slots=True)
 class PromptRow:

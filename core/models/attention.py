@@ -20,7 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
-from core.models.own_attention import own_arithmetic, queries_read
+from core.models.own_attention import Attended, own_arithmetic, own_attention_seen
 
 # transformers looks for "sdpa", "flash" and the like inside the name, so it holds none of them.
 NAME = "tokenglass"
@@ -84,14 +84,16 @@ def family_eager(module: nn.Module) -> AttentionForward:
 
 @contextmanager
 def taps_attached(model: PreTrainedModel) -> Iterator[None]:
-    """Hooks that tell the tap what modules without attention interface compute with, for the time of the block."""
+    """Let tap and watch see modules without attention interface, too, for the time of the block."""
 
-    def take(module: nn.Module, query: torch.Tensor) -> None:
-        tap = _tap.get()
+    def see(call: Attended) -> None:
+        tap, watch = _tap.get(), _watch.get()
         if tap is not None:
-            tap.take(module, query, None, {})
+            tap.take(call.module, call.query, call.scaling, {})
+        if watch is not None:
+            watch.attended(call.module, call.query, call.key, call.value, call.mask, call.scaling, call.output)
 
-    with queries_read(model, take):
+    with own_attention_seen(model, see):
         yield
 
 

@@ -1,13 +1,14 @@
-"""Attention modules that know no attention interface: their query is read by a hook, their arithmetic is their own.
+"""Attention modules that know no attention interface: they are seen at work, and their arithmetic is their own.
 
-ImageGPT computes attention in a method of its module. What stands in front of it, one projection to query, key and
-value at once, is hooked while a run advances; positions are embedded long before, so that its query part is the query.
+ImageGPT computes attention in a method of its module, after the cache has given the keys. While a run advances, a
+wrapper of that method stands in the instance, which calls it and tells what went in and came out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,26 +17,60 @@ from transformers import PreTrainedModel
 from transformers.models.imagegpt.modeling_imagegpt import ImageGPTAttention
 
 _MOST_POSITIONS = 8192  # beyond, the table would take more than 256 MB
-TakeQuery = Callable[[nn.Module, torch.Tensor], None]
+
+
+@dataclass(frozen=True)
+class Attended:
+    """One call: query (B, H, T, D), key and value (B, H, K, D), output (B, T, H, D)."""
+
+    module: nn.Module
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    mask: torch.Tensor | None
+    scaling: float
+    output: torch.Tensor
 
 
 @contextmanager
-def queries_read(model: PreTrainedModel, take: TakeQuery) -> Iterator[None]:
-    """Hand the query (B, H, T, D) of every such module to `take`, layers in order, for the time of the block."""
+def own_attention_seen(model: PreTrainedModel, see: Callable[[Attended], None]) -> Iterator[None]:
+    """Tell `see` of every call in such modules, layers in order, for the time of the block; blocks may be nested."""
     with ExitStack() as stack:
         for module in model.modules():
             if isinstance(module, ImageGPTAttention) and not module.is_cross_attention:
-                stack.callback(module.c_attn.register_forward_hook(_reader(module, take)).remove)
+                stack.enter_context(_wrapped(module, see))
         yield
 
 
-def _reader(attention: Any, take: TakeQuery) -> Callable[..., None]:
-    def read(_projection: nn.Module, _args: tuple[Any, ...], output: torch.Tensor) -> None:
-        query = output[..., : attention.split_size]  # (B, T, E) of (B, T, 3 E)
-        heads = query.view(*query.shape[:-1], attention.num_heads, attention.head_dim)  # (B, T, H, D)
-        take(attention, heads.transpose(1, 2))
+@contextmanager
+def _wrapped(module: Any, see: Callable[[Attended], None]) -> Iterator[None]:
+    name = _method(module)
+    method, outer = getattr(module, name), vars(module).get(name)
 
-    return read
+    def attend(
+        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        result: tuple[torch.Tensor, torch.Tensor] = method(query, key, value, mask)
+        see(Attended(module, query, key, value, mask, _scaling(module), result[0].transpose(1, 2)))
+        return result
+
+    setattr(module, name, attend)
+    try:
+        yield
+    finally:
+        if outer is None:
+            delattr(module, name)
+        else:
+            setattr(module, name, outer)
+
+
+def _method(module: Any) -> str:
+    return "_upcast_and_reordered_attn" if module.reorder_and_upcast_attn else "_attn"
+
+
+def _scaling(module: Any) -> float:
+    scaling = module.head_dim**-0.5 if module.scale_attn_weights else 1.0
+    return scaling / (module.layer_idx + 1) if module.scale_attn_by_inverse_layer_idx else scaling
 
 
 def widen_causal_tables(model: PreTrainedModel) -> None:
@@ -67,7 +102,7 @@ def own_arithmetic(
     The module scales by the width of the values, and masks by its own causal table and by `attention_mask`. `value`
     narrower than the heads stands for “no output wanted”: then the keys take its place.
     """
-    attend = module._upcast_and_reordered_attn if module.reorder_and_upcast_attn else module._attn
+    attend = getattr(ImageGPTAttention, _method(module))  # not the wrapper of a run in progress
     values = value if value.shape[-1] == query.shape[-1] else key
-    output: tuple[torch.Tensor, torch.Tensor | None] = attend(query, key, values, attention_mask)
+    output: tuple[torch.Tensor, torch.Tensor | None] = attend(module, query, key, values, attention_mask)
     return output
