@@ -27,6 +27,7 @@ from core.contract import (
     HypothesisEnded,
     ModelInfo,
     ModelSpec,
+    ParameterError,
     Picture,
     PictureAnswer,
     PictureQuery,
@@ -86,6 +87,7 @@ def run(
     prefill_chunk: int = 256,
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
+    negative_prompt: str | Sequence[int] | None = None,
     device: str = "auto",
     dtype: str = "auto",
     logits_processor: Sequence[Processor] = (),
@@ -103,7 +105,7 @@ def run(
         the model's canvas, or its first `keep_pixels`, are given; the rest is painted.
     params: `GenerationConfig` keywords, such as `{"max_new_tokens": 40, "temperature": 0.8}`; the rest comes
         from the model's generation config, then from the defaults.
-    mode: `greedy_search` or `sample`; None infers it from do_sample, as `generate()` does.
+    mode: of `GenerationMode`, such as `contrastive_search`; None infers it from the parameters, as `generate()` does.
     seed: of the draws; the same seed gives the same tokens.
     draw_source: `counter` (a function of seed, row and position) or `torch` (what `generate()` draws).
     top_logprobs: candidates in each snapshot, 0 for none.
@@ -111,6 +113,8 @@ def run(
     prefill_chunk: positions of the prompt fed at once.
     grammar: what each continuation must be: a regular expression, a JSON schema or one of several texts.
     assistant_model: a smaller model with the same vocabulary that drafts tokens (assisted generation).
+    negative_prompt: text or token ids that classifier-free guidance (`guidance_scale`) steers away from; with a
+        scale and no negative prompt it is the last token of each prompt, as in `generate()`.
     device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. dtype: `auto`, `bf16` or `fp32`.
     logits_processor: own stages, called with ids (B, T) of rows of equal length, without padding, and scores (B, V);
         they come after those that `params` ask for and before temperature. One of a class that `params` ask for takes
@@ -126,6 +130,7 @@ def run(
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
+        negative_prompt=to_negative(negative_prompt),
     )  # fmt: skip
     extras = _extras(logits_processor, stopping_criteria, prefix_allowed_tokens_fn)
     session = open_session(load_model(model, device, dtype), spec, extras=extras)
@@ -151,6 +156,7 @@ def stream(
     prefill_chunk: int = 256,
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
+    negative_prompt: str | Sequence[int] | None = None,
     device: str = "auto",
     dtype: str = "auto",
     logits_processor: Sequence[Processor] = (),
@@ -166,6 +172,7 @@ def stream(
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
+        negative_prompt=to_negative(negative_prompt),
     )  # fmt: skip
     extras = _extras(logits_processor, stopping_criteria, prefix_allowed_tokens_fn)
     return _steps(open_session(load_model(model, device, dtype), spec, extras=extras))
@@ -316,6 +323,13 @@ def score_picture(model: ModelName, image: Image, *, device: str = "auto", dtype
                 return answer
 
 
+def to_negative(prompt: str | Sequence[int] | None) -> Prompt | None:
+    """A negative prompt from text or token ids. Raises `PromptError`."""
+    if prompt is None or isinstance(prompt, str):
+        return None if prompt is None else Prompt(text=prompt)
+    return Prompt(ids=_integers(_plain(prompt)))
+
+
 def _plain(values: Any) -> Iterable[Any]:
     """Lists out of numpy arrays and tensors."""
     plain: Iterable[Any] = values.tolist() if hasattr(values, "tolist") else values
@@ -352,9 +366,12 @@ def open_session(
     asked = spec.assistant
     assistant = None if asked is None else load_model(asked.name, asked.device, asked.dtype)
     with _lock:
-        return Session(
+        session = Session(
             loaded, spec, run_id=next(_numbers), cancelled=cancelled, assistant=assistant, extras=extras or NONE
         )
+    if spec.negative_prompt is not None and session.params.guidance_scale == 1:
+        raise ParameterError("A negative prompt has no effect while guidance_scale is 1; set it, to 1.5 for example.")
+    return session
 
 
 def events(session: Session) -> Generator[PrefillProgress | StepSnapshot | HypothesisEnded, None, None]:

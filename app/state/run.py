@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.contract import (
+    AssistedDetail,
     BeamDetail,
     GenerationParams,
     GenerationPlan,
@@ -180,6 +181,12 @@ class RunView:
     def key(self) -> tuple[int, int]:
         """Of the sequence shown: as long as it stays the same, steps are only added."""
         return self.started.run_id, self.columns.serial
+
+    @property
+    def assisted(self) -> bool:
+        """Whether a draft model helped."""
+        first = self.columns.snapshots[0].detail if self.count else None
+        return isinstance(first, AssistedDetail)
 
     @property
     def has_beams(self) -> bool:

@@ -20,7 +20,15 @@ from core.contract.commands import (
     Tokenize,
     Withdraw,
 )
-from core.contract.detail import AssistedDetail, BeamDetail, Hypothesis, StepDetail
+from core.contract.detail import (
+    AssistedDetail,
+    BeamDetail,
+    ContrastiveDetail,
+    DolaDetail,
+    GuidanceDetail,
+    Hypothesis,
+    StepDetail,
+)
 from core.contract.errors import (
     ErrorReport,
     GrammarError,
@@ -131,8 +139,10 @@ __all__ = [
     "ColumnQuery",
     "Command",
     "CommandRefused",
+    "ContrastiveDetail",
     "DistributionAnswer",
     "DistributionQuery",
+    "DolaDetail",
     "DrawPlan",
     "DtypeEstimate",
     "ErrorReport",
@@ -143,6 +153,7 @@ __all__ = [
     "Grammar",
     "GrammarError",
     "GrammarKind",
+    "GuidanceDetail",
     "HeadsAnswer",
     "HeadsQuery",
     "Hypothesis",

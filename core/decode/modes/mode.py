@@ -14,12 +14,23 @@ import torch
 
 from core.contract.detail import Hypothesis, StepDetail
 from core.contract.events import FinishReason
+from core.contract.params import GenerationParams
 from core.decode.kv import cache_length
+from core.decode.pipeline import Stage
 from core.decode.rows import Row
+from core.trace.recording import Strand
 
 if TYPE_CHECKING:
     from core.decode.observe import Processed
     from core.decode.session import Session
+
+
+@dataclass(frozen=True)
+class Past:
+    """A step of the past: the scores that followed `position` of a sequence."""
+
+    strand: Strand
+    position: int
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,7 @@ class Mode:
     on_logprobs: the pipeline works on log-probabilities instead of logits, as beam search does in transformers.
     one_row: it takes one prompt only.
     moves_lanes: lanes change places or are tried side by side, so the trace keeps keys and past lanes.
+    copies: it draws for each lane on its own, so `num_return_sequences` means as many lanes a prompt.
     """
 
     name = ""
@@ -55,6 +67,7 @@ class Mode:
     on_logprobs = False
     moves_lanes = False
     one_row = False
+    copies = False
 
     def begin(self, run: Session) -> None:
         """Before the first pass."""
@@ -62,6 +75,16 @@ class Mode:
     def attached(self) -> AbstractContextManager[None]:
         """Hooks on other models than the run's own, for the time of the loop."""
         return nullcontext()
+
+    def prefilled(self, run: Session) -> None:
+        """After each chunk of the prompt; `run.forward.take_residuals` has what modes look into."""
+
+    def opening(self, run: Session, params: GenerationParams, past: Past | None = None) -> tuple[Stage, ...]:
+        """Stages of the mode's own in front of the pipeline, for the step in progress or one of the past.
+
+        Raises `ParameterError`, and for a past step `ViewUnavailableError`.
+        """
+        return ()
 
     def feed(self, run: Session) -> torch.Tensor:
         """Logits (n, B, V) float32 of the n positions that this step decides; the newest tokens are fed for them."""
