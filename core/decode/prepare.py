@@ -68,8 +68,8 @@ def _runnable(loaded: LoadedModel, row: PromptRow) -> PromptRow:
         row = PromptRow((bos,), (loaded.text.piece(bos),), "")
     if info.image is not None and len(row.token_ids) > info.image.pixels:
         raise PromptError(
-            f"The prompt has {len(row.token_ids):,} tokens, and a picture has {info.image.pixels:,} pixels, so no positions "
-            "are left to paint; keep fewer."
+            f"The prompt has {len(row.token_ids):,} tokens, and a picture has {info.image.pixels:,} pixels, so no "
+            "positions are left to paint; keep fewer."
         )
     if len(row.token_ids) > info.max_positions:
         raise PromptError(

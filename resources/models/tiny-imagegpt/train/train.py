@@ -31,7 +31,7 @@ from transformers import GenerationConfig, ImageGPTConfig, ImageGPTForCausalImag
 HERE = Path(__file__).resolve().parent
 SOS, POSITIONS = COLOURS, SIDE * SIDE
 SEED, THREADS = 20241, 1
-STEPS, BATCH = 4800, 8
+STEPS, BATCH = 4000, 8
 WARMUP_STEPS, DECAY_SHARE, PEAK_LR, WEIGHT_DECAY = 100, 0.35, 2.5e-3, 0.05
 CHECK_EVERY = 200
 
