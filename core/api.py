@@ -190,6 +190,9 @@ def plan(
     *,
     prompt_ids: Ids | None = None,
     messages: Messages | None = None,
+    image: Images | None = None,
+    keep_rows: int | None = None,
+    keep_pixels: int | None = None,
     params: Mapping[str, object] | None = None,
     mode: str | None = None,
     seed: int = 0,
@@ -203,7 +206,7 @@ def plan(
     dtype: str = "auto",
 ) -> GenerationPlan:
     """What `run` would do with these arguments, in ten steps, without generating; the errors are those of `run`."""
-    prompts = to_prompts(prompt, prompt_ids, messages)
+    prompts = to_prompts(prompt, prompt_ids, messages, image, keep_rows, keep_pixels)
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),

@@ -123,7 +123,7 @@ def _measure_decode(
 
 def _prompt_ids(loaded: LoadedModel, context: int) -> tuple[int, ...]:
     generator = torch.Generator().manual_seed(context)
-    return tuple(torch.randint(0, loaded.info.vocab_size, (context,), generator=generator).tolist())
+    return tuple(torch.randint(0, loaded.info.output_size, (context,), generator=generator).tolist())
 
 
 class _Stamps(StoppingCriteria):  # type: ignore[misc]
@@ -153,7 +153,9 @@ def _generate_s(
     # The model's own defaults (its EOS, its sampling) would be merged into any config given.
     own_config, own_attention = model.generation_config, model.config._attn_implementation
     model.generation_config = GenerationConfig()
-    model.set_attn_implementation(attention)
+    changes = model._can_set_attn_implementation()  # ImageGPT has only its own
+    if changes:
+        model.set_attn_implementation(attention)
     try:
         prompt = torch.tensor([ids], device=loaded.device)
         # Called as everybody calls it; `generate()` itself works under `no_grad`.
@@ -165,7 +167,8 @@ def _generate_s(
         )
     finally:
         model.generation_config = own_config
-        model.set_attn_implementation(own_attention)
+        if changes:
+            model.set_attn_implementation(own_attention)
     assert len(stamps.times) == tokens
     return _per_token_s(stamps.times)
 
