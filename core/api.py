@@ -9,17 +9,14 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from core.contract import (
     AttentionAnswer,
     AttentionQuery,
-    ChatMessage,
     DistributionAnswer,
     DistributionQuery,
     GenerationPlan,
@@ -28,12 +25,9 @@ from core.contract import (
     ModelInfo,
     ModelSpec,
     ParameterError,
-    Picture,
     PictureAnswer,
     PictureQuery,
     PrefillProgress,
-    Prompt,
-    PromptError,
     RunFinished,
     RunSpec,
     RunStarted,
@@ -46,6 +40,7 @@ from core.contract import (
 from core.contract.picture import RgbArray
 from core.contract.snapshot import FloatArray
 from core.contract.specs import DrawSource
+from core.prompts import Ids, Image, Images, Messages, Text, to_negative, to_picture, to_prompts
 
 # torch is imported when a model is first used, so that `import core.api` stays quick.
 if TYPE_CHECKING:
@@ -56,12 +51,6 @@ if TYPE_CHECKING:
     from core.models.load_control import LoadControl
     from core.models.loaded import LoadedModel
 
-Text = str | Sequence[str]
-Ids = Sequence[int] | Sequence[Sequence[int]]
-Message = ChatMessage | Mapping[str, str]
-Messages = Sequence[Message] | Sequence[Sequence[Message]]
-Image = str | os.PathLike[str] | Picture | NDArray[np.uint8]
-Images = Image | list[Image]
 ModelName = str | os.PathLike[str]
 
 _lock = threading.RLock()  # loading changes process-wide torch state, so nothing may run meanwhile
@@ -105,7 +94,7 @@ def run(
         the model's canvas, or its first `keep_pixels`, are given; the rest is painted.
     params: `GenerationConfig` keywords, such as `{"max_new_tokens": 40, "temperature": 0.8}`; the rest comes
         from the model's generation config, then from the defaults.
-    mode: of `GenerationMode`, such as `contrastive_search`; None infers it from the parameters, as `generate()` does.
+    mode: a `GenerationMode` such as `sample` or `beam_search`; None infers it from `params`, as `generate()` does.
     seed: of the draws; the same seed gives the same tokens.
     draw_source: `counter` (a function of seed, row and position) or `torch` (what `generate()` draws).
     top_logprobs: candidates in each snapshot, 0 for none.
@@ -270,44 +259,6 @@ def _resolved(model: ModelName) -> str:
     return canonical_name(os.fspath(model))
 
 
-def to_prompts(
-    prompt: Text | None,
-    prompt_ids: Ids | None,
-    messages: Messages | None,
-    image: Images | None = None,
-    keep_rows: int | None = None,
-    keep_pixels: int | None = None,
-) -> tuple[Prompt, ...]:
-    """The prompts of a batch from whichever way they were given. Raises `PromptError`."""
-    if sum(given is not None for given in (prompt, prompt_ids, messages, image)) != 1:
-        raise PromptError("Give the prompt in exactly one way: prompt, prompt_ids, messages or image.")
-    if image is not None:
-        images = image if isinstance(image, list | tuple) else [image]
-        return tuple(Prompt(image=to_picture(i), keep_rows=keep_rows, keep_pixels=keep_pixels) for i in images)
-    if keep_rows is not None or keep_pixels is not None:
-        raise PromptError("keep_rows and keep_pixels belong to a picture; give it as image.")
-    if prompt is not None:
-        return tuple(Prompt(text=text) for text in ([prompt] if isinstance(prompt, str) else prompt))
-    if prompt_ids is not None:
-        values = list(_plain(prompt_ids))
-        rows = values if values and isinstance(values[0], list | tuple) else [values]
-        return tuple(Prompt(ids=_integers(row)) for row in rows)
-    chats: list[Any] = list(messages or ())
-    batch = chats if chats and isinstance(chats[0], list | tuple) else [chats]
-    return tuple(Prompt(messages=tuple(map(_message, chat))) for chat in batch)
-
-
-def to_picture(image: Image) -> Picture:
-    """A picture from a file, an array or a picture. Raises `PromptError`."""
-    if isinstance(image, Picture):
-        return image
-    if isinstance(image, str | os.PathLike):
-        from core.domains.picture_files import read_picture
-
-        return read_picture(Path(image))
-    return Picture.of(np.asarray(image))
-
-
 def score_picture(model: ModelName, image: Image, *, device: str = "auto", dtype: str = "auto") -> PictureAnswer:
     """How surprising a picture is to an image model: `surprisal_bits` (H, W) and `bits_per_pixel`.
 
@@ -324,35 +275,6 @@ def score_picture(model: ModelName, image: Image, *, device: str = "auto", dtype
             except StopIteration as done:
                 answer: PictureAnswer = done.value
                 return answer
-
-
-def to_negative(prompt: str | Sequence[int] | None) -> Prompt | None:
-    """A negative prompt from text or token ids. Raises `PromptError`."""
-    if prompt is None or isinstance(prompt, str):
-        return None if prompt is None else Prompt(text=prompt)
-    return Prompt(ids=_integers(_plain(prompt)))
-
-
-def _plain(values: Any) -> Iterable[Any]:
-    """Lists out of numpy arrays and tensors."""
-    plain: Iterable[Any] = values.tolist() if hasattr(values, "tolist") else values
-    return plain
-
-
-def _integers(row: Iterable[Any]) -> tuple[int, ...]:
-    ids = tuple(_plain(row))
-    wrong = next((i for i in ids if isinstance(i, bool) or not isinstance(i, int | np.integer)), None)
-    if wrong is not None:
-        raise PromptError(f"{wrong!r} is no token id; prompt_ids takes whole numbers.")
-    return tuple(map(int, ids))
-
-
-def _message(message: Message) -> ChatMessage:
-    if isinstance(message, ChatMessage):
-        return message
-    if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-        raise PromptError(f"{message!r} is no chat message; each is a dictionary with role and content.")
-    return ChatMessage(str(message["role"]), str(message["content"]))
 
 
 def open_session(
@@ -392,7 +314,7 @@ class RunResult:
     """A finished run, and views of what happened inside, derived when they are asked for.
 
     It keeps the run's KV cache and records in memory as long as it lives, or until `close`.
-    Rows: prompt by prompt, each `num_return_sequences` times.
+    Rows: prompt by prompt, each `num_return_sequences` times; with beams the best ones, the best first.
     """
 
     def __init__(self, session: Session, steps: Sequence[StepSnapshot]) -> None:
@@ -422,8 +344,9 @@ class RunResult:
 
     @property
     def sequences_scores(self) -> list[float] | None:
-        """Scores of beams; None, because greedy search and sampling have none."""
-        return None
+        """Of beams, one a sequence: the sum of its log-probabilities divided by length ** length_penalty; else None."""
+        scores = self._finished.scores
+        return None if scores is None else list(scores)
 
     @property
     def finish_reason(self) -> str:
@@ -467,7 +390,10 @@ class RunResult:
         total = self.positions(row)
         span = _span(rows, total)
         chosen = None if heads is None else tuple(heads)
-        query = AttentionQuery(self._finished.run_id, layer, chosen, rows=span, recompute=True, row=row)
+        where, beam, index = self._finished.places[row]
+        query = AttentionQuery(
+            self._finished.run_id, layer, chosen, rows=span, recompute=True, row=where, beam=beam, index=index
+        )
         answer = self._answer(query)
         assert isinstance(answer, AttentionAnswer)
         missing = total - answer.weights.shape[2]  # keys after the last query asked for weigh nothing
@@ -482,7 +408,9 @@ class RunResult:
         final: after the pipeline instead of before. Raises `ViewUnavailableError`.
         """
         start, _ = _span(position, self.positions(row))
-        answer = self._answer(DistributionQuery(self._finished.run_id, start, layer, final, top, row))
+        where, beam, index = self._finished.places[row]
+        query = DistributionQuery(self._finished.run_id, start, layer, final, top, row=where, beam=beam, index=index)
+        answer = self._answer(query)
         assert isinstance(answer, DistributionAnswer)
         return answer
 

@@ -133,7 +133,9 @@ def _generate(options: argparse.Namespace) -> int:
             elif options.out is not None:
                 _print_files(events, session.result, files)
             else:
-                _print_text(events, session.result)
+                # Beams change places while they grow: only the end says which text it is.
+                several = session.params.num_beams > 1 or len(session.rows) > 1
+                _print_text(events, session.result, several)
         finally:
             events.close()
             session.close()
@@ -187,15 +189,16 @@ def _print_json(events: Iterator[object], result: Callable[[], RunFinished], fil
     }
     if len(finished.texts) > 1:
         last |= {"texts": finished.texts, "finish_reasons": finished.finish_reasons}
+    if finished.scores is not None:
+        last |= {"sequences_scores": finished.scores}
     written = files(finished)
     if written:
         last["files"] = list(map(str, written))
     print(json.dumps(_finite(last)), flush=True)
 
 
-def _print_text(events: Iterator[object], result: Callable[[], RunFinished]) -> None:
-    """One row streams as it comes; several are printed one after the other at the end."""
-    several = len(result().sequences) > 1
+def _print_text(events: Iterator[object], result: Callable[[], RunFinished], several: bool) -> None:
+    """One row streams as it comes; `several` are printed one after the other at the end."""
     try:
         for event in events:
             if isinstance(event, StepSnapshot) and not several:

@@ -189,6 +189,7 @@ class Session:
             custom=self.extras.logits_processor,
             prefix_allowed_tokens_fn=self.extras.prefix_allowed_tokens_fn,
             opening=opening,
+            diversity=self.mode.stage(params),
             grammar=None if self.grammar is None else self.grammar.stage(params.eos_token_id, self.prompt_slots),
         )
 
@@ -224,8 +225,9 @@ class Session:
                 self.pending_logits = self.pending_logits[rows]
             if self.guidance is not None:
                 self.guidance.regroup(sources, lanes)
-        self.lanes = lanes
-        self.forward.place_rows(self.padding)
+        before, self.lanes = self.padding, lanes
+        if self.padding != before:
+            self.forward.place_rows(self.padding)
 
     def feed_newest(self) -> torch.Tensor:
         """The logits (B, V) that follow each lane's newest token, which is fed unless it was."""
@@ -390,6 +392,10 @@ class Session:
         for row in rows:
             if (row.index, row.beam) == (place.row, place.beam):
                 return row.strand()
+        for lanes in reversed(self.past if place.index is None else ()):  # it has left the batch
+            for lane in lanes:
+                if (lane.row, lane.beam) == (place.row, place.beam):
+                    return lane.strand()
         what = f"no beam {place.beam} in row {place.row}" if place.beam else f"no row {place.row}"
         raise ViewUnavailableError(f"There is {what}; the run has {len({row.index for row in self.rows})}.")
 
