@@ -432,7 +432,7 @@ class Worker:
         self._report_vitals(session)
 
     def _derive_slice(self) -> float:
-        spent_s = self.desk.derive_slice(self.session)
+        spent_s = self.desk.derive_slice(self.session, self.loaded)
         self.meter.view(spent_s)
         return spent_s
 

@@ -184,7 +184,7 @@ class Session:
     def _context(self, params: GenerationParams, opening: tuple[Stage, ...]) -> PipelineContext:
         return PipelineContext(
             prompt_slots=self.prompt_slots,
-            vocab_size=self.loaded.info.vocab_size,
+            vocab_size=self.loaded.info.output_size,
             device=self.loaded.device,
             custom=self.extras.logits_processor,
             prefix_allowed_tokens_fn=self.extras.prefix_allowed_tokens_fn,
