@@ -64,6 +64,7 @@ class Window(QMainWindow):
         self._offered: set[str] = set()
         self._arrangement = store.state.arrangement
         self._arranged = False
+        self._config_shown = store.state.config_desk.reveal
         self._apply_theme(store.state.theme)
         central = QWidget()
         self.workspace = Workspace(panels, central)
@@ -116,7 +117,20 @@ class Window(QMainWindow):
         if state.arrangement != self._arrangement:
             self._arrangement = state.arrangement
             self.workspace.arrange(state.layout)
+            self._offered.clear()  # what the run needs is opened in the new arrangement, too
+        if state.config_desk.reveal != self._config_shown:
+            self._config_shown = state.config_desk.reveal
+            self._reveal("config")
         self._offer(state)
+
+    def _reveal(self, name: str) -> None:
+        """Bring a card up, wherever it is."""
+        card = self.workspace.cards.get(name)
+        if card is None:
+            return
+        if not card.isVisible():
+            card.toggleViewAction().trigger()
+        card.raise_()
 
     def _offer(self, state: AppState) -> None:
         """Open the card that a kind of run needs, once; who closes it has seen it."""

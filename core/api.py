@@ -9,15 +9,14 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from core.contract import (
     AttentionAnswer,
     AttentionQuery,
-    ChatMessage,
     DistributionAnswer,
     DistributionQuery,
     GenerationPlan,
@@ -25,9 +24,10 @@ from core.contract import (
     HypothesisEnded,
     ModelInfo,
     ModelSpec,
+    ParameterError,
+    PictureAnswer,
+    PictureQuery,
     PrefillProgress,
-    Prompt,
-    PromptError,
     RunFinished,
     RunSpec,
     RunStarted,
@@ -37,8 +37,10 @@ from core.contract import (
     WaterfallAnswer,
     WaterfallQuery,
 )
+from core.contract.picture import RgbArray
 from core.contract.snapshot import FloatArray
 from core.contract.specs import DrawSource
+from core.prompts import Ids, Image, Images, Messages, Text, to_negative, to_picture, to_prompts
 
 # torch is imported when a model is first used, so that `import core.api` stays quick.
 if TYPE_CHECKING:
@@ -49,10 +51,6 @@ if TYPE_CHECKING:
     from core.models.load_control import LoadControl
     from core.models.loaded import LoadedModel
 
-Text = str | Sequence[str]
-Ids = Sequence[int] | Sequence[Sequence[int]]
-Message = ChatMessage | Mapping[str, str]
-Messages = Sequence[Message] | Sequence[Sequence[Message]]
 ModelName = str | os.PathLike[str]
 
 _lock = threading.RLock()  # loading changes process-wide torch state, so nothing may run meanwhile
@@ -66,6 +64,9 @@ def run(
     *,
     prompt_ids: Ids | None = None,
     messages: Messages | None = None,
+    image: Images | None = None,
+    keep_rows: int | None = None,
+    keep_pixels: int | None = None,
     params: Mapping[str, object] | None = None,
     mode: str | None = None,
     seed: int = 0,
@@ -75,6 +76,7 @@ def run(
     prefill_chunk: int = 256,
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
+    negative_prompt: str | Sequence[int] | None = None,
     device: str = "auto",
     dtype: str = "auto",
     logits_processor: Sequence[Processor] = (),
@@ -84,12 +86,15 @@ def run(
     """Generate until every row has ended; blocks, and works in the calling thread.
 
     model: a name of `core.list_models()` or a local transformers folder; stays loaded (see `unload`).
-    prompt, prompt_ids, messages: exactly one of them: text, token ids, or the turns of a chat (dictionaries with
+    prompt, prompt_ids, messages, image: exactly one of them: text, token ids, or the turns of a chat (dictionaries with
         `role` and `content`), which the model's chat template renders. Several prompts, as a list of texts, of lists
         of ids or of chats, run as one batch.
+    image: instead of a prompt, a picture for a model whose tokens are pixels: a file, an array (height, width, 3 or 4)
+        of uint8, or a `Picture`; several as a list. It is resized and quantised, and the first `keep_rows` rows of
+        the model's canvas, or its first `keep_pixels`, are given; the rest is painted.
     params: `GenerationConfig` keywords, such as `{"max_new_tokens": 40, "temperature": 0.8}`; the rest comes
         from the model's generation config, then from the defaults.
-    mode: `greedy_search` or `sample`; None infers it from do_sample, as `generate()` does.
+    mode: a `GenerationMode` such as `sample` or `beam_search`; None infers it from `params`, as `generate()` does.
     seed: of the draws; the same seed gives the same tokens.
     draw_source: `counter` (a function of seed, row and position) or `torch` (what `generate()` draws).
     top_logprobs: candidates in each snapshot, 0 for none.
@@ -97,6 +102,8 @@ def run(
     prefill_chunk: positions of the prompt fed at once.
     grammar: what each continuation must be: a regular expression, a JSON schema or one of several texts.
     assistant_model: a smaller model with the same vocabulary that drafts tokens (assisted generation).
+    negative_prompt: text or token ids that classifier-free guidance (`guidance_scale`) steers away from; with a
+        scale and no negative prompt it is the last token of each prompt, as in `generate()`.
     device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. dtype: `auto`, `bf16` or `fp32`.
     logits_processor: own stages, called with ids (B, T) of rows of equal length, without padding, and scores (B, V);
         they come after those that `params` ask for and before temperature. One of a class that `params` ask for takes
@@ -108,10 +115,11 @@ def run(
     Raises `ModelLoadError`, `PromptError`, `ParameterError`, or what ended the run, all of them `TokenglassError`
     with one sentence for the user.
     """
-    prompts = to_prompts(prompt, prompt_ids, messages)
+    prompts = to_prompts(prompt, prompt_ids, messages, image, keep_rows, keep_pixels)
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
+        negative_prompt=to_negative(negative_prompt),
     )  # fmt: skip
     extras = _extras(logits_processor, stopping_criteria, prefix_allowed_tokens_fn)
     session = open_session(load_model(model, device, dtype), spec, extras=extras)
@@ -125,6 +133,9 @@ def stream(
     *,
     prompt_ids: Ids | None = None,
     messages: Messages | None = None,
+    image: Images | None = None,
+    keep_rows: int | None = None,
+    keep_pixels: int | None = None,
     params: Mapping[str, object] | None = None,
     mode: str | None = None,
     seed: int = 0,
@@ -134,6 +145,7 @@ def stream(
     prefill_chunk: int = 256,
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
+    negative_prompt: str | Sequence[int] | None = None,
     device: str = "auto",
     dtype: str = "auto",
     logits_processor: Sequence[Processor] = (),
@@ -145,10 +157,11 @@ def stream(
     The model is loaded and the prompt checked by the call itself, the rest happens while iterating. Leaving
     the loop early, or closing the generator, ends the run. Nothing is recorded for views unless `trace` is set.
     """
-    prompts = to_prompts(prompt, prompt_ids, messages)
+    prompts = to_prompts(prompt, prompt_ids, messages, image, keep_rows, keep_pixels)
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
+        negative_prompt=to_negative(negative_prompt),
     )  # fmt: skip
     extras = _extras(logits_processor, stopping_criteria, prefix_allowed_tokens_fn)
     return _steps(open_session(load_model(model, device, dtype), spec, extras=extras))
@@ -166,6 +179,9 @@ def plan(
     *,
     prompt_ids: Ids | None = None,
     messages: Messages | None = None,
+    image: Images | None = None,
+    keep_rows: int | None = None,
+    keep_pixels: int | None = None,
     params: Mapping[str, object] | None = None,
     mode: str | None = None,
     seed: int = 0,
@@ -179,7 +195,7 @@ def plan(
     dtype: str = "auto",
 ) -> GenerationPlan:
     """What `run` would do with these arguments, in ten steps, without generating; the errors are those of `run`."""
-    prompts = to_prompts(prompt, prompt_ids, messages)
+    prompts = to_prompts(prompt, prompt_ids, messages, image, keep_rows, keep_pixels)
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
@@ -243,41 +259,22 @@ def _resolved(model: ModelName) -> str:
     return canonical_name(os.fspath(model))
 
 
-def to_prompts(prompt: Text | None, prompt_ids: Ids | None, messages: Messages | None) -> tuple[Prompt, ...]:
-    """The prompts of a batch from whichever way they were given. Raises `PromptError`."""
-    if sum(given is not None for given in (prompt, prompt_ids, messages)) != 1:
-        raise PromptError("Give the prompt in exactly one way: prompt, prompt_ids or messages.")
-    if prompt is not None:
-        return tuple(Prompt(text=text) for text in ([prompt] if isinstance(prompt, str) else prompt))
-    if prompt_ids is not None:
-        values = list(_plain(prompt_ids))
-        rows = values if values and isinstance(values[0], list | tuple) else [values]
-        return tuple(Prompt(ids=_integers(row)) for row in rows)
-    chats: list[Any] = list(messages or ())
-    batch = chats if chats and isinstance(chats[0], list | tuple) else [chats]
-    return tuple(Prompt(messages=tuple(map(_message, chat))) for chat in batch)
+def score_picture(model: ModelName, image: Image, *, device: str = "auto", dtype: str = "auto") -> PictureAnswer:
+    """How surprising a picture is to an image model: `surprisal_bits` (H, W) and `bits_per_pixel`.
 
+    The picture is resized and quantised as a prompt is. Raises `ModelLoadError`, `PromptError`, `ViewUnavailableError`.
+    """
+    from core.decode.score import derive_picture
 
-def _plain(values: Any) -> Iterable[Any]:
-    """Lists out of numpy arrays and tensors."""
-    plain: Iterable[Any] = values.tolist() if hasattr(values, "tolist") else values
-    return plain
-
-
-def _integers(row: Iterable[Any]) -> tuple[int, ...]:
-    ids = tuple(_plain(row))
-    wrong = next((i for i in ids if isinstance(i, bool) or not isinstance(i, int | np.integer)), None)
-    if wrong is not None:
-        raise PromptError(f"{wrong!r} is no token id; prompt_ids takes whole numbers.")
-    return tuple(map(int, ids))
-
-
-def _message(message: Message) -> ChatMessage:
-    if isinstance(message, ChatMessage):
-        return message
-    if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-        raise PromptError(f"{message!r} is no chat message; each is a dictionary with role and content.")
-    return ChatMessage(str(message["role"]), str(message["content"]))
+    loaded, picture = load_model(model, device, dtype), to_picture(image)
+    with _lock:
+        slices = derive_picture(loaded, PictureQuery(loaded.info.model_id, picture))
+        while True:
+            try:
+                next(slices)
+            except StopIteration as done:
+                answer: PictureAnswer = done.value
+                return answer
 
 
 def open_session(
@@ -294,9 +291,12 @@ def open_session(
     asked = spec.assistant
     assistant = None if asked is None else load_model(asked.name, asked.device, asked.dtype)
     with _lock:
-        return Session(
+        session = Session(
             loaded, spec, run_id=next(_numbers), cancelled=cancelled, assistant=assistant, extras=extras or NONE
         )
+    if spec.negative_prompt is not None and session.params.guidance_scale == 1:
+        raise ParameterError("A negative prompt has no effect while guidance_scale is 1; set it, to 1.5 for example.")
+    return session
 
 
 def events(session: Session) -> Generator[PrefillProgress | StepSnapshot | HypothesisEnded, None, None]:
@@ -314,7 +314,7 @@ class RunResult:
     """A finished run, and views of what happened inside, derived when they are asked for.
 
     It keeps the run's KV cache and records in memory as long as it lives, or until `close`.
-    Rows: prompt by prompt, each `num_return_sequences` times.
+    Rows: prompt by prompt, each `num_return_sequences` times; with beams the best ones, the best first.
     """
 
     def __init__(self, session: Session, steps: Sequence[StepSnapshot]) -> None:
@@ -344,8 +344,9 @@ class RunResult:
 
     @property
     def sequences_scores(self) -> list[float] | None:
-        """Scores of beams; None, because greedy search and sampling have none."""
-        return None
+        """Of beams, one a sequence: the sum of its log-probabilities divided by length ** length_penalty; else None."""
+        scores = self._finished.scores
+        return None if scores is None else list(scores)
 
     @property
     def finish_reason(self) -> str:
@@ -361,6 +362,12 @@ class RunResult:
     def texts(self) -> list[str]:
         """What each row said."""
         return list(self._finished.texts)
+
+    @property
+    def pictures(self) -> list[RgbArray]:
+        """What each row painted, (H, W, 3) uint8, grey where it stopped before the end; empty for text."""
+        image = self.model.image
+        return [] if image is None else [image.paint(ids) for ids in self._finished.sequences]
 
     def positions(self, row: int = 0) -> int:
         """T: tokens of this row that were fed to the model, that is all but the last one chosen."""
@@ -383,7 +390,10 @@ class RunResult:
         total = self.positions(row)
         span = _span(rows, total)
         chosen = None if heads is None else tuple(heads)
-        query = AttentionQuery(self._finished.run_id, layer, chosen, rows=span, recompute=True, row=row)
+        where, beam, index = self._finished.places[row]
+        query = AttentionQuery(
+            self._finished.run_id, layer, chosen, rows=span, recompute=True, row=where, beam=beam, index=index
+        )
         answer = self._answer(query)
         assert isinstance(answer, AttentionAnswer)
         missing = total - answer.weights.shape[2]  # keys after the last query asked for weigh nothing
@@ -398,7 +408,9 @@ class RunResult:
         final: after the pipeline instead of before. Raises `ViewUnavailableError`.
         """
         start, _ = _span(position, self.positions(row))
-        answer = self._answer(DistributionQuery(self._finished.run_id, start, layer, final, top, row))
+        where, beam, index = self._finished.places[row]
+        query = DistributionQuery(self._finished.run_id, start, layer, final, top, row=where, beam=beam, index=index)
+        answer = self._answer(query)
         assert isinstance(answer, DistributionAnswer)
         return answer
 

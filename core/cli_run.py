@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from core.cli_picture import add_image_arguments, picture_prompt
 from core.contract import ChatMessage, Grammar, ModelSpec, Prompt, RunSpec, TokenglassError, validate
 
 
@@ -23,6 +24,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument("--prompt", metavar="TEXT")
     prompt.add_argument("--prompt-ids", type=_ids, metavar="1,2,3", help="the prompt as token ids")
+    add_image_arguments(parser, prompt)
     parser.add_argument("--chat", action="store_true", help="send the prompt through the model's chat template")
     parser.add_argument("--mode", metavar="MODE", help="a GenerationMode; default: as generate() infers it")
     parser.add_argument(
@@ -30,6 +32,13 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="generation parameters by their GenerationConfig names, such as temperature=0.8",
     )  # fmt: skip
     parser.add_argument("--assistant-model", metavar="NAME|FOLDER", help="a smaller model that drafts tokens")
+    parser.add_argument(
+        "--negative-prompt", metavar="TEXT", help="what guidance steers away from; goes with --set guidance_scale=1.5"
+    )
+    parser.add_argument(
+        "--force-words", action="append", default=[], metavar="A|B",
+        help="a phrase that beams must say, or one of several; goes with --set num_beams=5; may be given several times",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     grammar = parser.add_mutually_exclusive_group()
     grammar.add_argument("--regex", metavar="PATTERN", help="the continuation matches this regular expression")
@@ -44,9 +53,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def run_spec(options: argparse.Namespace) -> RunSpec:
     """What the arguments ask for. Raises `UsageError` or `ParameterError`."""
     params = parse_settings(options.params)
+    if options.num_return_sequences is not None:
+        params |= validate({"num_return_sequences": options.num_return_sequences})
     if options.chat and options.prompt is None:
         raise UsageError("--chat needs a text; give it with --prompt.")
-    if options.chat:
+    picture = picture_prompt(options)
+    if picture is not None:
+        prompt = picture
+    elif options.chat:
         prompt = Prompt(messages=(ChatMessage("user", options.prompt),))
     elif options.prompt is not None:
         prompt = Prompt(text=options.prompt)
@@ -54,7 +68,16 @@ def run_spec(options: argparse.Namespace) -> RunSpec:
         prompt = Prompt(ids=tuple(options.prompt_ids))
     helper = options.assistant_model
     assistant = None if helper is None else ModelSpec(helper, options.device, options.dtype)
-    return RunSpec((prompt,), params, options.mode, options.seed, grammar=_grammar(options), assistant=assistant)
+    return RunSpec(
+        (prompt,),
+        params,
+        options.mode,
+        options.seed,
+        grammar=_grammar(options),
+        assistant=assistant,
+        negative_prompt=None if options.negative_prompt is None else Prompt(text=options.negative_prompt),
+        force_words=tuple(tuple(part for part in text.split("|") if part) for text in options.force_words),
+    )
 
 
 def _grammar(options: argparse.Namespace) -> Grammar | None:

@@ -15,15 +15,22 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
+from core.chores import Chores
 from core.contract.commands import (
     Ask,
     CancelLoad,
+    CancelOnnx,
+    CheckOnnx,
     Command,
+    DescribeConfig,
+    DescribeOnnx,
+    ExportOnnx,
     LoadModel,
     PauseRun,
     PreviewModel,
     PreviewPlan,
     ResumeRun,
+    SaveModel,
     SetParams,
     Shutdown,
     StartRun,
@@ -102,6 +109,7 @@ class Worker:
         self.paused_at: float | None = None
         self.desk = Desk(mailbox)
         self.errands = Errands()
+        self.chores = Chores(mailbox, self._overtaken)
         self.latest: dict[type, Command] = {}  # of the commands that are answered by errands
         self.credit_s = 0.0
         self.meter = Meter()
@@ -136,9 +144,10 @@ class Worker:
                 raise
             except BaseException as problem:  # what session and desk have not turned into an answer themselves
                 self._give_up(problem)
-        self.errands.close()
+        self.chores.close()
         self._end_run()
         self._forget_session()
+        self.errands.close()
         self.loaded = self.assistant = None
 
     def _give_up(self, problem: BaseException) -> None:
@@ -149,6 +158,11 @@ class Worker:
         else:
             self.desk.clear()
             self.mailbox.put(CommandRefused("Ask", error_report(problem)))
+
+    def _overtaken(self) -> Callable[[], bool]:
+        """Whether from now on a load is asked for or given up, or all ends: what takes long beside it gives up."""
+        flags, loads = self.flags, self.flags.loads()
+        return lambda: flags.closing.is_set() or flags.loads() != loads
 
     # -- commands
 
@@ -163,7 +177,8 @@ class Worker:
             except queue.Empty:
                 break
         latest: dict[type, Command | _Fetched] = {type(c): c for c in commands}
-        return [c for c in commands if not isinstance(c, Tokenize | PreviewModel | PreviewPlan) or c is latest[type(c)]]
+        drafts = Tokenize | PreviewModel | PreviewPlan | DescribeConfig | DescribeOnnx
+        return [c for c in commands if not isinstance(c, drafts) or c is latest[type(c)]]
 
     def _guarded(self, command: Command | _Fetched) -> None:
         try:
@@ -206,6 +221,8 @@ class Worker:
                 self.desk.ask(command)
             case Withdraw():
                 self.desk.withdraw(command.slot)
+            case DescribeConfig() | SaveModel() | DescribeOnnx() | ExportOnnx() | CheckOnnx() | CancelOnnx():
+                self.chores.carry_out(command, self.loaded)
             case CancelLoad() | Shutdown():
                 pass  # their flags did the work
 
@@ -415,14 +432,13 @@ class Worker:
         self._report_vitals(session)
 
     def _derive_slice(self) -> float:
-        spent_s = self.desk.derive_slice(self.session)
+        spent_s = self.desk.derive_slice(self.session, self.loaded)
         self.meter.view(spent_s)
         return spent_s
 
     def _report_vitals(self, session: Session, now: bool = False) -> None:
         if now or self.meter.due():
-            trace_bytes = 0 if session.trace is None else session.trace.nbytes
-            self.mailbox.put_latest("vitals", Vitals(session.run_id, self.meter.share(), trace_bytes))
+            self.mailbox.put_latest("vitals", Vitals(session.run_id, self.meter.share(), session.trace_bytes))
 
     def _end_run(self) -> None:
         """Stop what runs and say how it ended; the session stays for views."""

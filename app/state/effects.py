@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from app.state import desks, params, select
 from app.state import intents as i
-from app.state import params, select
 from app.state.state import AppState
 from core.contract import (
     Ask,
@@ -31,6 +31,8 @@ def commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Comma
 
 
 def _commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Command, ...]:
+    if isinstance(intent, i.DeskIntent):
+        return desks.commands(before, after, intent)
     match intent:
         case i.Run() | i.Step() | i.Regenerate() if (
             after.requested is not None and after.requested is not before.requested

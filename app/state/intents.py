@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from app.state.desk_intents import DeskIntent as DeskIntent
 from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Preset, Tab
 from app.theme.palette import ThemeName
 from core.contract import Grammar, ViewQuery
@@ -413,4 +414,5 @@ Intent = (
     | RemovePreset
     | SetSpeed
     | Waiting
+    | DeskIntent
 )

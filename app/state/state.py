@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from app.state.desk_state import ConfigDesk, OnnxDesk
 from app.state.run import RunView
 from app.theme.palette import ThemeName
 from core.contract import (
@@ -27,7 +28,7 @@ from core.contract import (
 
 Tab = Literal["text", "chat", "batch"]
 ColourBy = Literal["probability", "entropy", "rank", "surprisal"]
-LayoutName = Literal["sample", "attention", "cache", "everything"]
+LayoutName = Literal["sample", "attention", "cache", "everything", "model"]
 NoticeKind = Literal["info", "error"]
 Head = int | Literal["mean", "max"]
 ModelGroup = Literal["shipped", "cached", "new"]
@@ -238,6 +239,8 @@ class AppState:
     vitals: Vitals | None = None
     asked: Mapping[str, Question] = field(default_factory=lambda: EMPTY)
     answers: Mapping[str, Answered] = field(default_factory=lambda: EMPTY)
+    config_desk: ConfigDesk = field(default_factory=ConfigDesk)
+    onnx: OnnxDesk = field(default_factory=OnnxDesk)
     # Counters: the last identifier given out.
     last_model_id: int = 0
     last_run_id: int = 0

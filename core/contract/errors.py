@@ -86,6 +86,12 @@ class ViewUnavailableError(TokenglassError):
         self.can_recompute, self.first_recorded = can_recompute, first_recorded
 
 
+class ExportError(TokenglassError):
+    """A model could not be exported, or an exported graph could not be checked."""
+
+    code = "export"
+
+
 class OutOfMemoryError(TokenglassError):
     """The device has no memory left for what was asked."""
 

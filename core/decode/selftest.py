@@ -15,7 +15,7 @@ from core.contract.events import ViewStatus
 from core.contract.specs import Prompt, RunSpec
 from core.decode.forward import ForwardCancelled
 from core.decode.session import Session
-from core.domains.text import Cancelled, never
+from core.domains.domain import Cancelled, never
 from core.models.attention import use_our_attention
 from core.models.loaded import LoadedModel
 from core.trace.attention import attention_weights

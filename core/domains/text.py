@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from core.contract.errors import PromptError
+from core.contract.picture import ImageFacts, Picture
 from core.contract.specs import ChatMessage
 from core.domains.chat import SandboxedTemplate
+from core.domains.domain import Cancelled, never
 from core.domains.encoding import SandboxedEncoder
 from core.domains.sandboxed import one_line
 from core.domains.stream import TextStream
@@ -15,14 +17,6 @@ from core.domains.token_bytes import token_bytes_reader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-Cancelled = Callable[[], bool]
-
-
-def never() -> bool:
-    """Nobody cancels."""
-    return False
 
 
 class TextDomain:
@@ -46,6 +40,11 @@ class TextDomain:
         self._pieces: dict[int, str] = {}
 
     @property
+    def image(self) -> ImageFacts | None:
+        """None: this is text."""
+        return None
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether `render_chat` can work."""
         return bool(getattr(self.tokenizer, "chat_template", None))
@@ -64,6 +63,10 @@ class TextDomain:
             raise
         except BaseException as error:  # Rust panics outside Exception
             raise PromptError(f"The tokenizer refused the prompt: {one_line(error)}.", detail=repr(error)) from error
+
+    def encode_picture(self, picture: Picture) -> list[int]:
+        """Always raises `PromptError`."""
+        raise PromptError("This model reads text, not pictures; choose an image model such as tiny-imagegpt.")
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of `ids`, incomplete characters as U+FFFD."""
