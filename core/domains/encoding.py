@@ -73,7 +73,7 @@ def _refusal(error: SandboxError, limits: Limits) -> PromptError:
     if error.failure in ("said", "raised"):
         return PromptError(f"The tokenizer refused the prompt: {error.message.rstrip('.')}.", detail=error.detail)
     why = {
-        "time": f"took longer than it may ({limits.cpu_s:.2g} s of work)",
+        "time": f"took longer than it may ({limits.cpu_s or limits.wall_s:.2g} s of work)",
         "memory": f"needed more than the {(limits.memory_bytes or 0) >> 20} MB it may use",
     }.get(error.failure, "broke down")
     return PromptError(
