@@ -37,6 +37,7 @@ from core.decode.modes import PLAIN, Mode, Past, make_mode
 from core.decode.pipeline import PipelineContext, Rows, Stage, build_pipeline
 from core.decode.plan import make_plan
 from core.decode.replay import final_scores, replay
+from core.decode.room import check_room
 from core.decode.rows import Clock, PastLane, Row
 from core.decode.stopping import RowStop, Timer
 from core.models.loaded import LoadedModel
@@ -92,6 +93,7 @@ class Session:
         self.ids = slots.ids  # (B, slots so far)
         self.forward = Forward(loaded, self.padding, cancelled)
         self.limit = min(self.prompt_slots + self.params.max_new_tokens, loaded.info.max_positions + max(self.padding))
+        check_room(loaded, len(self.rows) * (1 if self.mode.copies else self.params.num_beams), self.limit)
         self.cache = new_cache(len(self.forward.anatomy.layers), self.limit)
         self.several = len(self.rows) > 1 or self.mode.moves_lanes
         self.trace = Trace(spec.trace_budget_bytes, keeps_keys=self.several) if spec.trace else None
