@@ -5,15 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from app.panels.attention import AttentionPanel
+from app.panels.beams import BeamsPanel
 from app.panels.cache import CachePanel
 from app.panels.candidates import CandidatesPanel
 from app.panels.errors import ErrorsPanel
+from app.panels.lens import LensPanel
 from app.panels.output import OutputPanel
 from app.panels.panel import Dispatch, Panel
 from app.panels.parameters import ParametersPanel
+from app.panels.plan import PlanPanel
 from app.panels.prompt import PromptPanel
 from app.panels.rows import RowsPanel
 from app.panels.timeline import TimelinePanel
+from app.panels.walk import WalkPanel
+from app.panels.waterfall import WaterfallPanel
 from app.settings import Settings
 from app.state.state import ModelChoice
 from app.store import Store
@@ -30,12 +35,17 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
     return (
         PromptPanel(dispatch),
         ParametersPanel(dispatch),
+        PlanPanel(dispatch),
         OutputPanel(dispatch),
         TimelinePanel(dispatch),
         CandidatesPanel(dispatch),
+        WaterfallPanel(dispatch),
         AttentionPanel(dispatch),
+        LensPanel(dispatch),
+        WalkPanel(dispatch),
         CachePanel(dispatch),
         RowsPanel(dispatch),
+        BeamsPanel(dispatch),
         ErrorsPanel(dispatch),
     )
 

@@ -76,7 +76,7 @@ def take(options: argparse.Namespace) -> list[Path]:
     from app.offscreen import stage
     from app.state import intents as i
     from app.theme.palette import ThemeName
-    from core.cli import parse_settings
+    from core.cli_run import parse_settings
 
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from PySide6.QtCore import QByteArray, QEvent, Qt, QTimer, Slot
+from PySide6.QtCore import QByteArray, QChildEvent, QEvent, Qt, QTimer, Slot
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QApplication, QMainWindow, QTabWidget, QWidget
+from PySide6.QtWidgets import QApplication, QMainWindow, QTabBar, QTabWidget, QWidget
 
 from app.panels.panel import Panel
 from app.state.state import LayoutName
 from app.theme.style import GAP_PX
 from app.widgets.card import Card
 
-STATE_VERSION = 2  # raise it when cards are added or renamed: older arrangements are then ignored
+STATE_VERSION = 3  # raise it when cards are added or renamed: older arrangements are then ignored
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,16 @@ class Column:
 _LEFT = Column(21, (("prompt", 27), ("parameters", 73)))
 _CENTRE = Column(48, (("output", 70), ("timeline", 30)))
 LAYOUTS: Mapping[LayoutName, tuple[Column, ...]] = {
-    "sample": (_LEFT, _CENTRE, Column(31, (("candidates", 100),))),
+    "sample": (_LEFT, _CENTRE, Column(31, (("candidates", 62), ("waterfall", 38)))),
     "attention": (_LEFT, Column(33, (("output", 100),)), Column(46, (("attention", 72), ("candidates", 28)))),
     "cache": (_LEFT, Column(40, (("output", 60), ("timeline", 40))), Column(39, (("cache", 100),))),
     "everything": (_LEFT, _CENTRE, Column(31, (("candidates", 28), ("attention", 42), ("cache", 30)))),
 }
+BEHIND: Mapping[LayoutName, Mapping[str, str]] = {  # as a second tab: the card, and the one in front of it
+    "sample": {"plan": "parameters"},
+    "everything": {"plan": "parameters"},
+}
+TABBED = ("lens", "walk")  # closed at first; opened, they share the place of the largest view of the model
 
 
 BELOW_OUTPUT = ("errors", "rows", "beams")  # cards that are opened in the middle column
@@ -57,9 +62,12 @@ class Workspace(QMainWindow):
         self._later.setSingleShot(True)
         self._later.setInterval(0)
         self._later.timeout.connect(self._share)
-        for card in self.cards.values():
-            card.closed.connect(self._arranged_by_hand)
+        for name, card in self.cards.items():
             card.topLevelChanged.connect(self._arranged_by_hand)
+            if name in TABBED:
+                card.toggleViewAction().triggered.connect(lambda visible, card=card: self._opened(card, visible))
+                continue
+            card.closed.connect(self._arranged_by_hand)
             card.toggleViewAction().triggered.connect(self._arranged_by_hand)
 
     def arrange(self, layout: LayoutName) -> None:
@@ -80,22 +88,48 @@ class Workspace(QMainWindow):
             for above, below in pairwise(names):
                 self.splitDockWidget(self.cards[above], self.cards[below], Qt.Orientation.Vertical)
         shown = {name for column in columns for name, _ in column.cards}
+        for name, front in BEHIND.get(layout, {}).items():
+            if name in self.cards and front in shown:
+                self.tabifyDockWidget(self.cards[front], self.cards[name])
+                shown.add(name)
         for name, card in self.cards.items():
-            if name not in shown:  # kept at the end of the last column, in case it is wanted
+            if name in TABBED and name not in shown:
+                self.tabifyDockWidget(self.cards[self._home_of_tabs(columns)], card)
+            elif name not in shown:  # kept at the end of the last column, in case it is wanted
                 home = columns[min(1, len(columns) - 1)] if name in BELOW_OUTPUT else columns[-1]
                 self.splitDockWidget(self.cards[home.cards[-1][0]], card, Qt.Orientation.Vertical)
             card.setVisible(name in shown)
+        for front in BEHIND.get(layout, {}).values():
+            if front in shown:
+                self.cards[front].raise_()
         self._columns = columns
         self._share()
         self._later.start()  # once more when the cards know how small they can be
         if focus is not None and focus.isVisible():
             focus.setFocus()  # taking the cards apart has moved it
 
+    def _home_of_tabs(self, columns: list[Column]) -> str:
+        names = [name for column in columns for name, _ in column.cards]
+        return "attention" if "attention" in names else columns[-1].cards[0][0]
+
+    def _opened(self, card: Card, visible: bool) -> None:
+        """A card that shares its place comes to the front, the columns keep their shares."""
+        if visible:
+            card.raise_()
+        self._name_tabs()
+
+    def _name_tabs(self) -> None:
+        """Qt makes the tab bars of cards that share a place, without a name."""
+        for bar in self.findChildren(QTabBar, options=Qt.FindChildOption.FindDirectChildrenOnly):
+            bar.setAccessibleName(self.tr("Cards that share this place"))
+            bar.setAccessibleDescription(self.tr("Which of them is in front"))
+
     def _present(self, column: Column) -> Column:
         return Column(column.share, tuple(c for c in column.cards if c[0] in self.cards))
 
     @Slot()
     def _share(self) -> None:
+        self._name_tabs()
         columns = self._columns
         if not columns:
             return
@@ -123,6 +157,12 @@ class Workspace(QMainWindow):
         # A press that reaches the workspace itself is on a separator between cards.
         if event.type() == QEvent.Type.MouseButtonPress:
             self._columns = []
+        # Qt makes tab bars whenever cards come to share a place.
+        if isinstance(event, QChildEvent) and event.polished():
+            bar = event.child()
+            if isinstance(bar, QTabBar):
+                bar.setAccessibleName(self.tr("Cards in one place"))
+                bar.setAccessibleDescription(self.tr("Brings one of the cards that share a place to the front"))
         return super().event(event)
 
     def save(self) -> QByteArray:

@@ -18,6 +18,7 @@ Public names:
 - `RunResult`: `sequences`, `text`, `finish_reason`, `steps`, and the views `attention(layer, …)` and
   `distribution(position, …)`, derived when they are asked for.
 - `stream(model, prompt, …)`: the same arguments; yields a `StepSnapshot` for each token as it comes.
+- `plan(model, prompt, …)`: the same arguments; what a run would do and why, as a `contract.GenerationPlan`.
 - `unload(model=None)`: free models that `run` and `stream` keep loaded between calls.
 - `list_models()`: what can be loaded by name, and why something cannot.
 - `list_cached_models()`: models of the Hugging Face hub that are on this disk.
@@ -45,7 +46,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from core import contract
-    from core.api import RunResult, run, stream, unload
+    from core.api import RunResult, plan, run, stream, unload
     from core.lab import Lab
     from core.models.hub_cache import list_cached_models
     from core.models.new_model import new_model_families
@@ -59,6 +60,7 @@ __all__ = [
     "list_cached_models",
     "list_models",
     "new_model_families",
+    "plan",
     "preview",
     "run",
     "stream",
@@ -71,6 +73,7 @@ _HOMES = {
     "list_cached_models": "core.models.hub_cache",
     "list_models": "core.models.sources",
     "new_model_families": "core.models.new_model",
+    "plan": "core.api",
     "preview": "core.models.preview",
     "run": "core.api",
     "stream": "core.api",

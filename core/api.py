@@ -20,6 +20,8 @@ from core.contract import (
     ChatMessage,
     DistributionAnswer,
     DistributionQuery,
+    GenerationPlan,
+    Grammar,
     HypothesisEnded,
     ModelInfo,
     ModelSpec,
@@ -31,14 +33,20 @@ from core.contract import (
     RunSpec,
     RunStarted,
     StepSnapshot,
+    ViewQuery,
     ViewUnavailableError,
+    WaterfallAnswer,
+    WaterfallQuery,
 )
 from core.contract.snapshot import FloatArray
 from core.contract.specs import DrawSource
 
 # torch is imported when a model is first used, so that `import core.api` stays quick.
 if TYPE_CHECKING:
+    from core.decode.extras import Extras
+    from core.decode.pipeline import AllowedTokens, Processor
     from core.decode.session import Session
+    from core.decode.stopping import Criterion
     from core.models.load_control import LoadControl
     from core.models.loaded import LoadedModel
 
@@ -66,10 +74,14 @@ def run(
     top_logprobs: int = 50,
     trace: bool = True,
     prefill_chunk: int = 256,
+    grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
     negative_prompt: str | Sequence[int] | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    logits_processor: Sequence[Processor] = (),
+    stopping_criteria: Sequence[Criterion] = (),
+    prefix_allowed_tokens_fn: AllowedTokens | None = None,
 ) -> RunResult:
     """Generate until every row has ended; blocks, and works in the calling thread.
 
@@ -85,21 +97,29 @@ def run(
     top_logprobs: candidates in each snapshot, 0 for none.
     trace: record what `attention` and `distribution` of the result are derived from.
     prefill_chunk: positions of the prompt fed at once.
+    grammar: what each continuation must be: a regular expression, a JSON schema or one of several texts.
     assistant_model: a smaller model with the same vocabulary that drafts tokens (assisted generation).
     negative_prompt: text or token ids that classifier-free guidance (`guidance_scale`) steers away from; with a
         scale and no negative prompt it is the last token of each prompt, as in `generate()`.
     device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. dtype: `auto`, `bf16` or `fp32`.
+    logits_processor: own stages, called with ids (B, T) of rows of equal length, without padding, and scores (B, V);
+        they come after those that `params` ask for and before temperature. One of a class that `params` ask for takes
+        its place. With a true attribute `replayable` views run it again for past steps.
+    stopping_criteria: called after each token of each row with its ids (1, T) and a tuple that ends with its final
+        scores (1, V), as `generate()` does; true ends the row.
+    prefix_allowed_tokens_fn: number of the prompt and ids (T,) of a row → the ids that may follow.
 
     Raises `ModelLoadError`, `PromptError`, `ParameterError`, or what ended the run, all of them `TokenglassError`
     with one sentence for the user.
     """
     prompts = to_prompts(prompt, prompt_ids, messages)
-    assistant = None if assistant_model is None else ModelSpec(_resolved(assistant_model), device, dtype)
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
-        assistant=assistant, negative_prompt=to_negative(negative_prompt),
+        grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
+        negative_prompt=to_negative(negative_prompt),
     )  # fmt: skip
-    session = open_session(load_model(model, device, dtype), spec)
+    extras = _extras(logits_processor, stopping_criteria, prefix_allowed_tokens_fn)
+    session = open_session(load_model(model, device, dtype), spec, extras=extras)
     steps = [event for event in events(session) if isinstance(event, StepSnapshot)]
     return RunResult(session, steps)
 
@@ -117,10 +137,14 @@ def stream(
     top_logprobs: int = 50,
     trace: bool = False,
     prefill_chunk: int = 256,
+    grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
     negative_prompt: str | Sequence[int] | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    logits_processor: Sequence[Processor] = (),
+    stopping_criteria: Sequence[Criterion] = (),
+    prefix_allowed_tokens_fn: AllowedTokens | None = None,
 ) -> Generator[StepSnapshot, None, None]:
     """Yield the snapshot of each token as it comes; the arguments and errors are those of `run`.
 
@@ -128,12 +152,56 @@ def stream(
     the loop early, or closing the generator, ends the run. Nothing is recorded for views unless `trace` is set.
     """
     prompts = to_prompts(prompt, prompt_ids, messages)
-    assistant = None if assistant_model is None else ModelSpec(_resolved(assistant_model), device, dtype)
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
-        assistant=assistant, negative_prompt=to_negative(negative_prompt),
+        grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
+        negative_prompt=to_negative(negative_prompt),
     )  # fmt: skip
-    return _steps(open_session(load_model(model, device, dtype), spec))
+    extras = _extras(logits_processor, stopping_criteria, prefix_allowed_tokens_fn)
+    return _steps(open_session(load_model(model, device, dtype), spec, extras=extras))
+
+
+def _extras(processors: Sequence[Processor], criteria: Sequence[Criterion], allowed: AllowedTokens | None) -> Extras:
+    from core.decode.extras import Extras
+
+    return Extras(tuple(processors), tuple(criteria), allowed)
+
+
+def plan(
+    model: ModelName,
+    prompt: Text | None = None,
+    *,
+    prompt_ids: Ids | None = None,
+    messages: Messages | None = None,
+    params: Mapping[str, object] | None = None,
+    mode: str | None = None,
+    seed: int = 0,
+    draw_source: DrawSource = "counter",
+    top_logprobs: int = 50,
+    trace: bool = True,
+    prefill_chunk: int = 256,
+    grammar: Grammar | None = None,
+    assistant_model: ModelName | None = None,
+    negative_prompt: str | Sequence[int] | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> GenerationPlan:
+    """What `run` would do with these arguments, in ten steps, without generating; the errors are those of `run`."""
+    prompts = to_prompts(prompt, prompt_ids, messages)
+    spec = RunSpec(
+        prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
+        grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
+        negative_prompt=to_negative(negative_prompt),
+    )  # fmt: skip
+    session = open_session(load_model(model, device, dtype), spec)
+    try:
+        return session.started.plan
+    finally:
+        session.close()
+
+
+def _assistant(name: ModelName | None, device: str, dtype: str) -> ModelSpec | None:
+    return None if name is None else ModelSpec(_resolved(name), device, dtype)
 
 
 def _steps(session: Session) -> Generator[StepSnapshot, None, None]:
@@ -228,14 +296,23 @@ def _message(message: Message) -> ChatMessage:
     return ChatMessage(str(message["role"]), str(message["content"]))
 
 
-def open_session(loaded: LoadedModel, spec: RunSpec, cancelled: Callable[[], bool] = lambda: False) -> Session:
+def open_session(
+    loaded: LoadedModel,
+    spec: RunSpec,
+    cancelled: Callable[[], bool] = lambda: False,
+    *,
+    extras: Extras | None = None,
+) -> Session:
     """A run that has not begun yet; `cancelled` is asked before every layer. Raises as `run` does."""
+    from core.decode.extras import NONE
     from core.decode.session import Session
 
     asked = spec.assistant
     assistant = None if asked is None else load_model(asked.name, asked.device, asked.dtype)
     with _lock:
-        session = Session(loaded, spec, run_id=next(_numbers), cancelled=cancelled, assistant=assistant)
+        session = Session(
+            loaded, spec, run_id=next(_numbers), cancelled=cancelled, assistant=assistant, extras=extras or NONE
+        )
     if spec.negative_prompt is not None and session.params.guidance_scale == 1:
         raise ParameterError("A negative prompt has no effect while guidance_scale is 1; set it, to 1.5 for example.")
     return session
@@ -344,7 +421,19 @@ class RunResult:
         assert isinstance(answer, DistributionAnswer)
         return answer
 
-    def _answer(self, query: AttentionQuery | DistributionQuery) -> object:
+    def waterfall(
+        self, position: int, changes: Mapping[str, object] | None = None, *, top: int = 20, row: int = 0
+    ) -> WaterfallAnswer:
+        """What each stage of the pipeline did at a fed position (negative counts from the end), or would have done.
+
+        changes: other values for some parameters; the draw stays the same. Raises `ViewUnavailableError`.
+        """
+        start, _ = _span(position, self.positions(row))
+        answer = self._answer(WaterfallQuery(self._finished.run_id, start, dict(changes or {}), top, row))
+        assert isinstance(answer, WaterfallAnswer)
+        return answer
+
+    def _answer(self, query: ViewQuery) -> object:
         with _lock:
             return self._session.answer(query)
 

@@ -19,7 +19,7 @@ import transformers
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer
 
-from core import api
+from core import api, bench_pipeline
 from core.contract import (
     Ask,
     AttentionQuery,
@@ -64,6 +64,10 @@ def measure(
 ) -> dict[str, Any]:
     """Everything as plain data. `window` may add what only a window can measure (start-up, lateness, stop)."""
     results = [result for name in models for result in _measure_model(name, quick, say)]
+    pipelines = {}
+    for name in models:
+        say(f"{name}: pipeline")
+        pipelines[name] = bench_pipeline.pipeline_cost(api.load_model(name))
     say("append cost")
     return {
         "threads": torch.get_num_threads(),
@@ -71,6 +75,7 @@ def measure(
         "transformers": transformers.__version__,
         "variants": VARIANTS,
         "decode": results,
+        "pipeline": pipelines,
         "append_us": append_cost(),
         "window": None if window is None else window(),
     }
@@ -254,6 +259,8 @@ def as_table(report: Mapping[str, Any]) -> str:
             reach = "" if target is None else f"{target:.2f}"
             head = f"{result['model']:<12}{result['dtype']:<7}{result['context']:>8,}"
             lines.append(f"{head}  {variant:2}{tps:>10.1f}{result['times_a'][variant]:>8.2f}{reach:>10}")
+    for name, pipeline in report["pipeline"].items():
+        lines += ["", *bench_pipeline.as_lines(pipeline, name)]
     cost = report["append_us"]
     lines += ["", f"append at {APPEND_AT:,} positions: {cost['ours']:.0f} µs, DynamicLayer {cost['dynamic']:.0f} µs"]
     lines += [f"{key}: {value}" for key, value in (report["window"] or {}).items()]

@@ -1,4 +1,4 @@
-"""`tokenglass generate`, `models` and `bench`: headless, on the same engine and contract as the window.
+"""`tokenglass generate`, `plan`, `models` and `bench`: headless, on the same engine and contract as the window.
 
 Results go to standard output, everything else to standard error. Exit status: 0, or 2 with one line that says what
 was wrong, or 130 after Ctrl+C (what was generated is printed). torch is imported only when a model is needed.
@@ -15,19 +15,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NoReturn
 
-from core.contract import LoadCancelledError, ModelSpec, RunFinished, RunSpec, StepSnapshot, TokenglassError, validate
+from core.cli_plan import as_text, plan_object
+from core.cli_run import UsageError, add_run_arguments, run_spec
+from core.contract import LoadCancelledError, RunFinished, StepSnapshot, TokenglassError
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # as a process that SIGPIPE ended
-
-
-class UsageError(TokenglassError):
-    """A wrong command line."""
-
-    code = "usage"
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -71,24 +68,13 @@ def _parser() -> argparse.ArgumentParser:
 
     generate = commands.add_parser("generate", help="generate text without the window", allow_abbrev=False)
     generate.set_defaults(command=_generate)
-    generate.add_argument("--model", required=True, metavar="NAME|FOLDER", help="see “tokenglass models”")
-    prompt = generate.add_mutually_exclusive_group(required=True)
-    prompt.add_argument("--prompt", metavar="TEXT")
-    prompt.add_argument("--prompt-ids", type=_ids, metavar="1,2,3", help="the prompt as token ids")
-    generate.add_argument("--chat", action="store_true", help="send the prompt through the model's chat template")
-    generate.add_argument("--mode", metavar="MODE", help="such as contrastive_search; default: as generate() infers it")
-    generate.add_argument(
-        "--set", dest="params", action="extend", nargs="+", default=[], metavar="KEY=VALUE",
-        help="generation parameters by their GenerationConfig names, such as temperature=0.8",
-    )  # fmt: skip
-    generate.add_argument("--assistant-model", metavar="NAME|FOLDER", help="a smaller model that drafts tokens")
-    generate.add_argument(
-        "--negative-prompt", metavar="TEXT", help="what guidance steers away from; goes with --set guidance_scale=1.5"
-    )
-    generate.add_argument("--seed", type=int, default=0)
-    generate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    generate.add_argument("--dtype", default="auto", help="auto, bf16 or fp32")
+    add_run_arguments(generate)
     generate.add_argument("--json", action="store_true", help="one object a line: each token, then the whole run")
+
+    plan = commands.add_parser("plan", help="say what a run would do and why, without running it", allow_abbrev=False)
+    plan.set_defaults(command=_plan)
+    add_run_arguments(plan)
+    plan.add_argument("--json", action="store_true", help="one object")
 
     models = commands.add_parser("models", help="list what can be loaded by name", allow_abbrev=False)
     models.set_defaults(command=_models)
@@ -100,27 +86,6 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--quick", action="store_true", help="fewer tokens and rounds; the ratios are rough")
     bench.add_argument("--json", action="store_true", help="one object")
     return parser
-
-
-def _ids(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.replace(",", " ").split()]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"“{text}” is not a list of token ids such as 1,2,3") from None
-
-
-def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """`key=value` texts as parameters; a value is JSON where it can be, else text. Raises `ParameterError`."""
-    params: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise UsageError(f"“{setting}” is not a parameter; write key=value, such as temperature=0.8.")
-        try:
-            params[key.strip()] = json.loads(value)
-        except json.JSONDecodeError:
-            params[key.strip()] = value
-    return validate(params)
 
 
 def _models(options: argparse.Namespace) -> int:
@@ -148,24 +113,9 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _generate(options: argparse.Namespace) -> int:
+    spec = replace(run_spec(options), trace=False, top_logprobs=50 if options.json else 0)
     from core import api  # the parameters are checked before torch is imported
 
-    params = parse_settings(options.params)
-    if options.chat and options.prompt is None:
-        raise UsageError("--chat needs a text; give it with --prompt.")
-    messages = [{"role": "user", "content": options.prompt}] if options.chat else None
-    prompts = api.to_prompts(None if options.chat else options.prompt, options.prompt_ids, messages)
-    helper = options.assistant_model
-    spec = RunSpec(
-        prompts,
-        params,
-        options.mode,
-        options.seed,
-        trace=False,
-        top_logprobs=50 if options.json else 0,
-        assistant=None if helper is None else ModelSpec(helper, options.device, options.dtype),
-        negative_prompt=api.to_negative(options.negative_prompt),
-    )
     with _interruptible() as interrupted:
         loaded = api.load_model(options.model, options.device, options.dtype, _Control(interrupted))
         session = api.open_session(loaded, spec, interrupted)
@@ -177,6 +127,25 @@ def _generate(options: argparse.Namespace) -> int:
             events.close()
             session.close()
         return EXIT_INTERRUPTED if interrupted() else 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    spec = run_spec(options)
+    from core import api
+
+    with _interruptible() as interrupted:
+        loaded = api.load_model(options.model, options.device, options.dtype, _Control(interrupted))
+        session = api.open_session(loaded, spec, interrupted)
+        _status(None)
+        try:
+            print(
+                json.dumps(_finite(plan_object(session.started.plan)))
+                if options.json
+                else as_text(session.started.plan)
+            )
+        finally:
+            session.close()
+    return 0
 
 
 def _print_json(events: Iterator[object], result: Callable[[], RunFinished]) -> None:

@@ -21,6 +21,7 @@ from core.contract.commands import (
     LoadModel,
     PauseRun,
     PreviewModel,
+    PreviewPlan,
     ResumeRun,
     SetParams,
     Shutdown,
@@ -37,6 +38,7 @@ from core.contract.events import (
     LoadProgress,
     ModelPreviewed,
     ModelReady,
+    Planned,
     StateChanged,
     Tokenized,
     Vitals,
@@ -163,6 +165,7 @@ class Worker:
         self.credit_s = 0.0
         self.meter = Meter()
         self.hooks = ExitStack()  # the running session's hooks
+        self.plan_wanted: PreviewPlan | None = None  # waits while tokens are produced
 
     def enter(self, state: WorkerState) -> None:
         """Report a change of state."""
@@ -184,6 +187,8 @@ class Worker:
             try:
                 if self._advancing:
                     self._advance()
+                elif self.plan_wanted is not None:
+                    self._plan()
                 elif self.desk:
                     self._derive_slice()
             except (KeyboardInterrupt, SystemExit):
@@ -208,7 +213,7 @@ class Worker:
     def _take_commands(self) -> list[Command]:
         """All that wait; sleeps only when there is nothing to do. Superseded drafts are dropped."""
         commands: list[Command] = []
-        if not self._advancing and not self.desk:
+        if not self._advancing and not self.desk and self.plan_wanted is None:
             commands.append(self.inbox.get())
         while True:
             try:
@@ -216,7 +221,7 @@ class Worker:
             except queue.Empty:
                 break
         latest: dict[type, Command] = {type(c): c for c in commands}
-        return [c for c in commands if not isinstance(c, Tokenize | PreviewModel) or c is latest[type(c)]]
+        return [c for c in commands if not isinstance(c, Tokenize | PreviewModel | PreviewPlan) or c is latest[type(c)]]
 
     def _guarded(self, command: Command) -> None:
         try:
@@ -250,6 +255,8 @@ class Worker:
                 self._tokenize(command)
             case PreviewModel():
                 self._preview(command)
+            case PreviewPlan():
+                self.plan_wanted = command
             case Ask():
                 self.desk.ask(command)
             case Withdraw():
@@ -359,6 +366,24 @@ class Worker:
         except BaseException as problem:
             answer = Tokenized(command.generation, None, error_report(problem))
         self.mailbox.put_latest("tokenized", answer)
+
+    def _plan(self) -> None:
+        """What a run would do, read off a session that is not run."""
+        from core.decode.session import Session
+
+        wanted, self.plan_wanted = self.plan_wanted, None
+        if wanted is None or self.loaded is None:
+            return
+        try:
+            assistant = self._assistant(wanted.spec.assistant)
+            session = Session(self.loaded, wanted.spec, before=self.session, assistant=assistant)
+            answer = Planned(wanted.generation, session.started.plan)
+            session.close()
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as problem:
+            answer = Planned(wanted.generation, None, error_report(problem))
+        self.mailbox.put_latest("plan", answer)
 
     # -- the run
 

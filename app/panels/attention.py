@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import time
-from html import escape
 from typing import cast
 
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from app.panels import tables
+from app.panels import attention_words as words
+from app.panels import looking_tables, tables
 from app.panels.accessible import Moment, describe_selection
+from app.panels.attention_heads import HeadSummaries
 from app.panels.attention_questions import (
     DECODING_INTERVAL_S,
     FOCUS_SLOT,
+    HEADS_SLOT,
     THUMBNAILS_SLOT,
+    WHOLE,
+    Span,
     focus_query,
+    heads_query,
     is_of,
+    snapped,
     thumbnail_query,
 )
+from app.panels.attention_range import RangeChoice
 from app.panels.panel import Dispatch, Panel
 from app.state import select
-from app.state.intents import AskView, SelectStep, SetFocus, WithdrawView
+from app.state.intents import AskView, JoinHeads, SelectStep, SetFocus, ToggleHead, WithdrawView
 from app.state.run import RunView
 from app.state.state import AppState, AttentionFocus, Head
 from app.state.texts import tr
 from app.theme import fonts
 from app.theme.colormaps import sequential
-from app.widgets import numbers, step_text
 from app.widgets.choice import Choice
 from app.widgets.focus_ring import FocusRing
 from app.widgets.heat_matrix import LOG_FLOOR, SCALES, HeatMatrix, Scale
@@ -36,7 +42,7 @@ from app.widgets.heatmap import Heatmap
 from app.widgets.legend import MapLegend
 from app.widgets.thumbnails import LEFT_PX, SCROLL_PX, Thumbnails, wanted_width
 from app.widgets.twin import Twin, TwinStack
-from core.contract import AttentionAnswer, ThumbnailAnswer, WorkerState
+from core.contract import AttentionAnswer, HeadsAnswer, ThumbnailAnswer, WorkerState
 
 SCALE_TEXT: dict[Scale, str] = {"sqrt": "√", "linear": "linear", "log": "log"}
 THUMBNAIL_SHARE = 0.48  # of the width at most
@@ -59,9 +65,13 @@ class AttentionPanel(Panel):
         self.heatmap.setAccessibleName(self.tr("Attention of the chosen layer and head, queries down, keys across"))
         self.heatmap.tooltip = self._tooltip
         self.heatmap.clicked.connect(self._row_clicked)
+        self.heatmap.ranged.connect(self._set_span)
         self.thumbnails = Thumbnails()
         self.thumbnails.setAccessibleName(self.tr("Attention of every head, layers down, heads across"))
         self.thumbnails.clicked.connect(lambda layer, head: dispatch(SetFocus(layer, head)))
+        self.thumbnails.toggled.connect(lambda layer, head: dispatch(ToggleHead(layer, head)))
+        self.summaries = HeadSummaries()
+        self.thumbnails.tooltip = self.summaries.tooltip
         self.thumbnails.visible_changed.connect(self._thumbnails_scrolled)
         self.layer = Choice(
             self.tr("layer"), self.tr("Layer of the heatmap"), lambda key: self._focus(layer=int(key)), self
@@ -72,6 +82,7 @@ class AttentionPanel(Panel):
         tip = self.tr("How weights become colours")
         self.scale = Choice("", tip, lambda key: self._set_scale(cast(Scale, key)), self)
         self.scale.set_options([(scale, tr(SCALE_TEXT[scale])) for scale in SCALES])
+        self.range = RangeChoice(self._set_span, self)
         self.legend = MapLegend(64)
         self.caption = QLabel()
         self.caption.setTextFormat(Qt.TextFormat.PlainText)
@@ -83,13 +94,14 @@ class AttentionPanel(Panel):
         self.recompute.hide()
         self._build()
         self._state: AppState | None = None
-        self._key: tuple[tuple[int, int], AttentionFocus] | None = None
+        self._span: Span = WHOLE
+        self._key: tuple[tuple[int, int], AttentionFocus, Span] | None = None
         self._labels: list[str] = []
         self._labelled_run: tuple[int, int] | None = None
         self._scale: Scale = "sqrt"
         self._theme = ""
         self._described: Moment = None
-        self._generations = {FOCUS_SLOT: 0, THUMBNAILS_SLOT: 0}  # answers that were taken in
+        self._generations = {FOCUS_SLOT: 0, THUMBNAILS_SLOT: 0, HEADS_SLOT: 0}  # answers that were taken in
         self._blocked: tuple[object, ...] | None = None  # what was asked when core had to decline
         self._recompute = False
         self._asked: set[str] = set()  # slots with a question since the panel was hidden last
@@ -112,6 +124,7 @@ class AttentionPanel(Panel):
         self.twins.turned.connect(self._turned)
         foot = QHBoxLayout()
         foot.addWidget(self.legend)
+        foot.addWidget(self.range)
         foot.addStretch(1)
         foot.addWidget(self.caption)
         box = QVBoxLayout(self)
@@ -142,12 +155,11 @@ class AttentionPanel(Panel):
         run = state.run
         status = select.view_status(state, "attention")
         available = status is None or status.available
-        for widget in (self.thumbnails, self.legend, self.caption):
+        for widget in (self.thumbnails, self.legend, self.caption, self.range):
             widget.setVisible(available)
         if run is None or not available:
             self._reset(None)
-            self._seen.clear()
-            self.thumbnails.clear()
+            self._forget_heads()
             self._say(status.reason if status and not status.available else "", run, state)
             self._show_table(None)
             self._described = describe_selection(self, (self.heatmap, self.thumbnails), state, self._described)
@@ -155,6 +167,7 @@ class AttentionPanel(Panel):
         self._follow_run(run, state)
         self._take_focus(run, state)
         self._take_thumbnails(run, state)
+        self.range.show_span(self._span, run.prompt_tokens, select.fed_positions(run))
         self._ask(run, state)
         index = select.step_index(state)
         position = None if index is None else select.query_position(run, index)
@@ -169,19 +182,12 @@ class AttentionPanel(Panel):
         index = select.step_index(self._state) if self._state else None
         if self._state is None or run is None or index is None or not self.matrix.rows:
             return self.tr("No attention yet.")
-        query = min(select.query_position(run, index), self.matrix.rows - 1)
-        weights = [(self.matrix.at(query, key), key) for key in range(0, query + 1, self.matrix.factor)]
-        most = sorted(weights, reverse=True)[:3]
-        with_ = self.tr("{0} at position {1} with {2}")
-        names = ", ".join(with_.format(step_text.spoken(self._labels[k]), k, numbers.percent(w)) for w, k in most)
-        focus = self._state.focus
-        return self.tr("Layer {0}, head {1}: {2} at position {3} attends most to {4}.").format(
-            focus.layer, focus.head, step_text.spoken(self._labels[query]), query, names
-        )
+        position = select.query_position(run, index)
+        return words.sentence(self.matrix, self._span[0], self._labels, self._state.focus, position)
 
     # focus heatmap
 
-    def _reset(self, key: tuple[tuple[int, int], AttentionFocus] | None) -> None:
+    def _reset(self, key: tuple[tuple[int, int], AttentionFocus, Span] | None) -> None:
         if key == self._key and key is not None:
             return
         self._key = key
@@ -191,15 +197,22 @@ class AttentionPanel(Panel):
             self.matrix.clear()
             self.heatmap.show_rows(0)
 
+    def _forget_heads(self) -> None:
+        self._seen.clear()
+        self.summaries.clear()
+        self.thumbnails.clear()
+        self.thumbnails.set_kinds({})
+
     def _follow_run(self, run: RunView, state: AppState) -> None:
         if run.key != self._labelled_run:
             self._labelled_run, self._labels = run.key, list(run.prompt.pieces)
             self.heatmap.set_labels(self._labels)
-            self._seen.clear()
-            self.thumbnails.clear()
+            self._forget_heads()
+            self._span = WHOLE
             self._generations = dict.fromkeys(self._generations, 0)
         self._labels.extend(s.piece for s in run.steps(len(self._labels) - len(run.prompt.pieces)))
-        self._reset((run.key, state.focus))
+        self._reset((run.key, state.focus, self._span))
+        self.heatmap.set_origin(self._span[0])
         self._say("", run, state)
 
     def _take_focus(self, run: RunView, state: AppState) -> None:
@@ -216,13 +229,21 @@ class AttentionPanel(Panel):
                 self.heatmap.show_rows(0)
                 self.recompute.setVisible(got.can_recompute)
             return
-        answer = got.answer
-        if isinstance(answer, AttentionAnswer) and is_of(answer.query, run.run_id, state.focus):
-            first = answer.rows[0]
-            if first <= self.matrix.rows and answer.rows[1] > self.matrix.rows:
-                changed = self.matrix.append(first, answer.weights[0])
-                self.recompute.hide()
-                self.heatmap.show_rows(changed)
+        if isinstance(got.answer, AttentionAnswer) and is_of(got.answer.query, run.run_id, state.focus):
+            self._take_rows(got.answer)
+
+    def _take_rows(self, answer: AttentionAnswer) -> None:
+        """Rows that continue the map, or a whole map that came pooled; others belong to another range."""
+        origin, (first, stop), factor = self._span[0], answer.rows, answer.cell[0]
+        if answer.cell == (1, 1) and origin <= first <= origin + self.matrix.rows < stop:
+            changed = self.matrix.append(first - origin, answer.weights[0][:, origin:])
+        elif answer.cell == (factor, factor) and factor > 1 and first == origin and not self.matrix.rows:
+            self.matrix.set_cells(answer.weights[0][:, origin // factor :], stop - origin, factor)
+            changed = 0
+        else:
+            return
+        self.recompute.hide()
+        self.heatmap.show_rows(changed)
 
     def _block_key(self, run: RunView) -> tuple[object, ...]:
         return (self._key, run.finish is not None, self._recompute)
@@ -237,21 +258,17 @@ class AttentionPanel(Panel):
         """What the heatmap says while it is empty."""
         if self._blocked is not None:
             return
-        if reason:
-            self.heatmap.set_message(self.tr("Attention is not available for this model"), reason)
-        elif run is None:
-            self.heatmap.set_message(
-                self.tr("Where each token looks appears here"),
-                self.tr("Press Ctrl+Enter to run. Rows are queries, columns are the keys they attend to."),
-            )
-        elif state.worker == WorkerState.PREFILL:
-            self.heatmap.set_message(self.tr("Reading the prompt…"))
-        else:
-            self.heatmap.set_message(self.tr("Deriving…"))
+        self.heatmap.set_message(*words.empty(reason, run is not None, state.worker == WorkerState.PREFILL))
 
     # thumbnails
 
     def _take_thumbnails(self, run: RunView, state: AppState) -> None:
+        heads = select.answer(state, HEADS_SLOT)
+        if heads is not None and heads.generation > self._generations[HEADS_SLOT]:
+            self._generations[HEADS_SLOT] = heads.generation
+            if isinstance(heads.answer, HeadsAnswer) and heads.answer.query.run_id == run.run_id:
+                self.summaries.take(heads.answer)
+                self.thumbnails.set_kinds(self.summaries.letters())
         got = select.answer(state, THUMBNAILS_SLOT)
         if got is None or got.generation <= self._generations[THUMBNAILS_SLOT]:
             return
@@ -281,14 +298,18 @@ class AttentionPanel(Panel):
     def _show_table(self, position: int | None) -> None:
         which = self.twins.shown
         if which == HEADS:
-            maps = self.thumbnails.maps
-            self.twins.show_table(tables.heads_table(maps, self._generations[THUMBNAILS_SLOT]) if maps else None)
+            known = self.summaries
+            self.twins.show_table(looking_tables.heads_table(known.by_layer, known.version) if known.by_layer else None)
         elif which is not None:
-            query = None if position is None or not self.matrix.rows else min(position, self.matrix.rows - 1)
-            self.twins.show_table(None if query is None else tables.attention_table(self.matrix, self._labels, query))
+            table = None
+            if position is not None and self.matrix.rows:
+                query = max(0, min(position - self._span[0], self.matrix.rows - 1))
+                table = tables.attention_table(self.matrix, self._labels, query, self._span[0])
+            self.twins.show_table(table)
 
     def _head_chosen(self, row: int) -> None:
-        layers, heads = sorted(self.thumbnails.maps), len(next(iter(self.thumbnails.maps.values())))
+        layers = sorted(self.summaries.by_layer)
+        heads = self.summaries.by_layer[layers[0]][0].first.shape[1]
         self.dispatch(SetFocus(layers[row // heads], row % heads))
 
     # questions
@@ -301,7 +322,8 @@ class AttentionPanel(Panel):
         ours = asked is not None and is_of(asked.query, run.run_id, state.focus)
         if not (ours and select.is_waiting(state, FOCUS_SLOT)):
             fed = select.fed_positions(run)
-            query = focus_query(run, state.focus, self.matrix.rows, fed, recompute=self._recompute)
+            have = self.matrix.rows
+            query = focus_query(run, state.focus, have, fed, recompute=self._recompute, span=self._span)
             if query is not None:
                 self._put(AskView(FOCUS_SLOT, query))
         self._ask_thumbnails(run, state)
@@ -315,12 +337,24 @@ class AttentionPanel(Panel):
         decoding = state.worker in (WorkerState.DECODING, WorkerState.PREFILL)
         if decoding and not at_once and now - self._thumbnails_asked_s < DECODING_INTERVAL_S:
             return
-        every = self.twins.shown == HEADS
+        fed, every = select.fed_positions(run), self.twins.shown == HEADS
         visible = range(run.model.layers) if every else self.thumbnails.visible_layers()
-        query = thumbnail_query(run, visible, self._seen, select.fed_positions(run))
+        query = None if every else thumbnail_query(run, visible, self._seen, fed)
         if query is not None:
             self._thumbnails_asked_s = now
             self._put(AskView(THUMBNAILS_SLOT, query))
+        elif every or not decoding:
+            self._ask_summaries(run, state, visible, fed)
+
+    def _ask_summaries(self, run: RunView, state: AppState, visible: range, fed: int) -> None:
+        """What heads do: while tokens stream only for the table, else once the maps are there."""
+        got, asked = select.answer(state, HEADS_SLOT), state.asked.get(HEADS_SLOT)
+        query = heads_query(run, visible, self.summaries.seen, fed)
+        declined = got is not None and got.error is not None and asked is not None and asked.query == query
+        waits = HEADS_SLOT in self._just_asked or select.is_waiting(state, HEADS_SLOT)
+        if query is not None and not waits and not declined:
+            self._thumbnails_asked_s = time.monotonic()
+            self._put(AskView(HEADS_SLOT, query))
 
     def _put(self, question: AskView) -> None:
         self._asked.add(question.slot)
@@ -333,18 +367,33 @@ class AttentionPanel(Panel):
         info = state.run.model if state.run else state.model
         if info is not None:
             self.layer.set_options([(str(i), str(i)) for i in range(info.layers)])
-            joined = [("mean", self.tr("mean")), ("max", self.tr("max"))]
+            chosen = ", ".join(map(str, state.focus.chosen))
+            joined = [
+                (by, self.tr("{0} of {1}").format(name, chosen) if chosen else name) for by, name in self._joins()
+            ]
             self.head.set_options([*joined, *((str(i), str(i)) for i in range(info.heads))])
             if self.thumbnails.set_shape(info.layers, info.heads):
                 self._share_width()
             head = state.focus.head
-            self.thumbnails.set_focus(state.focus.layer, head if isinstance(head, int) else None)
+            self.thumbnails.set_focus(state.focus.layer, head if isinstance(head, int) else None, state.focus.chosen)
         self.layer.show_key(str(state.focus.layer))
         self.head.show_key(str(state.focus.head))
         self.scale.show_key(self._scale)
 
+    def _joins(self) -> tuple[tuple[str, str], ...]:
+        return (("mean", self.tr("mean")), ("max", self.tr("max")))
+
+    def _set_span(self, start: int, stop: int | None) -> None:
+        if self._state is not None and self._state.run is not None:
+            fed = select.fed_positions(self._state.run)
+            self._span = snapped(start, None if stop is None or stop >= fed > start + 1 else stop, fed)
+            self.render(self._state)
+
     def _focus(self, layer: int | None = None, head: Head | None = None) -> None:
         focus = self._state.focus if self._state else AttentionFocus()
+        if layer is None and focus.chosen and head in ("mean", "max"):
+            self.dispatch(JoinHeads(head))
+            return
         self.dispatch(SetFocus(focus.layer if layer is None else layer, focus.head if head is None else head))
 
     def _set_scale(self, scale: Scale) -> None:
@@ -370,18 +419,9 @@ class AttentionPanel(Panel):
         self.dispatch(SelectStep(index if index < run.count - 1 else None))
 
     def _tooltip(self, query: int, key: int) -> str:
-        if self._state is None or query >= len(self._labels):
+        if self._state is None:
             return ""
-        focus, factor = self._state.focus, self.matrix.factor
-        names = self.tr("{0} at {1} → {2} at {3}").format(
-            step_text.quoted(self._labels[query]), query, step_text.quoted(self._labels[key]), key
-        )
-        weight = self.tr("weight {0}, layer {1}, head {2}").format(
-            f"{self.matrix.at(query, key):.4f}", focus.layer, focus.head
-        )
-        pooled = self.tr("largest of {0} × {0} positions").format(factor)
-        lines = (names, weight, pooled) if factor > 1 else (names, weight)
-        return "<div style='white-space:pre'>" + "<br>".join(map(escape, lines)) + "</div>"
+        return words.cell_tooltip(self.matrix, self._span[0], self._labels, self._state.focus, (query, key))
 
     def _share_width(self) -> None:
         info = (self._state.run.model if self._state.run else self._state.model) if self._state else None

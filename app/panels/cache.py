@@ -172,8 +172,7 @@ class CachePanel(Panel):
         self.text.set_paragraphs(
             formula(run, report, terse), outlook(run.model, report, float(np.median(recent)), terse)
         )
-        kind = next((line.value for line in run.started.plan if line.name == "cache"), "")
-        self.kind.set_wordings(" · ".join(part for part in (kind, run.model.dtype) if part), run.model.dtype, "")
+        self.kind.set_wordings(" · ".join((run.plan.cache.kind, run.model.dtype)), run.model.dtype, "")
         used_text, allocated_text = numbers.byte_count(report.used_bytes), numbers.byte_count(report.allocated_bytes)
         both = self.tr("{0} used · {1} allocated").format(used_text, allocated_text)
         self.readout.set_wordings(both, f"{used_text} / {allocated_text}", used_text)

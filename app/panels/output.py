@@ -9,11 +9,12 @@ from PySide6.QtWidgets import QPushButton, QToolButton, QVBoxLayout, QWidget
 
 from app.panels import tables
 from app.panels.accessible import Moment, describe_selection
+from app.panels.output_attention import SOURCE_TEXT, SOURCES, Query, Source, levels_of, query_of, same_view
 from app.panels.panel import Dispatch, Panel
 from app.state import select
 from app.state.intents import AskView, SelectStep, SetColour, WithdrawView
 from app.state.run import RunView
-from app.state.state import AppState, ColourBy, Head
+from app.state.state import AppState, ColourBy
 from app.state.texts import tr
 from app.theme.colormaps import indices, token_fills
 from app.widgets import step_text
@@ -24,7 +25,7 @@ from app.widgets.legend import MapLegend
 from app.widgets.readout import Readout, share_room
 from app.widgets.token_flow import TokenFlow
 from app.widgets.twin import Twin, TwinStack
-from core.contract import AttentionAnswer, AttentionQuery, WorkerState
+from core.contract import WorkerState
 
 ROW_SLOT = "attention.row"
 LEGEND_PX, NARROW_LEGEND_PX = 72, 36
@@ -36,6 +37,8 @@ MEANING = {
     "rank": "Rank of the chosen token before the pipeline, 0 is the likeliest; logarithmic",
     "surprisal": "Surprisal of the chosen token, −log2 of its probability, in bits",
     "attention": "Attention from the shown token to every earlier one, square-root scale",
+    "column": "Attention that every later token pays to the shown one, square-root scale",
+    "rollout": "Attention rollout from the shown token through all layers, square-root scale",
 }
 ENDED = {
     "stop": "ended at a stop token or text",
@@ -45,11 +48,6 @@ ENDED = {
     "cancelled": "stopped",
     "breakpoint": "stopped at a breakpoint",
 }
-
-
-def heads_of(head: Head) -> tuple[tuple[int, ...] | None, str | None]:
-    """A choice of head as `AttentionQuery` takes it: (heads, reduce)."""
-    return ((head,), None) if isinstance(head, int) else (None, head)
 
 
 class OutputPanel(Panel):
@@ -74,7 +72,7 @@ class OutputPanel(Panel):
         self.twins.turned.connect(self._refresh)
         box.addWidget(self.twins)
         self.colour = Choice(self.tr("colour"), self.tr("Quantity that colours the tokens"), self._choose_colour, self)
-        self.colour.set_options([(q, tr(q)) for q in (*QUANTITIES, "attention")])
+        self.colour.set_options([(q, tr(q)) for q in QUANTITIES] + [(s, tr(SOURCE_TEXT[s])) for s in SOURCES])
         self.legend = MapLegend(LEGEND_PX, self)
         self.progress = Readout(numbers=False, parent=self)
         self.overlay = QToolButton(self)
@@ -92,7 +90,8 @@ class OutputPanel(Panel):
         self._state: AppState | None = None
         self._key: object = None  # of the sequence shown
         self._count = 0
-        self._by_attention = self._asked = False
+        self._source: Source | None = None  # the attention that colours the tokens
+        self._asked = False
         self._coloured: tuple[object, ...] = ()
         self._theme = ""
         self._described: Moment = None
@@ -161,27 +160,27 @@ class OutputPanel(Panel):
         if run.key != self._key:
             self._key, self._count, self._coloured = run.key, 0, ()
             self.flow.set_prompt(run.prompt.pieces)
-        mode = ("attention",) if self._by_attention else (state.colour_by,)
+        mode = (self._source,) if self._source else (state.colour_by,)
         if run.count > self._count:
             steps = run.steps(self._count)
             levels = np.full(len(steps), NO_FILL, np.int16)
-            if not self._by_attention:
+            if not self._source:
                 levels = indices(select.colour_values(run, state.colour_by, self._count)).astype(np.int16)
             self.flow.append([step_text.shown_text(s) for s in steps], levels, [s.text for s in steps])
             self._count = run.count
-        if not self._by_attention and mode != self._coloured:
+        if not self._source and mode != self._coloured:
             fills = indices(select.colour_values(run, state.colour_by)).astype(np.int16)
             self.flow.set_levels(np.concatenate([np.full(run.prompt_tokens, NO_FILL, np.int16), fills]))
             self._coloured = mode
 
     def _show_legend(self, state: AppState) -> None:
-        quantity = "attention" if self._by_attention else state.colour_by
+        quantity = self._source or state.colour_by
         key = (quantity, state.theme)
         if self._legend_key == key:
             return
         self._legend_key = key
         self.colour.show_key(quantity)
-        low, high = ("0", "1 √") if self._by_attention else select.colour_ends(state.colour_by)
+        low, high = ("0", "1 √") if self._source else select.colour_ends(state.colour_by)
         palette = select.palette(state)
         self.legend.show_map(token_fills(palette), low, high, palette, tr(MEANING[quantity]))
         self._share_room()
@@ -192,18 +191,10 @@ class OutputPanel(Panel):
         status = select.view_status(state, "attention")
         if status is not None and not status.available:
             return False
-        return self._by_attention or (self.overlay.isChecked() and state.selected is not None)
+        return self._source is not None or (self.overlay.isChecked() and state.selected is not None)
 
-    def _row_query(self, run: RunView, state: AppState) -> AttentionQuery | None:
-        index = select.step_index(state)
-        if index is None or not self._wants_row(state):
-            return None
-        heads, reduce = heads_of(state.focus.head)
-        position = select.query_position(run, index)
-        rows, place = (position, position + 1), run.place
-        return AttentionQuery(
-            run.run_id, state.focus.layer, heads, reduce, rows, row=place.row, beam=place.beam, index=place.index
-        )
+    def _row_query(self, run: RunView, state: AppState) -> Query | None:
+        return query_of(run, state, self._source or "attention") if self._wants_row(state) else None
 
     def _ask_row(self, run: RunView, state: AppState) -> None:
         query = self._row_query(run, state)
@@ -212,7 +203,7 @@ class OutputPanel(Panel):
         asked = state.asked.get(ROW_SLOT)
         if asked is not None and asked.query == query:
             return
-        follows = state.selected is None and asked is not None and _same_view(asked.query, query)
+        follows = state.selected is None and asked is not None and same_view(asked.query, query)
         if follows and select.is_waiting(state, ROW_SLOT):
             return  # one question at a time: the worker's answers set the pace
         self._asked = True
@@ -223,18 +214,17 @@ class OutputPanel(Panel):
         wanted = self._row_query(run, state)
         got = select.answer(state, ROW_SLOT)
         answer = got.answer if got else None
-        row: NDArray[np.float32] | None = None
-        if wanted is not None and isinstance(answer, AttentionAnswer):
-            follows = state.selected is None and _same_view(answer.query, wanted)
+        levels: NDArray[np.int16] | None = None
+        if wanted is not None and answer is not None:
+            follows = state.selected is None and same_view(answer.query, wanted)
             if answer.query == wanted or follows:
-                row = answer.weights[0, -1]
-        levels = None if row is None else (np.sqrt(np.clip(row, 0.0, 1.0)) * 255.0).astype(np.int16)
-        self.flow.set_underlines(None if self._by_attention else levels)
-        if self._by_attention:
+                levels = levels_of(answer)
+        self.flow.set_underlines(None if self._source else levels)
+        if self._source:
             self._fill_by_attention(levels, got.generation if got and levels is not None else None)
 
     def _fill_by_attention(self, levels: NDArray[np.int16] | None, generation: int | None) -> None:
-        mode = ("attention", generation)
+        mode = (self._source, generation)
         if mode == self._coloured:
             return
         self._coloured = mode
@@ -250,7 +240,7 @@ class OutputPanel(Panel):
             self.render(self._state)
 
     def _choose_colour(self, key: str) -> None:
-        self._by_attention = key == "attention"
+        self._source = next((source for source in SOURCES if source == key), None)
         self._coloured = ()
         if key in QUANTITIES:
             self.dispatch(SetColour(QUANTITIES[QUANTITIES.index(key)]))
@@ -298,13 +288,6 @@ class OutputPanel(Panel):
         if token < run.prompt_tokens:
             return step_text.prompt_tooltip(run, token)
         return step_text.token_tooltip(run, token - run.prompt_tokens)
-
-
-def _same_view(one: object, other: AttentionQuery) -> bool:
-    """Whether a question looks through the same layer and heads of the same run."""
-    return isinstance(one, AttentionQuery) and (one.run_id, one.layer, one.heads, one.reduce) == (
-        other.run_id, other.layer, other.heads, other.reduce
-    )  # fmt: skip
 
 
 def _progress(state: AppState) -> tuple[str, ...]:

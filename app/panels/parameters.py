@@ -24,27 +24,33 @@ from app.drops import take
 from app.files import write_text
 from app.panels.panel import Dispatch, Panel
 from app.preset_files import LONGEST_NAME
-from app.state import plan, presets, select
+from app.state import modes, plan, presets, select
 from app.state.intents import (
     Announce,
     ApplyPreset,
+    ChooseMode,
     RemovePreset,
     ResetParameter,
     ResetParameters,
     SavePreset,
+    SetGrammar,
+    SetModeText,
     SetParameter,
     SetSeed,
+    ShowMore,
 )
 from app.state.state import AppState, Preset
 from app.theme import fonts
+from app.widgets.constraint_row import ConstraintRow
 from app.widgets.late_menu import LateMenu
+from app.widgets.mode_row import ModeRow
 from app.widgets.modified_dot import ModifiedDot
 from app.widgets.parameter_row import DOT, FIELD, FIELD_PX, GAP, NAME, SLIDER, ParameterRow, explanation
 from app.widgets.plan_table import PlanTable
 from app.widgets.scroll_column import ScrollColumn
 from app.widgets.segmented import Segmented
 from app.widgets.value_field import ValueField
-from core.contract import PARAMETERS, ParameterError, validate
+from core.contract import PARAMETERS, GenerationPlan, Grammar, ParameterError, plan_summary, validate
 
 SEED_BITS = 16  # a thrown seed stays short enough to be read aloud
 
@@ -60,6 +66,7 @@ class ParametersPanel(Panel):
         self.title = self.tr("Parameters")
         self._shown: tuple[object, ...] = ()
         self._state: AppState | None = None
+        self._planned: GenerationPlan | None = None
         self._presets: tuple[Preset, ...] = ()
         self.reset_all = QPushButton()
         self.reset_all.setProperty("link", True)
@@ -78,20 +85,33 @@ class ParametersPanel(Panel):
         self._grid.setVerticalSpacing(1)
         self._grid.setColumnStretch(SLIDER, 1)
         self._grid.setColumnMinimumWidth(GAP, 8)
+        self._host = host
+        self.mode_row = ModeRow(self._mode_picked, self._mode_text)
+        scroll.column.addWidget(self.mode_row)
         self._add_mode()
-        self.rows = {
-            name: ParameterRow(PARAMETERS[name], host, self._grid, row, self._change, self._reset)
-            for row, name in enumerate(plan.shown_parameters(), start=1)
-        }
-        self._add_seed(len(self.rows) + 1)
+        self._places = {name: place for place, name in enumerate(plan.parameter_rows(), start=1)}
+        self.rows: dict[str, ParameterRow] = {}  # made when they are first seen
+        self._seen: frozenset[str] = frozenset()
+        last = len(self._places) + 1
+        self._add_more(last)
+        self._add_seed(last + 1)
         self.presets = LateMenu(
             self.tr("Presets"),
             self.tr("Sets of parameters as GenerationConfig JSON; drop a file to import it"),
             self._fill,
         )
-        self._grid.addWidget(self.presets, len(self.rows) + 2, NAME, 1, 2, Qt.AlignmentFlag.AlignLeft)
+        self._grid.addWidget(self.presets, last + 2, NAME, 1, 2, Qt.AlignmentFlag.AlignLeft)
         scroll.column.addWidget(host)
+        self.constraint = ConstraintRow(self._constrain)
+        scroll.column.addWidget(self.constraint)
         scroll.column.addWidget(self._plan_title())
+        self.plan_problem = QLabel()
+        self.plan_problem.setTextFormat(Qt.TextFormat.PlainText)
+        self.plan_problem.setWordWrap(True)
+        self.plan_problem.setProperty("error", True)
+        self.plan_problem.setContentsMargins(12, 0, 8, 0)
+        self.plan_problem.hide()
+        scroll.column.addWidget(self.plan_problem)
         self.plan = PlanTable()
         scroll.column.addWidget(self.plan)
         scroll.column.addStretch(1)
@@ -150,6 +170,23 @@ class ParametersPanel(Panel):
         self._grid.addWidget(self.mode_name, 0, NAME)
         self._grid.addWidget(self.mode, 0, SLIDER, 1, 3)
 
+    def _add_more(self, row: int) -> None:
+        self.more = QPushButton()
+        self.more.setProperty("link", True)
+        self.more.setToolTip(self.tr("Show the rarely used parameters, too, or fold them away"))
+        self.more.clicked.connect(self._toggle_more)
+        self._grid.addWidget(self.more, row, NAME, 1, 4, Qt.AlignmentFlag.AlignLeft)
+
+    @Slot()
+    def _toggle_more(self) -> None:
+        self.dispatch(ShowMore(self._state is not None and not self._state.more))
+
+    def _mode_picked(self, key: str) -> None:
+        self.dispatch(ChooseMode(key))
+
+    def _mode_text(self, field: str, text: str) -> None:
+        self.dispatch(SetModeText(field, text))
+
     def _add_seed(self, row: int) -> None:
         tip = self.tr("The same seed, prompt and parameters give the same text. Takes effect with the next run.")
         name = QLabel("seed")
@@ -187,15 +224,21 @@ class ParametersPanel(Panel):
 
     def render(self, state: AppState) -> None:  # type: ignore[override]
         """Rows, mode and seed when one of them changed; the plan compares for itself."""
-        self.plan.show_plan(plan.plan(state))
+        self._show_plan(state)
+        self.constraint.show_grammar(state.grammar)
         self._state, self._presets = state, state.presets
-        relevant = (state.model, state.overrides, state.pending, state.seed)
+        relevant = (state.model, state.overrides, state.pending, state.seed, state.mode_texts, state.more)
         if len(relevant) == len(self._shown) and all(a is b for a, b in zip(relevant, self._shown, strict=True)):
             return
         self._shown = relevant
         self._seed = state.seed
         params, defaults = select.params(state), select.defaults(state)
-        for name, row in self.rows.items():
+        mode = modes.current(state)
+        self.mode_row.show_mode(mode, state.mode_texts, plan.draft_models(state))
+        self._show_rows(plan.shown_rows(state))
+        self.more.setText(self.tr("Fewer parameters") if state.more else self.tr("All parameters"))
+        for name in self._seen:
+            row = self.rows[name]
             row.show_value(
                 getattr(params, name),
                 changed=name in state.overrides,
@@ -207,8 +250,27 @@ class ParametersPanel(Panel):
         self.seed.show_text(str(state.seed))
         self._show_header(state, params.mode)
 
+    def _show_rows(self, wanted: frozenset[str]) -> None:
+        if wanted == self._seen:
+            return
+        for name in sorted(wanted - self.rows.keys(), key=self._places.__getitem__):
+            parameter, place = PARAMETERS[name], self._places[name]
+            self.rows[name] = ParameterRow(parameter, self._host, self._grid, place, self._change, self._reset)
+        for name, row in self.rows.items():
+            row.set_visible(name in wanted)
+        self._seen = wanted
+
+    def _show_plan(self, state: AppState) -> None:
+        found, problem = plan.plan(state), plan.problem(state)
+        if found is not self._planned:
+            self._planned = found
+            self.plan.show_plan(() if found is None else plan_summary(found))
+        if problem != self.plan_problem.text():
+            self.plan_problem.setText(problem)
+            self.plan_problem.setVisible(bool(problem))
+
     def _show_mode(self, state: AppState, mode: str) -> None:
-        self.mode.show_choice(1 if mode == "sample" else 0)
+        self.mode.show_choice(int(select.params(state).samples))
         changed = "do_sample" in state.overrides
         self.mode_dot.show_state(changed, "do_sample" in state.pending)
         tip = explanation(PARAMETERS["do_sample"], plan.default_source(state.model, "do_sample", True))
@@ -216,11 +278,16 @@ class ParametersPanel(Panel):
         self.mode_name.setToolTip(tip)
 
     def _show_header(self, state: AppState, mode: str) -> None:
-        self.subtitle = self.tr("sampling") if mode == "sample" else self.tr("greedy")
+        self.subtitle = {"sample": self.tr("sampling"), "greedy_search": self.tr("greedy")}.get(
+            mode, mode.replace("_", " ")
+        )
         count = len(state.overrides)
         self.reset_all.setVisible(count > 0)
         self.reset_all.setText(self.tr("{0} changed · reset").format(count))
         self.header_right = self.tr("pending") if state.pending else ""
+
+    def _constrain(self, grammar: Grammar | None) -> None:
+        self.dispatch(SetGrammar(grammar))
 
     def _change(self, name: str, value: object, gesture: int | None) -> None:
         try:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from PySide6.QtCore import QEvent, Qt, QTimer, Slot
-from PySide6.QtWidgets import QMenu, QStackedWidget, QTabBar, QVBoxLayout, QWidget
+from PySide6.QtCore import Qt, QTimer, Slot
+from PySide6.QtWidgets import QMenu, QStackedWidget, QVBoxLayout, QWidget
 
 from app.panels.panel import Dispatch, Panel
 from app.state import batch
 from app.state.intents import EditBatch, EditMessage, EditText, SelectTab, TokenizeDraft
 from app.state.state import AppState, Draft, Tab
-from app.widgets.arrow_keys import claims_arrows
+from app.widgets.arrow_tabs import ArrowTabs
 from app.widgets.chat_editor import ChatEditor
 from app.widgets.late_menu import LateMenu
 from app.widgets.text_edit import TextEdit
@@ -22,11 +22,6 @@ REST_MS = 120  # typing rests this long before the draft is tokenised
 LONGEST_ENTRY = 60  # characters of a prompt in the menu
 TABS: tuple[Tab, ...] = ("text", "chat", "batch")
 TEXT_PX, CHAT_PX = 52, 184  # least height of the editors
-
-
-class _TabBar(QTabBar):
-    def event(self, event: QEvent) -> bool:
-        return claims_arrows(event) or super().event(event)
 
 
 class PromptPanel(Panel):
@@ -40,15 +35,9 @@ class PromptPanel(Panel):
         self._draft: Draft | None = None
         self._model: object = None
         self._asked = -1
-        self.tabs = _TabBar()
-        self.tabs.setProperty("underline", True)
-        self.tabs.setDrawBase(False)
-        self.tabs.setExpanding(False)
-        self.tabs.setAccessibleName(self.tr("Kind of prompt"))
-        self.tabs.setAccessibleDescription(self.tr("A text to continue, a chat, or several texts at once"))
-        self.tabs.addTab(self.tr("Text"))
-        self.tabs.addTab(self.tr("Chat"))
-        self.tabs.addTab(self.tr("Batch"))
+        names = (self.tr("Text"), self.tr("Chat"), self.tr("Batch"))
+        what = self.tr("A text to continue, a chat, or several texts at once")
+        self.tabs = ArrowTabs(names, self.tr("Kind of prompt"), what)
         self.text = TextEdit()
         self.text.setAccessibleName(self.tr("Prompt text"))
         self.text.setAccessibleDescription(self.tr("The beginning of a text; Ctrl+Enter continues it"))

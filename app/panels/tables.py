@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
 
 from app.state import select
 from app.state.run import RunView
 from app.state.texts import tr
-from app.widgets import numbers
+from app.widgets import numbers, parameter_text
 from app.widgets.candidate_rows import CandidateRow, Segment
 from app.widgets.heat_matrix import HeatMatrix
 from app.widgets.row_list import RowLine
 from app.widgets.series_plot import Flag, Series
 from app.widgets.table_data import Column, Table
 from app.widgets.visible_text import one_line
-from core.contract import CacheReport, StepSnapshot
+from core.contract import BeamDetail, CacheReport, Hypothesis, StageReport, StepSnapshot, WaterfallAnswer
 
 LONGEST = 40  # characters of a token in a cell
 
@@ -79,6 +76,63 @@ def rows_table(run: RunView, lines: Sequence[RowLine]) -> Table:
     )
 
 
+def beams_table(run: RunView) -> Table:
+    """Every beam after every step."""
+    steps = [step for at in run.sequences.lanes[run.row] for _, step in sorted(at.items())]
+    details = [step.detail for step in steps]
+    scores = [d.score if isinstance(d, BeamDetail) else math.nan for d in details]
+    parents = [d.parent + 1 if isinstance(d, BeamDetail) else 0 for d in details]
+    return Table(
+        (
+            Column(tr("step"), [step.id.index for step in steps]),
+            Column(tr("beam"), [step.id.beam + 1 for step in steps]),
+            Column(tr("token"), steps, _piece, numeric=False),
+            Column(tr("continues"), parents),
+            Column(tr("probability"), [math.exp(step.logprob) for step in steps], numbers.probability),
+            Column(tr("score"), scores, significant),
+        ),
+        len(steps),
+        (run.run_id, run.row),
+    )
+
+
+def hypotheses_table(run: RunView, ended: Sequence[Hypothesis]) -> Table:
+    """The complete hypotheses, best first."""
+    return Table(
+        (
+            Column(tr("score"), [one.score for one in ended], lambda score: f"{score:.3f}"),
+            Column(tr("tokens"), [len(one.token_ids) for one in ended], _count),
+            Column(tr("step"), [one.index for one in ended]),
+            Column(tr("text"), ended, lambda one: token(one.text[-LONGEST:]), numeric=False),
+            Column(tr("kept"), ended, lambda one: tr("yes") if one.kept else tr("no"), numeric=False),
+        ),
+        len(ended),
+        (run.run_id, run.row, len(ended)),
+    )
+
+
+def waterfall_table(answer: WaterfallAnswer) -> Table:
+    """The stages: parameters, tokens killed and left, mass kept, entropy before and after."""
+    stages = answer.stages
+
+    def values(stage: StageReport) -> str:
+        return ", ".join(parameter_text.written(value) for value in stage.params.values())
+
+    return Table(
+        (
+            Column(tr("stage"), stages, lambda stage: stage.name, numeric=False),
+            Column(tr("value"), stages, values, numeric=False),
+            Column(tr("killed"), [stage.killed for stage in stages], _count),
+            Column(tr("left"), [stage.survivors for stage in stages], _count),
+            Column(tr("mass kept"), [stage.mass_kept for stage in stages], numbers.probability),
+            Column(tr("entropy before, bits"), [stage.entropy_before_bits for stage in stages], significant),
+            Column(tr("after"), [stage.entropy_after_bits for stage in stages], significant),
+        ),
+        len(stages),
+        (answer.query.run_id, answer.query.position, tuple(answer.query.changes.items())),
+    )
+
+
 def timeline_table(run: RunView, series: Sequence[Series], flags: Sequence[Flag], selected: int | None) -> Table:
     """Every step with the series of the plot, and what changed from it on."""
     changes = {flag.index: flag.text for flag in flags}
@@ -136,48 +190,21 @@ def growth_table(run: RunView, selected: int | None) -> Table:
     return Table(columns, run.count, run.key, selected)
 
 
-def attention_table(matrix: HeatMatrix, labels: Sequence[str], query: int) -> Table:
-    """The row of a query as the map has it: each key (or block of keys, where the map is pooled) and its weight."""
+def attention_table(matrix: HeatMatrix, labels: Sequence[str], query: int, origin: int = 0) -> Table:
+    """The row of a query as the map has it: each key (or block of keys, where the map is pooled) and its weight.
+
+    query: counted from `origin`, the position of the map's first row.
+    """
     factor = matrix.factor
     weights = matrix.values[query // factor, : query // factor + 1]
-    starts = range(0, query + 1, factor)
+    starts = range(origin, origin + query + 1, factor)
 
     def names(start: int) -> str:
-        return "".join(token(label) for label in labels[start : min(start + factor, query + 1)])[:LONGEST]
+        return "".join(token(label) for label in labels[start : min(start + factor, origin + query + 1)])[:LONGEST]
 
     columns = (
         Column(tr("position") if factor == 1 else tr("from position"), starts),
         Column(tr("key"), starts, names, numeric=False),
         Column(tr("weight") if factor == 1 else tr("largest weight"), weights, _weight),
     )
-    return Table(columns, len(starts), (id(matrix), query, matrix.rows))
-
-
-def heads_table(maps: Mapping[int, NDArray[np.float32]], generation: int) -> Table:
-    """Every head of the small maps that are there: where its map is bright. Values are those of the maps' cells."""
-    parts = [_of_layer(maps[layer]) for layer in sorted(maps)]
-    heads = [len(part) for part in parts]
-    values = np.concatenate(parts) if parts else np.empty((0, 3), np.float32)
-    columns = (
-        Column(tr("layer"), np.repeat(sorted(maps), heads).astype(np.int64), _count),
-        Column(tr("head"), np.concatenate([np.arange(n) for n in heads]) if heads else np.empty(0, np.int64), _count),
-        Column(tr("first keys, mean"), values[:, 0], _weight),
-        Column(tr("near keys, mean"), values[:, 1], _weight),
-        Column(tr("elsewhere, largest"), values[:, 2], _weight),
-    )
-    return Table(columns, len(values), generation)
-
-
-def _of_layer(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(H, 3): mean of the first column, mean of the diagonal, largest cell of the rest; NaN where there is none."""
-    side = int(np.isfinite(np.diagonal(maps[0])).sum())
-    cells = maps[:, :side, :side]
-    diagonal = np.diagonal(cells, axis1=1, axis2=2)
-    rest = np.tril(np.ones((side, side), bool), -1)
-    rest[:, :1] = False
-    out = np.full((len(maps), 3), np.nan, np.float32)
-    if side:
-        out[:, 0], out[:, 1] = cells[:, :, 0].mean(axis=1), diagonal.mean(axis=1)
-    if rest.any():
-        out[:, 2] = cells[:, rest].max(axis=1)
-    return out
+    return Table(columns, len(starts), (id(matrix), query, matrix.rows, origin))

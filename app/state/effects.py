@@ -12,6 +12,7 @@ from core.contract import (
     LoadModel,
     PauseRun,
     PreviewModel,
+    PreviewPlan,
     ResumeRun,
     SetParams,
     StartRun,
@@ -23,6 +24,13 @@ from core.contract import (
 
 def commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Command, ...]:
     """The commands to submit, in order."""
+    found = _commands(before, after, intent)
+    if after.plan_generation == before.plan_generation:
+        return found
+    return (*found, PreviewPlan(after.plan_generation, select.run_spec(after)))
+
+
+def _commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Command, ...]:
     match intent:
         case i.Run() | i.Step() | i.Regenerate() if (
             after.requested is not None and after.requested is not before.requested

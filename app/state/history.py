@@ -13,14 +13,17 @@ from app.state.state import AppState, Edit, History, Tab
 from app.state.texts import tr
 
 MOST_EDITS = 200
-STATE_FIELDS = ("overrides", "seed", "config")
+STATE_FIELDS = ("overrides", "seed", "config", "grammar", "mode_texts")
 DRAFT_FIELDS = ("text", "system", "turns", "message", "batch")
 
 _EDITS = (
     i.SetParameter
     | i.ResetParameter
     | i.ResetParameters
+    | i.ChooseMode
+    | i.SetModeText
     | i.SetSeed
+    | i.SetGrammar
     | i.ApplyPreset
     | i.ImportPreset
     | i.EditText
@@ -84,7 +87,7 @@ def _exchange(state: AppState, edit: Edit) -> tuple[AppState, Edit | None]:
 
 
 def _with(state: AppState, values: Mapping[str, Any]) -> AppState:
-    plain = {n: values[n] for n in ("seed", "config") if n in values}
+    plain = {n: values[n] for n in ("seed", "config", "grammar", "mode_texts") if n in values}
     state = replace(state, **plain)
     if "overrides" in values:
         state = params.with_overrides(state, values["overrides"])
@@ -116,6 +119,10 @@ def _key(intent: i.Intent) -> object:
             return name, gesture
         case i.EditText() | i.EditBatch() | i.EditSystem() | i.EditMessage():
             return type(intent).__name__
+        case i.SetGrammar(grammar) if grammar is not None and grammar.text:
+            return "grammar", grammar.kind
+        case i.SetModeText(name):
+            return "mode text", name
         case i.EditTurn(index, text) if text.strip():
             return "turn", index
         case _:
@@ -128,6 +135,10 @@ def _label(intent: i.Intent) -> str:
             return name
         case i.SetSeed():
             return "seed"
+        case i.ChooseMode() | i.SetModeText():
+            return tr("mode")
+        case i.SetGrammar():
+            return tr("constraint")
         case i.ResetParameters():
             return tr("reset of all parameters")
         case i.ApplyPreset() | i.ImportPreset():

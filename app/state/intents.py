@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Preset, Tab
 from app.theme.palette import ThemeName
-from core.contract import ViewQuery
+from core.contract import Grammar, ViewQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +55,39 @@ class ResetParameters:
 
 
 @dataclass(frozen=True, slots=True)
+class ChooseMode:
+    """Decode in this mode of `app.state.modes`."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetModeText:
+    """A field of `ModeTexts`: what the mode needs besides parameters."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShowMore:
+    """Show the rarely used parameters, or fold them away."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SetSeed:
     """The seed of the next run."""
 
     seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetGrammar:
+    """What the text of the next run must be; None: anything."""
+
+    grammar: Grammar | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +187,25 @@ class ShowBeam:
 
 @dataclass(frozen=True, slots=True)
 class SetFocus:
-    """The layer and head that the attention views look at."""
+    """The layer and head that the attention views look at; all heads of the layer, where they are joined."""
 
     layer: int
     head: Head
+
+
+@dataclass(frozen=True, slots=True)
+class ToggleHead:
+    """Take a head into the set of heads that are joined, or out of it. Another layer starts a new set."""
+
+    layer: int
+    head: int
+
+
+@dataclass(frozen=True, slots=True)
+class JoinHeads:
+    """How the chosen heads are joined."""
+
+    by: Literal["mean", "max"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +368,11 @@ Intent = (
     | SetParameter
     | ResetParameter
     | ResetParameters
+    | ChooseMode
+    | SetModeText
+    | ShowMore
     | SetSeed
+    | SetGrammar
     | SelectTab
     | EditText
     | EditBatch
@@ -339,6 +388,8 @@ Intent = (
     | ShowRow
     | ShowBeam
     | SetFocus
+    | ToggleHead
+    | JoinHeads
     | SetColour
     | ChooseModel
     | LookAt

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
-from app.state import notices, params, samples
+from app.state import notices, params, plan, samples
 from app.state.run import begin, with_end, with_step
 from app.state.shown import of_sequence
 from app.state.state import EMPTY, AppState, AttentionFocus, Draft
@@ -21,6 +21,7 @@ from core.contract import (
     ModelPreviewed,
     ModelReady,
     ParamsApplied,
+    Planned,
     PrefillProgress,
     Prompt,
     RunFinished,
@@ -63,6 +64,8 @@ def on_event(state: AppState, event: Event) -> AppState:
             return replace(state, vitals=event)
         case ModelPreviewed():
             return _previewed(state, event)
+        case Planned():
+            return plan.answered(state, event)
 
 
 def _previewed(state: AppState, event: ModelPreviewed) -> AppState:
@@ -173,6 +176,8 @@ def _model_ready(state: AppState, info: ModelInfo) -> AppState:
         recent_models=newest_first(info.spec.name, state.recent_models),
         draft=draft,
         focus=focus,
+        plan=None,
+        plan_error=None,
         run=None,
         selected=None,
         vitals=None,

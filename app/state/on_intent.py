@@ -7,11 +7,11 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from app.state import batch, history, notices, params, presets, select, shown
+from app.state import batch, history, modes, notices, params, presets, select, shown
 from app.state import intents as i
 from app.state.state import AppState, AttentionFocus, Draft, Loading, Pace, Preview, Question, RunRequest
 from app.state.texts import tr
-from core.contract import ChatMessage, RunSpec
+from core.contract import ChatMessage
 
 
 def on_intent(state: AppState, intent: i.Intent) -> AppState:
@@ -37,8 +37,16 @@ def on_intent(state: AppState, intent: i.Intent) -> AppState:
             return params.reset_parameter(state, name)
         case i.ResetParameters():
             return params.with_overrides(state, {})
+        case i.ChooseMode(key):
+            return modes.choose(state, key)
+        case i.SetModeText(name, text):
+            return modes.set_text(state, name, text)
+        case i.ShowMore(on):
+            return replace(state, more=on)
         case i.SetSeed(seed):
             return replace(state, seed=max(0, seed))
+        case i.SetGrammar(grammar):
+            return replace(state, grammar=grammar)
         case i.SelectStep(index):
             return _select(state, index)
         case i.MoveSelection(delta):
@@ -47,6 +55,10 @@ def on_intent(state: AppState, intent: i.Intent) -> AppState:
             return shown.show(state, intent)
         case i.SetFocus(layer, head):
             return replace(state, focus=AttentionFocus(layer, head))
+        case i.ToggleHead(layer, head):
+            return replace(state, focus=_toggled(state.focus, layer, head))
+        case i.JoinHeads(by):
+            return replace(state, focus=replace(state.focus, head=by))
         case i.SetColour(by):
             return replace(state, colour_by=by)
         case i.ChooseModel() | i.LookAt() | i.CancelLoading() | i.OfferModels():
@@ -105,15 +117,7 @@ def _request_run(state: AppState, max_steps: int | None) -> AppState:
         return notices.announce(state, "error", tr("The chat is empty; write a message first."))
     if state.draft.tab == "batch" and not batch.prompts(state.draft.batch):
         return notices.announce(state, "error", tr("The batch is empty; write a prompt on each line."))
-    spec = RunSpec(
-        prompts=select.prompts(state.draft),
-        params=dict(state.overrides),
-        host_defaults=_window_defaults(state),
-        seed=state.seed,
-        reroll=state.reroll,
-        reuse_prefix=state.draft.tab == "chat",
-        max_steps=max_steps,
-    )
+    spec = select.run_spec(state, max_steps)
     number = state.last_run_id + 1
     state = notices.without_errors(state)
     pace = replace(state.pace, paused=False)
@@ -131,12 +135,6 @@ def _regenerate(state: AppState, index: int) -> AppState:
     state = replace(state, draft=asked, reroll=state.reroll + 1)
     state = _request_run(state, max_steps=None)
     return replace(state, draft=shorter)
-
-
-def _window_defaults(state: AppState) -> dict[str, object]:
-    """Sampling, where the model itself would not."""
-    samples = state.model is not None and state.model.defaults.do_sample
-    return {} if samples else {"do_sample": True}
 
 
 def _pace(state: AppState, intent: i.TogglePause | i.Stop | i.SetSpeed | i.Waiting) -> AppState:
@@ -183,6 +181,16 @@ def _move(state: AppState, delta: int) -> AppState:
         return state
     target = index + delta
     return _select(state, None if target >= state.run.count - 1 and delta > 0 else target)
+
+
+def _toggled(focus: AttentionFocus, layer: int, head: int) -> AttentionFocus:
+    """The focus with a head more or less; a set of one is that head alone."""
+    alone = (focus.head,) if isinstance(focus.head, int) else focus.chosen
+    before = alone if focus.layer == layer else ()
+    chosen = tuple(h for h in before if h != head) if head in before else tuple(sorted((*before, head)))
+    if len(chosen) == 1:
+        return AttentionFocus(layer, chosen[0])
+    return AttentionFocus(layer, "max" if focus.head == "max" else "mean", chosen)
 
 
 def _model(state: AppState, intent: i.ChooseModel | i.LookAt | i.CancelLoading | i.OfferModels) -> AppState:

@@ -11,7 +11,7 @@ from app.state import select
 from app.state.notices import announce
 from app.state.state import AppState
 from app.state.texts import tr
-from core.contract import PARAMETERS, GenerationParams, ParameterError, validate
+from core.contract import PARAMETERS, GenerationParams, ParameterError, inactive_reason, validate
 
 
 def differences(before: GenerationParams, after: GenerationParams) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def set_parameter(state: AppState, name: str, value: object) -> AppState:
     text = None
     if name == "do_sample" and clean[name] and select.params(state).temperature == 0:
         overrides.pop("temperature", None)
-    elif PARAMETERS[name].needs_sampling and name != "temperature":
+    elif PARAMETERS[name].needs_sampling and name != "temperature" and _needs_a_draw(state, name):
         if not select.params(state).do_sample:
             overrides["do_sample"] = True
             text = tr("Switched to sampling, because {0} has no effect in greedy mode.").format(name)
@@ -40,6 +40,12 @@ def set_parameter(state: AppState, name: str, value: object) -> AppState:
         text = tr("Switched to sampling, because {0} has no effect in greedy mode.").format(name)
     state = with_overrides(state, overrides)
     return announce(state, "info", text) if text else state
+
+
+def _needs_a_draw(state: AppState, name: str) -> bool:
+    """Whether a parameter that acts on draws would have no effect without them."""
+    trial = select.params(state).replace({"do_sample": False})
+    return bool(inactive_reason(name, trial)) if name != "num_return_sequences" else trial.num_beams == 1
 
 
 def reset_parameter(state: AppState, name: str) -> AppState:

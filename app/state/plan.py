@@ -1,81 +1,87 @@
-"""What will happen when Run is pressed: core's own plan of a run, or what can be said before there is one."""
+"""The plan: what core says the run in progress does, or what Run would do now; and what the parameter rows show."""
 
 from __future__ import annotations
 
-from app.state import select
+from dataclasses import replace
+
+from app.state import intents as i
+from app.state import modes, select
 from app.state.state import AppState
 from app.state.texts import tr
-from core.contract import PARAMETERS, ModelInfo, PlanLine
+from core.contract import PARAMETERS, GenerationPlan, ModelInfo, Planned
 
 
-def plan(state: AppState) -> tuple[PlanLine, ...]:
-    """The plan of the run in progress, or of the last one while Run would repeat it, else the expected one."""
-    run = state.run
-    if run is not None and (select.is_active(state) or _repeats(state)):
-        return run.started.plan
-    return expected(state)
+def plan(state: AppState) -> GenerationPlan | None:
+    """The plan of the run in progress, else that of the next one; None before core has answered."""
+    if state.run is not None and select.is_active(state) and state.requested is None:
+        return state.run.plan
+    return state.plan
 
 
-def _repeats(state: AppState) -> bool:
-    run, row = state.run, state.draft.tokenized
-    if run is None or row is None or run.params != select.params(state) or run.started.seed != state.seed:
-        return False
-    return row.token_ids == run.prompt.token_ids
+def problem(state: AppState) -> str:
+    """Why Run could not begin; empty where it could, or while a run is in progress."""
+    return "" if state.plan_error is None or select.is_active(state) else state.plan_error.message
 
 
-def expected(state: AppState) -> tuple[PlanLine, ...]:
-    """Mode, length, stopping, cache and draws, as far as they are known before a run; empty without a model."""
-    model = state.model
-    if model is None:
-        return ()
-    params = select.params(state)
-    lines = [PlanLine("mode", params.mode, _why_mode(state))]
-    row = state.draft.tokenized
-    if row is not None:
-        wanted = len(row.token_ids) + params.max_new_tokens
-        limited = wanted > model.max_positions + 1
-        sum_text = f"{len(row.token_ids):,} + {params.max_new_tokens:,}"
-        reason = f"all {model.max_positions:,} positions" if limited else sum_text
-        lines.append(PlanLine("length", f"{min(wanted, model.max_positions + 1):,}", reason))
-    eos = ", ".join(map(str, params.eos_token_id)) or "none"
-    stops = " · ".join([f"eos {eos}", *(repr(s) for s in params.stop_strings)])
-    lines.append(PlanLine("stop", stops, _origin(state, "eos_token_id")))
-    lines.append(PlanLine("cache", "growing", f"{model.kv_bytes_per_token / 1e3:.3g} kB a token"))
-    if params.mode == "sample":
-        lines.append(PlanLine("draws", f"seed {state.seed}", "counter-based"))
-    else:
-        lines.append(PlanLine("draws", "none", "greedy"))
-    return tuple(lines)
+def asked_anew(before: AppState, after: AppState, intent: i.Intent) -> AppState:
+    """With another question for core where the next run would be another one; typing asks once it rests."""
+    changed = any(getattr(before, n) != getattr(after, n) for n in ("overrides", "seed", "grammar", "mode_texts"))
+    if after.model is None or not (changed or isinstance(intent, i.TokenizeDraft)):
+        return after
+    return replace(after, plan_generation=after.plan_generation + 1)
 
 
-def _why_mode(state: AppState) -> str:
-    params = select.params(state)
-    if params.do_sample and params.temperature == 0:
-        return "temperature is 0"
-    if "do_sample" not in state.overrides and state.model is not None and not state.model.defaults.do_sample:
-        return "window default"
-    return _origin(state, "do_sample")
+def answered(state: AppState, event: Planned) -> AppState:
+    """With core's answer; a late one changes nothing. The last plan stays while the next run cannot begin."""
+    if event.generation != state.plan_generation:
+        return state
+    return replace(state, plan=event.plan or state.plan, plan_error=event.error)
 
 
-def _origin(state: AppState, name: str) -> str:
-    if name in state.overrides:
-        return "yours"
-    return "model" if state.model is not None and name in state.model.from_generation_config else "default"
+def draft_models(state: AppState) -> tuple[tuple[str, str], ...]:
+    """The models that could draft: names and titles. Whether the vocabularies agree is known once they are loaded."""
+    return tuple((choice.name, choice.title) for choice in state.models if choice.available)
 
 
 def default_source(model: ModelInfo | None, name: str, default: object) -> str:
     """One sentence: the default value and where it comes from."""
     if name == "do_sample":
         return tr("Default: sampling, the choice of this window.")
-    shown = ", ".join(map(str, default)) or "none" if isinstance(default, tuple) else f"{default:g}"
+    shown = written(default)
     if model is not None and name in model.from_generation_config:
         return tr("Default: {0}, from the generation_config of {1}.").format(shown, model.title)
     return tr("Default: {0}, from the library.").format(shown)
 
 
-_NO_ROWS = ("do_sample", "num_return_sequences", "num_beams")
+def written(value: object) -> str:
+    """A value in a sentence."""
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or tr("none")
+    if value is None:
+        return tr("off")
+    if isinstance(value, bool):
+        return tr("on") if value else tr("off")
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
-def shown_parameters() -> tuple[str, ...]:
-    """The parameters that the window offers as rows, in order; `do_sample` is its mode switch."""
-    return tuple(n for n, p in PARAMETERS.items() if not p.advanced and n not in _NO_ROWS)
+_BY_TEXT = ("do_sample", "force_words_ids")  # the switch, and what is typed as text
+
+
+def parameter_rows() -> tuple[str, ...]:
+    """Every parameter that has a row, in order: those of the modes, the usual ones, the rest."""
+    names = [n for n in PARAMETERS if n not in _BY_TEXT]
+    particular = [n for n in names if modes.is_particular(n)]
+    usual = [n for n in names if n not in particular and not PARAMETERS[n].advanced]
+    return (*particular, *usual, *(n for n in names if n not in particular and n not in usual))
+
+
+def shown_rows(state: AppState) -> frozenset[str]:
+    """The rows to be seen: of the mode, the usual ones, what was changed, and the rest if the user wants it."""
+    own = modes.current(state).rows
+
+    def is_shown(name: str) -> bool:
+        if name in own or name in state.overrides:
+            return True
+        return not modes.is_particular(name) and (state.more or not PARAMETERS[name].advanced)
+
+    return frozenset(name for name in parameter_rows() if is_shown(name))

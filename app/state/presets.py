@@ -10,7 +10,7 @@ from typing import Any
 
 from app.state import params, select
 from app.state.notices import announce
-from app.state.plan import shown_parameters
+from app.state.plan import parameter_rows
 from app.state.state import AppState, Preset
 from app.state.texts import tr
 from core.contract import ParameterError, validate
@@ -42,7 +42,7 @@ def write(values: Mapping[str, object]) -> str:
 
 def names() -> tuple[str, ...]:
     """The parameters that a preset can set in this window."""
-    return ("do_sample", *shown_parameters())
+    return ("do_sample", *parameter_rows())
 
 
 def values_in_force(state: AppState) -> dict[str, object]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from core.contract import (
     BeamDetail,
     GenerationParams,
+    GenerationPlan,
     HypothesisEnded,
     ModelInfo,
     ParamsApplied,
@@ -168,6 +169,12 @@ class RunView:
     def run_id(self) -> int:
         """The identifier that commands, events and view queries carry."""
         return self.started.run_id
+
+    @property
+    def plan(self) -> GenerationPlan:
+        """What the run does, with the changes made so far."""
+        changed = (flag.plan for flag in reversed(self.flags) if flag.plan is not None)
+        return next(changed, self.started.plan)
 
     @property
     def key(self) -> tuple[int, int]:

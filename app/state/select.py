@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.state import batch
 from app.state.run import RunView
-from app.state.state import AppState, ColourBy, Draft
+from app.state.state import AppState, AttentionFocus, ColourBy, Draft
 from app.theme.palette import PALETTES, Palette
 from core.contract import (
     Answered,
     ChatMessage,
     GenerationParams,
     Prompt,
+    RunSpec,
     StepSnapshot,
     ViewStatus,
     WorkerState,
@@ -142,6 +145,13 @@ def view_status(state: AppState, view: str) -> ViewStatus | None:
     return next((v for v in model.views if v.view == view), None)
 
 
+def heads_of(focus: AttentionFocus) -> tuple[tuple[int, ...] | None, str | None]:
+    """A focus as attention queries take it: (heads, reduce)."""
+    if isinstance(focus.head, int):
+        return (focus.head,), None
+    return focus.chosen or None, focus.head
+
+
 def answer(state: AppState, slot: str) -> Answered | None:
     """The newest answer in a slot; it may belong to an earlier question of the same run."""
     return state.answers.get(slot)
@@ -188,3 +198,38 @@ def prompts(draft: Draft) -> tuple[Prompt, ...]:
 def prompt(draft: Draft) -> Prompt:
     """What is tokenised while it is being written; of a batch the first prompt."""
     return next(iter(prompts(draft)), Prompt(text=""))
+
+
+def run_spec(state: AppState, max_steps: int | None = None) -> RunSpec:
+    """The run that Run would start now."""
+    samples = state.model is not None and state.model.defaults.do_sample
+    return RunSpec(
+        prompts=prompts(state.draft),
+        params=dict(state.overrides),
+        host_defaults={} if samples else {"do_sample": True},  # the window samples where the model itself would not
+        seed=state.seed,
+        reroll=state.reroll,
+        reuse_prefix=state.draft.tab == "chat",
+        max_steps=max_steps,
+        grammar=state.grammar,
+        **_mode_texts(state),
+    )
+
+
+def _mode_texts(state: AppState) -> dict[str, Any]:
+    """What the mode needs besides parameters, as a `RunSpec` takes it."""
+    texts, spec = state.mode_texts, state.model.spec if state.model is not None else state.spec
+    given: dict[str, Any] = {}
+    if texts.force_words is not None:
+        given["force_words"] = phrases(texts.force_words)
+    if texts.assistant:
+        given["assistant"] = replace(spec, name=texts.assistant)
+    if texts.negative:
+        given["negative_prompt"] = Prompt(text=texts.negative)
+    return given
+
+
+def phrases(text: str) -> tuple[tuple[str, ...], ...]:
+    """Phrases one a line, alternatives between `|`; spaces at their ends are part of them."""
+    lines = (tuple(part for part in line.split("|") if part.strip()) for line in text.splitlines())
+    return tuple(line for line in lines if line)

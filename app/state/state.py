@@ -13,6 +13,8 @@ from core.contract import (
     Answered,
     ChatMessage,
     ErrorReport,
+    GenerationPlan,
+    Grammar,
     ModelInfo,
     ModelPreview,
     ModelSpec,
@@ -128,6 +130,19 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
+class ModeTexts:
+    """What some modes need besides parameters; None: the mode is not chosen.
+
+    force_words: phrases that must be said, one a line, alternatives between `|`. assistant: the draft model's name.
+    negative: the prompt that guidance steers away from.
+    """
+
+    force_words: str | None = None
+    assistant: str | None = None
+    negative: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunRequest:
     """The run that was asked for last, until `RunStarted` confirms it or `CommandRefused` ends it."""
 
@@ -138,10 +153,14 @@ class RunRequest:
 
 @dataclass(frozen=True, slots=True)
 class AttentionFocus:
-    """What the attention views look at; a head, or the mean or maximum over the heads of the layer."""
+    """What the attention views look at: a head, or the mean or maximum over heads of the layer.
+
+    chosen: the heads that are joined; empty means all of them.
+    """
 
     layer: int = 0
     head: Head = "mean"
+    chosen: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +189,8 @@ class AppState:
     preview: the model being looked at in the chooser. recent_*: the newest first, kept between starts.
     overrides: parameters the user changed, by name; the rest comes from the model (see `select.params`).
     config: the GenerationConfig applied last, with the keys that mean nothing here: they are kept when it is saved.
+    grammar: the constraint of the next run; one with an empty text is still being written.
+    plan, plan_error: what Run would do now, or why it could not begin; `plan_generation` counts the questions.
     reroll: how often the answer to the same messages was asked for again; other draws each time.
     pending: parameter name → epoch of the change that no step has run under yet.
     requested: the run asked for but not started yet. run: the newest run, running or finished.
@@ -190,8 +211,14 @@ class AppState:
     overrides: Mapping[str, object] = field(default_factory=lambda: EMPTY)
     config: Mapping[str, object] = field(default_factory=lambda: EMPTY)
     presets: tuple[Preset, ...] = ()
+    mode_texts: ModeTexts = field(default_factory=ModeTexts)
+    more: bool = False  # the rarely used parameters are shown, too
     seed: int = 0
     reroll: int = 0
+    grammar: Grammar | None = None
+    plan: GenerationPlan | None = None
+    plan_error: ErrorReport | None = None
+    plan_generation: int = 0
     history: History = field(default_factory=History)
     pace: Pace = field(default_factory=Pace)
     epoch: int = 0

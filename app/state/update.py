@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.state import history
+from app.state import history, plan
 from app.state.intents import Intent
 from app.state.on_event import on_event
 from app.state.on_intent import on_intent
@@ -14,4 +14,5 @@ def update(state: AppState, message: Event | Intent) -> AppState:
     """The state after a core event or an intent of the user."""
     if isinstance(message, Event):
         return on_event(state, message)
-    return history.record(state, on_intent(state, message), message)
+    after = history.record(state, on_intent(state, message), message)
+    return plan.asked_anew(state, after, message)

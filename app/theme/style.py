@@ -90,6 +90,13 @@ QSlider::handle:horizontal:focus, QSlider::handle:horizontal:hover { background:
 QSlider::sub-page:horizontal:disabled { background: $muted; }
 QSlider::handle:horizontal:disabled { border-color: $muted; }
 
+QMainWindow > QTabBar { background: transparent; qproperty-drawBase: 0; }
+QMainWindow > QTabBar::tab {
+    background: transparent; color: $secondary; border: none; border-bottom: 2px solid transparent;
+    padding: 2px 0 3px 0; margin: 0 2px 4px 12px;
+}
+QMainWindow > QTabBar::tab:selected { color: $text; font-weight: 600; border-bottom-color: $accent; }
+QMainWindow > QTabBar::tab:hover { color: $text; }
 QTabBar[underline="true"] { background: transparent; }
 QTabBar[underline="true"]::tab {
     background: transparent; color: $secondary; border: none; border-bottom: 2px solid transparent;
@@ -116,6 +123,7 @@ QListView::item:selected { background: $soft; color: $text; }
 QLabel[secondary="true"] { color: $secondary; }
 QLabel[small="true"] { font-size: ${small}px; }
 QLabel[error="true"] { color: $error; }
+QLabel[warning="true"] { color: $warning; }
 QLabel[mono="true"], QLineEdit[mono="true"] { font-family: "$mono"; }
 """)
 
@@ -129,6 +137,7 @@ def style_sheet(palette: Palette) -> str:
         line=palette.line,
         text=palette.text,
         secondary=palette.secondary,
+        warning=palette.warning,
         faint=_blend(palette.secondary, palette.surface, 0.7),
         accent=palette.accent,
         accent_hover=_blend(palette.accent, palette.text, 0.88),

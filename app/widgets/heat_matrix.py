@@ -40,6 +40,11 @@ def max_pool(values: Floats, factor: int, axis: int) -> Floats:
     return np.asarray(np.fmax.reduceat(values, edges, axis=axis), dtype=np.float32)
 
 
+def pool_factor(count: int, cells: int = CELLS) -> int:
+    """Positions on a side of a cell, a power of two, so that `count` of them need at most `cells`."""
+    return max(1, 1 << max(0, (-(-count // cells) - 1).bit_length()))
+
+
 class HeatMatrix:
     """Weights of queries (rows) over keys (columns), appended as queries come; a cell covers `factor`² of them."""
 
@@ -90,6 +95,19 @@ class HeatMatrix:
         np.fmax(target, blocks, out=target)
         self.rows = stop
         return changed
+
+    def set_cells(self, cells: Floats, rows: int, factor: int) -> None:
+        """Take a map that came pooled: (R, C) cells of `factor`² positions, for `rows` queries from the first on.
+
+        Raises ValueError when the cells are not those of `rows`.
+        """
+        side = -(-rows // factor)
+        if cells.shape != (side, side):
+            raise ValueError(f"{cells.shape} cells for {rows} rows at {factor}")
+        self.rows, self.factor = rows, factor
+        self._values = np.full((max(64, 1 << (side - 1).bit_length()),) * 2, np.nan, np.float32)
+        causal = np.tril(np.ones((side, side), bool))
+        self._values[:side, :side] = np.where(causal, cells, np.float32(np.nan))
 
     def _grow(self, rows: int) -> bool:
         """Make room; True if the cells were pooled further."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
-from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
+from PySide6.QtWidgets import QApplication, QSizePolicy, QToolTip, QWidget
 
 from app.theme import fonts
 from app.theme.colormaps import rgb, sequential
@@ -23,6 +23,7 @@ class Heatmap(QWidget):
     """Draws a `HeatMatrix`; the owner appends to it and calls `show_rows`."""
 
     clicked = Signal(int)  # query position
+    ranged = Signal(int, int)  # a drag over rows: [start, stop) positions
 
     def __init__(self, matrix: HeatMatrix, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -32,6 +33,9 @@ class Heatmap(QWidget):
         self._geometry = fit(200, 200, 1)
         self._labels: Sequence[str] = ()
         self._scale: Scale = "sqrt"
+        self._origin = 0
+        self._pressed: tuple[QPointF, int] | None = None
+        self._dragged: int | None = None
         self._row: int | None = None
         self._pinned = False
         self._hover: tuple[int, int] | None = None  # query, key
@@ -60,8 +64,15 @@ class Heatmap(QWidget):
         """The tokens of the axes, by position. The list may grow without telling."""
         self._labels = labels
 
+    def set_origin(self, origin: int) -> None:
+        """The position of the first row and column of the matrix."""
+        if origin != self._origin:
+            self._origin = origin
+            self.update()
+
     def set_row(self, query: int | None, pinned: bool) -> None:
         """Mark the row of a query: framed when it was selected, with the dot when it is only the newest."""
+        query = None if query is None or query < self._origin else query - self._origin
         if (query, pinned) != (self._row, self._pinned):
             self._row, self._pinned = query, pinned
             self.update()
@@ -112,7 +123,7 @@ class Heatmap(QWidget):
 
     def _paint_labels(self, painter: QPainter, g: HeatGeometry) -> None:
         mono = self._mono
-        for position, label in enumerate(self._labels[: self._matrix.rows]):
+        for position, label in enumerate(self._labels[self._origin : self._origin + self._matrix.rows]):
             middle = (position + 0.5) * g.cell_px
             text = mono.elided(one_line(label), g.left - 8)
             mono.draw_right(painter, g.left - 5, g.top + middle + mono.rise, text)
@@ -126,7 +137,7 @@ class Heatmap(QWidget):
         mono, rise, cells_px = self._mono, self._mono.rise, g.cell_px / g.factor
         step = tick_step(cells_px)
         for position in range(0, self._matrix.rows, step):
-            text = str(position)
+            text = str(position + self._origin)
             width = mono.width(text)
             middle = g.px(position) + max(cells_px, 1.0) / 2
             mono.draw(painter, g.left - 7 - width, g.top + max(middle + rise, 2 * rise), text)
@@ -141,6 +152,12 @@ class Heatmap(QWidget):
             query, key = self._hover
             painter.setPen(QPen(QColor(self._palette.text), 1))
             painter.drawRect(self._row_rect(g, query, key, key + 1))
+        if self._pressed is not None and self._dragged is not None:
+            first, last = sorted((self._pressed[1], self._dragged))
+            painter.setPen(QPen(accent, 1, Qt.PenStyle.DashLine))
+            for row in (first, last + 1):
+                y = g.top + row // g.factor * g.cell_px
+                painter.drawLine(QPointF(g.left, y), QPointF(g.left + g.cell_px * self._matrix.side, y))
         if self._row is None or self._row >= self._matrix.rows:
             return
         box = self._row_rect(g, self._row, 0, self._row + 1)
@@ -164,6 +181,7 @@ class Heatmap(QWidget):
     # mouse
 
     def _positions_at(self, point: QPointF) -> tuple[int, int] | None:
+        """Query and key under a point, counted from the origin."""
         row, column = self._geometry.cell_at(point.x(), point.y())
         factor, rows = self._matrix.factor, self._matrix.rows
         if not (0 <= column <= row and row < self._matrix.side):
@@ -172,11 +190,14 @@ class Heatmap(QWidget):
 
     def mouseMoveEvent(self, event: QMouseEvent) -> None:
         """Show the weight under the pointer at once."""
+        if self._pressed is not None:
+            self._drag(event.position())
+            return
         hover = self._positions_at(event.position())
         if hover != self._hover:
             self._hover = hover
             self.update()
-            text = self.tooltip(*hover) if hover else ""
+            text = self.tooltip(hover[0] + self._origin, hover[1] + self._origin) if hover else ""
             QToolTip.showText(event.globalPosition().toPoint(), text, self)
 
     def leaveEvent(self, event: QEvent) -> None:
@@ -185,7 +206,30 @@ class Heatmap(QWidget):
         self.update()
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
-        """Select the query of the row."""
+        """A press becomes a click on a row or a drag over several."""
         place = self._positions_at(event.position())
         if place and event.button() == Qt.MouseButton.LeftButton:
-            self.clicked.emit(place[0])
+            self._pressed, self._dragged = (event.position(), place[0]), None
+
+    def _drag(self, point: QPointF) -> None:
+        assert self._pressed is not None
+        start, first = self._pressed
+        far = (point - start).manhattanLength() >= QApplication.startDragDistance()
+        row = self._geometry.cell_at(point.x(), point.y())[0]
+        query = max(0, min(self._matrix.rows - 1, row * self._matrix.factor))
+        if far or self._dragged is not None:
+            self._dragged = query if query != first else None
+            self.update()
+
+    def mouseReleaseEvent(self, event: QMouseEvent) -> None:
+        """Select the query of the row, or look at the rows between."""
+        pressed, dragged = self._pressed, self._dragged
+        self._pressed = self._dragged = None
+        if pressed is None or event.button() != Qt.MouseButton.LeftButton:
+            return
+        self.update()
+        if dragged is None:
+            self.clicked.emit(pressed[1] + self._origin)
+            return
+        first, last = sorted((pressed[1], dragged))
+        self.ranged.emit(first + self._origin, last + self._matrix.factor + self._origin)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import textwrap
 from collections.abc import Callable
 
@@ -11,6 +10,8 @@ from PySide6.QtCore import QObject, Qt, Slot
 from PySide6.QtWidgets import QGridLayout, QLabel, QWidget
 
 from app.state.texts import tr
+from app.widgets import parameter_text
+from app.widgets.choice import Choice
 from app.widgets.modified_dot import ModifiedDot
 from app.widgets.scale import Scale, format_number, scale_of
 from app.widgets.slider import QuietSlider
@@ -33,20 +34,6 @@ def explanation(parameter: Parameter, default: str) -> str:
         lines.append(tr("At least {0}.").format(f"{low:g}"))
     lines.append(default)
     return "\n".join(part for line in lines for part in textwrap.wrap(line, 56))
-
-
-def parse_list(text: str) -> object:
-    """What the user typed into a list field: JSON without its brackets, else words between commas."""
-    try:
-        return json.loads(f"[{text}]")
-    except ValueError:
-        words = [w.strip() for w in text.split(",")]
-        return [int(w) if w.lstrip("-").isdigit() else w for w in words if w]
-
-
-def format_list(values: tuple[object, ...]) -> str:
-    """The same values as the field shows them."""
-    return json.dumps(list(values), ensure_ascii=False)[1:-1]
 
 
 class ParameterRow(QObject):
@@ -86,11 +73,34 @@ class ParameterRow(QObject):
         self.field.stepped.connect(self._stepped)
         self.slider: QuietSlider | None = None
         self.scale: Scale | None = None
+        self.choice: Choice | None = None
         if parameter.kind in ("int", "float"):
             self._add_slider(host, grid, row)
+        elif parameter.kind in ("bool", "choice"):
+            self._add_choice(host, grid, row)
         else:
             self.field.setPlaceholderText(self.tr("none"))
             grid.addWidget(self.field, row, SLIDER, 1, 3)
+
+    def _add_choice(self, host: QWidget, grid: QGridLayout, row: int) -> None:
+        self.choice = Choice("", self.parameter.name, self._chose, host)
+        values: tuple[object, ...] = self.parameter.choices or (False, True)
+        self._options = {_word(value, self.parameter.kind): value for value in values}
+        self.choice.set_options([(word, self.tr(word)) for word in self._options])
+        self.field.hide()
+        self.name.setBuddy(self.choice)
+        grid.addWidget(self.choice, row, SLIDER, 1, 3, Qt.AlignmentFlag.AlignLeft)
+
+    @property
+    def widgets(self) -> tuple[QWidget, ...]:
+        """All controls of the row."""
+        value = (self.field,) if self.choice is None else (self.choice,)
+        return (self.dot, self.name, *value, *((self.slider,) if self.slider is not None else ()))
+
+    def set_visible(self, on: bool) -> None:
+        """Show the row or take it away."""
+        for widget in self.widgets:
+            widget.setVisible(on)
 
     def _add_slider(self, host: QWidget, grid: QGridLayout, row: int) -> None:
         self.scale = scale_of(self.parameter)
@@ -100,6 +110,8 @@ class ParameterRow(QObject):
         self.slider.setAccessibleName(self.tr("{0}, slider").format(self.parameter.name))
         self.slider.valueChanged.connect(self._slid)
         self.slider.sliderPressed.connect(self._pressed)
+        if self.parameter.optional:
+            self.field.setPlaceholderText(self.tr("off"))
         self.field.setFixedWidth(FIELD_PX)
         self.field.setAlignment(Qt.AlignmentFlag.AlignRight)
         grid.addWidget(self.slider, row, SLIDER)
@@ -111,23 +123,31 @@ class ParameterRow(QObject):
         self.dot.show_state(changed, pending)
         tip = explanation(self.parameter, default)
         if tip != self.name.toolTip():
-            for widget in (self.name, self.field, *([self.slider] if self.slider else [])):
+            for widget in self.widgets[1:]:
                 widget.setToolTip(tip)
                 widget.setAccessibleDescription(self.parameter.doc)
         self.dot.setToolTip(self._dot_tip(changed, pending, default))
-        if isinstance(value, tuple):
-            self.field.show_text(format_list(value))
+        if self.choice is not None:
+            self.choice.show_key(_word(value, self.parameter.kind))
         elif isinstance(value, int | float) and self.slider is not None:
             self._show_number(value, most)
+        else:
+            self.field.show_text(parameter_text.written(value))
+            if self.slider is not None:
+                self._slide_to(0)
 
     def _show_number(self, value: float, most: float | None) -> None:
         self.scale = scale_of(self.parameter, most)
         self.field.show_text(format_number(value, self.scale.decimals))
-        if self.slider is not None and not self.slider.isSliderDown():
+        if self.slider is not None:
             self.slider.setSingleStep(self.scale.tick)
             self.slider.setPageStep(10 * self.scale.tick)
+            self._slide_to(self.scale.position(value))
+
+    def _slide_to(self, position: int) -> None:
+        if self.slider is not None and not self.slider.isSliderDown():
             self.slider.blockSignals(True)
-            self.slider.setValue(self.scale.position(value))
+            self.slider.setValue(position)
             self.slider.blockSignals(False)
 
     def _dot_tip(self, changed: bool, pending: bool, default: str) -> str:
@@ -150,23 +170,31 @@ class ParameterRow(QObject):
 
     @Slot(int)
     def _stepped(self, direction: int) -> None:
-        if self.scale is not None and isinstance(self._value, int | float):
-            self._change_number(round(self._value + direction * self.scale.step, 10))
+        if self.scale is None:
+            return
+        base = self._value if isinstance(self._value, int | float) else self.scale.low - direction * self.scale.step
+        self._change_number(round(base + direction * self.scale.step, 10))
 
     @Slot(str)
     def _committed(self, text: str) -> None:
-        if self.scale is None:
-            self._change(self.parameter.name, parse_list(text), None)
-            return
-        try:
-            number = float(text.replace("\u2212", "-").replace(",", "."))
-        except ValueError:
-            self._change(self.parameter.name, text, None)
-            return
-        self._change_number(number)
+        value = parameter_text.parse(self.parameter, text)
+        if self.scale is not None and isinstance(value, int | float):
+            self._change_number(value)
+        else:
+            self._change(self.parameter.name, value, None)
+
+    def _chose(self, word: str) -> None:
+        self._change(self.parameter.name, self._options[word], None)
 
     def _change_number(self, value: float) -> None:
         whole = self.parameter.kind == "int" and float(value).is_integer()
         dragged = self.slider is not None and self.slider.isSliderDown()
         gesture = self._gesture if dragged else None
         self._change(self.parameter.name, int(value) if whole else value, gesture)
+
+
+def _word(value: object, kind: str) -> str:
+    """A choice as it is shown: `on` and `off` for a switch, a value of several kinds as JSON has it."""
+    if isinstance(value, bool):
+        return ("on" if value else "off") if kind == "bool" else str(value).lower()
+    return str(value)

@@ -64,6 +64,7 @@ class SeriesPlot(QWidget):
         self._lanes = lanes
         self._series: tuple[Series, ...] = ()
         self._steps = 0
+        self.shortest = SHORTEST  # steps on the axis at least
         self._tops = [1.0] * len(lanes)
         self._scaled_for = 0  # steps on the axis when the robust tops were chosen
         self._flags: tuple[Flag, ...] = ()
@@ -99,7 +100,7 @@ class SeriesPlot(QWidget):
     @property
     def axis(self) -> Axis:
         """The step axis; it grows in jumps of an eighth, so that most steps only add to the picture."""
-        steps = max(SHORTEST, extent(self._steps))
+        steps = max(self.shortest, extent(self._steps))
         return Axis(LEFT_PX, max(1.0, self.width() - LEFT_PX - RIGHT_PX), steps)
 
     def show_steps(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +54,7 @@ class Thumbnails(QAbstractScrollArea):
     """Maps by layer, given as they arrive; the vertical scroll bar counts layers, the horizontal one heads."""
 
     clicked = Signal(int, int)  # layer, head
+    toggled = Signal(int, int)  # with Ctrl: into the set of chosen heads, or out of it
     visible_changed = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -64,6 +65,9 @@ class Thumbnails(QAbstractScrollArea):
         self._maps: dict[int, Floats] = {}
         self._images: dict[int, tuple[QImage, NDArray[np.uint32]]] = {}
         self._focus: tuple[int, int | None] = (0, None)
+        self._chosen: tuple[int, ...] = ()
+        self._kinds: Mapping[tuple[int, int], str] = {}
+        self.tooltip: Callable[[int, int], str] = lambda layer, head: ""
         self._scale: Scale = "sqrt"
         self._grid = Grid(16, 1, 1)
         self._mono = TextCache(fonts.mono(fonts.SMALL_PX))
@@ -112,12 +116,18 @@ class Thumbnails(QAbstractScrollArea):
         """Layer → (H, size, size) weights, of the layers that are there."""
         return self._maps
 
-    def set_focus(self, layer: int, head: int | None) -> None:
-        """Frame a head, or the whole layer, and bring it into view."""
-        if (layer, head) == self._focus:
+    def set_kinds(self, kinds: Mapping[tuple[int, int], str]) -> None:
+        """A letter for some heads, by (layer, head): what they were found to do."""
+        if kinds != self._kinds:
+            self._kinds = kinds
+            self.viewport().update()
+
+    def set_focus(self, layer: int, head: int | None, chosen: tuple[int, ...] = ()) -> None:
+        """Frame a head, several, or the whole layer, and bring it into view."""
+        if (layer, head, chosen) == (*self._focus, self._chosen):
             return
         moved = layer != self._focus[0]
-        self._focus = (layer, head)
+        self._focus, self._chosen = (layer, head), chosen
         if moved and not self.first <= layer < self.first + self._grid.rows:
             self.verticalScrollBar().setValue(layer - self._grid.rows // 2)
         self.viewport().update()
@@ -204,19 +214,25 @@ class Thumbnails(QAbstractScrollArea):
             size = image[0].height()
             painter.drawImage(target, image[0], QRectF(heads[column] * size, 0, size, size))
         painter.setPen(QColor(self._palette.secondary))
+        for column, head in enumerate(heads):  # over the corner where no key was seen yet
+            letter = self._kinds.get((layer, head), "")
+            if letter and pitch >= SIZES_PX[0]:
+                right = LEFT_PX + (column + 1) * pitch - GAP_PX - 1
+                self._mono.draw_right(painter, right, y + 2 * self._mono.rise + 1, letter)
 
     def _paint_focus(self, painter: QPainter, heads: range) -> None:
         layer, head = self._focus
         visible = self.visible_layers()
-        if not self._maps or layer not in visible or (head is not None and head not in heads):
+        if not self._maps or layer not in visible:
             return
         pitch = self._grid.pitch
-        left = LEFT_PX + (0 if head is None else head - heads.start) * pitch
-        width = pitch if head is not None else len(heads) * pitch
-        box = QRectF(left - 1, TOP_PX + (layer - visible.start) * pitch - 1, width, pitch)
+        framed = self._chosen if head is None else (head,)
+        boxes = [(h - heads.start, 1) for h in framed if h in heads] if framed else [(0, len(heads))]
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.setPen(QPen(QColor(self._palette.accent), 2))
-        painter.drawRoundedRect(box, 2, 2)
+        for column, count in boxes:
+            left, top = LEFT_PX + column * pitch - 1, TOP_PX + (layer - visible.start) * pitch - 1
+            painter.drawRoundedRect(QRectF(left, top, count * pitch, pitch), 2, 2)
 
     # mouse and keyboard
 
@@ -226,6 +242,9 @@ class Thumbnails(QAbstractScrollArea):
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Focus a neighbour of the framed head."""
+        if event.key() == Qt.Key.Key_Space and self._focus[1] is not None:
+            self.toggled.emit(*self._focus)
+            return
         down, right = MOVES.get(Qt.Key(event.key()), (0, 0))
         if not (down or right) or not self._layers:
             super().keyPressEvent(event)
@@ -242,16 +261,17 @@ class Thumbnails(QAbstractScrollArea):
         return (layer, head) if inside else None
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
-        """Focus a head."""
+        """Focus a head; with Ctrl take it into the set, or out of it."""
         place = self.head_at(event.position().x(), event.position().y())
         if place and event.button() == Qt.MouseButton.LeftButton:
-            self.clicked.emit(*place)
+            several = event.modifiers() & Qt.KeyboardModifier.ControlModifier
+            (self.toggled if several else self.clicked).emit(*place)
 
     def viewportEvent(self, event: QEvent) -> bool:
         """Name the head under the pointer."""
         if isinstance(event, QHelpEvent) and event.type() == QEvent.Type.ToolTip:
             place = self.head_at(event.pos().x(), event.pos().y())
-            text = self.tr("Layer {0}, head {1}").format(*place) if place else ""
+            text = self.tooltip(*place) if place else ""
             QToolTip.showText(event.globalPos(), text, self.viewport())
             return True
         return super().viewportEvent(event)

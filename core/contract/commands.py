@@ -31,6 +31,17 @@ class PreviewModel:
 
 
 @dataclass(frozen=True, slots=True)
+class PreviewPlan:
+    """Say what a run would do, without running it; while tokens are produced the answer waits for a pause or the end.
+
+    A later one replaces an earlier one that was not answered yet.
+    """
+
+    generation: int
+    spec: RunSpec
+
+
+@dataclass(frozen=True, slots=True)
 class StartRun:
     """Start a run on the loaded model; a run in progress is stopped first."""
 
@@ -96,6 +107,7 @@ Command = (
     LoadModel
     | CancelLoad
     | PreviewModel
+    | PreviewPlan
     | StartRun
     | PauseRun
     | ResumeRun

@@ -57,6 +57,12 @@ class PromptError(TokenglassError):
     code = "prompt"
 
 
+class GrammarError(TokenglassError):
+    """A constraint that cannot be used: it does not parse, allows no token, or its package is not installed."""
+
+    code = "grammar"
+
+
 class NonFiniteLogitsError(TokenglassError):
     """The model returned NaN or infinite logits, at the token the message names."""
 

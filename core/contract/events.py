@@ -8,6 +8,7 @@ from enum import StrEnum
 from core.contract.detail import Hypothesis
 from core.contract.errors import ErrorReport
 from core.contract.params import GenerationParams
+from core.contract.plan import GenerationPlan
 from core.contract.preview import ModelPreview
 from core.contract.snapshot import StepSnapshot
 from core.contract.specs import ModelSpec
@@ -81,15 +82,6 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class PlanLine:
-    """One line of the plan: what will happen, and where that comes from."""
-
-    name: str
-    value: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class PromptRow:
     """One tokenised prompt: ids and the text of each token, as shown."""
 
@@ -141,7 +133,7 @@ class RunStarted:
     params: GenerationParams
     seed: int
     max_length: int  # positions the sequence may fill, prompt included
-    plan: tuple[PlanLine, ...]
+    plan: GenerationPlan
     reused_positions: int = 0  # taken over from the run before, not fed again
 
 
@@ -173,6 +165,7 @@ class ParamsApplied:
     index: int
     params: GenerationParams
     changed: tuple[str, ...]
+    plan: GenerationPlan | None = None  # the run's plan as it is now
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +234,15 @@ class ModelPreviewed:
     error: ErrorReport | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The answer to a `PreviewPlan`: what a run would do, or why it could not begin. Latest-wins lane."""
+
+    generation: int
+    plan: GenerationPlan | None
+    error: ErrorReport | None = None
+
+
 Event = (
     StateChanged
     | LoadProgress
@@ -257,4 +259,5 @@ Event = (
     | Answered
     | Vitals
     | ModelPreviewed
+    | Planned
 )

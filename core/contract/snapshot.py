@@ -99,6 +99,7 @@ class StepSnapshot:
     cache: of the sequences themselves. second_cache: of a second stream beside them (the negative prompt of
         classifier-free guidance), not contained in `cache`.
     trace_bytes: what the traces hold in addition to the caches.
+    allowed_tokens: how many the grammar allowed, EOS tokens included; None without one.
     finish_reason: set on the last token of its row (`stop`, `length`, `length_limit`, …).
     detail: what the mode adds: beams, candidates tried, drafts. guidance: what guidance adds to any mode.
     """
@@ -119,6 +120,7 @@ class StepSnapshot:
     cache: CacheReport
     trace_bytes: int
     finish_reason: str | None = None
+    allowed_tokens: int | None = None
     detail: StepDetail | None = None
     guidance: GuidanceDetail | None = None
     second_cache: CacheReport | None = None
@@ -155,5 +157,6 @@ class StepSnapshot:
             "kv_used_bytes": self.cache.layer_used_bytes,
             "kv_allocated_bytes": self.cache.layer_allocated_bytes,
             "step_ms": self.timing.step_ms,
+            **({} if self.allowed_tokens is None else {"allowed_tokens": self.allowed_tokens}),
             **more,
         }

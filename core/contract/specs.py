@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 DrawSource = Literal["counter", "torch"]
+GrammarKind = Literal["regex", "json_schema", "choice"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,19 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """What the generated text, as a whole and from its first character on, must be.
+
+    regex: a regular expression (Rust syntax, no look-around) that matches all of the text, not a part of it.
+    json_schema: a JSON schema; the text is one JSON value that fits it.
+    choice: texts one a line, or a JSON array of texts; the text is exactly one of them.
+    """
+
+    kind: GrammarKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunSpec:
     """One run. `params` holds only what the user chose; the rest comes from the model, then from the defaults.
 
@@ -56,7 +70,10 @@ class RunSpec:
     trace_budget_bytes: records beyond it are dropped, oldest first.
     reuse_prefix: begin with the cache and records of the run before, as far as its tokens are the same (the next
         turn of a chat). Off, a run never depends on what ran before it.
+    grammar: what every continuation must be, if anything.
     assistant: a smaller model with the same vocabulary that drafts tokens, for assisted generation.
+    force_words: phrases that constrained beams must say, as texts; of several alternatives one is enough. They join
+        those of the parameter force_words_ids.
     negative_prompt: what classifier-free guidance (guidance_scale) steers away from; None: the last token alone.
     """
 
@@ -73,5 +90,7 @@ class RunSpec:
     trace_budget_bytes: int = 1 << 30
     host_defaults: Mapping[str, object] = field(default_factory=dict)
     reuse_prefix: bool = False
+    grammar: Grammar | None = None
     assistant: ModelSpec | None = None
     negative_prompt: Prompt | None = None
+    force_words: tuple[tuple[str, ...], ...] = ()

@@ -9,12 +9,15 @@ Every question names a sequence: `row` of the batch, and in modes with beams the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from core.contract.looking import LookingAnswer, LookingQuery
+from core.contract.params import GenerationParams
 from core.contract.snapshot import FloatArray
 
 
@@ -125,5 +128,73 @@ class DistributionAnswer:
     entropy_bits: float
 
 
-ViewQuery = AttentionQuery | ThumbnailQuery | DistributionQuery
-ViewAnswer = AttentionAnswer | ThumbnailAnswer | DistributionAnswer
+@dataclass(frozen=True, slots=True)
+class WaterfallQuery:
+    """What each stage of the pipeline did to the distribution that followed `position`.
+
+    The parameters are those that were in force when the token after `position` was chosen, with `changes` on top: what
+    if. `top` tokens are named, of all and of those that each stage killed.
+    """
+
+    run_id: int
+    position: int
+    changes: Mapping[str, object] = field(default_factory=dict)
+    top: int = 20
+    row: int = 0
+    branch_id: int = 0
+    beam: int = 0
+    index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """What one stage did. Probabilities and entropies are those of the scores before and after it, normalised.
+
+    killed, survivors: tokens that it left -inf, and that are left. mass_kept: of the probability before this stage.
+    killed_ids, killed_pieces, killed_probability: the likeliest ones that it killed, likeliest first.
+    """
+
+    name: str
+    params: Mapping[str, object]
+    killed: int
+    survivors: int
+    mass_kept: float
+    entropy_before_bits: float
+    entropy_after_bits: float
+    killed_ids: NDArray[np.int64]
+    killed_pieces: tuple[str, ...]
+    killed_probability: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class WaterfallAnswer:
+    """The pipeline of one step, stage by stage.
+
+    params, mode: in force, changes included. entropy_bits: before the first stage; survivors: after the last.
+    token_ids: the likeliest before and after, in descending order of `logprob` (before the first stage; natural
+        logarithm); `final_logprob` is -inf for killed ones.
+    token_id, u: the token that these parameters choose here, with the draw of that step. token_id is None, and `reason`
+        says why, where one step does not tell it.
+    replayable: False where a stage cannot be run again; then `stages` ends before it, and `reason` names it.
+    """
+
+    query: WaterfallQuery
+    params: GenerationParams
+    mode: str
+    stages: tuple[StageReport, ...]
+    entropy_bits: float
+    final_entropy_bits: float
+    survivors: int
+    token_ids: NDArray[np.int64]
+    pieces: tuple[str, ...]
+    logprob: FloatArray
+    final_logprob: FloatArray
+    token_id: int | None
+    piece: str
+    u: float | None
+    replayable: bool
+    reason: str
+
+
+ViewQuery = AttentionQuery | ThumbnailQuery | DistributionQuery | WaterfallQuery | LookingQuery
+ViewAnswer = AttentionAnswer | ThumbnailAnswer | DistributionAnswer | WaterfallAnswer | LookingAnswer

@@ -19,12 +19,14 @@ import torch
 
 from core.contract.detail import GuidanceDetail
 from core.contract.errors import InternalError, NonFiniteLogitsError, OutOfMemoryError, TokenglassError
-from core.contract.events import HypothesisEnded, PrefillProgress
+from core.contract.events import FinishReason, HypothesisEnded, PrefillProgress
 from core.contract.params import GenerationParams
 from core.contract.snapshot import CacheReport, StepId, StepSnapshot, StepTiming
 from core.decode.kv import cache_length, cache_report
 from core.decode.observe import Observation, Processed, observe, process
-from core.decode.rows import PastLane
+from core.decode.pipeline import Rows, culprit
+from core.decode.rows import PastLane, Row
+from core.decode.stopping import asked_to_stop
 from core.models.loaded import LoadedModel
 
 if TYPE_CHECKING:
@@ -67,8 +69,8 @@ def decode_step(run: Session) -> StepEvents:
         # 2. Pipeline: raw logits become the final scores, stage by stage.
         at_pipeline, before_s = perf_counter(), run.forward.spent_s
         scores = torch.log_softmax(raw, dim=-1) if run.mode.on_logprobs else raw
-        processed = process(scores, run.ids, run.stages, run.spec.top_logprobs)
-        _check_survivors(processed, run)
+        rows = run.pipeline_rows()
+        processed = _process(run, rows, scores)
 
         # 3. Choice: the mode takes one token a lane.
         choice = run.mode.choose(run, processed, place)
@@ -95,7 +97,7 @@ def decode_step(run: Session) -> StepEvents:
         # 5. Append: the tokens become part of their sequences, and may be their end.
         if choice.parents is not None:
             run.regroup(choice.parents, [run.lanes[parent].fork() for parent in choice.parents])
-        events += _append(run, choice, seen, timing, reports, guided)
+        events += _append(run, choice, processed.final, seen, timing, reports, guided)
         if choice.over or all(lane.finish_reason is not None for lane in run.lanes):
             break
 
@@ -107,6 +109,7 @@ def decode_step(run: Session) -> StepEvents:
 def _append(
     run: Session,
     choice: Choice,
+    final: torch.Tensor,
     seen: list[Observation],
     timing: StepTiming,
     reports: tuple[CacheReport, CacheReport | None],
@@ -118,6 +121,8 @@ def _append(
     texts = [run.mode.push(run, lane, token) for lane, token in zip(run.lanes, choice.token_ids, strict=True)]
     run.ids = torch.cat([run.ids, run.ids.new_tensor(choice.token_ids)[:, None]], dim=1)  # (B, T + 1)
     run.clock.token()
+    if run.extras.stopping_criteria:
+        _ask_criteria(run, choice, final, texts)
     if run.mode.moves_lanes:
         run.past.append([PastLane.of(lane, reports[0].length) for lane in run.lanes])
     trace_bytes, domain, events = run.trace_bytes, run.loaded.text, []
@@ -148,6 +153,7 @@ def _append(
                 timing=timing,
                 cache=reports[0],
                 trace_bytes=trace_bytes,
+                allowed_tokens=_allowed(run, lane),
                 finish_reason=None if lane.finish_reason is None else str(lane.finish_reason),
                 detail=None if choice.details is None else choice.details[k],
                 guidance=None if guided is None else guided[k],
@@ -157,12 +163,30 @@ def _append(
     return [*events, *(HypothesisEnded(run.run_id, index, hypothesis) for hypothesis in choice.ended)]
 
 
+def _ask_criteria(run: Session, choice: Choice, final: torch.Tensor, texts: list[str]) -> None:
+    """End the lanes that the caller's own criteria end, given the scores (B, V) their tokens were chosen from."""
+    for k, lane in enumerate(run.lanes):
+        ids, parent = run.ids[k : k + 1, lane.padding :], k if choice.parents is None else choice.parents[k]
+        asked = asked_to_stop(run.extras.stopping_criteria, ids, final[parent : parent + 1])
+        if asked and lane.finish_reason is None:
+            texts[k] += lane.end(FinishReason.STOP)
+
+
+def _allowed(run: Session, lane: Row) -> int | None:
+    """How many tokens the grammar allowed where the newest one was chosen."""
+    if run.grammar is None:
+        return None
+    return run.grammar.allowed_tokens(lane.token_ids[:-1], run.params.eos_token_id)
+
+
 def pad_id(loaded: LoadedModel, params: GenerationParams) -> int:
     """The token fed where a row has nothing to say: EOS as in `generate()`, else 0. It is masked or ignored."""
     return params.eos_token_id[0] if params.eos_token_id else (loaded.info.bos_token_id or 0)
 
 
 def _check_finite(logits: torch.Tensor, run: Session) -> None:
+    if run.params.remove_invalid_values:
+        return  # that stage repairs them
     # The maximum is NaN if any logit is, +inf if any is, and -inf only if all are.
     if not all(math.isfinite(most) for most in logits.amax(dim=-1).flatten().tolist()):
         raise NonFiniteLogitsError(
@@ -171,19 +195,28 @@ def _check_finite(logits: torch.Tensor, run: Session) -> None:
         )
 
 
-def _check_survivors(processed: Processed, run: Session) -> None:
-    if processed.final is processed.raw:
-        return
-    names = ", ".join(stage.name for stage in processed.stages)
-    for most in processed.final.amax(dim=-1).tolist():
-        if most == -math.inf:
-            raise NonFiniteLogitsError(
-                f"The pipeline ({names}) left no token to choose at token {run.new_tokens}; relax it."
-            )
-        if not math.isfinite(most):
-            raise NonFiniteLogitsError(
-                f"The pipeline ({names}) made scores that are not finite at token {run.new_tokens}; relax it."
-            )
+def _process(run: Session, rows: Rows, scores: torch.Tensor) -> Processed:
+    """The pipeline. Raises `NonFiniteLogitsError`, naming the stage that left no token or made infinite scores."""
+    try:
+        processed = process(scores, rows, run.stages, run.spec.top_logprobs)
+    except ValueError:
+        _blame(run, rows, scores)  # some of transformers' classes fail on what the stage before left
+        raise
+    if processed.final is not processed.raw:
+        most = processed.final.amax(dim=-1).tolist()
+        if not all(map(math.isfinite, most)):
+            _blame(run, rows, scores)
+    return processed
+
+
+def _blame(run: Session, rows: Rows, scores: torch.Tensor) -> None:
+    found = culprit(run.stages, rows, scores)
+    if found is not None:
+        stage, most = found
+        what = "left no token to choose" if most == -math.inf else "made scores that are not finite"
+        raise NonFiniteLogitsError(
+            f"The stage {stage.name} of the pipeline {what} at token {run.new_tokens}; relax it."
+        )
 
 
 def as_typed_error(problem: BaseException, run: Session) -> TokenglassError:

@@ -22,7 +22,7 @@ from core.contract.params import GenerationParams
 from core.contract.snapshot import CacheReport
 from core.decode import prepare
 from core.decode.kv import cache_length, cache_report, crop_cache, new_cache, take_rows
-from core.decode.modes.mode import Past
+from core.decode.modes.mode import Mode, Past
 from core.decode.pipeline import Stage
 from core.decode.rows import Row
 from core.trace.path import Path
@@ -123,19 +123,21 @@ class Guidance:
             self._paths[lane.index] = self._paths[lane.index].moved(self.fed, place)
 
     def stage(self, run: Session, params: GenerationParams, past: Past | None = None) -> Stage:
-        """The stage for the step in progress, or for one of the past by its records."""
+        """The stage for the step in progress, or for one of the past by its records (`ViewUnavailableError`)."""
 
-        def live(ids: object, scores: torch.Tensor) -> torch.Tensor:
+        scale = params.guidance_scale
+        negative = None if past is None else self._past_logits(run, past)[None]  # (1, V)
+
+        def live(rows: object, scores: torch.Tensor) -> torch.Tensor:
             assert self._logits is not None  # `abreast`
-            self._guided = guide(scores, self._logits, params.guidance_scale)
+            self._guided = guide(scores, self._logits, scale)
             return self._guided.scores
 
-        def replayed(ids: object, scores: torch.Tensor) -> torch.Tensor:
-            assert past is not None
-            return guide(scores, self._past_logits(run, past)[None], params.guidance_scale).scores
+        def replayed(rows: object, scores: torch.Tensor) -> torch.Tensor:
+            assert negative is not None
+            return guide(scores, negative, scale).scores
 
-        scale = {"guidance_scale": params.guidance_scale}
-        return Stage("guidance_scale", scale, live if past is None else replayed)
+        return Stage("guidance_scale", {"guidance_scale": scale}, live if past is None else replayed)
 
     def _past_logits(self, run: Session, past: Past) -> torch.Tensor:
         """Logits (V,) that the second stream had at a past step. Raises `ViewUnavailableError`."""
@@ -176,3 +178,18 @@ class Guidance:
             host_ids.flags.writeable = host.flags.writeable = False
             found.append(GuidanceDetail(host_ids, tuple(map(piece, host_ids.tolist())), *host))
         return found
+
+
+def opening_stages(
+    run: Session, mode: Mode, guidance: Guidance | None, params: GenerationParams, past: Past | None = None
+) -> tuple[Stage, ...]:
+    """The stages in front of the pipeline, for the step in progress or one of the past.
+
+    Raises `ParameterError`, and for a past step `ViewUnavailableError` where the records do not have what it takes.
+    """
+    own = mode.opening(run, params, past)
+    if params.guidance_scale == 1:
+        return own
+    if guidance is None:
+        raise ViewUnavailableError("This run has no second stream to guide by; run again with a guidance_scale.")
+    return (*own, guidance.stage(run, params, past))

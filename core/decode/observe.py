@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from core.contract.snapshot import Candidates, FloatArray
-from core.decode.pipeline import Stage
+from core.decode.pipeline import Rows, Stage
 
 _LN2 = math.log(2.0)
 
@@ -27,16 +27,18 @@ class Processed:
     stages: tuple[Stage, ...]
 
 
-def process(raw: torch.Tensor, ids: torch.Tensor, stages: tuple[Stage, ...], top: int) -> Processed:
+def process(raw: torch.Tensor, rows: Rows, stages: tuple[Stage, ...], top: int) -> Processed:
     """Run the pipeline on raw logits (B, V), noting which stage kills which of the `top` likeliest tokens."""
-    top_ids = torch.topk(raw, min(top, raw.shape[-1]), dim=-1).indices
+    # Logits that a stage is to repair are shown repaired.
+    seen = torch.nan_to_num(raw) if any(stage.name == "remove_invalid_values" for stage in stages) else raw
+    top_ids = torch.topk(seen, min(top, raw.shape[-1]), dim=-1).indices
     killed_by = torch.full_like(top_ids, -1, dtype=torch.int8)
     scores = raw
     for index, stage in enumerate(stages):
-        scores = stage.fn(ids, scores)
+        scores = stage.fn(rows, scores)
         dead = torch.gather(scores, 1, top_ids).isneginf() & (killed_by < 0)
         killed_by[dead] = index
-    return Processed(raw, scores, top_ids, killed_by, stages)
+    return Processed(seen, scores, top_ids, killed_by, stages)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Before the first forward pass: the prompt as tokens, the parameters with their origin, the plan."""
+"""Before the first forward pass: the prompt as tokens, the parameters, the constraint."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 
 from core.contract.errors import PromptError
-from core.contract.events import ModelInfo, PlanLine, PromptRow
+from core.contract.events import PromptRow
 from core.contract.params import GenerationParams
 from core.contract.specs import Prompt, RunSpec
 from core.contract.together import check_together, in_mode
+from core.decode.grammar import Constraint
 from core.models.loaded import LoadedModel
 
 
@@ -54,55 +55,27 @@ def _runnable(loaded: LoadedModel, row: PromptRow) -> PromptRow:
     return row
 
 
-def resolve_params(info: ModelInfo, spec: RunSpec) -> GenerationParams:
+def _phrase_ids(loaded: LoadedModel, texts: tuple[str, ...]) -> tuple[object, ...]:
+    """A phrase as token ids, or its alternatives as a tuple of them."""
+    ids = tuple(tuple(loaded.text.encode(text, add_special_tokens=False)) for text in texts)
+    return ids[0] if len(ids) == 1 else ids
+
+
+def resolve_params(loaded: LoadedModel, spec: RunSpec) -> GenerationParams:
     """The user's values over the model's, over the defaults; `spec.mode` decides do_sample. Raises `ParameterError`."""
-    params = info.defaults.replace({**spec.host_defaults, **spec.params})
+    params = loaded.info.defaults.replace({**spec.host_defaults, **spec.params})
+    if spec.force_words:
+        phrases = (*params.force_words_ids, *(_phrase_ids(loaded, texts) for texts in spec.force_words))
+        params = params.replace({"force_words_ids": phrases})
     if spec.mode is not None:
         params = in_mode(params, spec.mode, spec.assistant is not None)
     check_together(params, spec.assistant is not None)
     return params
 
 
-def make_plan(info: ModelInfo, spec: RunSpec, params: GenerationParams, rows: list[PromptRow]) -> tuple[PlanLine, ...]:
-    """What will happen and why, before it does."""
-    longest = max(len(row.token_ids) for row in rows)
-    length = min(longest + params.max_new_tokens, info.max_positions + 1)
-    limited = length < longest + params.max_new_tokens
-    eos = ", ".join(map(str, params.eos_token_id)) or "none"
-    stops = [f"eos {eos}", *(repr(s) for s in params.stop_strings)]
-    return (
-        PlanLine("mode", params.mode, _mode_reason(info, spec, params)),
-        PlanLine(
-            "length",
-            f"{length:,}",
-            f"all {info.max_positions:,} positions" if limited else f"{longest:,} + {params.max_new_tokens:,}",
-        ),
-        PlanLine("stop", " · ".join(stops), _origin("eos_token_id", info, spec)),
-        PlanLine("cache", "growing", f"{info.kv_bytes_per_token / 1e3:.3g} kB a token"),
-        PlanLine("draws", *_draws(spec, params)),
-    )
-
-
-def _mode_reason(info: ModelInfo, spec: RunSpec, params: GenerationParams) -> str:
-    if spec.mode is not None:
-        return "yours"
-    if params.do_sample and params.temperature == 0:
-        return "temperature is 0"
-    return _origin("do_sample", info, spec)
-
-
-def _origin(name: str, info: ModelInfo, spec: RunSpec) -> str:
-    if name in spec.params:
-        return "yours"
-    if name in spec.host_defaults:
-        return "window default"
-    return "model" if name in info.from_generation_config else "default"
-
-
-def _draws(spec: RunSpec, params: GenerationParams) -> tuple[str, str]:
-    if params.mode != "sample":
-        return "none", "greedy"
-    return f"seed {spec.seed}", "torch generator" if spec.draw_source == "torch" else "counter-based"
+def constraint(loaded: LoadedModel, spec: RunSpec) -> Constraint | None:
+    """The grammar over this model's tokens, if there is one. Raises `GrammarError`."""
+    return None if spec.grammar is None else Constraint(loaded.text, loaded.info.vocab_size, spec.grammar)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ The session holds the state; the loop itself is in `engine.py`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -27,17 +28,22 @@ from core.contract.specs import RunSpec
 from core.contract.together import check_together
 from core.contract.views import Place, ViewAnswer, ViewQuery
 from core.decode import engine, prepare
+from core.decode.extras import NONE, Extras
 from core.decode.forward import Forward, ForwardCancelled
-from core.decode.guidance import Guidance
+from core.decode.guidance import Guidance, opening_stages
 from core.decode.kv import cache_length, fork_cache, layer_keys, new_cache, take_rows
-from core.decode.modes import PLAIN, Mode, Past, make_mode
-from core.decode.pipeline import Stage, build_pipeline, run_pipeline
+from core.decode.lengths import settle_lengths
+from core.decode.modes import PLAIN, Mode, make_mode
+from core.decode.pipeline import PipelineContext, Rows, Stage, build_pipeline
+from core.decode.plan import make_plan
+from core.decode.replay import final_scores, replay
 from core.decode.rows import Clock, PastLane, Row
-from core.decode.stopping import RowStop
+from core.decode.stopping import RowStop, Timer
 from core.models.loaded import LoadedModel
 from core.trace.path import Path
 from core.trace.record import Trace
 from core.trace.recording import Recording, Strand
+from core.trace.replay import ReadOut
 from core.trace.views import derive
 
 
@@ -59,16 +65,23 @@ class Session:
         cancelled: Callable[[], bool] = lambda: False,
         before: Session | None = None,
         assistant: LoadedModel | None = None,
+        extras: Extras = NONE,
     ) -> None:
-        self.loaded, self.spec = loaded, spec
+        self.loaded, self.spec, self.extras = loaded, spec, extras
         self.run_id, self.branch_id, self.epoch = run_id, branch_id, 0
-        self.params = prepare.resolve_params(loaded.info, spec)
+        self.asked = prepare.resolve_params(loaded, spec)  # as they were chosen; `params` are those in force
+        self.changed: frozenset[str] = frozenset()  # chosen by the user since the run began
         self.assistant = assistant
-        self.mode: Mode = make_mode(self.params, spec, loaded, assistant, cancelled)
-        copies = self.params.num_return_sequences if self.mode.copies else 1
+        self.mode: Mode = make_mode(self.asked, spec, loaded, assistant, cancelled)
+        copies = self.asked.num_return_sequences if self.mode.copies else 1
         prompts = prepare.prompt_rows(loaded, spec.prompts, copies)
-        slots = prepare.pad_left(prompts, engine.pad_id(loaded, self.params), loaded.device)
-        self.rows = [_new_row(loaded, index, p, int(slots.padding[index])) for index, p in enumerate(prompts)]
+        slots = prepare.pad_left(prompts, engine.pad_id(loaded, self.asked), loaded.device)
+        self.prompt_slots = slots.ids.shape[1]
+        self.lengths = settle_lengths(self.asked, self._chosen(), self.prompt_slots)
+        self.params = self.lengths.params
+        self.grammar = prepare.constraint(loaded, spec)
+        self.timer = Timer()
+        self.rows = [self._new_row(index, p, int(slots.padding[index])) for index, p in enumerate(prompts)]
         if self.mode.one_row and len(self.rows) > 1:
             raise ParameterError(
                 f"{self.mode.name} takes one prompt at a time, not {len(self.rows)}; leave the drafts out or run them "
@@ -76,21 +89,22 @@ class Session:
             )
         self.lanes = list(self.rows)  # what the batch consists of
         self.past: list[list[PastLane]] = []  # the lanes after each step, where lanes move
-        self.prompt_slots = slots.ids.shape[1]
         self.ids = slots.ids  # (B, slots so far)
         self.forward = Forward(loaded, self.padding, cancelled)
-        limit = min(self.prompt_slots + self.params.max_new_tokens, loaded.info.max_positions + max(self.padding))
-        self.cache = new_cache(len(self.forward.anatomy.layers), limit)
+        self.limit = min(self.prompt_slots + self.params.max_new_tokens, loaded.info.max_positions + max(self.padding))
+        self.cache = new_cache(len(self.forward.anatomy.layers), self.limit)
         self.several = len(self.rows) > 1 or self.mode.moves_lanes
         self.trace = Trace(spec.trace_budget_bytes, keeps_keys=self.several) if spec.trace else None
-        reused = 0 if before is None else self._continue(before, limit)
+        self.reused = 0 if before is None else self._continue(before)
         self.pending_logits: torch.Tensor | None = None  # (B, V) that the next step begins with, fed already
         self.over = False
         self.clock = Clock()
         self.error: TokenglassError | None = None
         self.guidance: Guidance | None = None  # once it has acted
+        self.read_out = ReadOut()
         self.stages: tuple[Stage, ...]
         self._configure(self.params)
+        self.params_since = [(0, self.params)]  # from which token on which were in force
         self.mode.begin(self)
         self.started = RunStarted(
             model_id=loaded.info.model_id,
@@ -99,12 +113,22 @@ class Session:
             rows=tuple(prompts),
             params=self.params,
             seed=spec.seed,
-            max_length=limit,
-            plan=prepare.make_plan(loaded.info, spec, self.params, prompts),
-            reused_positions=reused,
+            max_length=self.limit,
+            plan=make_plan(self),
+            reused_positions=self.reused,
         )
 
-    def _continue(self, before: Session, limit: int) -> int:
+    def _chosen(self) -> frozenset[str]:
+        """The parameters that somebody set; the rest are the library's defaults."""
+        return self.changed.union(self.spec.params, self.spec.host_defaults, self.loaded.info.from_generation_config)
+
+    def _new_row(self, index: int, prompt: PromptRow, padding: int) -> Row:
+        finished = None if self.grammar is None else self.grammar.finished
+        most = self.loaded.info.max_positions
+        stop = RowStop(len(prompt.token_ids), prompt.rendered[-64:], most, self.timer, finished)
+        return Row(index, prompt, padding, stop, self.loaded.text.stream(prompt.token_ids), Path(0, index))
+
+    def _continue(self, before: Session) -> int:
         """Take over what `before` has fed of this very prompt; returns the positions. The last one is always fed."""
         single = not self.several and not before.several
         recorded = before.trace is not None or self.trace is None
@@ -114,7 +138,7 @@ class Session:
         same = (self.ids[0, :most] == before.ids[0, :most]).int().cumprod(0)
         reused = int(same.sum())
         if reused:
-            self.cache = fork_cache(before.cache, reused, limit)
+            self.cache = fork_cache(before.cache, reused, self.limit)
             self.trace = None if self.trace is None or before.trace is None else before.trace.fork(reused)
         return reused
 
@@ -130,27 +154,33 @@ class Session:
             mode = make_mode(params, self.spec, self.loaded)
         if guidance is None and params.guidance_scale != 1:
             guidance = Guidance(self)
-        opening = self._opening(mode, guidance, params)
-        stages = build_pipeline(params, self.prompt_slots, self.padding, self.loaded.device, opening)
+        stages = build_pipeline(params, self.pipeline_context(params, opening_stages(self, mode, guidance, params)))
         self.params, self.stages, self.mode, self.guidance = params, stages, mode, guidance
         if guidance is not None:
             most = self.loaded.info.max_positions
             for lane in self.lanes:
                 lane.stop.max_positions = guidance.room(lane, most) if params.guidance_scale != 1 else most
 
-    def _opening(
-        self, mode: Mode, guidance: Guidance | None, params: GenerationParams, past: Past | None = None
-    ) -> tuple[Stage, ...]:
-        """The stages in front of the pipeline, for the step in progress or one of the past."""
-        own = mode.opening(self, params, past)
-        if guidance is None or params.guidance_scale == 1:
-            return own
-        return (*own, guidance.stage(self, params, past))
-
     @property
     def guiding(self) -> Guidance | None:
         """The negative prompt's stream, where it acts on the next token."""
         return None if self.params.guidance_scale == 1 else self.guidance
+
+    def pipeline_context(self, params: GenerationParams, opening: tuple[Stage, ...]) -> PipelineContext:
+        """What stages are built for."""
+        return PipelineContext(
+            prompt_slots=self.prompt_slots,
+            vocab_size=self.loaded.info.vocab_size,
+            device=self.loaded.device,
+            custom=self.extras.logits_processor,
+            prefix_allowed_tokens_fn=self.extras.prefix_allowed_tokens_fn,
+            opening=opening,
+            grammar=None if self.grammar is None else self.grammar.stage(params.eos_token_id, self.prompt_slots),
+        )
+
+    def pipeline_rows(self) -> Rows:
+        """The batch as stages see it."""
+        return Rows(self.ids, tuple(self.padding), tuple(lane.index for lane in self.lanes))
 
     # -- lanes
 
@@ -182,7 +212,6 @@ class Session:
                 self.guidance.regroup(sources, lanes)
         self.lanes = lanes
         self.forward.place_rows(self.padding)
-        self._configure(self.params)
 
     def feed_newest(self) -> torch.Tensor:
         """The logits (B, V) that follow each lane's newest token, which is fed unless it was."""
@@ -216,6 +245,7 @@ class Session:
         A pass that is broken off ends the run as cancelled; a failing one ends it with the error. Both
         leave cache, trace and everything generated as they were before the pass.
         """
+        self.timer.start()
         try:
             if self.in_prefill:
                 return (engine.prefill_chunk(self),)
@@ -234,6 +264,7 @@ class Session:
     def note_pause(self, seconds: float) -> None:
         """Time the user spent pausing, which does not count against the speed."""
         self.clock.pause_s += seconds
+        self.timer.pause(seconds)
 
     def cancel(self, reason: FinishReason = FinishReason.CANCELLED) -> None:
         """End all lanes that are still running."""
@@ -246,12 +277,15 @@ class Session:
         for name in changes:
             if name in self.mode.fixed:
                 raise ParameterError(f"{name} cannot change while a run is in progress; it acts at the next run.")
-        before, after = self.params, self.params.replace(changes)
-        check_together(after, self.spec.assistant is not None)
-        self._configure(after)
+        before, asked = self.params, self.asked.replace(changes)
+        check_together(asked, self.spec.assistant is not None)
+        lengths = settle_lengths(asked, self._chosen() | set(changes), self.prompt_slots)
+        self._configure(lengths.params)
+        self.asked, self.lengths, self.changed = asked, lengths, self.changed | set(changes)
         self.epoch = epoch
+        self.params_since.append((self.new_tokens, self.params))
         changed = tuple(n for n in PARAMETERS if getattr(before, n) != getattr(self.params, n))
-        return ParamsApplied(self.run_id, epoch, self.new_tokens, self.params, changed)
+        return ParamsApplied(self.run_id, epoch, self.new_tokens, self.params, changed, make_plan(self))
 
     def take_record_s(self) -> float:
         """Seconds spent recording since the last call."""
@@ -325,7 +359,9 @@ class Session:
             info=self.loaded.info,
             piece=self.loaded.text.piece,
             recompute=self._recompute,
-            final_scores=self._final_scores,
+            final_scores=partial(final_scores, self),
+            replay=partial(replay, self),
+            read_out=self.read_out,
         )
 
     def _strand(self, place: Place) -> Strand:
@@ -353,27 +389,13 @@ class Session:
         ids = torch.tensor([strand.token_ids[:stop]], device=self.ids.device)
         trace = Trace(budget, start=padding + begin, keeps_keys=self.several)
         with self.attached(), self.forward.rows_placed([padding]):
-            for at in range(begin, stop, self.spec.prefill_chunk):
-                self.forward(ids[:, at : min(at + self.spec.prefill_chunk, stop)], cache, trace)
-        return trace, replace(strand, path=Path(0, 0), padding=padding, fed=None)
-
-    def _final_scores(self, strand: Strand, position: int, logits: torch.Tensor) -> torch.Tensor:
-        """The pipeline under the current parameters on the logits (V,) that followed `position`."""
-        prompt = self.prompt_slots - strand.padding
-        opening = self._opening(self.mode, self.guidance, self.params, Past(strand, position))
-        if self.params.guidance_scale != 1 and self.guidance is None:  # set after the last token
-            raise ViewUnavailableError("This run was not guided; run again with guidance_scale other than 1.")
-        stages = build_pipeline(self.params, prompt, [0], self.loaded.device, opening)
-        ids = torch.tensor([strand.token_ids[: position + 1]], device=logits.device)
-        scores = torch.log_softmax(logits, dim=-1) if self.mode.on_logprobs else logits
-        return run_pipeline(stages, ids, scores[None])[0]
+            for first, last in ((begin, start), (start, stop)):  # the positions meant are passes of their own
+                for at in range(first, last, self.spec.prefill_chunk):
+                    self.forward(ids[:, at : min(at + self.spec.prefill_chunk, last)], cache, trace)
+        return trace, dataclasses.replace(strand, path=Path(0, 0), padding=padding, fed=None)
 
     def close(self) -> None:
         """Give cache and records back."""
         self.cache = new_cache(len(self.forward.anatomy.layers))
         self.trace = self.guidance = None
-
-
-def _new_row(loaded: LoadedModel, index: int, prompt: PromptRow, padding: int) -> Row:
-    stop = RowStop(len(prompt.token_ids), prompt.rendered[-64:], loaded.info.max_positions)
-    return Row(index, prompt, padding, stop, loaded.text.stream(prompt.token_ids), Path(0, index))
+        self.read_out = ReadOut()

@@ -1,28 +1,78 @@
-"""When a row ends: EOS, a stop string across token borders, the asked length, the model's positions."""
+"""When a row ends: EOS, a stop string across token borders, a complete grammar, lengths, time, own criteria."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from time import perf_counter
+
+import torch
 
 from core.contract.events import FinishReason
 from core.contract.params import GenerationParams
 
+# ids (1, T) without padding, a tuple whose last item is the newest scores (1, V) after the pipeline → whether the row
+# ends; a tensor of one bool will do.
+Criterion = Callable[[torch.Tensor, tuple[torch.Tensor, ...]], object]
+
+
+class Timer:
+    """Seconds of work since the first forward pass, pauses left out; what `max_time` is measured by."""
+
+    def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
+        self._clock = clock
+        self._begun: float | None = None
+        self._paused_s = 0.0
+
+    def start(self) -> None:
+        """The first forward pass begins; later calls change nothing."""
+        if self._begun is None:
+            self._begun = self._clock()
+
+    def pause(self, seconds: float) -> None:
+        """So long the user has paused."""
+        if self._begun is not None:
+            self._paused_s += seconds
+
+    @property
+    def seconds(self) -> float:
+        """0 before the first forward pass."""
+        return 0.0 if self._begun is None else self._clock() - self._begun - self._paused_s
+
 
 class RowStop:
-    """Watches one row. `text` is what the row has said; stop strings may begin in the prompt's last characters."""
+    """Watches one row. Stop strings may begin in the prompt's last characters.
 
-    def __init__(self, prompt_tokens: int, prompt_tail: str, max_positions: int) -> None:
+    timer: of the run. finished: whether a grammar leaves nothing to be said after these generated ids.
+    """
+
+    def __init__(
+        self,
+        prompt_tokens: int,
+        prompt_tail: str,
+        max_positions: int,
+        timer: Timer | None = None,
+        finished: Callable[[Sequence[int]], bool] | None = None,
+    ) -> None:
         self.prompt_tokens = prompt_tokens
         self.max_positions = max_positions
         self._tail = prompt_tail
+        self._timer = timer
+        self._finished = finished
 
-    def check(self, token_id: int, text: str, new_tokens: int, params: GenerationParams) -> FinishReason | None:
-        """The reason to end after `token_id`, the row's `new_tokens`-th, which completed `text`; None to go on."""
-        if token_id in params.eos_token_id or self._completes_stop_string(text, params.stop_strings):
+    def check(self, token_ids: Sequence[int], text: str, params: GenerationParams) -> FinishReason | None:
+        """The reason to end after the newest of the row's own `token_ids`, which completed `text`; None to go on."""
+        if token_ids[-1] in params.eos_token_id or self._completes_stop_string(text, params.stop_strings):
             return FinishReason.STOP
-        if new_tokens >= params.max_new_tokens:
+        # With EOS tokens the model still says one, as it would without a grammar.
+        if self._finished is not None and not params.eos_token_id and self._finished(token_ids):
+            return FinishReason.STOP
+        if len(token_ids) >= params.max_new_tokens:
             return FinishReason.LENGTH
         # Every position can be fed once; the token chosen after the last one is the end.
-        if self.prompt_tokens + new_tokens > self.max_positions:
+        if self.prompt_tokens + len(token_ids) > self.max_positions:
             return FinishReason.LENGTH_LIMIT
+        if params.max_time is not None and self._timer is not None and self._timer.seconds > params.max_time:
+            return FinishReason.TIME
         return None
 
     def _completes_stop_string(self, text: str, stop_strings: tuple[str, ...]) -> bool:
@@ -31,3 +81,12 @@ class RowStop:
         self._tail = seen[-max(longest, 64) :]
         # Only ends that lie in the new text count: earlier ones would have stopped the row before.
         return any(seen.find(s, max(0, len(seen) - len(text) - len(s) + 1)) >= 0 for s in stop_strings if text)
+
+
+def asked_to_stop(extra: Iterable[Criterion], ids: torch.Tensor, scores: torch.Tensor) -> bool:
+    """Whether one of the caller's own criteria ends the row: ids (1, T) with the newest token, scores (1, V).
+
+    They are called as `generate()` calls a `StoppingCriteria`, all of them, so that those with state see every step.
+    """
+    answers = [criterion(ids, (scores,)) for criterion in extra]
+    return any(bool(torch.as_tensor(answer).any()) for answer in answers)

@@ -18,10 +18,11 @@ _FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm", "norm_f",
 class Anatomy:
     """The parts of one model that are observed from outside; the model itself is never changed.
 
-    accepts: the keyword names of `forward`. transformers swallows unknown keywords without a word, so
+    model: all of it. accepts: the keyword names of `forward`. transformers swallows unknown keywords without a word, so
     only these may be passed.
     """
 
+    model: PreTrainedModel
     layers: tuple[nn.Module, ...]
     final_norm: nn.Module | None
     head: nn.Module
@@ -54,6 +55,7 @@ def find_anatomy(model: PreTrainedModel) -> Anatomy:
     )
     factor = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     return Anatomy(
+        model=model,
         layers=layers,
         final_norm=norm,
         head=head,

@@ -35,6 +35,22 @@ class AttentionTap(Protocol):
     ) -> None: ...
 
 
+class AttentionWatch(Protocol):
+    """Sees a whole call of the attention function, for the one pass that is walked through."""
+
+    def attended(
+        self,
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        scaling: float | None,
+        output: torch.Tensor,
+    ) -> None: ...
+
+
+_watch: ContextVar[AttentionWatch | None] = ContextVar("tokenglass_attention_watch", default=None)
 _tap: ContextVar[AttentionTap | None] = ContextVar("tokenglass_attention_tap", default=None)
 
 
@@ -46,6 +62,16 @@ def tapped(tap: AttentionTap | None) -> Iterator[None]:
         yield
     finally:
         _tap.reset(token)
+
+
+@contextmanager
+def watched(watch: AttentionWatch) -> Iterator[None]:
+    """Show all attention calls inside the block to `watch`."""
+    token = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(token)
 
 
 def family_eager(module: nn.Module) -> AttentionForward:
@@ -67,11 +93,16 @@ def _tokenglass_attention(
     tap = _tap.get()
     if tap is not None:
         tap.take(module, query, scaling, kwargs)
+    output: tuple[torch.Tensor, torch.Tensor | None]
     if query.shape[2] == 1 and kwargs.get("position_bias") is None:
-        return _one_query(query, key, value, attention_mask, scaling), None
-    output: tuple[torch.Tensor, torch.Tensor | None] = sdpa_attention_forward(
-        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-    )
+        output = _one_query(query, key, value, attention_mask, scaling), None
+    else:
+        output = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    watch = _watch.get()
+    if watch is not None:
+        watch.attended(module, query, key, value, attention_mask, scaling, output[0])
     return output
 
 
@@ -102,7 +133,11 @@ def _tokenglass_eager_attention(
     tap = _tap.get()
     if tap is not None:
         tap.take(module, query, scaling, kwargs)
-    return family_eager(module)(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    output = family_eager(module)(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    watch = _watch.get()
+    if watch is not None:
+        watch.attended(module, query, key, value, attention_mask, scaling, output[0])
+    return output
 
 
 AttentionInterface.register(NAME, _tokenglass_attention)

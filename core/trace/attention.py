@@ -9,6 +9,7 @@ Shapes: H heads, R query rows, T keys.
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from core.contract.views import AttentionAnswer, AttentionQuery, ThumbnailAnswer
 from core.models.attention import family_eager
 from core.trace.record import Trace
 from core.trace.recording import Recording, Strand
+from core.trace.selected import can_narrow, narrowed
 
 SLICE_ELEMENTS = 1 << 20  # weights computed between two looks at the clock: a few milliseconds
 
@@ -27,18 +29,20 @@ SLICE_ELEMENTS = 1 << 20  # weights computed between two looks at the clock: a f
 def derive_attention(recording: Recording, query: AttentionQuery) -> Generator[None, None, AttentionAnswer]:
     """The weights asked for, one slice at a time. Raises `ViewUnavailableError`."""
     recording.require("attention")
-    layer, heads = recording.layer(query.layer), _heads(recording, query)
+    layer, heads = recording.layer(query.layer), checked_heads(recording, query.heads, query.reduce)
     strand = recording.strand(query)
     start, stop = recording.span(strand, query.rows)
     trace, strand = _trace_for(recording, query, strand, start, stop)
     cell = _cell(stop - start, stop, query.pool)
     parts: list[FloatArray] = []
-    for begin, end in _row_slices(start, stop, recording.info.heads, cell[0]):
+    count = recording.info.heads if heads is None else len(heads)
+    for begin, end in _row_slices(start, stop, count, cell[0]):
         weights = attention_weights(recording, trace, layer, strand, begin, end, heads)  # (H, R, end)
         if query.reduce is not None:
             weights = weights.mean(0, keepdim=True) if query.reduce == "mean" else weights.amax(0, keepdim=True)
-        weights = pad(weights, (0, stop - end))  # keys after the newest query of the slice weigh nothing
-        parts.append(_pool(weights, cell).cpu().numpy())
+        pooled = _pool(weights, cell)
+        wide = -(-stop // cell[1])  # keys after the newest query of the slice weigh nothing
+        parts.append(pad(pooled, (0, wide - pooled.shape[2])).cpu().numpy())
         yield
     joined = np.concatenate(parts, axis=1)
     joined.flags.writeable = False
@@ -76,17 +80,21 @@ def attention_weights(
             f"{recording.info.title} computes attention in its own way, which leaves no query to derive it from."
         )
     site = trace.sites[layer]
-    query = recording.queries(trace, layer, strand, start, stop)[None].float()  # (1, H, R, D)
-    keys = recording.keys(trace, layer, strand, stop)[None].float()  # (1, H_kv, T, D)
-    distance = torch.arange(start, stop, device=keys.device)[:, None] - torch.arange(stop, device=keys.device)
-    hidden = distance < 0
+    query = recording.queries(trace, layer, strand, start, stop)[None]  # (1, H, R, D)
+    keys = recording.keys(trace, layer, strand, stop)[None]  # (1, H_kv, T, D)
+    module: Any = site.module
+    if heads is not None and can_narrow(site):
+        module, query, keys = narrowed(site.module, query, keys, heads)
+        heads = None
+    query, keys = query.float(), keys.float()
+    hidden = torch.ones(stop - start, stop, dtype=torch.bool, device=keys.device).triu(start + 1)
     window = site.extras.get("sliding_window")
     if isinstance(window, int):
-        hidden |= distance >= window
-    mask = torch.zeros_like(distance, dtype=torch.float32).masked_fill(hidden, torch.finfo(torch.float32).min)
+        hidden |= torch.ones_like(hidden).tril(start - window)
+    mask = torch.zeros(hidden.shape, device=keys.device).masked_fill_(hidden, torch.finfo(torch.float32).min)
     # The output of the attention is not wanted: one column of values is enough.
     _, weights = family_eager(site.module)(
-        site.module, query, keys, keys[..., :1], mask[None, None], scaling=site.scaling, **dict(site.extras)
+        module, query, keys, keys[..., :1], mask[None, None], scaling=site.scaling, **dict(site.extras)
     )
     assert weights is not None  # eager attention always returns its weights
     return weights[0] if heads is None else weights[0, heads]
@@ -109,15 +117,16 @@ def _trace_for(
     return trace, strand
 
 
-def _heads(recording: Recording, query: AttentionQuery) -> list[int] | None:
-    if query.reduce not in (None, "mean", "max"):
-        raise ViewUnavailableError(f"Heads can be joined by mean or max, not by “{query.reduce}”.")
-    if query.heads is None:
+def checked_heads(recording: Recording, heads: tuple[int, ...] | None, reduce: str | None) -> list[int] | None:
+    """The heads of a question as a list (None: all). Raises `ViewUnavailableError` for what does not exist."""
+    if reduce not in (None, "mean", "max"):
+        raise ViewUnavailableError(f"Heads can be joined by mean or max, not by “{reduce}”.")
+    if heads is None:
         return None
-    wrong = [head for head in query.heads if not 0 <= head < recording.info.heads]
-    if wrong or not query.heads:
+    wrong = [head for head in heads if not 0 <= head < recording.info.heads]
+    if wrong or not heads:
         raise ViewUnavailableError(f"There is no head {wrong or 'given'}; a layer has {recording.info.heads}.")
-    return list(query.heads)
+    return list(heads)
 
 
 def _cell(rows: int, columns: int, pool: tuple[int, int] | None) -> tuple[int, int]:
@@ -141,4 +150,4 @@ def _pool(weights: torch.Tensor, cell: tuple[int, int]) -> torch.Tensor:
     heads, rows, columns = weights.shape
     tall, wide = -(-rows // cell[0]), -(-columns // cell[1])
     padded = pad(weights, (0, wide * cell[1] - columns, 0, tall * cell[0] - rows))
-    return padded.reshape(heads, tall, cell[0], wide, cell[1]).amax(dim=(2, 4))
+    return padded.reshape(heads, tall, cell[0], wide, cell[1]).amax(dim=4).amax(dim=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from core.contract.views import Place
 from core.models.anatomy import Anatomy
 from core.trace.path import Path
 from core.trace.record import Trace
+from core.trace.replay import ReadOut, Replay
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Recording:
     cached_keys: keys (H_kv, stop, D) of a layer and a strand in the slots before `stop`, from the cache.
     recompute: records of the positions [start, stop) of a strand, fed again, and the strand in those records.
     final_scores: the pipeline on the logits (V,) that followed a position of a strand.
+    replay: the same stage by stage, with changed parameters.
+    read_out: what the waterfall looked at last.
     """
 
     trace: Trace | None
@@ -48,6 +51,8 @@ class Recording:
     piece: Callable[[int], str]
     recompute: Callable[[Strand, int, int], tuple[Trace, Strand]]
     final_scores: Callable[[Strand, int, torch.Tensor], torch.Tensor]
+    replay: Callable[[Strand, int, torch.Tensor, Mapping[str, object]], Replay]
+    read_out: ReadOut
 
     def recorded(self) -> Trace:
         """The trace. Raises `ViewUnavailableError` when the run was not recorded."""

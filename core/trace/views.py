@@ -4,10 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from core.contract.views import AttentionQuery, DistributionQuery, ThumbnailQuery, ViewAnswer, ViewQuery
+from core.contract.looking import (
+    AttributionQuery,
+    ColumnQuery,
+    HeadsQuery,
+    LensQuery,
+    NormsQuery,
+    RolloutQuery,
+    WalkQuery,
+)
+from core.contract.views import (
+    AttentionQuery,
+    DistributionQuery,
+    ThumbnailQuery,
+    ViewAnswer,
+    ViewQuery,
+    WaterfallQuery,
+)
 from core.trace.attention import derive_attention, derive_thumbnails
+from core.trace.attribution import derive_attribution
 from core.trace.distribution import derive_distribution
+from core.trace.heads import derive_column, derive_heads
+from core.trace.lens import derive_lens
+from core.trace.norms import derive_norms
 from core.trace.recording import Recording
+from core.trace.rollout import derive_rollout
+from core.trace.walk import derive_walk
+from core.trace.waterfall import derive_waterfall
 
 
 def derive(recording: Recording, query: ViewQuery) -> Generator[None, None, ViewAnswer]:
@@ -19,3 +42,19 @@ def derive(recording: Recording, query: ViewQuery) -> Generator[None, None, View
             return derive_thumbnails(recording, query)
         case DistributionQuery():
             return derive_distribution(recording, query)
+        case RolloutQuery():
+            return derive_rollout(recording, query)
+        case ColumnQuery():
+            return derive_column(recording, query)
+        case HeadsQuery():
+            return derive_heads(recording, query)
+        case LensQuery():
+            return derive_lens(recording, query)
+        case NormsQuery():
+            return derive_norms(recording, query)
+        case AttributionQuery():
+            return derive_attribution(recording, query)
+        case WalkQuery():
+            return derive_walk(recording, query)
+        case WaterfallQuery():
+            return derive_waterfall(recording, query)

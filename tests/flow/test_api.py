@@ -239,6 +239,11 @@ def test_rude_input_ends_in_one_sentence(error: type[Exception], arguments: dict
     assert len(message) < 250
 
 
+def test_a_mode_that_the_parameters_do_not_give_is_answered_with_what_it_needs() -> None:
+    with pytest.raises(ParameterError, match=r"beam_search.*num_beams above 1"):
+        go(mode="beam_search")
+
+
 def test_an_unavailable_mode_is_answered_with_those_there_are() -> None:
     with pytest.raises(ParameterError, match=r"beam_seek.*greedy_search.*assisted_generation"):
         go(mode="beam_seek")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from core import bench, cli
+from core.bench_pipeline import STAGES
 from core.models.loaded import LoadedModel
 from tests.leaks import assert_no_hooks
 from tests.parity.reference import twin
@@ -39,6 +40,15 @@ def test_the_report_is_plain_data_and_a_table(report: dict[str, Any]) -> None:
     assert sum(line.startswith("tiny-gpt2") for line in table.splitlines()) == 8
     assert "append at 4,096 positions" in table
     assert "window_visible_ms: 1.0" in table
+    assert "logits of tiny-gpt2 in" in table
+
+
+def test_every_stage_of_the_pipeline_is_measured(report: dict[str, Any]) -> None:
+    cost = report["pipeline"]["tiny-gpt2"]
+    assert set(cost["stages"]) == set(STAGES)
+    assert all(stage["ms"] > 0 for stage in cost["stages"].values())
+    assert {"calls", "full_sorts"} <= set(cost["stages"]["top_p"])
+    assert all(ms > 0 for ms in cost["waterfall_ms"].values())
 
 
 def test_the_model_is_left_as_it_was(random_gpt2: LoadedModel) -> None:

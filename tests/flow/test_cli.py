@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from core import api, cli
+from core import api, cli, cli_run
 from core.contract import RunSpec, StepSnapshot
 from core.models.loaded import LoadedModel
 from tests.parity.reference import generate
@@ -123,13 +123,13 @@ def test_several_sequences_come_whole(capsys: Capture) -> None:
 
 
 def test_settings_are_json_where_they_can_be(capsys: Capture) -> None:
-    assert cli.parse_settings(["top_k=5", "stop_strings=END", 'stop_strings=["a","b"]', "eos_token_id=null"]) == {
+    assert cli_run.parse_settings(["top_k=5", "stop_strings=END", 'stop_strings=["a","b"]', "eos_token_id=null"]) == {
         "top_k": 5,
         "stop_strings": ("a", "b"),
         "eos_token_id": (),
     }
-    assert cli.parse_settings(["stop_strings=a=b"]) == {"stop_strings": ("a=b",)}
-    assert cli.parse_settings(["do_sample=true", "temperature=0.5"]) == {"do_sample": True, "temperature": 0.5}
+    assert cli_run.parse_settings(["stop_strings=a=b"]) == {"stop_strings": ("a=b",)}
+    assert cli_run.parse_settings(["do_sample=true", "temperature=0.5"]) == {"do_sample": True, "temperature": 0.5}
 
 
 def test_a_chat_template_is_applied(tmp_path: Path, capsys: Capture) -> None:

@@ -16,6 +16,7 @@ from core.contract import (
     Candidates,
     Command,
     CommandRefused,
+    DistributionQuery,
     ErrorReport,
     Event,
     GenerationParams,
@@ -27,8 +28,9 @@ from core.contract import (
     ModelSpec,
     ParamsApplied,
     PauseRun,
-    PlanLine,
+    Planned,
     PrefillProgress,
+    PreviewPlan,
     PromptRow,
     ResumeRun,
     RunFinished,
@@ -48,6 +50,8 @@ from core.contract import (
     Vitals,
     WorkerState,
 )
+from tests.ui import looking
+from tests.ui.fake_plan import fake_plan
 
 STORY = (
     "lived at the edge of a quiet village. Every evening she climbed the hundred and twelve steps, lit the great lamp, "
@@ -180,6 +184,7 @@ class FakeLab:
             SetParams: self._set_params,
             Tokenize: self._tokenize,
             Ask: self._ask,
+            PreviewPlan: self._plan,
         }
         answer = answers.get(type(command))
         if answer is not None:
@@ -229,11 +234,7 @@ class FakeLab:
         pieces = tokens_of(prompt.text if prompt.text is not None else self._render(prompt.messages or ()))
         row = PromptRow(tuple(range(len(pieces))), pieces, "".join(pieces))
         params = self.info.defaults.replace({**command.spec.host_defaults, **command.spec.params})
-        plan = (
-            PlanLine("mode", params.mode, "model"),
-            PlanLine("length", str(len(pieces) + params.max_new_tokens), f"{len(pieces)} + {params.max_new_tokens}"),
-            PlanLine("cache", "growing", "6.1 kB a token"),
-        )
+        plan = fake_plan(self.info, command.spec, params, len(pieces))
         self.run = RunStarted(
             self.info.model_id,
             command.run_id,
@@ -304,6 +305,18 @@ class FakeLab:
             return
         self.events.append(Tokenized(command.generation, PromptRow(tuple(range(len(pieces))), pieces, text)))
 
+    def _plan(self, command: PreviewPlan) -> None:
+        if self.info is None:
+            return
+        prompt = command.spec.prompts[0]
+        pieces = tokens_of(prompt.text if prompt.text is not None else self._render(prompt.messages or ()))
+        if not pieces:
+            error = ErrorReport("prompt", "The prompt is empty; write something first.")
+            self.events.append(Planned(command.generation, None, error))
+            return
+        params = self.info.defaults.replace({**command.spec.host_defaults, **command.spec.params})
+        self.events.append(Planned(command.generation, fake_plan(self.info, command.spec, params, len(pieces))))
+
     @staticmethod
     def _render(messages: tuple) -> str:  # type: ignore[type-arg]
         return "".join(f"<|{m.role}|>{m.content}\n" for m in messages) + "<|assistant|>"
@@ -320,9 +333,12 @@ class FakeLab:
         elif isinstance(query, ThumbnailQuery):
             maps = np.random.default_rng(0).random((len(query.layers), HEADS, query.size, query.size))
             answer = ThumbnailAnswer(query, np.tril(maps).astype(np.float32), (0, length))  # type: ignore[assignment]
-        else:
+        elif isinstance(query, DistributionQuery):
             self.events.append(
                 Answered(command.slot, command.generation, None, ErrorReport("view", "Not in the script."))
             )
             return
+        else:
+            assert self.info is not None
+            answer = looking.answer(query, self.info, length)  # type: ignore[assignment]
         self.events.append(Answered(command.slot, command.generation, answer))

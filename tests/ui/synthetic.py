@@ -11,6 +11,7 @@ from app.state.intents import AskView, Intent
 from app.state.run import begin
 from app.state.state import AppState
 from app.state.update import update
+from app.widgets.heat_matrix import max_pool
 from core.contract import (
     Answered,
     AttentionAnswer,
@@ -23,6 +24,7 @@ from core.contract import (
     ModelSpec,
     ParamsApplied,
     PromptRow,
+    RunSpec,
     RunStarted,
     StepId,
     StepSnapshot,
@@ -34,6 +36,8 @@ from core.contract import (
     ViewStatus,
     WorkerState,
 )
+from tests.ui import looking
+from tests.ui.fake_plan import fake_plan
 
 PROMPT = ("Once", " upon", " a", " time", ",", " a", " lighthouse", " keeper", " named", " Mara")
 STORY = (
@@ -172,7 +176,7 @@ def state(
         params=GenerationParams(do_sample=not greedy),
         seed=seed,
         max_length=266,
-        plan=(),
+        plan=fake_plan(info, RunSpec((), seed=seed), GenerationParams(do_sample=not greedy), len(PROMPT)),
     )
     flags: tuple[ParamsApplied, ...] = ()
     if flag_at is not None and flag_at < steps:
@@ -209,9 +213,11 @@ def attention_answer(query: AttentionQuery, newest: int) -> AttentionAnswer:
     weights = attention_weights(newest, seed=3 + query.layer)
     start, stop = query.rows[0], newest if query.rows[1] is None else query.rows[1]
     part = weights[start:stop, :stop]
-    if query.pool and (part.shape[0] > query.pool[0] or part.shape[1] > query.pool[1]):
-        part = pool(part, query.pool)
-    return AttentionAnswer(query, part[None], (start, stop), stop)
+    cell = (1, 1)
+    if query.pool:
+        cell = (-(-part.shape[0] // query.pool[0]), -(-part.shape[1] // query.pool[1]))
+        part = max_pool(max_pool(part, cell[0], axis=0), cell[1], axis=1)
+    return AttentionAnswer(query, part[None], (start, stop), stop, cell)
 
 
 def pool(values: np.ndarray, limit: tuple[int, int]) -> np.ndarray:
@@ -269,9 +275,10 @@ class Bench:
         assert self.state.run is not None
         if isinstance(question.query, AttentionQuery):
             reply: ViewAnswer = attention_answer(question.query, self.fed())
-        else:
-            assert isinstance(question.query, ThumbnailQuery)
+        elif isinstance(question.query, ThumbnailQuery):
             reply = thumbnail_answer(question.query, self.state.run.model, self.fed())
+        else:
+            reply = looking.answer(question.query, self.state.run.model, self.fed())
         self.state = update(self.state, Answered(slot, question.generation, reply))
 
     def decline(self, slot: str, message: str, can_recompute: bool) -> None:

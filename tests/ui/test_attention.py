@@ -12,11 +12,11 @@ from pytestqt.qtbot import QtBot
 
 from app.panels import attention
 from app.panels.attention import AttentionPanel
-from app.panels.attention_questions import FOCUS_SLOT, THUMBNAILS_SLOT
+from app.panels.attention_questions import FOCUS_SLOT, HEADS_SLOT, THUMBNAILS_SLOT
 from app.state.intents import SelectStep, SetFocus, WithdrawView
 from app.state.state import AttentionFocus
 from app.theme import fonts
-from core.contract import AttentionQuery, ThumbnailQuery, ViewStatus, WorkerState
+from core.contract import AttentionQuery, HeadsQuery, ThumbnailQuery, ViewStatus, WorkerState
 from tests.ui import synthetic
 
 P = len(synthetic.PROMPT)
@@ -100,14 +100,87 @@ def test_a_late_answer_for_another_head_is_not_shown(qtbot: QtBot, bench: synthe
     assert panel.matrix.rows == 0
 
 
-def test_a_long_prompt_arrives_in_portions(qtbot: QtBot, clock: Clock) -> None:
+def test_a_long_prompt_arrives_pooled_and_grows_row_by_row(qtbot: QtBot, clock: Clock) -> None:
     bench = synthetic.Bench(synthetic.state(1400))
     panel = make(qtbot, bench)
-    while panel.matrix.rows < bench.fed():
-        assert len(bench.asked(FOCUS_SLOT)) < 5
-        serve(panel, bench)
-    assert len(bench.asked(FOCUS_SLOT)) > 1
-    assert panel.matrix.factor == 4
+    serve(panel, bench)
+    assert (panel.matrix.rows, panel.matrix.factor) == (bench.fed(), 4)
+    bench.grow(7)
+    panel.render(bench.state)
+    serve(panel, bench)
+    assert panel.matrix.rows == bench.fed()
+    assert [q.rows for q in bench.asked(FOCUS_SLOT) if isinstance(q, AttentionQuery)] == [(0, 1409), (1409, None)]
+
+
+def test_ctrl_clicks_join_heads_and_the_choice_says_which(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+    panel = make(qtbot, bench)
+    serve(panel, bench)
+    pitch, row = panel.thumbnails._grid.pitch, 11 - panel.thumbnails.first
+    for head in (2, 7):
+        place = QPoint(22 + head * pitch + 5, 16 + row * pitch + 5)
+        qtbot.mouseClick(
+            panel.thumbnails.viewport(), Qt.MouseButton.LeftButton, Qt.KeyboardModifier.ControlModifier, place
+        )
+        panel.render(bench.state)
+    assert bench.state.focus == AttentionFocus(11, "mean", (2, 4, 7))
+    assert bench.asked(FOCUS_SLOT)[-1] == AttentionQuery(1, 11, (2, 4, 7), "mean", rows=(0, None))
+    assert panel.head.text().startswith("head mean of 2, 4, 7")
+    panel._focus(head="max")
+    assert bench.state.focus == AttentionFocus(11, "max", (2, 4, 7))
+    panel._focus(head=3)
+    assert bench.state.focus == AttentionFocus(11, 3)
+
+
+def test_a_drag_over_rows_looks_at_these_and_the_choice_goes_back(
+    qtbot: QtBot, bench: synthetic.Bench, clock: Clock
+) -> None:
+    panel = make(qtbot, bench)
+    serve(panel, bench)
+    g = panel.heatmap._geometry
+    start, end = (QPoint(round(g.left + 2), round(g.top + (row + 0.5) * g.cell_px)) for row in (10, 30))
+    qtbot.mousePress(panel.heatmap, Qt.MouseButton.LeftButton, pos=start)
+    qtbot.mouseMove(panel.heatmap, end)
+    qtbot.mouseRelease(panel.heatmap, Qt.MouseButton.LeftButton, pos=end)
+    assert not [i for i in bench.intents if isinstance(i, SelectStep)]
+    assert panel.range.text().startswith("positions 10 – 31")
+    assert bench.asked(FOCUS_SLOT)[-1] == AttentionQuery(1, 11, (4,), None, rows=(10, 31))
+    serve(panel, bench)
+    assert panel.matrix.rows == 21
+    whole = synthetic.attention_weights(P + 39, seed=14)
+    assert panel.matrix.at(5, 3) == pytest.approx(whole[15, 13])
+    assert "at 15" in panel.heatmap.tooltip(15, 13)
+    (first,) = [a for a in panel.range.menu().actions() if a.data() == "all"]
+    first.trigger()
+    assert bench.asked(FOCUS_SLOT)[-1] == AttentionQuery(1, 11, (4,), None, rows=(0, None))
+
+
+def test_heads_are_summed_up_once_the_maps_are_there_and_marked(
+    qtbot: QtBot, bench: synthetic.Bench, clock: Clock
+) -> None:
+    bench.state = replace(bench.state, worker=WorkerState.PAUSED)
+    panel = make(qtbot, bench)
+    bench.answer(THUMBNAILS_SLOT)
+    panel.render(bench.state)
+    while any(layer not in panel._seen for layer in panel.thumbnails.visible_layers()):
+        bench.answer(THUMBNAILS_SLOT)
+        panel.render(bench.state)
+    before = panel.thumbnails.grab().toImage()
+    (query,) = bench.asked(HEADS_SLOT)
+    assert isinstance(query, HeadsQuery)
+    bench.answer(HEADS_SLOT)
+    panel.render(bench.state)
+    layer = query.layers[0]
+    letters = panel.thumbnails._kinds
+    assert [letters.get((layer, head)) for head in range(4)] == ["S", "P", "I", None]
+    assert panel.thumbnails.grab().toImage() != before
+    assert "induction 0.600" in panel.thumbnails.tooltip(layer, 2)
+    panel.twins.button.click()
+    assert panel.twins.tabs is not None
+    panel.twins.tabs.setCurrentIndex(1)
+    table = panel.twins.views[1].rows.table
+    assert [table.columns[2].cell(row) for row in range(3)] == ["sink", "previous token", "induction"]
+    panel.twins.views[1].row_chosen.emit(2)
+    assert bench.intents[-1] == SetFocus(sorted(panel.summaries.by_layer)[0], 2)
 
 
 def test_thumbnails_are_asked_less_often_while_decoding(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:

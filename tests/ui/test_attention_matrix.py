@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.panels.attention_questions import LARGEST_ANSWER, focus_query, thumbnail_query
+from app.panels.attention_questions import LARGEST_ANSWER, focus_query, snapped, thumbnail_query
 from app.state.run import RunView
 from app.state.state import AttentionFocus
 from app.theme.colormaps import sequential
 from app.widgets.heat_geometry import END_PX, FEW_CELLS, LABEL_CELL_PX, extent, fit, tick_step
-from app.widgets.heat_matrix import HeatMatrix, HeatPixels, levels, max_pool, packed
+from app.widgets.heat_matrix import HeatMatrix, HeatPixels, levels, max_pool, packed, pool_factor
 from app.widgets.thumbnails import grid, wanted_width
 from tests.ui import synthetic
 from tests.ui.synthetic import attention_weights
@@ -129,7 +129,7 @@ def test_ticks_are_round_and_apart() -> None:
     assert [tick_step(px) for px in (40.0, 4.0, 0.4, 0.04)] == [1, 10, 100, 1000]
 
 
-def test_only_missing_rows_are_asked_for_and_long_prompts_in_portions() -> None:
+def test_only_missing_rows_are_asked_for_and_long_prompts_come_pooled() -> None:
     focus = AttentionFocus(3, 4)
     assert focus_query(run_view(), focus, 10, 10) is None
     query = focus_query(run_view(), focus, 10, 13)
@@ -137,10 +137,43 @@ def test_only_missing_rows_are_asked_for_and_long_prompts_in_portions() -> None:
     assert (query.rows, query.heads, query.reduce, query.layer) == ((10, None), (4,), None, 3)
     first = focus_query(run_view(), AttentionFocus(0, "max"), 0, 8000)
     assert first is not None
-    assert first.heads is None
-    assert first.reduce == "max"
-    assert first.rows[1] is not None
-    assert first.rows[1] * 8000 <= LARGEST_ANSWER
+    assert (first.heads, first.reduce, first.rows, first.pool) == (None, "max", (0, 8000), (500, 500))
+    several = focus_query(run_view(), AttentionFocus(0, "mean", (1, 3)), 0, 8000)
+    assert several is not None
+    assert (several.heads, several.reduce) == ((1, 3), "mean")
+    more = focus_query(run_view(), focus, 4000, 8000)
+    assert more is not None
+    assert more.pool is None
+    assert more.rows[1] is not None
+    assert (more.rows[1] - 4000) * 8000 <= LARGEST_ANSWER
+
+
+def test_a_range_asks_for_its_own_rows_and_begins_where_cells_do() -> None:
+    focus = AttentionFocus(3, 4)
+    part = focus_query(run_view(), focus, 5, 300, span=(100, 200))
+    assert part is not None
+    assert part.rows == (105, 200)
+    assert focus_query(run_view(), focus, 100, 300, span=(100, 200)) is None
+    assert snapped(1001, None, 5000) == (1000, None)
+    assert snapped(7, 90, 5000) == (7, 90)
+    long = focus_query(run_view(), focus, 0, 5000, span=snapped(1001, None, 5000))
+    assert long is not None
+    assert (long.rows, long.pool) == ((1000, 5000), (500, 625))
+
+
+@given(st.integers(513, 3000), st.integers(1, 60))
+@settings(max_examples=25, deadline=None)
+def test_a_pooled_map_grows_like_one_that_came_row_by_row(rows: int, more: int) -> None:
+    factor = pool_factor(rows, 64)
+    rng = np.random.default_rng(rows)
+    weights = np.tril(rng.random((rows + more, rows + more), dtype=np.float32))
+    whole, later = HeatMatrix(cells=64), HeatMatrix(cells=64)
+    whole.append(0, weights)
+    cells = max_pool(max_pool(weights[:rows, :rows], factor, axis=0), factor, axis=1)
+    later.set_cells(cells, rows, factor)
+    later.append(rows, weights[rows:])
+    assert later.factor == whole.factor
+    np.testing.assert_array_equal(later.values, whole.values)
 
 
 def test_thumbnails_are_asked_for_visible_layers_that_are_out_of_date() -> None:

@@ -10,10 +10,21 @@ from PySide6.QtCore import Qt
 
 from app.state import intents as i
 from app.state import select
-from app.state.plan import shown_parameters
-from app.widgets.parameter_row import ParameterRow, format_list, parse_list
+from app.state.modes import MODES, current
+from app.state.plan import shown_rows
+from app.widgets.parameter_row import ParameterRow
+from app.widgets.parameter_text import parse, written
 from app.widgets.scale import TICKS, format_number, scale_of
-from core.contract import PARAMETERS, SetParams, StartRun
+from core.contract import (
+    PARAMETERS,
+    ModelSpec,
+    Prompt,
+    SetParams,
+    StartRun,
+    check_together,
+    plan_summary,
+    validate,
+)
 from tests.ui.harness import Driven, driven
 
 pytestmark = pytest.mark.usefixtures("qapp")
@@ -38,11 +49,73 @@ def type_into(one: Driven, qtbot: object, name: str, text: str) -> None:
     one.frames()
 
 
-def test_there_is_a_row_for_every_parameter_but_the_hidden_one(one: Driven) -> None:
-    shown = {*one.panel("parameters").rows, "do_sample"}
-    assert shown == {"do_sample", *shown_parameters()}
-    assert "num_return_sequences" not in shown
-    assert all(not PARAMETERS[name].advanced for name in shown)
+def visible_rows(one: Driven) -> set[str]:
+    return {name for name, made in one.panel("parameters").rows.items() if not made.name.isHidden()}
+
+
+def test_the_usual_parameters_have_rows_and_a_click_shows_all_the_others(one: Driven) -> None:
+    assert visible_rows(one) == shown_rows(one.state)
+    assert all(not PARAMETERS[name].advanced for name in visible_rows(one))
+    assert {"temperature", "max_new_tokens", "num_return_sequences"} <= visible_rows(one)
+    one.panel("parameters").more.click()
+    one.frames()
+    assert {"bad_words_ids", "top_h", "watermarking_config", "remove_invalid_values"} <= visible_rows(one)
+    assert "num_beams" not in visible_rows(one), "what belongs to a mode is shown with it"
+
+
+def test_a_mode_brings_its_parameters_and_takes_them_away_again(one: Driven) -> None:
+    panel = one.panel("parameters")
+    one.do(i.ChooseMode("groups"))
+    one.frames()
+    assert {"num_beams", "num_beam_groups", "diversity_penalty"} <= visible_rows(one)
+    assert select.params(one.state).mode == "group_beam_search"
+    assert panel.mode_row.mode.text().startswith("Diverse beams")
+    one.do(i.ChooseMode("plain"))
+    one.frames()
+    assert "num_beams" not in visible_rows(one)
+    assert not one.state.overrides
+    one.do(i.Undo())
+    assert select.params(one.state).num_beam_groups == 3
+
+
+@pytest.mark.parametrize("mode", [mode.key for mode in MODES])
+def test_every_mode_can_be_chosen_and_is_recognised(one: Driven, mode: str) -> None:
+    one.do(i.ChooseMode("contrastive" if mode != "contrastive" else "beams"))
+    one.do(i.ChooseMode(mode))
+    assert current(one.state).key == mode
+    check_together(select.params(one.state), assisted=mode == "draft")
+    one.do(i.ChooseMode("plain"))
+    assert current(one.state).key == "plain"
+    assert not one.state.overrides
+
+
+def test_what_a_mode_needs_besides_parameters_goes_with_the_run(one: Driven) -> None:
+    one.do(i.ChooseMode("constrained"))
+    one.do(i.SetModeText("force_words", " the fox\n a| an"))
+    assert select.run_spec(one.state).force_words == ((" the fox",), (" a", " an"))
+    one.do(i.ChooseMode("guidance"))
+    one.do(i.SetModeText("negative", "Sad."))
+    spec = select.run_spec(one.state)
+    assert (spec.force_words, spec.negative_prompt) == ((), Prompt(text="Sad."))
+    one.do(i.ChooseMode("draft"))
+    one.do(i.SetModeText("assistant", "tiny-gpt2"))
+    assert select.run_spec(one.state).assistant == ModelSpec("tiny-gpt2")
+
+
+def test_switches_words_and_nested_lists_are_typed_in_their_own_way(one: Driven, qtbot: object) -> None:
+    one.do(i.ShowMore(True))
+    one.do(i.ChooseMode("lookup"))
+    one.frames()
+    row(one, "remove_invalid_values").choice._chosen("on")
+    type_into(one, qtbot, "bad_words_ids", "[[15, 7], [3]]")
+    type_into(one, qtbot, "prompt_lookup_num_tokens", "off")
+    now = select.params(one.state)
+    assert now.remove_invalid_values is True
+    assert now.bad_words_ids == ((15, 7), (3,))
+    assert now.prompt_lookup_num_tokens is None
+    type_into(one, qtbot, "bad_words_ids", "no list")
+    assert "bad_words_ids" in one.state.notices[-1].text
+    assert select.params(one.state).bad_words_ids == ((15, 7), (3,))
 
 
 def test_defaults_come_from_the_model_and_the_tooltip_says_so(one: Driven) -> None:
@@ -197,7 +270,7 @@ def test_plan_is_expected_before_a_run_and_core_s_own_during_it(one: Driven, qtb
     assert ("stop", "eos 0", "model") in panel.plan.texts()
     one.do(i.Run())
     one.frames(2)
-    assert panel.plan.texts() == [(p.name, p.value, p.reason) for p in one.state.run.started.plan]
+    assert panel.plan.texts() == [(p.name, p.value, p.reason) for p in plan_summary(one.state.run.started.plan)]
     one.do(i.Stop())
     one.do(i.SetParameter("max_new_tokens", 100))
     one.frames(2)
@@ -223,5 +296,12 @@ def test_numbers_keep_at_least_their_decimals() -> None:
 
 
 def test_lists_survive_the_field() -> None:
-    for values in ((), ("a, b",), ('"', "\n"), (0, 2)):
-        assert tuple(parse_list(format_list(values))) == values  # type: ignore[arg-type]
+    for name, values in (
+        ("stop_strings", ()),
+        ("stop_strings", ("a, b",)),
+        ("stop_strings", ('"', "\n")),
+        ("suppress_tokens", (0, 2)),
+        ("bad_words_ids", ((1, 2), (3,))),
+        ("sequence_bias", (((1, 2), -2.5),)),
+    ):
+        assert validate({name: parse(PARAMETERS[name], written(values))}) == {name: values}

@@ -18,6 +18,7 @@ from app.state import select
 from app.theme import fonts
 from app.widgets import candidate_rows, numbers
 from app.widgets.candidate_bars import CandidateBars
+from app.widgets.card import Card
 from app.widgets.focus_ring import FocusRing
 from app.widgets.heatmap import Heatmap
 from app.widgets.layer_bars import LayerBars
@@ -35,7 +36,9 @@ PLOTS = (TokenFlow, CandidateBars, DrawNeedle, Heatmap, Thumbnails, LayerBars, S
 
 
 def plots_of(root: QWidget) -> list[QWidget]:
-    return [w for kind in PLOTS for w in root.findChildren(kind)]
+    """The plots of the cards that are open."""
+    cards = [card for card in root.findChildren(Card) if card.isVisible()]
+    return [w for kind in PLOTS for card in cards for w in card.findChildren(kind)]
 
 
 def stack_of(plot: QWidget) -> TwinStack:
@@ -120,7 +123,7 @@ def test_every_view_has_a_name_a_description_and_the_focus(tmp_path: Path) -> No
 @pytest.mark.usefixtures("qapp")
 def test_tables_cost_nothing_while_the_plots_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    for name in ("output_table", "timeline_table", "candidates_table", "layers_table", "growth_table", "heads_table"):
+    for name in ("output_table", "timeline_table", "candidates_table", "layers_table", "growth_table"):
         real = getattr(tables, name)
 
         def spy(*args: object, real: object = real, name: str = name) -> Table:
@@ -279,14 +282,3 @@ def test_the_cumulative_column_is_that_of_the_needle() -> None:
     assert [ends[part.token_id] for part in parts] == [part.stop for part in parts]
     assert all(math.isnan(ends[row.token_id]) for row in rows if row.killed_by)
     assert made.selected == next(n for n, row in enumerate(rows) if row.chosen)
-
-
-def test_heads_are_summed_up_from_the_cells_of_their_maps() -> None:
-    small = np.full((2, 4, 4), np.nan, np.float32)
-    small[:, :3, :3] = [[1.0, 0.0, 0.0], [0.5, 0.25, 0.0], [0.25, 0.6, 0.5]]
-    made = tables.heads_table({7: small, 2: small[:1]}, 1)
-    assert [made.columns[0].cell(r) for r in range(3)] == ["2", "7", "7"]
-    assert [made.columns[c].cell(0) for c in (2, 3, 4)] == ["0.5833", "0.5833", "0.6000"]
-    one_position = np.full((1, 4, 4), np.nan, np.float32)
-    one_position[0, 0, 0] = 1.0
-    assert tables.heads_table({0: one_position}, 1).columns[4].cell(0) == "–"

@@ -44,6 +44,38 @@ def test_ctrl_enter_streams_text_with_probabilities_attention_and_cache(one: Dri
     assert "/ 512" in one.window.statusbar.context.value.text()
 
 
+def test_lens_norms_attribution_and_walk_answer_for_a_clicked_token(one: Driven, qtbot: object) -> None:
+    one.do(i.SetParameter("max_new_tokens", 12))
+    one.do(i.SetLayout("attention"))
+    one.do(i.Run())
+    live(one, lambda: finished(one))
+    one.do(i.SelectStep(5))
+    for name in ("lens", "walk"):
+        one.window.workspace.cards[name].toggleViewAction().trigger()
+        live(one, lambda: answered(one))
+    run, tree = one.state.run, one.panel("walk").tree
+    assert run is not None
+    assert f"{run.prompt_tokens + 4} → {run.prompt_tokens + 5} positions" in tree.texts()[
+        "transformer.h.0.attn#1:cache"
+    ][-1]  # fmt: skip
+    one.window.workspace.cards["lens"].raise_()
+    panel = one.panel("lens")
+    column = panel.columns.by_position[run.prompt_tokens + 4]
+    assert column.token_ids[-1, 0] == run.step(5).top.token_ids[0]
+    for page in (1, 2):
+        qtbot.mouseClick(panel.tabs, Qt.MouseButton.LeftButton, pos=panel.tabs.tabRect(page).center())  # type: ignore[attr-defined]
+        live(one, lambda: answered(one))
+    parts = panel.parts_answer
+    total = parts.embedding + parts.bias + parts.rounding + float((parts.attention + parts.mlp + parts.between).sum())
+    assert abs(total - parts.logit) < 1e-3
+    assert parts.query.token_id == run.step(5).token_id
+    for source in ("column", "rollout"):
+        one.panel("output")._choose_colour(source)
+        live(one, lambda: answered(one))
+        assert max(one.panel("output").flow._marks.fills) > 0
+    assert {a.error for a in one.state.answers.values()} == {None}
+
+
 def test_the_same_seed_gives_the_same_text_and_another_does_not(one: Driven) -> None:
     one.do(i.SetParameter("max_new_tokens", 12))
     texts = []

@@ -78,7 +78,7 @@ def test_all_data_is_frozen_and_slotted(data: type) -> None:
 def test_the_unions_hold_every_command_and_every_event() -> None:
     assert set(typing.get_args(Command)) == set(classes_of(commands))
     finished = {c for c in classes_of(events) if dataclasses.is_dataclass(c)}
-    parts = {events.ViewStatus, events.ModelInfo, events.PlanLine, events.PromptRow}  # carried by events
+    parts = {events.ViewStatus, events.ModelInfo, events.PromptRow}  # carried by events
     assert set(typing.get_args(Event)) == (finished - parts) | {StepSnapshot}
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from app.state import intents as i
 from app.state import texts
-from app.state.plan import default_source, expected, plan
+from app.state.plan import default_source, plan, problem
 from app.state.state import AppState
 from app.state.status import NOTHING, state_text, status
 from app.state.update import update
-from core.contract import ErrorReport, RunFinished, StateChanged, WorkerState
+from core.contract import ErrorReport, Planned, RunFinished, StateChanged, WorkerState
 from tests.ui.fake_lab import model_info
 from tests.unit.test_state_update import Machine
 
@@ -60,32 +60,39 @@ def test_the_end_of_a_run_has_a_reason(reason: str, says: str) -> None:
     assert state.notices[-1].text == "NaN at token 3."
 
 
-def test_plan_says_when_the_model_s_positions_end_a_run() -> None:
+def test_plan_is_that_of_the_run_while_it_lasts_then_that_of_the_next_one() -> None:
     machine = Machine()
+    assert plan(AppState()) is None
     machine.do(i.TokenizeDraft())
     machine.drain()
-    machine.do(i.SetParameter("max_new_tokens", 2000))
-    lines = {line.name: line for line in expected(machine.state)}
-    assert (lines["length"].value, lines["length"].reason) == ("513", "all 512 positions")
-    assert lines["mode"].reason == "model"
-    machine.do(i.SetParameter("temperature", 0))
-    lines = {line.name: line for line in expected(machine.state)}
-    assert (lines["mode"].value, lines["mode"].reason) == ("greedy_search", "temperature is 0")
-    assert (lines["draws"].value, lines["draws"].reason) == ("none", "greedy")
-
-
-def test_plan_of_a_finished_run_holds_until_something_changes() -> None:
-    machine = Machine()
-    machine.do(i.TokenizeDraft())
+    first = plan(machine.state)
+    assert first is not None
+    assert first.length.max_new_tokens == 200
     machine.do(i.Run())
     machine.drain(2)
-    own = machine.state.run.started.plan  # type: ignore[union-attr]
+    run = machine.state.run
+    assert run is not None
+    assert plan(machine.state) is run.started.plan
+    machine.do(i.SetParameter("max_new_tokens", 2000))
+    machine.drain()
+    assert plan(machine.state) is run.started.plan
     machine.do(i.Stop())
     machine.drain()
-    assert plan(machine.state) is own
-    machine.do(i.SetSeed(99))
-    assert plan(machine.state) == expected(machine.state)
-    assert plan(AppState()) == ()
+    after = plan(machine.state)
+    assert after is not None
+    assert after.length.max_new_tokens == 2000
+
+
+def test_a_late_plan_changes_nothing_and_a_mistake_keeps_the_last_one() -> None:
+    machine = Machine()
+    machine.do(i.TokenizeDraft())
+    machine.drain()
+    shown, generation = machine.state.plan, machine.state.plan_generation
+    state = update(machine.state, Planned(generation - 1, None, ErrorReport("parameter", "Too late.")))
+    assert state is machine.state
+    state = update(state, Planned(generation, None, ErrorReport("parameter", "They contradict each other.")))
+    assert (state.plan, problem(state)) == (shown, "They contradict each other.")
+    assert problem(update(state, Planned(generation, shown))) == ""
 
 
 def test_defaults_name_their_source() -> None:

@@ -9,6 +9,7 @@ with the same number as without drafts, and the draft was right or not.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -129,7 +130,7 @@ class _Picker:
 
     def __call__(self, logits: torch.Tensor, place: int) -> tuple[int, torch.Tensor]:
         run = self.run
-        scores = run_pipeline(run.stages, self.ids, logits)  # (1, V)
+        scores = run_pipeline(run.stages, replace(run.pipeline_rows(), ids=self.ids), logits)  # (1, V)
         distribution = torch.softmax(scores[0].double(), dim=-1)
         if run.params.samples:
             position = run.lanes[0].position + place

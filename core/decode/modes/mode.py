@@ -97,7 +97,7 @@ class Mode:
     def push(self, run: Session, lane: Row, token_id: int) -> str:
         """Add a token to a lane, which may be its end; returns the text that became complete."""
         text = lane.push(token_id)
-        reason = lane.stop.check(token_id, text, len(lane.token_ids), run.params)
+        reason = lane.stop.check(lane.token_ids, text, run.params)
         return text if reason is None else text + lane.end(reason)
 
     def settle(self, run: Session) -> None:

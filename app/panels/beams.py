@@ -1,0 +1,203 @@
+"""Beams live: lanes with their tokens, parents and scores, and the hypotheses that are complete."""
+
+from __future__ import annotations
+
+import numpy as np
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QSplitter, QVBoxLayout, QWidget
+
+from app.panels import tables
+from app.panels.panel import Dispatch, Panel
+from app.state import select
+from app.state.intents import SelectStep, ShowBeam, ShowRow
+from app.state.run import RunView
+from app.state.state import AppState
+from app.theme.colormaps import indices, token_fills
+from app.theme.palette import Palette
+from app.widgets import numbers, step_text
+from app.widgets.beam_lanes import BeamLanes, Cell
+from app.widgets.focus_ring import FocusRing
+from app.widgets.row_list import RowLine, RowList
+from app.widgets.twin import Twin, TwinStack
+from app.widgets.visible_text import LINE_BREAK, one_line, visible
+from core.contract import BeamDetail, Hypothesis, StepSnapshot
+
+
+class BeamsPanel(Panel):
+    """Emits the choice of a beam at a step, or of a hypothesis."""
+
+    name = "beams"
+
+    def __init__(self, dispatch: Dispatch, parent: QWidget | None = None) -> None:
+        super().__init__(dispatch, parent)
+        self.title = self.tr("Beams")
+        self.lanes = BeamLanes()
+        self.lanes.setAccessibleName(self.tr("Beams as lanes"))
+        FocusRing(self.lanes)
+        self.lanes.set_empty(
+            self.tr("Beams appear here, a lane each"), self.tr("Set num_beams above 1 and press Ctrl+Enter.")
+        )
+        self.lanes.chosen.connect(self._chosen)
+        self.complete = RowList()
+        self.complete.setAccessibleName(self.tr("Complete hypotheses, best first"))
+        FocusRing(self.complete)
+        self.complete.set_empty(
+            self.tr("Complete hypotheses appear here"),
+            self.tr("A beam is complete at an end token, or when the length is reached."),
+        )
+        self.complete.chosen.connect(self._hypothesis_chosen)
+        split = QSplitter(Qt.Orientation.Vertical)
+        split.setChildrenCollapsible(False)
+        split.addWidget(self.lanes)
+        split.addWidget(self.complete)
+        split.setStretchFactor(0, 3)
+        split.setStretchFactor(1, 2)
+        twins = (
+            Twin(self.tr("Beams"), (self.lanes,), None),
+            Twin(self.tr("Hypotheses"), (self.complete,), self._hypothesis_chosen),
+        )
+        self.twins = TwinStack(self.title, split, twins, self)
+        self.twins.turned.connect(self._show_table)
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.addWidget(self.twins)
+        self._run: RunView | None = None
+        self._selected: int | None = None
+        self._key: object = None
+        self._theme: Palette | None = None
+        self._fills = token_fills(select.palette(AppState()))
+        self._ended: list[Hypothesis] = []
+
+    def header_widgets(self) -> tuple[QWidget, ...]:
+        return (self.twins.button,)
+
+    def render(self, state: AppState) -> None:  # type: ignore[override]
+        """Follow the run: new steps are added, the path shown is marked."""
+        palette = select.palette(state)
+        if palette is not self._theme:
+            self._theme, self._fills, self._key = palette, token_fills(palette), None
+            for widget in (self.lanes, self.complete, self.twins):
+                widget.set_palette(palette)
+        run = state.run if state.run is not None and state.run.has_beams else None
+        selected = state.selected if run is not None else None
+        if run is self._run and selected == self._selected and self._key is not None:
+            return
+        self._run, self._selected = run, selected
+        key = ("none",) if run is None else (run.run_id, run.row)
+        if key != self._key:
+            self._key = key
+            self.lanes.clear()
+        if run is not None:
+            self._add_steps(run)
+            self.lanes.show_path(path_of(run), run.count - 1 if selected is None else selected)
+        self._show_complete(run)
+        self.subtitle = "" if run is None else self._subtitle(run)
+        for view in (self.lanes, self.complete):
+            view.setAccessibleDescription(self.describe())
+        self._show_table()
+
+    def _add_steps(self, run: RunView) -> None:
+        steps = run.sequences.lanes[run.row]
+        whole = len(steps) if run.finish is not None else len(steps) - 1 + _complete(steps)
+        for step in range(self.lanes.steps, whole):
+            at = steps[step]
+            self.lanes.add({beam: self._cell(one) for beam, one in at.items()}, labels(at))
+
+    def _cell(self, step: StepSnapshot) -> Cell:
+        detail = step.detail
+        assert isinstance(detail, BeamDetail)
+        red, green, blue = self._fills[int(indices(np.exp([step.logprob]))[0])].tolist()
+        progress = f"{sum(detail.fulfilled)}/{sum(detail.needed)}" if detail.needed else ""
+        said = [
+            self.tr("{0}, probability {1}").format(one_line(step.piece), numbers.percent(float(np.exp(step.logprob)))),
+            self.tr("running score {0}").format(f"{detail.score:.3f}"),
+            self.tr("continues beam {0}").format(detail.parent + 1),
+        ]
+        if detail.penalty:
+            said.append(self.tr("diversity penalty {0}").format(f"{detail.penalty:.3g}"))
+        if detail.needed:
+            each = ", ".join(f"{a}/{b}" for a, b in zip(detail.fulfilled, detail.needed, strict=False))
+            said.append(self.tr("constraints {0}").format(each))
+        fill = red << 16 | green << 8 | blue
+        text = one_line(step_text.shown_text(step) or step.piece)
+        return Cell(text, fill, detail.parent, f"{detail.score:.2f}", "\n".join(said), progress)
+
+    def _show_complete(self, run: RunView | None) -> None:
+        here = [] if run is None else [e.hypothesis for e in run.sequences.hypotheses if e.hypothesis.row == run.row]
+        self._ended = sorted(here, key=lambda h: -h.score)
+        shown = -1
+        if run is not None:
+            own = (run.beam, run.count - 1)
+            shown = next((n for n, h in enumerate(self._ended) if (h.beam, h.index) == own), -1)
+        self.complete.show_rows(len(self._ended), self._line, shown)
+
+    def _line(self, number: int) -> RowLine:
+        one, run = self._ended[number], self._run
+        assert run is not None
+        steps = run.sequences.path(one.row, one.beam, one.index)
+        levels = indices(np.exp([s.logprob for s in steps])).astype(np.uint8)
+        ended = self.tr("kept") if one.kept else self.tr("dropped")
+        text = visible(one.text.replace("\n", LINE_BREAK))
+        return RowLine(str(number + 1), text, levels, f"{one.score:.3f}", ended)
+
+    def _subtitle(self, run: RunView) -> str:
+        rows = len(run.started.rows)
+        mode = run.params.mode.replace("_", " ")
+        return mode if rows == 1 else self.tr("{0}, row {1} of {2}").format(mode, run.row + 1, rows)
+
+    def describe(self) -> str:
+        """How many beams there are, the best score, how many are complete, in words."""
+        run = self._run
+        if run is None:
+            return self.tr("No beams.")
+        newest = run.sequences.lanes[run.row][-1]
+        best = max(s.detail.score for s in newest.values() if isinstance(s.detail, BeamDetail))
+        return self.tr("{0} beams, best running score {1}, {2} complete.").format(
+            len(newest), f"{best:.2f}", len(self._ended)
+        )
+
+    def _show_table(self) -> None:
+        which, run = self.twins.shown, self._run
+        if which is None:
+            return
+        if run is None:
+            self.twins.show_table(None)
+        elif which == 0:
+            self.twins.show_table(tables.beams_table(run))
+        else:
+            self.twins.show_table(tables.hypotheses_table(run, self._ended))
+
+    def _chosen(self, step: int, beam: int) -> None:
+        run = self._run
+        if run is None:
+            return
+        if path_of(run).get(step) == beam:  # on the sequence shown: only the step is meant
+            self.dispatch(SelectStep(step if step < run.count - 1 else None))
+            return
+        last = len(run.sequences.lanes[run.row]) - 1
+        if run.finish is None and step == last and beam == 0:
+            self.dispatch(ShowRow(run.row))  # the best one, and it stays so
+        else:
+            self.dispatch(ShowBeam(run.row, beam, step))
+
+    def _hypothesis_chosen(self, number: int) -> None:
+        one = self._ended[number]
+        self.dispatch(ShowBeam(one.row, one.beam, one.index))
+
+
+def _complete(steps: list[dict[int, StepSnapshot]]) -> int:
+    """1 when the newest step has as many beams as the one before, else 0: its other beams are still to come."""
+    return int(len(steps) == 1 or len(steps[-1]) >= len(steps[-2]))
+
+
+def labels(step: dict[int, StepSnapshot]) -> list[str]:
+    """What stands in front of the lanes: the beam, with groups `group.beam`."""
+    groups = [s.detail.group for _, s in sorted(step.items()) if isinstance(s.detail, BeamDetail)]
+    if not any(groups):
+        return [str(beam + 1) for beam in range(len(groups))]
+    return [f"{group + 1}.{groups[: n + 1].count(group)}" for n, group in enumerate(groups)]
+
+
+def path_of(run: RunView) -> dict[int, int]:
+    """The beam of each step that the sequence shown consists of."""
+    return {step.id.index: step.id.beam for step in run.steps()}

@@ -1,0 +1,196 @@
+"""The walk: one forward pass as a tree of the real modules, the first step beside a later one."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QLabel, QStackedWidget, QVBoxLayout, QWidget
+
+from app.panels.accessible import Moment, describe_selection
+from app.panels.panel import Dispatch, Panel
+from app.state import select
+from app.state.intents import AskView, WithdrawView
+from app.state.run import RunView
+from app.state.state import AppState
+from app.widgets import numbers
+from app.widgets.empty_view import EmptyView
+from app.widgets.focus_ring import FocusRing
+from app.widgets.readout import Readout, share_room
+from app.widgets.walk_tree import WalkTree, merged
+from core.contract import WalkAnswer, WalkQuery, WorkerState
+
+FIRST_SLOT, LATER_SLOT = "walk.first", "walk.later"
+FIRST_POSITIONS = 256  # of the prompt that one pass feeds at most
+
+
+class WalkPanel(Panel):
+    """Asks only while tokens do not stream, or for a selected step: each answer is a forward pass."""
+
+    name = "walk"
+    title = "Walk"
+    heavy = True
+
+    def __init__(self, dispatch: Dispatch, parent: QWidget | None = None) -> None:
+        super().__init__(dispatch, parent)
+        self.title = self.tr("Walk")
+        self.tree = WalkTree()
+        self.tree.setAccessibleName(self.tr("Modules of the forward pass, first step and later step"))
+        FocusRing(self.tree)
+        self.empty = EmptyView()
+        self.empty.setAccessibleName(self.tr("Walk, nothing to show yet"))
+        self.stack = QStackedWidget(self)
+        self.stack.addWidget(self.empty)
+        self.stack.addWidget(self.tree)
+        self.note = QLabel()
+        self.note.setTextFormat(Qt.TextFormat.PlainText)
+        self.note.setProperty("secondary", True)
+        self.note.setProperty("small", True)
+        self.note.setWordWrap(True)
+        self.readout = Readout(numbers=True, parent=self)
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(4)
+        box.addWidget(self.stack, 1)
+        box.addWidget(self.note)
+        self._state: AppState | None = None
+        self._key: tuple[int, int] | None = None
+        self._theme = ""
+        self._asked: set[str] = set()
+        self._problem: dict[str, tuple[WalkQuery, str]] = {}
+        self._answers: dict[str, WalkAnswer] = {}
+        self._taken = {FIRST_SLOT: 0, LATER_SLOT: 0}
+        self._shown: tuple[int, ...] = ()
+        self._described: Moment = None
+
+    def header_right_widgets(self) -> tuple[QWidget, ...]:
+        return (self.readout,)
+
+    def hidden(self) -> None:
+        for slot in sorted(self._asked):
+            self.dispatch(WithdrawView(slot))
+        self._asked.clear()
+
+    def render(self, state: AppState) -> None:  # type: ignore[override]
+        self._state = state
+        if state.theme != self._theme:
+            self._theme = state.theme
+            palette = select.palette(state)
+            for widget in (self.tree, self.empty, self.readout):
+                widget.set_palette(palette)
+        run = state.run
+        if run is None or run.key != self._key:
+            self._start_over(run)
+        if run is not None:
+            for slot, query in wanted(run, state).items():
+                self._take(slot, state)
+                self._ask(slot, query, state)
+        self._show(run, state)
+        self._described = describe_selection(self, (self.tree, self.empty), state, self._described)
+
+    def describe(self) -> str:
+        """What caching changes, in words."""
+        first, later = self._answers.get(FIRST_SLOT), self._answers.get(LATER_SLOT)
+        if first is None or later is None:
+            return self.tr("No walk yet.")
+        text = self.tr(
+            "The first step fed {0} positions in {1} ms; position {2} fed {3} after {4} in the cache, {5} ms."
+        )
+        fed = [f"{a.positions[1] - a.positions[0]:,}" for a in (first, later)]
+        times = [numbers.significant(a.total_ms) for a in (first, later)]
+        return text.format(fed[0], times[0], later.positions[0], fed[1], f"{later.past:,}", times[1])
+
+    def resizeEvent(self, event: object) -> None:
+        share_room(self.width(), self.title, (), (self.readout, 0))
+
+    # questions and answers
+
+    def _start_over(self, run: RunView | None) -> None:
+        self._key = None if run is None else run.key
+        self._answers.clear()
+        self._problem.clear()
+        self._taken = dict.fromkeys(self._taken, 0)
+        self._shown = ()
+
+    def _take(self, slot: str, state: AppState) -> None:
+        got, asked = select.answer(state, slot), state.asked.get(slot)
+        if got is None or got.generation <= self._taken[slot]:
+            return
+        self._taken[slot] = got.generation
+        if isinstance(got.answer, WalkAnswer):
+            self._answers[slot] = got.answer
+            self._problem.pop(slot, None)
+        elif got.error is not None and asked is not None and isinstance(asked.query, WalkQuery):
+            self._problem[slot] = (asked.query, got.error.message)
+
+    def _ask(self, slot: str, query: WalkQuery, state: AppState) -> None:
+        have, problem = self._answers.get(slot), self._problem.get(slot)
+        known = (have is not None and have.query == query) or (problem is not None and problem[0] == query)
+        if known or select.is_waiting(state, slot):
+            return
+        self._asked.add(slot)
+        self.dispatch(AskView(slot, query))
+
+    # showing
+
+    def _show(self, run: RunView | None, state: AppState) -> None:
+        first, later = self._answers.get(FIRST_SLOT), self._answers.get(LATER_SLOT)
+        if first is None and later is None:
+            self._say(run, state)
+            return
+        shown = (id(first), id(later))
+        self.stack.setCurrentWidget(self.tree)
+        if shown == self._shown:
+            return
+        self._shown = shown
+        self.tree.set_titles(self._title(first, self.tr("first")), self._title(later, self.tr("later")))
+        self.tree.show_lines(merged(first, later))
+        times = [numbers.duration(a.total_ms) for a in (first, later) if a is not None]
+        self.readout.set_wordings(" → ".join(times), "")
+        self.note.setText(self._note(first or later))
+        self.note.setVisible(bool(self.note.text()))
+        self._described = None
+
+    def _title(self, answer: WalkAnswer | None, name: str) -> str:
+        if answer is None:
+            return name
+        fed = answer.positions[1] - answer.positions[0]
+        return self.tr("{0}: {1} + {2} past").format(name, f"{fed:,}", f"{answer.past:,}")
+
+    def _note(self, answer: WalkAnswer | None) -> str:
+        if answer is None or answer.named:
+            return ""
+        return self.tr("This family has no named stages here: the plain tree of its modules.")
+
+    def _say(self, run: RunView | None, state: AppState) -> None:
+        self.stack.setCurrentWidget(self.empty)
+        self.note.hide()
+        self.readout.set_wordings("")
+        problem = next(iter(self._problem.values()), None)
+        if problem is not None:
+            self.empty.set_words(problem[1])
+        elif run is None:
+            self.empty.set_words(
+                self.tr("The forward pass, module by module, appears here"),
+                self.tr("Press Ctrl+Enter to run. The first step stands beside a later one, so that caching is seen."),
+            )
+        elif state.worker in (WorkerState.DECODING, WorkerState.PREFILL):
+            self.empty.set_words(
+                self.tr("The forward pass, module by module, appears here"),
+                self.tr("Pause, or select a token: its step is fed once more for the walk."),
+            )
+        else:
+            self.empty.set_words(self.tr("Walking…"))
+
+
+def wanted(run: RunView, state: AppState) -> dict[str, WalkQuery]:
+    """The passes to ask for: none while tokens stream and nothing is selected."""
+    fed, index = select.fed_positions(run), select.step_index(state)
+    busy = state.worker in (WorkerState.DECODING, WorkerState.PREFILL)
+    if not fed or index is None or (busy and state.selected is None):
+        return {}
+    first, at = (0, min(run.prompt_tokens, FIRST_POSITIONS)), run.place
+    found = {FIRST_SLOT: WalkQuery(run.run_id, first, at.row, beam=at.beam, index=at.index)}
+    later = max(run.prompt_tokens, select.query_position(run, index))  # step 0 is the first pass itself
+    if later < fed:
+        one = later, later + 1
+        found[LATER_SLOT] = WalkQuery(run.run_id, one, at.row, beam=at.beam, index=at.index)
+    return found

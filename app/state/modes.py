@@ -1,0 +1,104 @@
+"""The modes by the names people know them by: which parameters choose each, and which belong to it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from app.state import params, select
+from app.state.state import AppState, ModeTexts
+
+_GREEDY: Mapping[str, object] = {"do_sample": False}
+
+
+@dataclass(frozen=True, slots=True)
+class ModeChoice:
+    """A way to decode.
+
+    values: what choosing it sets. rows: the parameters that belong to it. text: the field of `ModeTexts` it needs.
+    """
+
+    key: str
+    title: str
+    doc: str
+    values: Mapping[str, object] = field(default_factory=dict)
+    rows: tuple[str, ...] = ()
+    text: str = ""
+
+
+_BEAMS = ("num_beams", "length_penalty", "early_stopping")
+_DRAFTS = ("num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold")
+MODES: tuple[ModeChoice, ...] = (
+    ModeChoice("plain", "Greedy or sampling", "One token after the other, the likeliest or drawn."),
+    ModeChoice("beams", "Beam search", "Several continuations side by side; the best as a whole wins.",
+               {"num_beams": 4}, _BEAMS),
+    ModeChoice("groups", "Diverse beams", "Groups of beams that are kept from saying the same.",
+               {"num_beams": 6, "num_beam_groups": 3, "diversity_penalty": 1.0, **_GREEDY},
+               (*_BEAMS, "num_beam_groups", "diversity_penalty")),
+    ModeChoice("constrained", "Constrained beams", "Beams that must say certain phrases.",
+               {"num_beams": 6, **_GREEDY}, _BEAMS, "force_words"),
+    ModeChoice("contrastive", "Contrastive search", "Likely, and unlike what was said before.",
+               {"penalty_alpha": 0.6, "top_k": 4, **_GREEDY}, ("penalty_alpha", "top_k")),
+    ModeChoice("dola", "DoLa", "What the last layer knows better than an earlier one.",
+               {"dola_layers": "high", "repetition_penalty": 1.2, **_GREEDY}, ("dola_layers",)),
+    ModeChoice("draft", "Assisted by a draft model", "A smaller model drafts, this one checks several tokens at once.",
+               {}, _DRAFTS, "assistant"),
+    ModeChoice("early_exit", "Assisted by its own first layers", "The first layers draft, the whole model checks.",
+               {"assistant_early_exit": 2, "num_assistant_tokens": 4}, ("assistant_early_exit", *_DRAFTS)),
+    ModeChoice("lookup", "Prompt lookup", "What followed the same words before is tried as a draft.",
+               {"prompt_lookup_num_tokens": 10}, ("prompt_lookup_num_tokens", "max_matching_ngram_size")),
+    ModeChoice("guidance", "Guidance", "Away from what the model would say to a negative prompt.",
+               {"guidance_scale": 1.5}, ("guidance_scale",), "negative"),
+)  # fmt: skip
+_OWN = frozenset(name for mode in MODES for name in (*mode.rows, *mode.values)) - {
+    "do_sample", "top_k", "repetition_penalty"
+}  # fmt: skip
+
+
+def is_particular(name: str) -> bool:
+    """Whether a parameter is shown with its mode only."""
+    return name in _OWN
+
+
+def current(state: AppState) -> ModeChoice:
+    """The mode that the parameters give."""
+    now, texts = select.params(state), state.mode_texts
+    if texts.force_words is not None or now.force_words_ids:
+        key = "constrained"
+    elif now.num_beams > 1:
+        key = "groups" if now.num_beam_groups > 1 else "beams"
+    elif texts.assistant is not None:
+        key = "draft"
+    elif now.assistant_early_exit is not None:
+        key = "early_exit"
+    elif now.prompt_lookup_num_tokens is not None:
+        key = "lookup"
+    elif now.penalty_alpha > 0:
+        key = "contrastive"
+    elif now.dola_layers is not None:
+        key = "dola"
+    else:
+        key = "guidance" if now.guidance_scale != 1.0 else "plain"
+    return next(mode for mode in MODES if mode.key == key)
+
+
+def choose(state: AppState, key: str) -> AppState:
+    """The parameters that choose this mode; those of the one before go back to their defaults."""
+    before, after = current(state), next((mode for mode in MODES if mode.key == key), None)
+    if after is None or after == before:
+        return state
+    gone = _OWN | {name for name in before.values if name in _GREEDY or before.values[name] == _value(state, name)}
+    values = {n: v for n, v in state.overrides.items() if n not in gone}
+    if key == "early_exit" and state.model is not None:
+        values["assistant_early_exit"] = max(1, state.model.layers // 2)
+    texts = ModeTexts(**({after.text: ""} if after.text else {}))
+    return params.with_overrides(replace(state, mode_texts=texts), {**after.values, **values})
+
+
+def _value(state: AppState, name: str) -> object:
+    return state.overrides.get(name)
+
+
+def set_text(state: AppState, name: str, text: str) -> AppState:
+    """What is typed for the mode: phrases, a draft model, a negative prompt."""
+    return replace(state, mode_texts=replace(state.mode_texts, **{name: text}))

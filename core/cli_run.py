@@ -1,0 +1,104 @@
+"""The command-line arguments that describe a run, shared by `generate` and `plan`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from core.contract import ChatMessage, Grammar, ModelSpec, Prompt, RunSpec, TokenglassError, validate
+
+
+class UsageError(TokenglassError):
+    """A wrong command line."""
+
+    code = "usage"
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Model, prompt, parameters, constraint."""
+    parser.add_argument("--model", required=True, metavar="NAME|FOLDER", help="see “tokenglass models”")
+    prompt = parser.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("--prompt", metavar="TEXT")
+    prompt.add_argument("--prompt-ids", type=_ids, metavar="1,2,3", help="the prompt as token ids")
+    parser.add_argument("--chat", action="store_true", help="send the prompt through the model's chat template")
+    parser.add_argument("--mode", metavar="MODE", help="a GenerationMode; default: as generate() infers it")
+    parser.add_argument(
+        "--set", dest="params", action="extend", nargs="+", default=[], metavar="KEY=VALUE",
+        help="generation parameters by their GenerationConfig names, such as temperature=0.8",
+    )  # fmt: skip
+    parser.add_argument("--assistant-model", metavar="NAME|FOLDER", help="a smaller model that drafts tokens")
+    parser.add_argument(
+        "--negative-prompt", metavar="TEXT", help="what guidance steers away from; goes with --set guidance_scale=1.5"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    grammar = parser.add_mutually_exclusive_group()
+    grammar.add_argument("--regex", metavar="PATTERN", help="the continuation matches this regular expression")
+    grammar.add_argument("--json-schema", metavar="FILE", help="the continuation is JSON of this schema")
+    grammar.add_argument(
+        "--choice", action="append", metavar="TEXT", help="the continuation is one of these; give it several times"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--dtype", default="auto", help="auto, bf16 or fp32")
+
+
+def run_spec(options: argparse.Namespace) -> RunSpec:
+    """What the arguments ask for. Raises `UsageError` or `ParameterError`."""
+    params = parse_settings(options.params)
+    if options.chat and options.prompt is None:
+        raise UsageError("--chat needs a text; give it with --prompt.")
+    if options.chat:
+        prompt = Prompt(messages=(ChatMessage("user", options.prompt),))
+    elif options.prompt is not None:
+        prompt = Prompt(text=options.prompt)
+    else:
+        prompt = Prompt(ids=tuple(options.prompt_ids))
+    helper = options.assistant_model
+    assistant = None if helper is None else ModelSpec(helper, options.device, options.dtype)
+    away = None if options.negative_prompt is None else Prompt(text=options.negative_prompt)
+    return RunSpec(
+        (prompt,),
+        params,
+        options.mode,
+        options.seed,
+        grammar=_grammar(options),
+        assistant=assistant,
+        negative_prompt=away,
+    )
+
+
+def _grammar(options: argparse.Namespace) -> Grammar | None:
+    if options.regex is not None:
+        return Grammar("regex", options.regex)
+    if options.choice:
+        return Grammar("choice", json.dumps(options.choice))
+    if options.json_schema is None:
+        return None
+    try:
+        return Grammar("json_schema", Path(options.json_schema).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or "it is no UTF-8 text"
+        raise UsageError(f"“{options.json_schema}” cannot be read: {reason}.") from problem
+
+
+def _ids(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"“{text}” is not a list of token ids such as 1,2,3") from None
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """`key=value` texts as parameters; a value is JSON where it can be, else text. Raises `ParameterError`."""
+    params: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise UsageError(f"“{setting}” is not a parameter; write key=value, such as temperature=0.8.")
+        try:
+            params[key.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            params[key.strip()] = value
+    return validate(params)

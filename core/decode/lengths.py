@@ -1,0 +1,76 @@
+"""How long a run may and must be: the conflicts between the four length parameters, resolved as `generate()` does.
+
+The rules are those of `GenerationMixin._prepare_generated_length` and `_validate_generated_length` of transformers
+5.23. One default differs: where nothing is asked for, this engine takes 256 new tokens, `generate()` 20.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Set
+from dataclasses import dataclass
+
+from core.contract.errors import ParameterError
+from core.contract.params import GenerationParams
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The parameters with lengths that agree, which of them decided, and what the user should know.
+
+    In `params`, max_new_tokens always holds what ends the run, max_length is None or prompt plus that, and
+    min_length is 0 where min_new_tokens replaced it.
+    """
+
+    params: GenerationParams
+    governed_by: str
+    warnings: tuple[str, ...]
+
+
+def settle_lengths(params: GenerationParams, chosen: Set[str], prompt_slots: int) -> Lengths:
+    """Which length counts. Raises `ParameterError` where nothing could be generated.
+
+    chosen: the parameters that somebody set (user, front end or model); the rest are defaults.
+    prompt_slots: T of the prompts, padding included, which is what `generate()` counts.
+    """
+    warnings: list[str] = []
+    governed_by = "max_new_tokens"
+    new = params.max_new_tokens
+    if params.max_length is not None:
+        if "max_new_tokens" in chosen:
+            warnings.append(
+                f"Both max_new_tokens ({new:,}) and max_length ({params.max_length:,}) are set; "
+                "max_new_tokens takes precedence."
+            )
+        else:
+            governed_by, new = "max_length", params.max_length - prompt_slots
+            if new <= 0:
+                raise ParameterError(
+                    f"max_length is {params.max_length:,}, but the prompt already has {prompt_slots:,} tokens; raise "
+                    "max_length or set max_new_tokens instead."
+                )
+    elif "max_new_tokens" not in chosen:
+        governed_by = "default"
+    longest = prompt_slots + new
+    least = params.min_length
+    if "min_new_tokens" in chosen:
+        if params.min_length > 0:
+            warnings.append(
+                f"Both min_new_tokens ({params.min_new_tokens:,}) and min_length ({params.min_length:,}) are set; "
+                "min_new_tokens takes precedence."
+            )
+        least = 0
+    if least > longest:
+        warnings.append(
+            f"min_length ({least:,}) is more than the longest possible text ({longest:,} tokens with the prompt); the "
+            "run ends there."
+        )
+    if params.min_new_tokens > new:
+        warnings.append(
+            f"min_new_tokens ({params.min_new_tokens:,}) is more than the {new:,} tokens that can be generated; the "
+            "run ends there."
+        )
+    settled = dataclasses.replace(
+        params, max_new_tokens=new, max_length=None if params.max_length is None else longest, min_length=least
+    )
+    return Lengths(settled, governed_by, tuple(warnings))

@@ -1,0 +1,253 @@
+"""The plan of a run, read off the session that will run it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from core.contract.events import ModelInfo
+from core.contract.params import PARAMETERS, GenerationParams
+from core.contract.plan import (
+    CachePlan,
+    DrawPlan,
+    GenerationPlan,
+    InputPlan,
+    LengthPlan,
+    Origin,
+    ParameterValue,
+    PlanLine,
+    StagePlan,
+)
+from core.contract.plan_words import ORIGIN_WORDS, plain
+from core.contract.specs import RunSpec
+from core.contract.together import inactive_reason
+
+if TYPE_CHECKING:
+    from core.decode.session import Session
+
+_DRAWN = {"sample", "beam_sample"}
+_NEED_EOS = ("min_new_tokens", "min_length", "exponential_decay_length_penalty")
+_PARAMETERS, _LENGTH, _STOP = 1, 4, 8  # numbers of the steps that warnings belong to
+
+
+def make_plan(run: Session) -> GenerationPlan:
+    """What `run` executes: its own parameters, stages, criteria and cache, with the reason for each."""
+    info, params = run.loaded.info, run.params
+    assisted = run.assistant is not None
+    length = _length(run)
+    return GenerationPlan(
+        model=info.title,
+        parameters=tuple(_value(run, name, assisted) for name in PARAMETERS),
+        inputs=_inputs(run),
+        length=length,
+        mode=run.mode.name,
+        mode_rule=_mode_rule(run.spec, params, run.mode.name, assisted),
+        mode_origin=_mode_origin(run),
+        processors=tuple(StagePlan(stage.name, dict(stage.params)) for stage in run.stages),
+        stopping=_stopping(run, length),
+        cache=CachePlan(
+            "growing",
+            len(run.forward.anatomy.layers),
+            info.kv_bytes_per_token,
+            run.limit,
+            len(run.padding),
+            info.sliding_window,
+        ),
+        draws=DrawPlan(
+            run.spec.seed if _draws(run) else None,
+            run.spec.draw_source,
+            run.spec.reroll,
+        ),
+        outputs=_outputs(run),
+        ignored_keys=tuple(getattr(run.loaded.module.config, "keys_to_ignore_at_inference", ())),
+        grammar=run.spec.grammar,
+        allowed_first=None if run.grammar is None else run.grammar.allowed_tokens((), params.eos_token_id),
+        warnings=_warnings(run, length, assisted),
+    )
+
+
+def origin(name: str, info: ModelInfo, spec: RunSpec, changed: frozenset[str] = frozenset()) -> Origin:
+    """Who chose the value in force. changed: set by the user since the run began."""
+    if name in spec.params or name in changed:
+        return "user"
+    if name in spec.host_defaults:
+        return "host"
+    return "model" if name in info.from_generation_config else "default"
+
+
+def _origin(run: Session, name: str) -> Origin:
+    return origin(name, run.loaded.info, run.spec, run.changed)
+
+
+def _draws(run: Session) -> bool:
+    may = run.mode.name in ("assisted_generation", "dola_generation")
+    return run.mode.name in _DRAWN or (may and run.params.samples)
+
+
+def _value(run: Session, name: str, assisted: bool) -> ParameterValue:
+    """The value that was asked for, and, where another one is in force, why."""
+    asked, used = getattr(run.asked, name), getattr(run.params, name)
+    note = inactive_reason(name, run.params, assisted)
+    if name == "do_sample" and run.spec.mode is not None:
+        return ParameterValue(name, used, "user", f"from the mode {run.spec.mode}")
+    if asked != used:
+        note = _REPLACED[name].format(used)
+    elif name == "max_new_tokens" and run.lengths.governed_by == "default":
+        note = "generate() would take 20"
+    return ParameterValue(name, asked, _origin(run, name), note)
+
+
+_REPLACED = {
+    "max_new_tokens": "{}, because max_length decides",
+    "max_length": "{}, because max_new_tokens decides",
+    "min_length": "not used, because min_new_tokens decides",
+}
+
+
+def _inputs(run: Session) -> InputPlan:
+    from core.decode.engine import pad_id
+
+    info, prompts = run.loaded.info, [row.prompt for row in run.rows]
+    given = run.spec.prompts[0]
+    bos = info.bos_token_id
+    return InputPlan(
+        kind="chat" if given.messages is not None else "ids" if given.ids is not None else "text",
+        prompt_tokens=tuple(len(prompt.token_ids) for prompt in prompts),
+        padding=tuple(row.padding for row in run.rows),
+        copies=len(run.rows) // len(run.spec.prompts),
+        bos=tuple(bos is not None and prompt.token_ids[0] == bos for prompt in prompts),
+        bos_alone=any(prompt.token_ids == (bos,) and not prompt.rendered for prompt in prompts),
+        bos_token_id=bos,
+        pad_token_id=pad_id(run.loaded, run.params),
+        position_ids="position_ids" in run.forward.anatomy.accepts,
+        attention_mask=any(row.padding for row in run.rows),
+        prefill_chunk=run.spec.prefill_chunk,
+        reused_positions=run.reused,
+    )
+
+
+def _length(run: Session) -> LengthPlan:
+    params, most = run.params, run.loaded.info.max_positions
+    longest = max(len(row.prompt.token_ids) for row in run.rows)
+    # The token chosen after the last position is never fed, so a text may be one longer than the positions.
+    length = min(longest + params.max_new_tokens, most + 1)
+    return LengthPlan(
+        governed_by=run.lengths.governed_by,
+        max_new_tokens=params.max_new_tokens,
+        min_new_tokens=max(params.min_new_tokens, params.min_length - run.prompt_slots, 0),
+        max_length=length,
+        max_positions=most,
+        limited=length < longest + params.max_new_tokens,
+        asked_max_length=run.asked.max_length,
+        asked_min_length=run.asked.min_length,
+    )
+
+
+def _mode_origin(run: Session) -> str:
+    if run.spec.mode is not None:
+        return ORIGIN_WORDS["user"]
+    if run.params.do_sample and run.params.temperature == 0:
+        return "temperature is 0"
+    return ORIGIN_WORDS[_origin(run, _DECIDES.get(run.mode.name, "do_sample"))]
+
+
+_DECIDES = {
+    "beam_search": "num_beams",
+    "beam_sample": "num_beams",
+    "group_beam_search": "num_beam_groups",
+    "constrained_beam_search": "force_words_ids",
+    "contrastive_search": "penalty_alpha",
+    "dola_generation": "dola_layers",
+}
+
+
+def _mode_rule(spec: RunSpec, params: GenerationParams, mode: str, assisted: bool) -> str:
+    """The rule of `GenerationConfig.get_generation_mode` that applied, with the values it looked at."""
+    greedy = "temperature is 0" if params.do_sample else "do_sample is off"
+    draws = "do_sample is on" if params.samples else greedy
+    rule = {
+        "greedy_search": f"{greedy} and num_beams is 1",
+        "sample": "do_sample is on and num_beams is 1",
+        "beam_search": f"num_beams is {params.num_beams} and {greedy}",
+        "beam_sample": f"num_beams is {params.num_beams} and do_sample is on",
+        "group_beam_search": f"num_beams is {params.num_beams} and num_beam_groups is {params.num_beam_groups}",
+        "constrained_beam_search": f"force_words_ids has {len(params.force_words_ids)} constraints",
+        "contrastive_search": f"penalty_alpha is {params.penalty_alpha:g}, top_k is {params.top_k} and {greedy}",
+        "dola_generation": f"dola_layers is {plain(params.dola_layers)} and {draws}",
+        "assisted_generation": f"{_draft(params, assisted)} and {draws}",
+    }[mode]
+    return f"asked for by name; {rule}" if spec.mode is not None else rule
+
+
+def _draft(params: GenerationParams, assisted: bool) -> str:
+    if params.prompt_lookup_num_tokens is not None:
+        return f"prompt_lookup_num_tokens is {params.prompt_lookup_num_tokens}"
+    if not assisted:
+        return f"assistant_early_exit is {params.assistant_early_exit}"
+    return "there is an assistant model"
+
+
+def _stopping(run: Session, length: LengthPlan) -> tuple[PlanLine, ...]:
+    params, piece = run.params, run.loaded.text.piece
+    lines = []
+    if params.eos_token_id:
+        named = " · ".join(f"{i} {piece(i)!r}" for i in params.eos_token_id)
+        lines.append(PlanLine("eos_token_id", named, ORIGIN_WORDS[_origin(run, "eos_token_id")]))
+    if params.stop_strings:
+        named = " · ".join(map(repr, params.stop_strings))
+        lines.append(PlanLine("stop_strings", named, "found across token borders, also begun in the prompt"))
+    if run.grammar is not None and not params.eos_token_id:
+        lines.append(PlanLine("grammar", "complete", "nothing can follow and there is no EOS token to say so"))
+    decided = {"default": "the default of this program; generate() would take 20"}
+    why = decided.get(length.governed_by, f"from {length.governed_by}")
+    lines.append(PlanLine("max_new_tokens", f"{length.max_new_tokens:,} new tokens", why))
+    lines.append(PlanLine("positions", f"{length.max_positions:,}", "each position of the model can be fed once"))
+    if params.max_time is not None:
+        lines.append(PlanLine("max_time", f"{params.max_time:g} s", "since the first forward pass, pauses left out"))
+    return tuple(lines)
+
+
+def _outputs(run: Session) -> tuple[PlanLine, ...]:
+    spec, views = run.spec, {view.view: view for view in run.loaded.info.views}
+
+    def derived(name: str, view: str, how: str) -> PlanLine:
+        status = views.get(view)
+        if run.trace is None:
+            return PlanLine(name, "no", "nothing is recorded in this run")
+        if status is not None and not status.available:
+            return PlanLine(name, "no", status.reason)
+        return PlanLine(name, "when asked for", how)
+
+    top = f"the {spec.top_logprobs} likeliest a step" if spec.top_logprobs else "of the chosen token only"
+    return (
+        PlanLine("sequences", "yes", "ids of prompt and continuation, without padding"),
+        PlanLine("scores", top, "before and after the processors"),
+        derived("logits", "distribution", "read out of the recorded residual, for any step"),
+        derived("attentions", "attention", "from recorded queries and cached keys; the model stays on SDPA"),
+        derived("hidden_states", "distribution", "the residual stream that entered each layer"),
+        PlanLine("past_key_values", "kept", "until the next run; the next turn of a chat continues it"),
+    )
+
+
+def _warnings(run: Session, length: LengthPlan, assisted: bool) -> tuple[tuple[int, str], ...]:
+    params = run.params
+    found = []
+    for name in PARAMETERS:
+        why = inactive_reason(name, params, assisted)
+        if why and _origin(run, name) == "user":
+            found.append((_PARAMETERS, f"{name} = {plain(getattr(params, name))} has {why}."))
+    if not params.eos_token_id:
+        idle = [name for name in _NEED_EOS if getattr(params, name)]
+        found += [(_PARAMETERS, f"{name} has no effect, because no EOS token is set.") for name in idle]
+    found += [(_LENGTH, sentence) for sentence in run.lengths.warnings]
+    if length.limited:
+        left = length.max_length - max(len(row.prompt.token_ids) for row in run.rows)
+        found.append(
+            (
+                _LENGTH,
+                f"The model's {length.max_positions:,} positions end the run after {left:,} new tokens, before the "
+                f"{length.max_new_tokens:,} asked for; generate() would go on and fail.",
+            )
+        )
+    if not params.eos_token_id and not params.stop_strings and run.grammar is None:
+        found.append((_STOP, "No EOS token and no stop string is set, so only the length ends the run."))
+    return tuple(found)

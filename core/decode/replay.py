@@ -1,0 +1,118 @@
+"""The pipeline on a past step again: under the parameters that were in force, or under others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from core.contract.errors import ViewUnavailableError
+from core.contract.params import GenerationParams
+from core.decode.guidance import opening_stages
+from core.decode.modes import Mode, Past, make_mode
+from core.decode.pipeline import Rows, Stage, build_pipeline, run_pipeline
+from core.decode.random import inverse_cdf, uniform
+from core.trace.recording import Strand
+from core.trace.replay import Replay, ReplayStage
+
+if TYPE_CHECKING:
+    from core.decode.session import Session
+
+_NOT_ALONE = {
+    "beam_search": "beams are chosen together",
+    "beam_sample": "beams are drawn together",
+    "group_beam_search": "beams are chosen together",
+    "constrained_beam_search": "beams are chosen together",
+    "contrastive_search": "candidates are compared with everything said before",
+    "assisted_generation": "a drafted token decides with another number",
+}
+
+
+def final_scores(run: Session, strand: Strand, position: int, logits: torch.Tensor) -> torch.Tensor:
+    """The pipeline under the current parameters on the logits (V,) that followed `position`."""
+    stages = _stages(run, run.params, strand, position)
+    stateful = _first_stateful(stages)
+    if stateful is not None:
+        raise ViewUnavailableError(_cannot(stateful))
+    return run_pipeline(stages, _rows(strand, position, logits), _start(run, logits))[0]
+
+
+def replay(run: Session, strand: Strand, position: int, logits: torch.Tensor, changes: Mapping[str, object]) -> Replay:
+    """The stages of the step that followed `position` with logits (V,), parameters changed. Raises `ParameterError`."""
+    params = params_at(run, strand, position)
+    if changes:
+        params = params.replace(changes)
+    mode, reason = params.infer_mode(run.assistant is not None), ""
+    try:
+        stages = _stages(run, params, strand, position)
+    except ViewUnavailableError as problem:
+        stages, reason = (), problem.message
+    stateful = _first_stateful(stages)
+    if stateful is not None:
+        stages, reason = stages[: stages.index(stateful)], _cannot(stateful)
+    rows = _rows(strand, position, logits)
+    return Replay(
+        params=params,
+        mode=mode,
+        start=_start(run, logits),
+        stages=tuple(ReplayStage(stage.name, stage.params, partial(stage.fn, rows)) for stage in stages),
+        choose=_chooser(run, strand, position, params, mode),
+        reason=reason,
+    )
+
+
+def _stages(run: Session, params: GenerationParams, strand: Strand, position: int) -> tuple[Stage, ...]:
+    """The stages for a past step; those that look beyond its logits look into the records.
+
+    Raises `ParameterError`, and `ViewUnavailableError` where the records do not have what it takes.
+    """
+    name, mode = params.infer_mode(run.assistant is not None), run.mode
+    if name != mode.name:
+        mode = make_mode(params, run.spec, run.loaded) if name == "dola_generation" else Mode()
+    opening = opening_stages(run, mode, run.guidance, params, Past(strand, position))
+    if params is run.params and not opening:
+        return run.stages
+    return build_pipeline(params, run.pipeline_context(params, opening))
+
+
+def params_at(run: Session, strand: Strand, position: int) -> GenerationParams:
+    """The parameters in force when the token after `position` was chosen; for the prompt, those of the first token."""
+    step = max(0, position + 1 - (run.prompt_slots - strand.padding))
+    return next(params for since, params in reversed(run.params_since) if since <= step)
+
+
+def _rows(strand: Strand, position: int, logits: torch.Tensor) -> Rows:
+    ids = torch.tensor([[0] * strand.padding + list(strand.token_ids[: position + 1])], device=logits.device)
+    return Rows(ids, (strand.padding,), (strand.row,))
+
+
+def _start(run: Session, logits: torch.Tensor) -> torch.Tensor:
+    return (torch.log_softmax(logits, dim=-1) if run.mode.on_logprobs else logits)[None]  # (1, V)
+
+
+def _first_stateful(stages: tuple[Stage, ...]) -> Stage | None:
+    return next((stage for stage in stages if not stage.replayable), None)
+
+
+def _cannot(stage: Stage) -> str:
+    return f"The stage {stage.name} may depend on more than the tokens, so it cannot be run again for a past step."
+
+
+def _chooser(
+    run: Session, strand: Strand, position: int, params: GenerationParams, mode: str
+) -> Callable[[torch.Tensor], tuple[int | None, float | None, str]]:
+    """Final scores (V,) → the token, the draw, and why there is none."""
+
+    def choose(scores: torch.Tensor) -> tuple[int | None, float | None, str]:
+        if not params.samples and mode in ("greedy_search", "assisted_generation", "dola_generation"):
+            return int(scores.argmax()), None, ""
+        if mode in _NOT_ALONE:
+            return None, None, f"In {mode} {_NOT_ALONE[mode]}, so one step does not tell the token."
+        if run.spec.draw_source == "torch":
+            return None, None, "torch's generator does not tell its draws."
+        u = uniform(run.spec.seed, strand.row, position + 1, reroll=run.spec.reroll)
+        return inverse_cdf(scores, u), u, ""
+
+    return choose

@@ -1,0 +1,43 @@
+"""Attention rollout: where information at a position may have come from, through all layers.
+
+Abnar and Zuidema 2020, https://arxiv.org/abs/2005.00928: with A the mean of a layer's heads, the layer passes on
+(A + I) / 2, the half of I for the residual connection; the product over the layers is the rollout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import torch
+
+from core.contract.errors import ViewUnavailableError
+from core.contract.looking import RolloutAnswer, RolloutQuery
+from core.trace.reading import row_slices, weights
+from core.trace.recording import Recording
+
+MOST_ELEMENTS = 1 << 24  # R × T of one answer
+
+
+def derive_rollout(recording: Recording, query: RolloutQuery) -> Generator[None, None, RolloutAnswer]:
+    """The rows asked for, from the last layer down, so that nothing of T × T is held. Raises `ViewUnavailableError`."""
+    recording.require("attention")
+    strand = recording.strand(query)
+    start, stop = recording.span(strand, query.rows)
+    if (stop - start) * stop > MOST_ELEMENTS:
+        raise ViewUnavailableError(f"Rollout of {stop - start} rows over {stop} positions is too large; ask for fewer.")
+    flow: torch.Tensor | None = None  # (R, stop): what each query takes from the positions below the layers done
+    for layer in reversed(range(recording.info.layers)):
+        passed: torch.Tensor | None = None
+        for begin, end in row_slices(0 if flow is not None else start, stop, recording.info.heads):
+            mean = weights(recording, strand, layer, begin, end, None).mean(0)  # (n, end)
+            if passed is None:
+                flow = torch.eye(stop, device=mean.device)[start:] if flow is None else flow
+                passed = 0.5 * flow
+            assert flow is not None
+            passed[:, :end] += 0.5 * flow[:, begin:end] @ mean
+            yield
+        flow = passed
+    assert flow is not None  # a model has layers
+    found = flow.cpu().numpy()
+    found.flags.writeable = False
+    return RolloutAnswer(query, found, (start, stop))

@@ -1,0 +1,270 @@
+"""A walk through one forward pass: every module that ran, with what went in and came out, seen by hooks.
+
+The positions are fed once more on a fork of the cache; the hooks are there for that pass only. Modules are the
+model's own, in the order in which they were entered. For the families whose code is known (`NAMED`) what happens
+between modules is told as stages: the sum of the embeddings, heads split and merged, the cache, scores and softmax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+
+from core.contract.errors import ViewUnavailableError
+from core.contract.looking import WalkAnswer, WalkNode, WalkQuery
+from core.models.attention import watched
+from core.models.block import find_parts
+from core.trace.reading import feed_again
+from core.trace.recording import Recording
+from core.trace.walk_facts import by_name, fact, facts, score_facts
+from core.trace.walk_titles import NAMED, title_of
+
+MOST_POSITIONS = 256
+
+
+def derive_walk(recording: Recording, query: WalkQuery) -> Generator[None, None, WalkAnswer]:
+    """The pass, in one slice: a forward pass cannot be interrupted for long. Raises `ViewUnavailableError`."""
+    strand = recording.strand(query)
+    start, stop = recording.span(strand, query.positions)
+    stop = min(stop, start + MOST_POSITIONS)
+    watch = Walk(recording.anatomy.model, start)
+    with watch.hooked():
+        _, again = feed_again(recording, strand, start, stop)
+    yield
+    if not watch.fed:
+        raise ViewUnavailableError(f"{recording.info.title} showed no forward pass; its code runs in its own way.")
+    past = watch.past - again.padding
+    return WalkAnswer(query, (start, start + watch.fed), past, tuple(watch.nodes), watch.total_ms, watch.named)
+
+
+@dataclass
+class _Open:
+    """A module that was entered and has not returned."""
+
+    index: int  # of its node
+    begun_s: float
+    looked_s: float  # seconds that looking had taken by then
+    past: int | None = None  # positions in its cache before
+
+
+@dataclass
+class Walk:
+    """Hooks on every module of `model`, for its first pass inside `hooked()` with so many positions in the cache."""
+
+    model: PreTrainedModel
+    least_past: int = 0
+    nodes: list[WalkNode] = field(default_factory=list)
+    past: int = 0
+    fed: int = 0
+    total_ms: float = 0.0
+    _names: dict[nn.Module, str] = field(default_factory=dict)
+    _parents: dict[nn.Module, nn.Module] = field(default_factory=dict)
+    _calls: dict[nn.Module, int] = field(default_factory=dict)
+    _open: list[_Open] = field(default_factory=list)
+    _looked_s: float = 0.0
+    _done: bool = False
+    _skipping: bool = False
+    _embedded: bool = False
+    _fused: torch.Tensor | None = None  # what a projection to q, k and v at once made
+    _watched: set[nn.Module] = field(default_factory=set)
+
+    @property
+    def named(self) -> bool:
+        """Whether stages between modules are told."""
+        return self.model.config.model_type in NAMED
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """The hooks, for the time of the block."""
+        layers = getattr(self.model, self.model.base_model_prefix, self.model)
+        self._names = {module: name for name, module in self.model.named_modules()}
+        self._parents = {child: m for m in self.model.modules() for child in m.children()}
+        blocks = next((list(m) for m in layers.modules() if isinstance(m, nn.ModuleList) and len(m)), [])
+        self._parts = {block: find_parts(block) for block in blocks}
+        self._projections = {p.projection: p.attention for p in self._parts.values() if p.projection is not None}
+        with ExitStack() as stack:
+            stack.enter_context(watched(self))
+            for module in self._names:
+                stack.callback(module.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
+                stack.callback(module.register_forward_hook(self._leave, with_kwargs=True).remove)
+            yield
+
+    # -- hooks
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._done:
+            return
+        if self._skips(module, args, kwargs):
+            return
+        begun = perf_counter()
+        arguments = by_name(module, args, kwargs)
+        given = facts((), arguments)
+        if module is self.model:
+            ids = arguments.get("input_ids")
+            self.fed = 0 if ids is None else int(ids.shape[1])
+        if self.named:
+            self._stages_before(module, arguments)
+        call = self._calls[module] = self._calls.get(module, 0) + 1
+        name = self._names[module]
+        title = title_of(name, type(module).__name__, call) if self.named else name or type(module).__name__
+        key = f"{name}#{call}"
+        self.nodes.append(WalkNode(key, len(self._open), title, type(module).__name__, given))
+        cache = _cache_of(args, kwargs)
+        held = None if cache is None else _held(cache, getattr(module, "layer_idx", None))
+        if module is self.model:
+            self.past = held or 0
+        self._looked_s += perf_counter() - begun
+        self._open.append(_Open(len(self.nodes) - 1, perf_counter(), self._looked_s, held))
+
+    def _skips(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether this belongs to a pass that only fills the cache for the one that is meant."""
+        if module is self.model:
+            cache = _cache_of(args, kwargs)
+            self._skipping = self.least_past > (0 if cache is None else _held(cache, None))
+        return self._skipping
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if self._done or self._skipping or not self._open:
+            return
+        begun = perf_counter()
+        opened = self._open.pop()
+        ms = 1e3 * max(0.0, begun - opened.begun_s - (self._looked_s - opened.looked_s))
+        made = facts((output,), {})
+        if self.named:
+            self._stages_after(module, output, opened)
+        self.nodes[opened.index] = replace(self.nodes[opened.index], made=made, ms=ms)
+        if module is self.model:
+            self._done, self.total_ms = True, ms
+            self._add_what_did_not_run()
+        self._looked_s += perf_counter() - begun
+
+    def attended(
+        self,
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        scaling: float | None,
+        output: torch.Tensor,
+    ) -> None:
+        """A call of the attention function: what happens inside it, as stages."""
+        if self._done or self._skipping or not self.named:
+            return
+        begun = perf_counter()
+        self._watched.add(module)
+        held, count = key.shape[2], query.shape[2]
+        before = self._past_of_open()
+        past = held - count if before is None else before
+        fresh = slice(held - count, held) if held >= count else slice(0, held)
+        heads = (fact("query", query), fact("key", key[:, :, fresh]), fact("value", value[:, :, fresh]))
+        self._stage(module, "heads", "split heads", made=heads)
+        self._stage_cache(module, past, key, value)
+        scores, softmax = score_facts(query, key, mask, scaling)
+        self._stage(module, "scores", "scores", made=(scores,))
+        self._stage(module, "softmax", "softmax", made=(softmax,))
+        self._stage(module, "merge", "merge heads", made=(fact("", output.flatten(2)),))
+        self._looked_s += perf_counter() - begun
+
+    # -- stages
+
+    def _stage(self, module: nn.Module, name: str, title: str, **values: Any) -> None:
+        key = f"{self._names[module]}#{self._calls.get(module, 0)}:{name}"
+        self.nodes.append(WalkNode(key, len(self._open), title, "stage", **values))
+
+    def _stage_cache(self, module: nn.Module, past: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        length = key.shape[2]
+        note = f"{past} → {length} positions" if length != past else f"{length} positions, nothing appended"
+        self._stage(module, "cache", "cache append", made=(fact("keys", key), fact("values", value)), note=note)
+
+    def _stage_mask(self, module: nn.Module, mask: Any) -> None:
+        made = (fact("", mask),) if isinstance(mask, torch.Tensor) else ()
+        note = "as the layers receive it" if made else "none: left to the kernel, or one query sees everything"
+        self._stage(module, "mask", "attention mask", made=made, note=note)
+
+    def _past_of_open(self) -> int | None:
+        return next((entry.past for entry in reversed(self._open) if entry.past is not None), None)
+
+    def _stages_before(self, module: nn.Module, arguments: dict[str, Any]) -> None:
+        parent = self._parents.get(module)
+        short = self._names[module].rpartition(".")[2]
+        part = self._parts.get(module)
+        entering = next((v for v in arguments.values() if isinstance(v, torch.Tensor)), None)
+        made = () if entering is None else (fact("", entering),)
+        first = part is not None and self._names[module].endswith(".0")
+        if (short == "drop" or first) and not self._embedded:
+            self._embedded = True
+            self._stage(module, "embedded", "embeddings, summed", made=made)
+        if first:
+            self._stage_mask(module, arguments.get("attention_mask"))
+        if parent in self._parts and short in ("ln_2", "post_attention_layernorm", "ln_cross_attn"):
+            title = "residual + attention"
+            if short == "ln_2" and self._parts[parent].cross_attention in self._calls:
+                title = "residual + cross attention"
+            self._stage(module, "residual", title, made=made)
+        attention = self._projections.get(module)
+        if attention is not None and attention not in self._watched and entering is not None:
+            self._stages_without_interface(attention, entering)
+
+    def _stages_without_interface(self, attention: nn.Module, merged: torch.Tensor) -> None:
+        """ImageGPT computes attention in its own way: what its own tensors tell."""
+        if self._fused is None:
+            return
+        names, heads = ("query", "key", "value"), int(getattr(attention, "num_heads", 1))
+        thirds = self._fused.chunk(3, dim=-1)
+        split = [third.view(*third.shape[:-1], heads, -1).transpose(1, 2) for third in thirds]  # (B, H, T, D)
+        self._stage(attention, "heads", "split heads", made=tuple(map(fact, names, split)))
+        opened = next((o for o in reversed(self._open) if self.nodes[o.index].kind == type(attention).__name__), None)
+        past = opened.past if opened is not None else None
+        if past is not None:
+            note = f"{past} → {past + split[0].shape[2]} positions"
+            self._stage(attention, "cache", "cache append", made=tuple(map(fact, names[1:], split[1:])), note=note)
+        self._stage(attention, "merge", "merge heads", made=(fact("", merged),))
+        self._fused = None
+
+    def _stages_after(self, module: nn.Module, output: Any, opened: _Open) -> None:
+        if self._names[module].endswith("c_attn") and isinstance(output, torch.Tensor):
+            self._fused = output
+        if module in self._parts:
+            title = "residual + MLP"
+            first = output[0] if isinstance(output, tuple) else output
+            self._open.append(opened)  # the stage belongs inside the layer
+            self._stage(module, "out", title, made=(fact("", first),))
+            self._open.pop()
+        returned = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+        if module not in self._watched and hasattr(module, "layer_idx") and isinstance(returned, torch.Tensor):
+            place = next((i for i, n in enumerate(self.nodes) if n.key.endswith(":merge") and i > opened.index), None)
+            key = f"{self._names[module]}#{self._calls[module]}:softmax"
+            node = WalkNode(key, len(self._open) + 1, "softmax", "stage", made=(fact("", returned),))
+            self.nodes.insert(len(self.nodes) if place is None else place, node)
+
+    def _add_what_did_not_run(self) -> None:
+        """Cross attention that the model has but was given nothing to look at."""
+        for block, parts in self._parts.items():
+            cross = parts.cross_attention
+            if cross is None or cross in self._calls:
+                continue
+            name = self._names[cross]
+            title = title_of(name, type(cross).__name__, 1) if self.named else name
+            after = max((i for i, n in enumerate(self.nodes) if n.key.startswith(self._names[block] + ".")), default=-1)
+            depth = self.nodes[after].depth if after >= 0 else 0
+            top = next((n.depth for n in self.nodes if n.key == f"{self._names[block]}#1"), depth - 1)
+            note = "did not run: no encoder states were given"
+            self.nodes.insert(after + 1, WalkNode(f"{name}#0", top + 1, title, type(cross).__name__, note=note))
+
+
+def _cache_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cache | None:
+    return next((value for value in (*args, *kwargs.values()) if isinstance(value, Cache)), None)
+
+
+def _held(cache: Cache, layer: int | None) -> int:
+    """Positions in the cache, of one layer or of the first."""
+    return int(cache.get_seq_length(layer or 0))

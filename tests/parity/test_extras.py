@@ -1,0 +1,165 @@
+"""What Python brings to a run: own processors, stopping criteria, allowed tokens. And who left no token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+import core
+from core.contract import (
+    DistributionQuery,
+    FinishReason,
+    NonFiniteLogitsError,
+    ParameterError,
+    ViewUnavailableError,
+)
+from core.decode.extras import Extras
+from core.decode.session import Session
+from core.models.loaded import LoadedModel
+from tests.parity.reference import Ours, finish, generate, open_session, prompt_of
+from tests.parity.test_pipeline import assert_equal_distributions
+
+
+class Reverse(LogitsProcessor):
+    """Turns the ranking of every other step around; remembers nothing."""
+
+    replayable = True
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return -scores if input_ids.shape[1] % 2 else scores
+
+
+class Odd(StoppingCriteria):
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: tuple[torch.Tensor, ...], **kwargs: object) -> torch.Tensor:
+        self.calls += 1
+        assert scores[-1].shape[0] == input_ids.shape[0]
+        return torch.full((input_ids.shape[0],), bool(input_ids[0, -1] % 2))
+
+
+def run_with(loaded: LoadedModel, rows: Any, params: dict[str, Any], extras: Extras, **spec: Any) -> Ours:
+    plain = open_session(loaded, rows, params, **spec)
+    return finish(Session(loaded, plain.spec, run_id=1, extras=extras))
+
+
+def test_own_processors_come_after_the_parameters_and_before_the_filters(loaded: LoadedModel) -> None:
+    rows = [prompt_of(loaded, 7)]
+    params = {"do_sample": True, "temperature": 1.4, "top_k": 12, "repetition_penalty": 1.5, "max_new_tokens": 6}
+    expected = generate(loaded, rows, seed=1, logits_processor=LogitsProcessorList([Reverse()]), **params)
+    ours = run_with(
+        loaded, rows, params, Extras((Reverse(),)), seed=1, draw_source="torch", top_logprobs=loaded.info.vocab_size
+    )
+    assert [stage.name for stage in ours.session.stages] == ["repetition_penalty", "Reverse", "temperature", "top_k"]
+    assert ours.sequences == expected.sequences.tolist()
+    assert_equal_distributions(ours, expected, 0)
+
+
+def test_an_own_processor_of_a_class_takes_the_place_of_the_default(loaded: LoadedModel) -> None:
+    own = RepetitionPenaltyLogitsProcessor(3.0)
+    params = {"repetition_penalty": 1.1, "suppress_tokens": [4], "max_new_tokens": 6}
+    rows = [prompt_of(loaded, 7)]
+    expected = generate(loaded, rows, logits_processor=LogitsProcessorList([own]), **params)
+    ours = run_with(loaded, rows, params, Extras((own,)))
+    assert [stage.name for stage in ours.session.stages] == ["RepetitionPenaltyLogitsProcessor", "suppress_tokens"]
+    assert ours.sequences == expected.sequences.tolist()
+
+
+def test_a_view_of_a_past_step_refuses_a_stage_that_may_remember(tiny_gpt2: LoadedModel) -> None:
+    def steady(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores - 1
+
+    ours = run_with(tiny_gpt2, [[1, 2]], {"max_new_tokens": 3}, Extras((steady,)))
+    assert ours.session.answer(DistributionQuery(1, 1)) is not None
+    with pytest.raises(ViewUnavailableError, match="steady"):
+        ours.session.answer(DistributionQuery(1, 1, final=True))
+    ours = run_with(tiny_gpt2, [[1, 2]], {"max_new_tokens": 3}, Extras((Reverse(),)))
+    assert ours.session.answer(DistributionQuery(1, 1, final=True)) is not None
+
+
+def test_own_criteria_end_rows_and_see_every_step(loaded: LoadedModel) -> None:
+    rows = [prompt_of(loaded, 7)]
+    params = {"do_sample": True, "top_k": 0, "temperature": 3.0, "max_new_tokens": 12}
+    criterion = Odd()
+    expected = generate(loaded, rows, seed=4, stopping_criteria=StoppingCriteriaList([Odd()]), **params)
+    ours = run_with(loaded, rows, params, Extras((), (criterion, criterion)), seed=4, draw_source="torch")
+    assert ours.sequences == expected.sequences.tolist()
+    assert criterion.calls == 2 * len(ours.steps)
+    assert ours.finished.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
+
+
+def test_only_allowed_tokens_follow_and_each_row_knows_its_prompt(loaded: LoadedModel) -> None:
+    def allowed(prompt: int, ids: torch.Tensor) -> list[int]:
+        return [10 + prompt, 20 + int(ids[-1]) % 5]
+
+    rows = [prompt_of(loaded, 6), prompt_of(loaded, 6, seed=1)]
+    params = {"do_sample": True, "top_k": 0, "max_new_tokens": 6}
+    expected = generate(loaded, rows, seed=2, prefix_allowed_tokens_fn=allowed, **params)
+    ours = run_with(loaded, rows, params, Extras(prefix_allowed_tokens_fn=allowed), seed=2, draw_source="torch")
+    assert ours.sequences == expected.sequences.tolist()
+
+
+def test_a_function_that_allows_nothing_says_so(tiny_gpt2: LoadedModel) -> None:
+    with pytest.raises(ParameterError, match="allows no token"):
+        run_with(tiny_gpt2, [[1, 2]], {}, Extras(prefix_allowed_tokens_fn=lambda prompt, ids: []))
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_the_stage_that_left_no_token_is_named(tiny_gpt2: LoadedModel, sampled: bool) -> None:
+    everything = list(range(tiny_gpt2.info.vocab_size))
+    params = {"do_sample": sampled, "repetition_penalty": 1.2, "suppress_tokens": everything}
+    with pytest.raises(NonFiniteLogitsError, match="The stage suppress_tokens of the pipeline left no token"):
+        run_with(tiny_gpt2, [[1, 2]], params, Extras())
+
+
+def test_ids_that_the_model_does_not_know_are_refused(tiny_gpt2: LoadedModel) -> None:
+    beyond = tiny_gpt2.info.vocab_size
+    for params in ({"suppress_tokens": [beyond]}, {"bad_words_ids": [[1, beyond]]}, {"sequence_bias": [[[beyond], 1]]}):
+        with pytest.raises(ParameterError, match=f"token id {beyond}, but this model knows ids 0 to {beyond - 1}"):
+            run_with(tiny_gpt2, [[1]], params, Extras())
+
+
+def test_invalid_values_are_repaired_where_asked(tiny_gpt2: LoadedModel) -> None:
+    def spoil(module: Any, args: Any, output: Any) -> Any:
+        logits = output.clone()
+        logits[..., 3], logits[..., 4], logits[..., 5] = torch.nan, torch.inf, -torch.inf
+        return logits
+
+    handle = tiny_gpt2.module.get_output_embeddings().register_forward_hook(spoil)
+    try:
+        with pytest.raises(NonFiniteLogitsError):
+            run_with(tiny_gpt2, [[1, 2]], {"max_new_tokens": 2}, Extras())
+        ours = run_with(tiny_gpt2, [[1, 2]], {"max_new_tokens": 2, "remove_invalid_values": True}, Extras())
+    finally:
+        handle.remove()
+    assert ours.sequences == [[1, 2, 4, 4]]
+    for step in ours.steps:
+        assert step.logprob == step.final_logprob == 0.0
+        assert step.entropy_bits == 0.0
+
+
+def test_core_run_and_stream_take_them() -> None:
+    criterion = Odd()
+    arguments: dict[str, Any] = {
+        "prompt_ids": [1, 2, 3],
+        "params": {"max_new_tokens": 5, "eos_token_id": [], "do_sample": False},
+        "logits_processor": [lambda ids, scores: scores / 2],
+        "prefix_allowed_tokens_fn": lambda prompt, ids: [20, 22, 31],
+        "dtype": "fp32",
+        "device": "cpu",
+    }
+    result = core.run("tiny-gpt2", stopping_criteria=[criterion], **arguments)
+    assert set(result.sequences[0][3:]) <= {20, 22, 31}
+    assert criterion.calls == len(result.steps)
+    streamed = [step.token_id for step in core.stream("tiny-gpt2", stopping_criteria=[Odd()], **arguments)]
+    assert streamed == result.sequences[0][3:]

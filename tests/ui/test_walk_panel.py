@@ -1,0 +1,121 @@
+"""The walk card: which passes it asks for, and the tree of both."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from PySide6.QtCore import Qt
+from pytestqt.qtbot import QtBot
+
+from app.panels.walk import FIRST_SLOT, LATER_SLOT, WalkPanel
+from app.state.intents import SelectStep, WithdrawView
+from app.theme import fonts
+from app.widgets.walk_tree import FIRST, LATER, STAGE, merged
+from core.contract import TensorFact, WalkNode, WalkQuery, WorkerState
+from tests.ui import looking, synthetic
+
+P = len(synthetic.PROMPT)
+
+
+@pytest.fixture
+def bench() -> synthetic.Bench:
+    return synthetic.Bench(replace(synthetic.state(40), worker=WorkerState.PAUSED))
+
+
+def make(qtbot: QtBot, bench: synthetic.Bench) -> WalkPanel:
+    fonts.load_fonts()
+    panel = WalkPanel(bench.dispatch)
+    qtbot.addWidget(panel)
+    panel.resize(620, 400)
+    with qtbot.waitExposed(panel):
+        panel.show()
+    panel.render(bench.state)
+    return panel
+
+
+def serve(panel: WalkPanel, bench: synthetic.Bench, *slots: str) -> None:
+    for slot in slots or (FIRST_SLOT, LATER_SLOT):
+        bench.answer(slot)
+    panel.render(bench.state)
+
+
+def test_the_first_pass_stands_beside_that_of_the_shown_step(qtbot: QtBot, bench: synthetic.Bench) -> None:
+    panel = make(qtbot, bench)
+    assert bench.asked(FIRST_SLOT) == [WalkQuery(1, (0, P))]
+    assert bench.asked(LATER_SLOT) == [WalkQuery(1, (P + 38, P + 39))]
+    serve(panel, bench)
+    cells = panel.tree.texts()
+    assert cells["h.0.attn#1"][FIRST] == f"1×{P}×8"
+    assert cells["h.0.attn#1"][LATER] == "1×1×8"
+    assert cells["h.0.attn#1:cache"][STAGE] == "cache append"
+    assert cells["h.0.attn#1:cache"][-1].startswith(f"{P + 38} → {P + 39} positions")
+    assert panel.tree.headerItem().text(FIRST) == f"first: {P} + 0 past"
+    assert panel.tree.headerItem().text(LATER) == f"later: 1 + {P + 38} past"
+    assert f"fed 1 after {P + 38} in the cache" in panel.describe()
+
+
+def test_another_step_walks_again_and_keeps_what_is_open(qtbot: QtBot, bench: synthetic.Bench) -> None:
+    panel = make(qtbot, bench)
+    serve(panel, bench)
+    layer = panel.tree.item("h.0#1")
+    place = panel.tree.visualItemRect(layer).center()
+    qtbot.mouseClick(panel.tree.viewport(), Qt.MouseButton.LeftButton, pos=place)
+    assert panel.tree.currentItem() is layer
+    layer.setExpanded(False)
+    bench.dispatch(SelectStep(5))
+    panel.render(bench.state)
+    assert bench.asked(LATER_SLOT)[-1] == WalkQuery(1, (P + 4, P + 5))
+    assert len(bench.asked(FIRST_SLOT)) == 1
+    serve(panel, bench, LATER_SLOT)
+    assert panel.tree.item("h.0#1") is layer
+    assert not layer.isExpanded()
+    assert panel.tree.currentItem() is layer
+
+
+def test_while_tokens_stream_it_asks_only_for_a_selected_step(qtbot: QtBot, bench: synthetic.Bench) -> None:
+    bench.state = replace(bench.state, worker=WorkerState.DECODING)
+    panel = make(qtbot, bench)
+    assert bench.intents == []
+    assert panel.stack.currentWidget() is panel.empty
+    bench.dispatch(SelectStep(3))
+    panel.render(bench.state)
+    assert bench.asked(LATER_SLOT) == [WalkQuery(1, (P + 2, P + 3))]
+
+
+def test_the_first_step_has_no_later_one_beside_it_yet(qtbot: QtBot) -> None:
+    bench = synthetic.Bench(replace(synthetic.state(1), worker=WorkerState.PAUSED))
+    panel = make(qtbot, bench)
+    assert bench.asked(LATER_SLOT) == []
+    serve(panel, bench, FIRST_SLOT)
+    assert panel.tree.texts()["#1"][LATER] == "–"
+
+
+def test_why_there_is_no_walk_is_said_once(qtbot: QtBot, bench: synthetic.Bench) -> None:
+    panel = make(qtbot, bench)
+    for slot in (FIRST_SLOT, LATER_SLOT):
+        bench.decline(slot, "Computing this again was interrupted; ask once more.", can_recompute=True)
+    for _ in range(3):
+        panel.render(bench.state)
+    assert panel.empty._words[0] == "Computing this again was interrupted; ask once more."
+    assert len(bench.asked(FIRST_SLOT)) == 1
+    panel.hidden()
+    assert bench.intents[-2:] == [WithdrawView(FIRST_SLOT), WithdrawView(LATER_SLOT)]
+
+
+def test_nodes_of_one_pass_only_keep_their_place() -> None:
+    first, later = looking.walk(WalkQuery(1, (0, 4))), looking.walk(WalkQuery(1, (6, 7)))
+    extra = WalkNode("types#1", 1, "token type embeddings", "Embedding", made=(TensorFact("", (1, 4, 8), "float32"),))
+    first = replace(first, nodes=(*first.nodes[:2], extra, *first.nodes[2:]))
+    (root,) = merged(first, later)
+    assert [line.title for line in root.children] == ["token embeddings", "token type embeddings", "layer 0", "head"]
+    assert root.children[1].later is None
+    assert merged(None, None) == []
+
+
+def test_tooltips_are_escaped(qtbot: QtBot, bench: synthetic.Bench) -> None:
+    panel = make(qtbot, bench)
+    answer = looking.walk(WalkQuery(1, (0, P)))
+    nodes = (replace(answer.nodes[0], title="<b>model</b>"), *answer.nodes[1:])
+    panel.tree.show_lines(merged(replace(answer, nodes=nodes), None))
+    assert "&lt;b&gt;model" in panel.tree.item("#1").toolTip(STAGE)
