@@ -10,6 +10,7 @@ from app.panels.cache import CachePanel
 from app.panels.candidates import CandidatesPanel
 from app.panels.errors import ErrorsPanel
 from app.panels.lens import LensPanel
+from app.panels.mode import ModePanel
 from app.panels.output import OutputPanel
 from app.panels.panel import Dispatch, Panel
 from app.panels.parameters import ParametersPanel
@@ -40,6 +41,7 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
         TimelinePanel(dispatch),
         CandidatesPanel(dispatch),
         WaterfallPanel(dispatch),
+        ModePanel(dispatch),
         AttentionPanel(dispatch),
         LensPanel(dispatch),
         WalkPanel(dispatch),

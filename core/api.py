@@ -91,7 +91,7 @@ def run(
         of ids or of chats, run as one batch.
     params: `GenerationConfig` keywords, such as `{"max_new_tokens": 40, "temperature": 0.8}`; the rest comes
         from the model's generation config, then from the defaults.
-    mode: of `GenerationMode`, such as `contrastive_search`; None infers it from the parameters, as `generate()` does.
+    mode: a `GenerationMode` such as `sample` or `beam_search`; None infers it from `params`, as `generate()` does.
     seed: of the draws; the same seed gives the same tokens.
     draw_source: `counter` (a function of seed, row and position) or `torch` (what `generate()` draws).
     top_logprobs: candidates in each snapshot, 0 for none.
@@ -333,7 +333,7 @@ class RunResult:
     """A finished run, and views of what happened inside, derived when they are asked for.
 
     It keeps the run's KV cache and records in memory as long as it lives, or until `close`.
-    Rows: prompt by prompt, each `num_return_sequences` times.
+    Rows: prompt by prompt, each `num_return_sequences` times; with beams the best ones, the best first.
     """
 
     def __init__(self, session: Session, steps: Sequence[StepSnapshot]) -> None:
@@ -363,8 +363,9 @@ class RunResult:
 
     @property
     def sequences_scores(self) -> list[float] | None:
-        """Scores of beams; None, because greedy search and sampling have none."""
-        return None
+        """Of beams, one a sequence: the sum of its log-probabilities divided by length ** length_penalty; else None."""
+        scores = self._finished.scores
+        return None if scores is None else list(scores)
 
     @property
     def finish_reason(self) -> str:
@@ -402,7 +403,10 @@ class RunResult:
         total = self.positions(row)
         span = _span(rows, total)
         chosen = None if heads is None else tuple(heads)
-        query = AttentionQuery(self._finished.run_id, layer, chosen, rows=span, recompute=True, row=row)
+        where, beam, index = self._finished.places[row]
+        query = AttentionQuery(
+            self._finished.run_id, layer, chosen, rows=span, recompute=True, row=where, beam=beam, index=index
+        )
         answer = self._answer(query)
         assert isinstance(answer, AttentionAnswer)
         missing = total - answer.weights.shape[2]  # keys after the last query asked for weigh nothing
@@ -417,7 +421,9 @@ class RunResult:
         final: after the pipeline instead of before. Raises `ViewUnavailableError`.
         """
         start, _ = _span(position, self.positions(row))
-        answer = self._answer(DistributionQuery(self._finished.run_id, start, layer, final, top, row))
+        where, beam, index = self._finished.places[row]
+        query = DistributionQuery(self._finished.run_id, start, layer, final, top, row=where, beam=beam, index=index)
+        answer = self._answer(query)
         assert isinstance(answer, DistributionAnswer)
         return answer
 

@@ -33,6 +33,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--negative-prompt", metavar="TEXT", help="what guidance steers away from; goes with --set guidance_scale=1.5"
     )
+    parser.add_argument(
+        "--force-words", action="append", default=[], metavar="A|B",
+        help="a phrase that beams must say, or one of several; goes with --set num_beams=5; may be given several times",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     grammar = parser.add_mutually_exclusive_group()
     grammar.add_argument("--regex", metavar="PATTERN", help="the continuation matches this regular expression")
@@ -57,7 +61,6 @@ def run_spec(options: argparse.Namespace) -> RunSpec:
         prompt = Prompt(ids=tuple(options.prompt_ids))
     helper = options.assistant_model
     assistant = None if helper is None else ModelSpec(helper, options.device, options.dtype)
-    away = None if options.negative_prompt is None else Prompt(text=options.negative_prompt)
     return RunSpec(
         (prompt,),
         params,
@@ -65,7 +68,8 @@ def run_spec(options: argparse.Namespace) -> RunSpec:
         options.seed,
         grammar=_grammar(options),
         assistant=assistant,
-        negative_prompt=away,
+        negative_prompt=None if options.negative_prompt is None else Prompt(text=options.negative_prompt),
+        force_words=tuple(tuple(part for part in text.split("|") if part) for text in options.force_words),
     )
 
 

@@ -22,8 +22,8 @@ from core.contract.params import GenerationParams
 from core.contract.snapshot import CacheReport
 from core.decode import prepare
 from core.decode.kv import cache_length, cache_report, crop_cache, new_cache, take_rows
-from core.decode.modes.mode import Mode, Past
-from core.decode.pipeline import Stage
+from core.decode.modes.mode import Past
+from core.decode.pipeline import Rows, Stage
 from core.decode.rows import Row
 from core.trace.path import Path
 from core.trace.record import Trace
@@ -124,20 +124,19 @@ class Guidance:
 
     def stage(self, run: Session, params: GenerationParams, past: Past | None = None) -> Stage:
         """The stage for the step in progress, or for one of the past by its records (`ViewUnavailableError`)."""
-
-        scale = params.guidance_scale
         negative = None if past is None else self._past_logits(run, past)[None]  # (1, V)
 
-        def live(rows: object, scores: torch.Tensor) -> torch.Tensor:
+        def live(rows: Rows, scores: torch.Tensor) -> torch.Tensor:
             assert self._logits is not None  # `abreast`
-            self._guided = guide(scores, self._logits, scale)
+            self._guided = guide(scores, self._logits, params.guidance_scale)
             return self._guided.scores
 
-        def replayed(rows: object, scores: torch.Tensor) -> torch.Tensor:
+        def replayed(rows: Rows, scores: torch.Tensor) -> torch.Tensor:
             assert negative is not None
-            return guide(scores, negative, scale).scores
+            return guide(scores, negative, params.guidance_scale).scores
 
-        return Stage("guidance_scale", {"guidance_scale": scale}, live if past is None else replayed)
+        scale = {"guidance_scale": params.guidance_scale}
+        return Stage("guidance_scale", scale, live if past is None else replayed)
 
     def _past_logits(self, run: Session, past: Past) -> torch.Tensor:
         """Logits (V,) that the second stream had at a past step. Raises `ViewUnavailableError`."""
@@ -178,18 +177,3 @@ class Guidance:
             host_ids.flags.writeable = host.flags.writeable = False
             found.append(GuidanceDetail(host_ids, tuple(map(piece, host_ids.tolist())), *host))
         return found
-
-
-def opening_stages(
-    run: Session, mode: Mode, guidance: Guidance | None, params: GenerationParams, past: Past | None = None
-) -> tuple[Stage, ...]:
-    """The stages in front of the pipeline, for the step in progress or one of the past.
-
-    Raises `ParameterError`, and for a past step `ViewUnavailableError` where the records do not have what it takes.
-    """
-    own = mode.opening(run, params, past)
-    if params.guidance_scale == 1:
-        return own
-    if guidance is None:
-        raise ViewUnavailableError("This run has no second stream to guide by; run again with a guidance_scale.")
-    return (*own, guidance.stage(run, params, past))

@@ -10,9 +10,8 @@ import torch
 
 from core.contract.errors import ViewUnavailableError
 from core.contract.params import GenerationParams
-from core.decode.guidance import opening_stages
-from core.decode.modes import Mode, Past, make_mode
-from core.decode.pipeline import Rows, Stage, build_pipeline, run_pipeline
+from core.decode.modes import Past
+from core.decode.pipeline import Rows, Stage, run_pipeline
 from core.decode.random import inverse_cdf, uniform
 from core.trace.recording import Strand
 from core.trace.replay import Replay, ReplayStage
@@ -32,7 +31,7 @@ _NOT_ALONE = {
 
 def final_scores(run: Session, strand: Strand, position: int, logits: torch.Tensor) -> torch.Tensor:
     """The pipeline under the current parameters on the logits (V,) that followed `position`."""
-    stages = _stages(run, run.params, strand, position)
+    stages = run.past_stages(run.params, Past(strand, position))
     stateful = _first_stateful(stages)
     if stateful is not None:
         raise ViewUnavailableError(_cannot(stateful))
@@ -46,7 +45,7 @@ def replay(run: Session, strand: Strand, position: int, logits: torch.Tensor, ch
         params = params.replace(changes)
     mode, reason = params.infer_mode(run.assistant is not None), ""
     try:
-        stages = _stages(run, params, strand, position)
+        stages = run.past_stages(params, Past(strand, position))
     except ViewUnavailableError as problem:
         stages, reason = (), problem.message
     stateful = _first_stateful(stages)
@@ -61,20 +60,6 @@ def replay(run: Session, strand: Strand, position: int, logits: torch.Tensor, ch
         choose=_chooser(run, strand, position, params, mode),
         reason=reason,
     )
-
-
-def _stages(run: Session, params: GenerationParams, strand: Strand, position: int) -> tuple[Stage, ...]:
-    """The stages for a past step; those that look beyond its logits look into the records.
-
-    Raises `ParameterError`, and `ViewUnavailableError` where the records do not have what it takes.
-    """
-    name, mode = params.infer_mode(run.assistant is not None), run.mode
-    if name != mode.name:
-        mode = make_mode(params, run.spec, run.loaded) if name == "dola_generation" else Mode()
-    opening = opening_stages(run, mode, run.guidance, params, Past(strand, position))
-    if params is run.params and not opening:
-        return run.stages
-    return build_pipeline(params, run.pipeline_context(params, opening))
 
 
 def params_at(run: Session, strand: Strand, position: int) -> GenerationParams:

@@ -30,10 +30,10 @@ from core.contract.views import Place, ViewAnswer, ViewQuery
 from core.decode import engine, prepare
 from core.decode.extras import NONE, Extras
 from core.decode.forward import Forward, ForwardCancelled
-from core.decode.guidance import Guidance, opening_stages
+from core.decode.guidance import Guidance
 from core.decode.kv import cache_length, fork_cache, layer_keys, new_cache, take_rows
 from core.decode.lengths import settle_lengths
-from core.decode.modes import PLAIN, Mode, make_mode
+from core.decode.modes import PLAIN, Mode, Past, make_mode
 from core.decode.pipeline import PipelineContext, Rows, Stage, build_pipeline
 from core.decode.plan import make_plan
 from core.decode.replay import final_scores, replay
@@ -100,8 +100,8 @@ class Session:
         self.over = False
         self.clock = Clock()
         self.error: TokenglassError | None = None
-        self.guidance: Guidance | None = None  # once it has acted
         self.read_out = ReadOut()
+        self.guidance: Guidance | None = None  # once it has acted
         self.stages: tuple[Stage, ...]
         self._configure(self.params)
         self.params_since = [(0, self.params)]  # from which token on which were in force
@@ -154,20 +154,37 @@ class Session:
             mode = make_mode(params, self.spec, self.loaded)
         if guidance is None and params.guidance_scale != 1:
             guidance = Guidance(self)
-        stages = build_pipeline(params, self.pipeline_context(params, opening_stages(self, mode, guidance, params)))
+        stages = build_pipeline(params, self._context(params, self._opening(mode, guidance, params)))
         self.params, self.stages, self.mode, self.guidance = params, stages, mode, guidance
         if guidance is not None:
             most = self.loaded.info.max_positions
             for lane in self.lanes:
                 lane.stop.max_positions = guidance.room(lane, most) if params.guidance_scale != 1 else most
 
+    def _opening(
+        self, mode: Mode, guidance: Guidance | None, params: GenerationParams, past: Past | None = None
+    ) -> tuple[Stage, ...]:
+        """The stages in front of the pipeline, for the step in progress or one of the past."""
+        own = mode.opening(self, params, past)
+        if guidance is None or params.guidance_scale == 1:
+            return own
+        return (*own, guidance.stage(self, params, past))
+
     @property
     def guiding(self) -> Guidance | None:
         """The negative prompt's stream, where it acts on the next token."""
         return None if self.params.guidance_scale == 1 else self.guidance
 
-    def pipeline_context(self, params: GenerationParams, opening: tuple[Stage, ...]) -> PipelineContext:
-        """What stages are built for."""
+    def past_stages(self, params: GenerationParams, past: Past) -> tuple[Stage, ...]:
+        """The pipeline for a step of the past. Raises `ViewUnavailableError` or `ParameterError`."""
+        if params.guidance_scale != 1 and self.guidance is None:
+            raise ViewUnavailableError("This run was not guided; run again with guidance_scale other than 1.")
+        mode, name = self.mode, params.infer_mode(self.assistant is not None)
+        if mode.name != name:  # what if; of the modes that a step can be asked about, only DoLa has a stage of its own
+            mode = make_mode(params, self.spec, self.loaded) if name == "dola_generation" else Mode()
+        return build_pipeline(params, self._context(params, self._opening(mode, self.guidance, params, past)))
+
+    def _context(self, params: GenerationParams, opening: tuple[Stage, ...]) -> PipelineContext:
         return PipelineContext(
             prompt_slots=self.prompt_slots,
             vocab_size=self.loaded.info.vocab_size,
@@ -175,6 +192,7 @@ class Session:
             custom=self.extras.logits_processor,
             prefix_allowed_tokens_fn=self.extras.prefix_allowed_tokens_fn,
             opening=opening,
+            diversity=self.mode.stage(params),
             grammar=None if self.grammar is None else self.grammar.stage(params.eos_token_id, self.prompt_slots),
         )
 
@@ -210,8 +228,9 @@ class Session:
                 self.pending_logits = self.pending_logits[rows]
             if self.guidance is not None:
                 self.guidance.regroup(sources, lanes)
-        self.lanes = lanes
-        self.forward.place_rows(self.padding)
+        before, self.lanes = self.padding, lanes
+        if self.padding != before:
+            self.forward.place_rows(self.padding)
 
     def feed_newest(self) -> torch.Tensor:
         """The logits (B, V) that follow each lane's newest token, which is fed unless it was."""
@@ -376,6 +395,10 @@ class Session:
         for row in rows:
             if (row.index, row.beam) == (place.row, place.beam):
                 return row.strand()
+        for lanes in reversed(self.past if place.index is None else ()):  # it has left the batch
+            for lane in lanes:
+                if (lane.row, lane.beam) == (place.row, place.beam):
+                    return lane.strand()
         what = f"no beam {place.beam} in row {place.row}" if place.beam else f"no row {place.row}"
         raise ViewUnavailableError(f"There is {what}; the run has {len({row.index for row in self.rows})}.")
 

@@ -48,6 +48,7 @@ from core.contract import (
     Tokenized,
     ViewStatus,
     Vitals,
+    WaterfallQuery,
     WorkerState,
 )
 from tests.ui import looking
@@ -333,7 +334,7 @@ class FakeLab:
         elif isinstance(query, ThumbnailQuery):
             maps = np.random.default_rng(0).random((len(query.layers), HEADS, query.size, query.size))
             answer = ThumbnailAnswer(query, np.tril(maps).astype(np.float32), (0, length))  # type: ignore[assignment]
-        elif isinstance(query, DistributionQuery):
+        elif isinstance(query, DistributionQuery | WaterfallQuery):
             self.events.append(
                 Answered(command.slot, command.generation, None, ErrorReport("view", "Not in the script."))
             )

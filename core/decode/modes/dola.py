@@ -21,7 +21,7 @@ from core.contract.errors import ParameterError
 from core.contract.params import GenerationParams
 from core.decode.modes.greedy import Greedy
 from core.decode.modes.mode import Choice, Mode, Past
-from core.decode.pipeline import Stage
+from core.decode.pipeline import Rows, Stage
 
 if TYPE_CHECKING:
     from core.decode.observe import Processed
@@ -82,11 +82,11 @@ class Dola(Mode):
         layers = candidate_layers(run, params)
         entering = [] if past is None else [_recorded(run, layer, past) for layer in layers]
 
-        def live(rows: object, scores: torch.Tensor) -> torch.Tensor:
+        def live(rows: Rows, scores: torch.Tensor) -> torch.Tensor:
             assert self._contrast is not None  # made by `feed`
             return self._contrast(scores)
 
-        def replayed(rows: object, scores: torch.Tensor) -> torch.Tensor:
+        def replayed(rows: Rows, scores: torch.Tensor) -> torch.Tensor:
             return contrast_with(run, layers, entering, scores)(scores)
 
         return (Stage("dola_layers", {"dola_layers": params.dola_layers}, live if past is None else replayed),)
