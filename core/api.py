@@ -191,6 +191,7 @@ def plan(
     prefill_chunk: int = 256,
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
+    negative_prompt: str | Sequence[int] | None = None,
     device: str = "auto",
     dtype: str = "auto",
 ) -> GenerationPlan:
@@ -199,6 +200,7 @@ def plan(
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
+        negative_prompt=to_negative(negative_prompt),
     )  # fmt: skip
     session = open_session(load_model(model, device, dtype), spec)
     try:

@@ -79,7 +79,8 @@ def _origin(run: Session, name: str) -> Origin:
 
 
 def _draws(run: Session) -> bool:
-    return run.mode.name in _DRAWN or (run.mode.name == "assisted_generation" and run.params.samples)
+    may = run.mode.name in ("assisted_generation", "dola_generation")
+    return run.mode.name in _DRAWN or (may and run.params.samples)
 
 
 def _value(run: Session, name: str, assisted: bool) -> ParameterValue:

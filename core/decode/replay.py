@@ -43,8 +43,11 @@ def replay(run: Session, strand: Strand, position: int, logits: torch.Tensor, ch
     params = params_at(run, strand, position)
     if changes:
         params = params.replace(changes)
-    stages, reason = run.past_stages(params, Past(strand, position)), ""
-    mode = params.infer_mode(run.assistant is not None)
+    mode, reason = params.infer_mode(run.assistant is not None), ""
+    try:
+        stages = run.past_stages(params, Past(strand, position))
+    except ViewUnavailableError as problem:
+        stages, reason = (), problem.message
     stateful = _first_stateful(stages)
     if stateful is not None:
         stages, reason = stages[: stages.index(stateful)], _cannot(stateful)

@@ -181,7 +181,10 @@ class Session:
         """The pipeline for a step of the past. Raises `ViewUnavailableError` or `ParameterError`."""
         if params.guidance_scale != 1 and self.guidance is None:
             raise ViewUnavailableError("This run was not guided; run again with guidance_scale other than 1.")
-        return build_pipeline(params, self._context(params, self._opening(self.mode, self.guidance, params, past)))
+        mode, name = self.mode, params.infer_mode(self.assistant is not None)
+        if mode.name != name:  # what if; of the modes that a step can be asked about, only DoLa has a stage of its own
+            mode = make_mode(params, self.spec, self.loaded) if name == "dola_generation" else Mode()
+        return build_pipeline(params, self._context(params, self._opening(mode, self.guidance, params, past)))
 
     def _context(self, params: GenerationParams, opening: tuple[Stage, ...]) -> PipelineContext:
         return PipelineContext(
