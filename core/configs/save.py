@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from core.contract.specs import ModelSpec
 from core.models.load_control import LoadControl, stop_if_cancelled, watched_transformers
 from core.models.loaded import LoadedModel
 from core.models.loader import load
+from core.models.preflight import PREPROCESSOR
 from core.models.units import byte_count
 
 _SPARE_BYTES = 16 << 20
@@ -73,3 +75,8 @@ def _write(loaded: LoadedModel, folder: Path, control: LoadControl) -> None:
         loaded.module.save_pretrained(folder)
         if loaded.text.tokenizer is not None:
             loaded.text.tokenizer.save_pretrained(folder)
+    image = loaded.text.image
+    if image is not None:
+        clusters = (image.palette / 127.5 - 1.0).tolist()
+        size = {"height": image.height, "width": image.width}
+        (folder / PREPROCESSOR).write_text(json.dumps({"clusters": clusters, "size": size, "resample": 2}))
