@@ -114,6 +114,7 @@ class Window(QMainWindow):
         if state.arrangement != self._arrangement:
             self._arrangement = state.arrangement
             self.workspace.arrange(state.layout)
+            self._offered.clear()  # what the run needs is opened in the new arrangement, too
         self._offer(state)
 
     def _offer(self, state: AppState) -> None:

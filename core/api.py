@@ -84,7 +84,7 @@ def run(
         of ids or of chats, run as one batch.
     params: `GenerationConfig` keywords, such as `{"max_new_tokens": 40, "temperature": 0.8}`; the rest comes
         from the model's generation config, then from the defaults.
-    mode: of `GenerationMode`, such as `contrastive_search`; None infers it from the parameters, as `generate()` does.
+    mode: a `GenerationMode` such as `sample` or `beam_search`; None infers it from `params`, as `generate()` does.
     seed: of the draws; the same seed gives the same tokens.
     draw_source: `counter` (a function of seed, row and position) or `torch` (what `generate()` draws).
     top_logprobs: candidates in each snapshot, 0 for none.

@@ -36,7 +36,7 @@ class RunResult:
     """A finished run, and views of what happened inside, derived when they are asked for.
 
     It keeps the run's KV cache and records in memory as long as it lives, or until `close`.
-    Rows: prompt by prompt, each `num_return_sequences` times.
+    Rows: prompt by prompt, each `num_return_sequences` times; with beams the best ones, the best first.
 
     It has what `generate(return_dict_in_generate=True)` returns, but derived when asked for and one row at a time:
     `generate()` has tuples with an item a step, whose first hidden states and attentions cover the whole prompt; here
@@ -79,8 +79,9 @@ class RunResult:
 
     @property
     def sequences_scores(self) -> list[float] | None:
-        """Scores of beams, one a sequence; None where the mode has none."""
-        return None if self._finished.scores is None else list(self._finished.scores)
+        """Of beams, one a sequence: the sum of its log-probabilities divided by length ** length_penalty; else None."""
+        scores = self._finished.scores
+        return None if scores is None else list(scores)
 
     @property
     def finish_reason(self) -> str:
@@ -123,7 +124,10 @@ class RunResult:
         total = self.positions(row)
         span = _span(rows, total)
         chosen = None if heads is None else tuple(heads)
-        query = AttentionQuery(self._finished.run_id, layer, chosen, rows=span, recompute=True, row=row)
+        where, beam, index = self._finished.places[row]
+        query = AttentionQuery(
+            self._finished.run_id, layer, chosen, rows=span, recompute=True, row=where, beam=beam, index=index
+        )
         answer = self._answer(query)
         assert isinstance(answer, AttentionAnswer)
         missing = total - answer.weights.shape[2]  # keys after the last query asked for weigh nothing
@@ -141,6 +145,7 @@ class RunResult:
     def scores(self, steps: int | Sequence[int] | None = None, *, row: int = 0) -> FloatArray:
         """The same after the pipeline, -inf for tokens ruled out, by running its stages again.
 
+        With beams they are log-probabilities along the sequence that was returned, whichever beams it came through.
         Raises `ViewUnavailableError`, also for a stage that depends on more than the tokens.
         """
         chosen = self._steps(steps, row)
@@ -206,7 +211,9 @@ class RunResult:
         final: after the pipeline instead of before. Raises `ViewUnavailableError`.
         """
         start, _ = _span(position, self.positions(row))
-        answer = self._answer(DistributionQuery(self._finished.run_id, start, layer, final, top, row))
+        where, beam, index = self._finished.places[row]
+        query = DistributionQuery(self._finished.run_id, start, layer, final, top, row=where, beam=beam, index=index)
+        answer = self._answer(query)
         assert isinstance(answer, DistributionAnswer)
         return answer
 
@@ -218,7 +225,11 @@ class RunResult:
         changes: other values for some parameters; the draw stays the same. Raises `ViewUnavailableError`.
         """
         start, _ = _span(position, self.positions(row))
-        answer = self._answer(WaterfallQuery(self._finished.run_id, start, dict(changes or {}), top, row))
+        where, beam, index = self._finished.places[row]
+        query = WaterfallQuery(
+            self._finished.run_id, start, dict(changes or {}), top, row=where, beam=beam, index=index
+        )
+        answer = self._answer(query)
         assert isinstance(answer, WaterfallAnswer)
         return answer
 

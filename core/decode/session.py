@@ -153,9 +153,7 @@ class Session:
             guidance = Guidance(self)
         if self.unseen and (name not in PLAIN or params.guidance_scale != 1):
             what = name if name not in PLAIN else "guidance_scale"
-            raise ParameterError(
-                f"{what} needs the tokens of the prompt, which inputs_embeds has not; give prompt_ids."
-            )
+            raise ParameterError(f"{what} does not go with inputs_embeds; take greedy_search or sample, or prompt_ids.")
         stages = self._build(params, self._opening(mode, guidance, params))
         self.params, self.stages, self.mode, self.guidance = params, stages, mode, guidance
         if guidance is not None:
@@ -189,16 +187,17 @@ class Session:
         return build_pipeline(known if self.unseen else params, self._context(params, opening))
 
     def _context(self, params: GenerationParams, opening: tuple[Stage, ...]) -> PipelineContext:
+        known = self.prompt_slots - self.unseen
+        grammar = None if self.grammar is None else self.grammar.stage(params.eos_token_id, known)
         return PipelineContext(
-            prompt_slots=self.prompt_slots - self.unseen,
+            prompt_slots=known,
             vocab_size=self.loaded.info.vocab_size,
             device=self.loaded.device,
             custom=self.extras.logits_processor,
             prefix_allowed_tokens_fn=self.extras.prefix_allowed_tokens_fn,
             opening=opening,
-            grammar=None
-            if self.grammar is None
-            else self.grammar.stage(params.eos_token_id, self.prompt_slots - self.unseen),
+            diversity=self.mode.stage(params),
+            grammar=grammar,
         )
 
     def pipeline_rows(self) -> Rows:
@@ -233,8 +232,9 @@ class Session:
                 self.pending_logits = self.pending_logits[rows]
             if self.guidance is not None:
                 self.guidance.regroup(sources, lanes)
-        self.lanes = lanes
-        self.forward.place_rows(self.padding)
+        before, self.lanes = self.padding, lanes
+        if self.padding != before:
+            self.forward.place_rows(self.padding)
 
     def fed_input(self, start: int, stop: int) -> torch.Tensor:
         """What is fed for these slots of the prompt: ids (B, n), or embeddings (B, n, E)."""
@@ -405,6 +405,10 @@ class Session:
         for row in rows:
             if (row.index, row.beam) == (place.row, place.beam):
                 return row.strand()
+        for lanes in reversed(self.past if place.index is None else ()):  # it has left the batch
+            for lane in lanes:
+                if (lane.row, lane.beam) == (place.row, place.beam):
+                    return lane.strand()
         what = f"no beam {place.beam} in row {place.row}" if place.beam else f"no row {place.row}"
         raise ViewUnavailableError(f"There is {what}; the run has {len({row.index for row in self.rows})}.")
 

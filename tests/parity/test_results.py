@@ -166,7 +166,8 @@ def test_rows_of_a_batch_also_those_that_left_equal_rows_run_alone(loaded: Loade
         ours, theirs = batch.past_key_values(row), alone.past_key_values()
         assert ours.get_seq_length() == theirs.get_seq_length() == lengths[row] - 1
         for a, b in zip(ours.layers, theirs.layers, strict=True):
-            assert torch.allclose(a.keys, b.keys, **CLOSE) and torch.allclose(a.values, b.values, **CLOSE)
+            assert torch.allclose(a.keys, b.keys, **CLOSE)
+            assert torch.allclose(a.values, b.values, **CLOSE)
 
 
 @pytest.mark.parametrize(
@@ -180,6 +181,21 @@ def test_other_modes_return_the_same_things(params: dict[str, Any], gpt2: Loaded
     assert result.past_key_values().get_seq_length() == result.positions()
     if "dola_layers" in params:
         assert np.array_equal(result.scores().argmax(-1), result.sequences[0][6:])
+
+
+def test_scores_along_a_beam_add_up_to_its_score(loaded: LoadedModel) -> None:
+    params = {"num_beams": 4, "num_return_sequences": 3, "repetition_penalty": 1.2, "length_penalty": 0.7}
+    ends = go(loaded, prompt_of(loaded, 6)).sequences[0][6 + 2]
+    result = go(loaded, prompt_of(loaded, 6), {**params, "eos_token_id": (ends,)})
+    for row, (ids, score) in enumerate(zip(result.sequences, result.sequences_scores, strict=True)):
+        steps = result.scores(row=row)
+        assert np.isclose(sum(steps[i, token] for i, token in enumerate(ids[6:])) / len(steps) ** 0.7, score, atol=1e-3)
+        with plain(loaded) as model:
+            output = model(torch.tensor([ids[:-1]]), output_hidden_states=True)
+        assert np.allclose(result.hidden_states(row=row), torch.stack(output.hidden_states)[:, 0].numpy(), **CLOSE)
+        assert torch.allclose(
+            result.past_key_values(row).layers[1].values, output.past_key_values.layers[1].values, **CLOSE
+        )
 
 
 # -- past_key_values
@@ -249,6 +265,7 @@ def test_drafts_and_guidance_continue_an_earlier_run(gpt2: LoadedModel) -> None:
         ([9, 9, 9], {}, "run", "differs from the earlier run at position 0"),
         (None, {"num_return_sequences": 2, "do_sample": True}, "run", "holds one sequence"),
         (None, {"penalty_alpha": 0.6, "top_k": 4}, "run", "contrastive_search"),
+        (None, {"num_beams": 2}, "run", "beam_search"),
         (None, {}, "closed", "was closed"),
         (None, {}, "batch", "several rows"),
         (None, {}, "embeds", "began with embeddings"),
@@ -358,8 +375,9 @@ def test_several_continuations_of_embeddings(gpt2: LoadedModel) -> None:
         ((1, 0, 48), {}, "1 × 0 × 48"),
         ((1, 65, 48), {}, "only 64"),
         ((1, 3, 48), {"prompt": [1, 2]}, "place of the prompt"),
-        ((1, 3, 48), {"params": {"guidance_scale": 1.5}}, "guidance_scale needs the tokens"),
-        ((1, 3, 48), {"params": {"prompt_lookup_num_tokens": 3}}, "assisted_generation needs the tokens"),
+        ((1, 3, 48), {"params": {"guidance_scale": 1.5}}, "guidance_scale does not go"),
+        ((1, 3, 48), {"params": {"prompt_lookup_num_tokens": 3}}, "assisted_generation does not go"),
+        ((1, 3, 48), {"params": {"num_beams": 2}}, "beam_search does not go"),
     ],
 )
 def test_embeddings_that_cannot_run_are_refused(

@@ -34,22 +34,40 @@ class Past:
 
 
 @dataclass(frozen=True)
+class Ended:
+    """A sequence that a step completed and that is no lane: its last token is in it already.
+
+    parent: the lane it continues. text: what the last token completed. draw, detail: of that token, as in `Choice`.
+    """
+
+    row: Row
+    parent: int
+    text: str
+    draw: float | None = None
+    detail: StepDetail | None = None
+
+
+@dataclass(frozen=True)
 class Choice:
     """One token a lane.
 
-    parents: the lane that each new lane continues; None: its own, every lane goes on.
+    parents: the lane that each new lane continues; None: its own, every lane goes on. lanes: the sequences of the new
+    lanes, their past already in them; None: forks of the parents.
     draws: the number in [0, 1) that chose a token, where one did.
-    ended: hypotheses that this step completed.
+    ended: sequences that are complete and not among the lanes. hypotheses: everything that this step completed.
     over: no later position that was fed may be decided (a drafted token was refused).
+    processed: the scores as they were chosen from, where the mode changed them.
     """
 
     token_ids: Sequence[int]
     draws: Sequence[float | None]
     parents: Sequence[int] | None = None
-    scores: Sequence[float] | None = None
+    lanes: list[Row] | None = None
     details: Sequence[StepDetail | None] | None = None
-    ended: tuple[Hypothesis, ...] = ()
+    ended: Sequence[Ended] = ()
+    hypotheses: Sequence[Hypothesis] = ()
     over: bool = False
+    processed: Processed | None = None
 
 
 class Mode:
@@ -60,17 +78,23 @@ class Mode:
     one_row: it takes one prompt only.
     moves_lanes: lanes change places or are tried side by side, so the trace keeps keys and past lanes.
     copies: it draws for each lane on its own, so `num_return_sequences` means as many lanes a prompt.
+    judges_ends: it asks the caller's stopping criteria itself, before it chooses.
     """
 
     name = ""
     fixed: frozenset[str] = frozenset({"num_return_sequences"})
     on_logprobs = False
     moves_lanes = False
+    judges_ends = False
     one_row = False
     copies = False
 
     def begin(self, run: Session) -> None:
         """Before the first pass."""
+
+    def stage(self, params: GenerationParams) -> Stage | None:
+        """A stage of the pipeline that the mode brings: the diversity between groups of beams."""
+        return None
 
     def attached(self) -> AbstractContextManager[None]:
         """Hooks on other models than the run's own, for the time of the loop."""
