@@ -23,6 +23,7 @@ from core.contract import (
     WaterfallAnswer,
     WaterfallQuery,
 )
+from core.contract.picture import RgbArray
 from core.contract.snapshot import FloatArray
 
 if TYPE_CHECKING:
@@ -102,6 +103,12 @@ class RunResult:
     def session(self) -> Session:
         """The run in the engine."""
         return self._session
+
+    @property
+    def pictures(self) -> list[RgbArray]:
+        """What each row painted, (H, W, 3) uint8, grey where it stopped before the end; empty for text."""
+        image = self.model.image
+        return [] if image is None else [image.paint(ids) for ids in self._finished.sequences]
 
     def positions(self, row: int = 0) -> int:
         """T: tokens of this row that were fed to the model, that is all but the last one chosen."""

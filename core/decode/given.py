@@ -26,6 +26,10 @@ def to_embeds(loaded: LoadedModel, given: object) -> torch.Tensor:
     info = loaded.info
     if "inputs_embeds" not in find_anatomy(loaded.module).accepts:
         raise ParameterError(f"{info.title} takes no inputs_embeds; give it token ids.")
+    if info.image is not None:
+        raise ParameterError(
+            f"{info.title} paints pictures from the first pixel on; give it an image, no inputs_embeds."
+        )
     if not isinstance(given, np.ndarray | torch.Tensor):
         raise PromptError(f"inputs_embeds is a tensor or a numpy array (1, T, E), not a {type(given).__name__}.")
     embeds = torch.as_tensor(given).detach()

@@ -79,7 +79,7 @@ class Session:
         embeds = None if extras.inputs_embeds is None else given.to_embeds(loaded, extras.inputs_embeds)
         self.unseen = 0 if embeds is None else embeds.shape[1]  # first slots, of which nobody knows the tokens
         if embeds is None:
-            prompts = prepare.prompt_rows(loaded, spec.prompts, copies)
+            prompts = prepare.prompt_rows(loaded, spec.prompts, copies, cancelled)
         else:
             prompts = [given.embedded_row(embeds)] * copies
         self.embeds = embeds  # (1, T, E)
@@ -191,12 +191,12 @@ class Session:
         grammar = None if self.grammar is None else self.grammar.stage(params.eos_token_id, known)
         return PipelineContext(
             prompt_slots=known,
-            vocab_size=self.loaded.info.vocab_size,
+            vocab_size=self.loaded.info.output_size,
             device=self.loaded.device,
             custom=self.extras.logits_processor,
             prefix_allowed_tokens_fn=self.extras.prefix_allowed_tokens_fn,
+            diversity=self.mode.diversity(params),
             opening=opening,
-            diversity=self.mode.stage(params),
             grammar=grammar,
         )
 
@@ -214,7 +214,7 @@ class Session:
     def length_of(self, lane: Row) -> int:
         """Tokens that this sequence may have at most, prompt included."""
         asked = len(lane.prompt.token_ids) + self.params.max_new_tokens
-        return min(asked, self.loaded.info.max_positions + 1)
+        return min(asked, lane.stop.max_positions + 1)
 
     def regroup(self, sources: Sequence[int], lanes: list[Row]) -> None:
         """The batch becomes `lanes`; lane k continues the present lane `sources[k]`, whose past it has."""
@@ -231,7 +231,7 @@ class Session:
             if self.pending_logits is not None:
                 self.pending_logits = self.pending_logits[rows]
             if self.guidance is not None:
-                self.guidance.regroup(sources, lanes)
+                self.guidance.regroup(sources)
         before, self.lanes = self.padding, lanes
         if self.padding != before:
             self.forward.place_rows(self.padding)
@@ -399,9 +399,9 @@ class Session:
             for lane in self.past[place.index]:
                 if (lane.row, lane.beam) == (place.row, place.beam):
                     return lane.strand()
-        rows = self.rows
-        if self.mode.moves_lanes and not self.over:
-            rows = [*self.lanes, *(row for row in self.rows if row.finish_reason is not None)]
+        rows: list[Row] = self.rows
+        if self.mode.moves_lanes:  # the lanes, and rows that have left the batch; hypotheses are found by their step
+            rows = [*self.lanes, *(r for r in self.rows if r.finish_reason is not None and r.ended_at is None)]
         for row in rows:
             if (row.index, row.beam) == (place.row, place.beam):
                 return row.strand()

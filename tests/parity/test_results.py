@@ -391,3 +391,13 @@ def test_embeddings_that_cannot_run_are_refused(
 def test_values_that_are_no_embeddings_are_refused(value: Any, gpt2: LoadedModel) -> None:
     with pytest.raises(PromptError, match="inputs_embeds"):
         go(gpt2, inputs_embeds=value)
+
+
+def test_a_model_of_pictures_takes_no_embeddings_and_returns_the_rest(random_imagegpt: LoadedModel) -> None:
+    loaded = api_model(random_imagegpt)
+    result = go(loaded, prompt_of(loaded, 5))
+    assert result.logits().shape == (NEW, loaded.info.output_size)
+    assert np.array_equal(result.scores().argmax(-1), result.sequences[0][5:])
+    assert go(loaded, None, past_key_values=result).started.reused_positions == result.positions()
+    with pytest.raises(ParameterError, match="give it an image"):
+        go(loaded, inputs_embeds=torch.zeros(1, 3, loaded.info.hidden_size))
