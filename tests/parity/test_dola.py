@@ -137,7 +137,7 @@ def test_a_view_between_prompt_and_first_token_disturbs_nothing(loaded: LoadedMo
     session = open_session(loaded, [prompt_of(loaded, 8)], DOLA)
     with session.attached():
         session.advance()
-        session._recompute(session.rows[0].strand(), 0, 5)
+        session.feed_again(session.rows[0].strand(), 0, 5)
         session.answer(DistributionQuery(1, 4, final=True))
     assert finish(session).sequences == expected
 
