@@ -11,6 +11,7 @@ from app.panels.candidates import CandidatesPanel
 from app.panels.config_desk import ConfigPanel
 from app.panels.errors import ErrorsPanel
 from app.panels.lens import LensPanel
+from app.panels.mode import ModePanel
 from app.panels.onnx import OnnxPanel
 from app.panels.output import OutputPanel
 from app.panels.panel import Dispatch, Panel
@@ -42,6 +43,7 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
         TimelinePanel(dispatch),
         CandidatesPanel(dispatch),
         WaterfallPanel(dispatch),
+        ModePanel(dispatch),
         AttentionPanel(dispatch),
         LensPanel(dispatch),
         WalkPanel(dispatch),

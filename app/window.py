@@ -115,6 +115,7 @@ class Window(QMainWindow):
         if state.arrangement != self._arrangement:
             self._arrangement = state.arrangement
             self.workspace.arrange(state.layout)
+            self._offered.clear()  # what the run needs is opened in the new arrangement, too
         if state.config_desk.reveal != self._config_shown:
             self._config_shown = state.config_desk.reveal
             self._reveal("config")

@@ -25,6 +25,7 @@ from core.contract import (
     HypothesisEnded,
     ModelInfo,
     ModelSpec,
+    ParameterError,
     PrefillProgress,
     Prompt,
     PromptError,
@@ -75,6 +76,7 @@ def run(
     prefill_chunk: int = 256,
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
+    negative_prompt: str | Sequence[int] | None = None,
     device: str = "auto",
     dtype: str = "auto",
     logits_processor: Sequence[Processor] = (),
@@ -89,7 +91,7 @@ def run(
         of ids or of chats, run as one batch.
     params: `GenerationConfig` keywords, such as `{"max_new_tokens": 40, "temperature": 0.8}`; the rest comes
         from the model's generation config, then from the defaults.
-    mode: `greedy_search` or `sample`; None infers it from do_sample, as `generate()` does.
+    mode: a `GenerationMode` such as `sample` or `beam_search`; None infers it from `params`, as `generate()` does.
     seed: of the draws; the same seed gives the same tokens.
     draw_source: `counter` (a function of seed, row and position) or `torch` (what `generate()` draws).
     top_logprobs: candidates in each snapshot, 0 for none.
@@ -97,6 +99,8 @@ def run(
     prefill_chunk: positions of the prompt fed at once.
     grammar: what each continuation must be: a regular expression, a JSON schema or one of several texts.
     assistant_model: a smaller model with the same vocabulary that drafts tokens (assisted generation).
+    negative_prompt: text or token ids that classifier-free guidance (`guidance_scale`) steers away from; with a
+        scale and no negative prompt it is the last token of each prompt, as in `generate()`.
     device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. dtype: `auto`, `bf16` or `fp32`.
     logits_processor: own stages, called with ids (B, T) of rows of equal length, without padding, and scores (B, V);
         they come after those that `params` ask for and before temperature. One of a class that `params` ask for takes
@@ -112,6 +116,7 @@ def run(
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
+        negative_prompt=to_negative(negative_prompt),
     )  # fmt: skip
     extras = _extras(logits_processor, stopping_criteria, prefix_allowed_tokens_fn)
     session = open_session(load_model(model, device, dtype), spec, extras=extras)
@@ -134,6 +139,7 @@ def stream(
     prefill_chunk: int = 256,
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
+    negative_prompt: str | Sequence[int] | None = None,
     device: str = "auto",
     dtype: str = "auto",
     logits_processor: Sequence[Processor] = (),
@@ -149,6 +155,7 @@ def stream(
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
+        negative_prompt=to_negative(negative_prompt),
     )  # fmt: skip
     extras = _extras(logits_processor, stopping_criteria, prefix_allowed_tokens_fn)
     return _steps(open_session(load_model(model, device, dtype), spec, extras=extras))
@@ -258,6 +265,13 @@ def to_prompts(prompt: Text | None, prompt_ids: Ids | None, messages: Messages |
     return tuple(Prompt(messages=tuple(map(_message, chat))) for chat in batch)
 
 
+def to_negative(prompt: str | Sequence[int] | None) -> Prompt | None:
+    """A negative prompt from text or token ids. Raises `PromptError`."""
+    if prompt is None or isinstance(prompt, str):
+        return None if prompt is None else Prompt(text=prompt)
+    return Prompt(ids=_integers(_plain(prompt)))
+
+
 def _plain(values: Any) -> Iterable[Any]:
     """Lists out of numpy arrays and tensors."""
     plain: Iterable[Any] = values.tolist() if hasattr(values, "tolist") else values
@@ -294,9 +308,12 @@ def open_session(
     asked = spec.assistant
     assistant = None if asked is None else load_model(asked.name, asked.device, asked.dtype)
     with _lock:
-        return Session(
+        session = Session(
             loaded, spec, run_id=next(_numbers), cancelled=cancelled, assistant=assistant, extras=extras or NONE
         )
+    if spec.negative_prompt is not None and session.params.guidance_scale == 1:
+        raise ParameterError("A negative prompt has no effect while guidance_scale is 1; set it, to 1.5 for example.")
+    return session
 
 
 def events(session: Session) -> Generator[PrefillProgress | StepSnapshot | HypothesisEnded, None, None]:
@@ -314,7 +331,7 @@ class RunResult:
     """A finished run, and views of what happened inside, derived when they are asked for.
 
     It keeps the run's KV cache and records in memory as long as it lives, or until `close`.
-    Rows: prompt by prompt, each `num_return_sequences` times.
+    Rows: prompt by prompt, each `num_return_sequences` times; with beams the best ones, the best first.
     """
 
     def __init__(self, session: Session, steps: Sequence[StepSnapshot]) -> None:
@@ -344,8 +361,9 @@ class RunResult:
 
     @property
     def sequences_scores(self) -> list[float] | None:
-        """Scores of beams; None, because greedy search and sampling have none."""
-        return None
+        """Of beams, one a sequence: the sum of its log-probabilities divided by length ** length_penalty; else None."""
+        scores = self._finished.scores
+        return None if scores is None else list(scores)
 
     @property
     def finish_reason(self) -> str:
@@ -383,7 +401,10 @@ class RunResult:
         total = self.positions(row)
         span = _span(rows, total)
         chosen = None if heads is None else tuple(heads)
-        query = AttentionQuery(self._finished.run_id, layer, chosen, rows=span, recompute=True, row=row)
+        where, beam, index = self._finished.places[row]
+        query = AttentionQuery(
+            self._finished.run_id, layer, chosen, rows=span, recompute=True, row=where, beam=beam, index=index
+        )
         answer = self._answer(query)
         assert isinstance(answer, AttentionAnswer)
         missing = total - answer.weights.shape[2]  # keys after the last query asked for weigh nothing
@@ -398,7 +419,9 @@ class RunResult:
         final: after the pipeline instead of before. Raises `ViewUnavailableError`.
         """
         start, _ = _span(position, self.positions(row))
-        answer = self._answer(DistributionQuery(self._finished.run_id, start, layer, final, top, row))
+        where, beam, index = self._finished.places[row]
+        query = DistributionQuery(self._finished.run_id, start, layer, final, top, row=where, beam=beam, index=index)
+        answer = self._answer(query)
         assert isinstance(answer, DistributionAnswer)
         return answer
 

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer
 
 from core import api, bench_pipeline
+from core.bench_modes import measure_modes, modes_table
+from core.bench_steps import bare_spec, engine_s, generate_s, prompt_ids
 from core.contract import (
     Ask,
     AttentionQuery,
@@ -28,16 +29,13 @@ from core.contract import (
     ModelLoadError,
     ModelReady,
     ModelSpec,
-    Prompt,
     RunFinished,
-    RunSpec,
     StartRun,
     StepSnapshot,
     TokenglassError,
 )
 from core.contract.events import Event
 from core.decode.kv import GrowLayer
-from core.decode.session import Session
 from core.lab import Lab
 from core.models.loaded import LoadedModel
 
@@ -64,6 +62,7 @@ def measure(
 ) -> dict[str, Any]:
     """Everything as plain data. `window` may add what only a window can measure (start-up, lateness, stop)."""
     results = [result for name in models for result in _measure_model(name, quick, say)]
+    modes = list(measure_modes(models, quick, say))
     pipelines = {}
     for name in models:
         say(f"{name}: pipeline")
@@ -75,6 +74,7 @@ def measure(
         "transformers": transformers.__version__,
         "variants": VARIANTS,
         "decode": results,
+        "modes": modes,
         "pipeline": pipelines,
         "append_us": append_cost(),
         "window": None if window is None else window(),
@@ -93,11 +93,11 @@ def _measure_model(name: str, quick: bool, say: Say) -> Iterator[dict[str, Any]]
 def _measure_decode(
     name: str, loaded: LoadedModel, lab: Lab, context: int, tokens: int, rounds: int, say: Say
 ) -> dict[str, Any]:
-    ids = _prompt_ids(loaded, context)
+    ids = prompt_ids(loaded, context)
     run: dict[str, Callable[[], float]] = {
-        "a": lambda: _generate_s(loaded, ids, tokens, "sdpa"),
-        "b": lambda: _generate_s(loaded, ids, tokens, "eager", everything=True),
-        "c": lambda: _engine_s(loaded, ids, tokens),
+        "a": lambda: generate_s(loaded, ids, tokens, {}),
+        "b": lambda: generate_s(loaded, ids, tokens, {}, "eager", everything=True),
+        "c": lambda: engine_s(loaded, ids, tokens, {}),
         "d": lambda: _watched_s(lab, loaded, ids, tokens),
     }
     seconds: dict[str, list[float]] = {variant: [] for variant in run}
@@ -119,73 +119,6 @@ def _measure_decode(
         "times_a": {variant: middle["a"] / value for variant, value in middle.items()},
         "target_times_a": TARGETS.get((name, context), {}) if loaded.info.dtype == "bf16" else {},
     }
-
-
-def _prompt_ids(loaded: LoadedModel, context: int) -> tuple[int, ...]:
-    generator = torch.Generator().manual_seed(context)
-    return tuple(torch.randint(0, loaded.info.vocab_size, (context,), generator=generator).tolist())
-
-
-class _Stamps(StoppingCriteria):  # type: ignore[misc]
-    """Notes when each token is there; stops nothing."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def __call__(self, input_ids: torch.Tensor, scores: object, **kwargs: object) -> torch.Tensor:
-        self.times.append(perf_counter())
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
-
-
-def _per_token_s(times: Sequence[float]) -> float:
-    return (times[-1] - times[0]) / (len(times) - 1)
-
-
-def _generate_s(
-    loaded: LoadedModel, ids: tuple[int, ...], tokens: int, attention: str, everything: bool = False
-) -> float:
-    """Seconds a token of `generate()`."""
-    model, stamps = loaded.module, _Stamps()
-    wanted = ("output_attentions", "output_hidden_states", "output_scores", "return_dict_in_generate")
-    config = GenerationConfig(
-        max_new_tokens=tokens, do_sample=False, pad_token_id=0, **dict.fromkeys(wanted, everything)
-    )
-    # The model's own defaults (its EOS, its sampling) would be merged into any config given.
-    own_config, own_attention = model.generation_config, model.config._attn_implementation
-    model.generation_config = GenerationConfig()
-    model.set_attn_implementation(attention)
-    try:
-        prompt = torch.tensor([ids], device=loaded.device)
-        # Called as everybody calls it; `generate()` itself works under `no_grad`.
-        model.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            generation_config=config,
-            stopping_criteria=StoppingCriteriaList([stamps]),
-        )
-    finally:
-        model.generation_config = own_config
-        model.set_attn_implementation(own_attention)
-    assert len(stamps.times) == tokens
-    return _per_token_s(stamps.times)
-
-
-def _spec(ids: tuple[int, ...], tokens: int, **kwargs: Any) -> RunSpec:
-    params = {"max_new_tokens": tokens, "do_sample": False, "eos_token_id": []}
-    return RunSpec((Prompt(ids=ids),), params, **kwargs)
-
-
-def _engine_s(loaded: LoadedModel, ids: tuple[int, ...], tokens: int) -> float:
-    """Seconds a token of our engine, nothing recorded, no candidates."""
-    session = Session(loaded, _spec(ids, tokens, top_logprobs=0, trace=False, prefill_chunk=len(ids)))
-    times = []
-    with session.attached():
-        while not session.finished:
-            if any(isinstance(event, StepSnapshot) for event in session.advance()):
-                times.append(perf_counter())
-    session.close()
-    assert len(times) == tokens
-    return _per_token_s(times)
 
 
 @contextmanager
@@ -215,7 +148,7 @@ def _until(lab: Lab, last: Any) -> Iterator[Event]:
 def _watched_s(lab: Lab, loaded: LoadedModel, ids: tuple[int, ...], tokens: int) -> float:
     """Seconds a token while somebody looks: every poll asks for the newest rows of one layer."""
     run_id = next(_run_ids)
-    lab.submit(StartRun(run_id, _spec(ids, tokens, prefill_chunk=len(ids))))
+    lab.submit(StartRun(run_id, bare_spec(ids, tokens, {})))
     generation = 0
     for event in _until(lab, RunFinished):
         if isinstance(event, StepSnapshot):
@@ -259,6 +192,7 @@ def as_table(report: Mapping[str, Any]) -> str:
             reach = "" if target is None else f"{target:.2f}"
             head = f"{result['model']:<12}{result['dtype']:<7}{result['context']:>8,}"
             lines.append(f"{head}  {variant:2}{tps:>10.1f}{result['times_a'][variant]:>8.2f}{reach:>10}")
+    lines += ["", *modes_table(report["modes"])]
     for name, pipeline in report["pipeline"].items():
         lines += ["", *bench_pipeline.as_lines(pipeline, name)]
     cost = report["append_us"]

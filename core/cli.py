@@ -125,7 +125,12 @@ def _generate(options: argparse.Namespace) -> int:
         events = api.events(session)
         try:
             _status(None)
-            (_print_json if options.json else _print_text)(events, session.result)
+            if options.json:
+                _print_json(events, session.result)
+            else:
+                # Beams change places while they grow: only the end says which text it is.
+                several = session.params.num_beams > 1 or len(session.rows) > 1
+                _print_text(events, session.result, several)
         finally:
             events.close()
             session.close()
@@ -166,12 +171,13 @@ def _print_json(events: Iterator[object], result: Callable[[], RunFinished]) -> 
     }
     if len(finished.texts) > 1:
         last |= {"texts": finished.texts, "finish_reasons": finished.finish_reasons}
+    if finished.scores is not None:
+        last |= {"sequences_scores": finished.scores}
     print(json.dumps(_finite(last)), flush=True)
 
 
-def _print_text(events: Iterator[object], result: Callable[[], RunFinished]) -> None:
-    """One row streams as it comes; several are printed one after the other at the end."""
-    several = len(result().sequences) > 1
+def _print_text(events: Iterator[object], result: Callable[[], RunFinished], several: bool) -> None:
+    """One row streams as it comes; `several` are printed one after the other at the end."""
     try:
         for event in events:
             if isinstance(event, StepSnapshot) and not several:

@@ -30,6 +30,13 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="generation parameters by their GenerationConfig names, such as temperature=0.8",
     )  # fmt: skip
     parser.add_argument("--assistant-model", metavar="NAME|FOLDER", help="a smaller model that drafts tokens")
+    parser.add_argument(
+        "--negative-prompt", metavar="TEXT", help="what guidance steers away from; goes with --set guidance_scale=1.5"
+    )
+    parser.add_argument(
+        "--force-words", action="append", default=[], metavar="A|B",
+        help="a phrase that beams must say, or one of several; goes with --set num_beams=5; may be given several times",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     grammar = parser.add_mutually_exclusive_group()
     grammar.add_argument("--regex", metavar="PATTERN", help="the continuation matches this regular expression")
@@ -54,7 +61,16 @@ def run_spec(options: argparse.Namespace) -> RunSpec:
         prompt = Prompt(ids=tuple(options.prompt_ids))
     helper = options.assistant_model
     assistant = None if helper is None else ModelSpec(helper, options.device, options.dtype)
-    return RunSpec((prompt,), params, options.mode, options.seed, grammar=_grammar(options), assistant=assistant)
+    return RunSpec(
+        (prompt,),
+        params,
+        options.mode,
+        options.seed,
+        grammar=_grammar(options),
+        assistant=assistant,
+        negative_prompt=None if options.negative_prompt is None else Prompt(text=options.negative_prompt),
+        force_words=tuple(tuple(part for part in text.split("|") if part) for text in options.force_words),
+    )
 
 
 def _grammar(options: argparse.Namespace) -> Grammar | None:

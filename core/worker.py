@@ -436,8 +436,7 @@ class Worker:
 
     def _report_vitals(self, session: Session, now: bool = False) -> None:
         if now or self.meter.due():
-            trace_bytes = 0 if session.trace is None else session.trace.nbytes
-            self.mailbox.put_latest("vitals", Vitals(session.run_id, self.meter.share(), trace_bytes))
+            self.mailbox.put_latest("vitals", Vitals(session.run_id, self.meter.share(), session.trace_bytes))
 
     def _end_run(self) -> None:
         """Stop what runs and say how it ended; the session stays for views."""

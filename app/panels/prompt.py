@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from PySide6.QtCore import Qt, QTimer, Slot
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QMenu, QStackedWidget, QVBoxLayout, QWidget
 
 from app.panels.panel import Dispatch, Panel
@@ -21,6 +22,7 @@ from app.widgets.visible_text import one_line
 REST_MS = 120  # typing rests this long before the draft is tokenised
 LONGEST_ENTRY = 60  # characters of a prompt in the menu
 TABS: tuple[Tab, ...] = ("text", "chat", "batch")
+WIDE_PX = 266  # from here on there is room for three tabs and a word
 TEXT_PX, CHAT_PX = 52, 184  # least height of the editors
 
 
@@ -75,6 +77,11 @@ class PromptPanel(Panel):
 
     def header_right_widgets(self) -> tuple[QWidget, ...]:
         return (self.recent,)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """The tabs come first: the menu of recent prompts gives its word up for them."""
+        super().resizeEvent(event)
+        self.recent.setText(self.tr("Recent ▾") if self.width() >= WIDE_PX else "▾")
 
     def _fill(self, menu: QMenu) -> None:
         for text in self._recent:

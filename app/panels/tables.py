@@ -10,6 +10,7 @@ from app.state.run import RunView
 from app.state.texts import tr
 from app.widgets import numbers, parameter_text
 from app.widgets.candidate_rows import CandidateRow, Segment
+from app.widgets.detail_rows import DetailRow, Quantity
 from app.widgets.heat_matrix import HeatMatrix
 from app.widgets.row_list import RowLine
 from app.widgets.series_plot import Flag, Series
@@ -131,6 +132,16 @@ def waterfall_table(answer: WaterfallAnswer) -> Table:
         len(stages),
         (answer.query.run_id, answer.query.position, tuple(answer.query.changes.items())),
     )
+
+
+def detail_table(quantities: Sequence[Quantity], rows: Sequence[DetailRow], key: object) -> Table:
+    """What a mode did at a step."""
+    columns = [
+        Column(quantity.title or tr("outcome"), [row.texts[n] for row in rows], str, numeric=False)
+        for n, quantity in enumerate(quantities)
+    ]
+    chosen = next((n for n, row in enumerate(rows) if row.chosen), None)
+    return Table((Column(tr("name"), rows, lambda row: row.name, numeric=False), *columns), len(rows), key, chosen)
 
 
 def timeline_table(run: RunView, series: Sequence[Series], flags: Sequence[Flag], selected: int | None) -> Table:

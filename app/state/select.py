@@ -119,6 +119,8 @@ def card_for(state: AppState) -> str | None:
         return None
     if run.has_beams:
         return "beams"
+    if run.count and (run.step(0).detail is not None or run.step(0).guidance is not None):
+        return "mode"
     return "rows" if len(run.started.rows) > 1 else None
 
 

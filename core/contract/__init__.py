@@ -35,7 +35,15 @@ from core.contract.configs import (
     OutputKey,
     SavedModel,
 )
-from core.contract.detail import AssistedDetail, BeamDetail, Hypothesis, StepDetail
+from core.contract.detail import (
+    AssistedDetail,
+    BeamDetail,
+    ContrastiveDetail,
+    DolaDetail,
+    GuidanceDetail,
+    Hypothesis,
+    StepDetail,
+)
 from core.contract.errors import (
     ErrorReport,
     ExportError,
@@ -171,10 +179,12 @@ __all__ = [
     "ConfigField",
     "ConfigPart",
     "ConfigProblem",
+    "ContrastiveDetail",
     "DescribeConfig",
     "DescribeOnnx",
     "DistributionAnswer",
     "DistributionQuery",
+    "DolaDetail",
     "DrawPlan",
     "DtypeEstimate",
     "DummyInput",
@@ -188,6 +198,7 @@ __all__ = [
     "Grammar",
     "GrammarError",
     "GrammarKind",
+    "GuidanceDetail",
     "HeadsAnswer",
     "HeadsQuery",
     "Hypothesis",

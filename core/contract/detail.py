@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +54,59 @@ class AssistedDetail:
     matched: int = 0
 
 
-StepDetail = BeamDetail | AssistedDetail
+@dataclass(frozen=True, slots=True)
+class ContrastiveDetail:
+    """The candidates of a step of contrastive search, likeliest first; the chosen one has the highest score.
+
+    probability: after the pipeline. penalty: the largest cosine similarity of the candidate's final hidden state with
+    that of any token before, in [-1, 1]. score: (1 - penalty_alpha) · probability - penalty_alpha · penalty, -inf for
+    a token that a stage killed.
+    """
+
+    token_ids: NDArray[np.int64]  # (k,)
+    pieces: tuple[str, ...]
+    probability: NDArray[np.float32]  # (k,)
+    penalty: NDArray[np.float32]  # (k,)
+    score: NDArray[np.float32]  # (k,)
+
+
+@dataclass(frozen=True, slots=True)
+class DolaDetail:
+    """The layers that DoLa looked at for a token: what enters `layer` was contrasted with the last layer's output.
+
+    divergence_bits: of each of `layers`: half the sum of the divergences KL(mean ‖ last) and KL(mean ‖ this layer),
+    by which the layer is chosen.
+    """
+
+    layer: int
+    layers: tuple[int, ...]
+    divergence_bits: tuple[float, ...]
+
+
+StepDetail = BeamDetail | AssistedDetail | ContrastiveDetail | DolaDetail
+
+
+@dataclass(frozen=True, slots=True)
+class GuidanceDetail:
+    """What classifier-free guidance did to the tokens it made likeliest, the chosen one always among them.
+
+    Natural logarithms: after the prompt, after the negative prompt, and of what guidance made of the two.
+    """
+
+    token_ids: NDArray[np.int64]  # (K,) by guided probability
+    pieces: tuple[str, ...]
+    conditional: NDArray[np.float32]  # (K,)
+    unconditional: NDArray[np.float32]  # (K,)
+    guided: NDArray[np.float32]  # (K,)
 
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
     """A beam that ended: its score divided by length ** length_penalty.
 
-    beam: it was when its token `index` was chosen, so that views find it. kept: among the best of its row so far.
+    beam: it was when its token `index` was chosen, so that views find it; from num_beams on, a continuation that ended
+    at once and never was a beam. parent: the beam whose token before it continues. kept: among the best of its row so
+    far.
     """
 
     row: int
@@ -67,3 +116,11 @@ class Hypothesis:
     token_ids: tuple[int, ...]  # generated ones
     text: str
     kept: bool = True
+    parent: int = 0
+
+
+def detail_as_json(detail: StepDetail | GuidanceDetail) -> dict[str, Any]:
+    """Its fields as JSON can hold them, and its `kind`: `beam`, `assisted`, `contrastive`, …"""
+    values = {field.name: getattr(detail, field.name) for field in fields(detail)}
+    plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
+    return {"kind": type(detail).__name__.removesuffix("Detail").lower(), **plain}

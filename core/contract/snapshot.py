@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.contract.detail import StepDetail
+from core.contract.detail import BeamDetail, GuidanceDetail, StepDetail, detail_as_json
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -70,6 +70,18 @@ class CacheReport:
         return int(self.key_used_bytes.sum() + self.value_used_bytes.sum())
 
     @property
+    def layer_used_bytes(self) -> list[int]:
+        """The same, layer by layer."""
+        layers: list[int] = (self.key_used_bytes + self.value_used_bytes).tolist()
+        return layers
+
+    @property
+    def layer_allocated_bytes(self) -> list[int]:
+        """Bytes of the K and V storages, layer by layer."""
+        layers: list[int] = (self.key_allocated_bytes + self.value_allocated_bytes).tolist()
+        return layers
+
+    @property
     def allocated_bytes(self) -> int:
         """Bytes of the K and V storages, all layers."""
         return int(self.key_allocated_bytes.sum() + self.value_allocated_bytes.sum())
@@ -84,10 +96,12 @@ class StepSnapshot:
     logprob, final_logprob: natural logarithms before and after the pipeline.
     rank: of the chosen token before the pipeline, 0 = likeliest.
     u: the draw in [0, 1); None where nothing was drawn from the counter source.
-    trace_bytes: what the trace holds in addition to the cache.
+    cache: of the sequences themselves. second_cache: of a second stream beside them (the negative prompt of
+        classifier-free guidance), not contained in `cache`.
+    trace_bytes: what the traces hold in addition to the caches.
     allowed_tokens: how many the grammar allowed, EOS tokens included; None without one.
     finish_reason: set on the last token of its row (`stop`, `length`, `length_limit`, …).
-    detail: what the mode adds: beams, candidates tried, drafts.
+    detail: what the mode adds: beams, candidates tried, drafts. guidance: what guidance adds to any mode.
     """
 
     id: StepId
@@ -108,10 +122,22 @@ class StepSnapshot:
     finish_reason: str | None = None
     allowed_tokens: int | None = None
     detail: StepDetail | None = None
+    guidance: GuidanceDetail | None = None
+    second_cache: CacheReport | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The object `tokenglass generate --json` prints for this token."""
+        """The object `tokenglass generate --json` prints for this token, with what the mode adds."""
         top = self.top
+        more: dict[str, Any] = {}
+        if isinstance(self.detail, BeamDetail):
+            more |= asdict(self.detail)  # a beam is what the whole line is about
+        elif self.detail is not None:
+            more["detail"] = detail_as_json(self.detail)
+        if self.guidance is not None:
+            more["guidance"] = detail_as_json(self.guidance)
+        if self.second_cache is not None:
+            more["second_kv_used_bytes"] = self.second_cache.layer_used_bytes
+            more["second_kv_allocated_bytes"] = self.second_cache.layer_allocated_bytes
         finals = [None if np.isneginf(f) else float(f) for f in top.final_logprob]
         return {
             "row": self.id.row,
@@ -130,8 +156,9 @@ class StepSnapshot:
                 for i, piece, raw, final in zip(top.token_ids, top.pieces, top.logprob, finals, strict=True)
             ],
             "u": self.u,
-            "kv_used_bytes": (self.cache.key_used_bytes + self.cache.value_used_bytes).tolist(),
-            "kv_allocated_bytes": (self.cache.key_allocated_bytes + self.cache.value_allocated_bytes).tolist(),
+            "kv_used_bytes": self.cache.layer_used_bytes,
+            "kv_allocated_bytes": self.cache.layer_allocated_bytes,
             "step_ms": self.timing.step_ms,
             **({} if self.allowed_tokens is None else {"allowed_tokens": self.allowed_tokens}),
+            **more,
         }

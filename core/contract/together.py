@@ -38,7 +38,15 @@ def in_mode(params: GenerationParams, mode: str, assisted: bool = False) -> Gene
 
 def check_together(params: GenerationParams, assisted: bool = False) -> None:
     """Raises `ParameterError`, one sentence, where values contradict each other. `assisted`: with a draft model."""
-    for problem in (_beams(params), _groups(params), _constraints(params), _single(params), _drafts(params, assisted)):
+    problems = (
+        _beams(params),
+        _groups(params),
+        _constraints(params),
+        _single(params),
+        _drafts(params, assisted),
+        _guidance(params, assisted),
+    )
+    for problem in problems:
         if problem:
             raise ParameterError(problem)
     forced = {"forced_eos_token_id": params.forced_eos_token_id}
@@ -119,6 +127,16 @@ def _drafts(params: GenerationParams, assisted: bool) -> str | None:
     if given and params.num_return_sequences > 1:
         return f"Drafts ({given[0]}) go with one sequence only; set num_return_sequences to 1."
     return None
+
+
+def _guidance(params: GenerationParams, assisted: bool) -> str | None:
+    mode = params.infer_mode(assisted)
+    if params.guidance_scale == 1 or mode in ("greedy_search", "sample", "contrastive_search", "dola_generation"):
+        return None
+    return (
+        f"Guidance (guidance_scale {params.guidance_scale:g}) does not go with {mode}; set guidance_scale to 1 or "
+        "take the other mode's parameters away."
+    )
 
 
 def inactive_reason(name: str, params: GenerationParams, assisted: bool = False) -> str:

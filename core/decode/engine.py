@@ -11,11 +11,13 @@ B lanes (sequences in the batch), n positions decided in one step, T slots, V vo
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import torch
 
+from core.contract.detail import GuidanceDetail
 from core.contract.errors import InternalError, NonFiniteLogitsError, OutOfMemoryError, TokenglassError
 from core.contract.events import FinishReason, HypothesisEnded, PrefillProgress
 from core.contract.params import GenerationParams
@@ -37,35 +39,41 @@ StepEvents = tuple[StepSnapshot | HypothesisEnded, ...]
 def prefill_chunk(run: Session) -> PrefillProgress:
     """Feed the next positions of the prompt; the last chunk leaves the logits for the first token."""
     begun = perf_counter()
-    done = cache_length(run.cache)
-    stop = min(done + run.spec.prefill_chunk, run.prompt_slots)
-    logits = run.forward(run.ids[:, done:stop], run.cache, run.trace)  # (B, V)
-    if stop == run.prompt_slots:
-        run.pending_logits = logits
+    negative, stop = run.guiding, cache_length(run.cache)
+    if negative is not None and negative.fed < negative.prompt_slots:
+        negative.feed_chunk(run)
+    else:
+        done, stop = stop, min(stop + run.spec.prefill_chunk, run.prompt_slots)
+        logits = run.forward(run.ids[:, done:stop], run.cache, run.trace)  # (B, V)
+        run.mode.prefilled(run)
+        if stop == run.prompt_slots:
+            run.pending_logits = logits
     run.clock.prefill_s += perf_counter() - begun
     elapsed_ms = 1e3 * (perf_counter() - run.clock.started)
-    return PrefillProgress(run.run_id, stop, run.prompt_slots, elapsed_ms)
+    fed, total = (0, 0) if negative is None else (negative.fed, negative.prompt_slots)
+    return PrefillProgress(run.run_id, stop + fed, run.prompt_slots + total, elapsed_ms)
 
 
 def decode_step(run: Session) -> StepEvents:
     """Choose the next token of every lane; in modes that draft, the next few."""
-    # 1. Forward: the mode feeds what must be fed to know the next scores.
-    begun = perf_counter()
-    fed = run.mode.feed(run)  # (n, B, V)
+    # 1. Forward: the mode feeds what must be fed to know the next scores; guidance follows in its own stream.
+    begun, guidance = perf_counter(), run.guiding
+    with nullcontext() if guidance is None else guidance.abreast(run):
+        fed = run.mode.feed(run)  # (n, B, V)
     _check_finite(fed, run)
     forward_s = perf_counter() - begun + run.clock.take_prefill_s()
-    record_s = run.trace.take_record_s() if run.trace is not None else 0.0
+    record_s = run.take_record_s()
 
     events: list[StepSnapshot | HypothesisEnded] = []
     for place, raw in enumerate(fed):
         # 2. Pipeline: raw logits become the final scores, stage by stage.
         at_pipeline, before_s = perf_counter(), run.forward.spent_s
         scores = torch.log_softmax(raw, dim=-1) if run.mode.on_logprobs else raw
-        rows = run.pipeline_rows()
-        processed = _process(run, rows, scores)
+        processed = _process(run, scores)
 
         # 3. Choice: the mode takes one token a lane.
         choice = run.mode.choose(run, processed, place)
+        processed = choice.processed or processed
         tried_s = run.forward.spent_s - before_s  # some modes try their candidates on the model
         forward_s += tried_s
         pipeline_s = perf_counter() - at_pipeline - tried_s
@@ -74,8 +82,11 @@ def decode_step(run: Session) -> StepEvents:
         at_probes = perf_counter()
         piece = run.loaded.text.piece
         parents = range(len(choice.token_ids)) if choice.parents is None else choice.parents
-        seen = [observe(processed, p, token, piece) for p, token in zip(parents, choice.token_ids, strict=True)]
-        report = cache_report(run.cache)
+        rows, token_ids = [*parents, *(e.parent for e in choice.ended)], [*choice.token_ids]
+        token_ids += [e.row.token_ids[-1] for e in choice.ended]
+        seen = observe(processed, rows, token_ids, piece)
+        guided = None if guidance is None else guidance.details(parents, choice.token_ids, run.spec.top_logprobs, piece)
+        reports = cache_report(run.cache), None if guidance is None else guidance.report()
         probes_s = perf_counter() - at_probes + record_s
         timing = StepTiming(
             forward_ms=1e3 * max(0.0, forward_s - record_s),
@@ -87,8 +98,8 @@ def decode_step(run: Session) -> StepEvents:
 
         # 5. Append: the tokens become part of their sequences, and may be their end.
         if choice.parents is not None:
-            run.regroup(choice.parents, [run.lanes[parent].fork() for parent in choice.parents])
-        events += _append(run, choice, processed.final, seen, timing, report)
+            run.regroup(choice.parents, choice.lanes or [run.lanes[parent].fork() for parent in choice.parents])
+        events += _append(run, choice, processed.final, seen, timing, reports, guided)
         if choice.over or all(lane.finish_reason is not None for lane in run.lanes):
             break
 
@@ -103,22 +114,26 @@ def _append(
     final: torch.Tensor,
     seen: list[Observation],
     timing: StepTiming,
-    report: CacheReport,
+    reports: tuple[CacheReport, CacheReport | None],
+    guided: list[GuidanceDetail | None] | None,
 ) -> list[StepSnapshot | HypothesisEnded]:
     """Add each lane's token to its sequence; what happened, lane by lane, then the hypotheses that ended."""
     index = run.new_tokens
-    positions = [lane.position for lane in run.lanes]
     texts = [run.mode.push(run, lane, token) for lane, token in zip(run.lanes, choice.token_ids, strict=True)]
     run.ids = torch.cat([run.ids, run.ids.new_tensor(choice.token_ids)[:, None]], dim=1)  # (B, T + 1)
     run.clock.token()
-    if run.extras.stopping_criteria:
+    if run.extras.stopping_criteria and not run.mode.judges_ends:
         _ask_criteria(run, choice, final, texts)
+    said = [*run.lanes, *(ended.row for ended in choice.ended)]
+    texts += [ended.text for ended in choice.ended]
+    draws = [*choice.draws, *(ended.draw for ended in choice.ended)]
+    details = [*(choice.details or [None] * len(run.lanes)), *(ended.detail for ended in choice.ended)]
     if run.mode.moves_lanes:
-        run.past.append([PastLane.of(lane, report.length) for lane in run.lanes])
-    trace_bytes = 0 if run.trace is None else run.trace.nbytes
-    domain, events = run.loaded.text, []
-    for k, (lane, token_id, numbers) in enumerate(zip(run.lanes, choice.token_ids, seen, strict=True)):
-        events.append(
+        run.past.append([PastLane.of(lane, reports[0].length) for lane in said])
+    trace_bytes, domain, steps = run.trace_bytes, run.loaded.text, list[StepSnapshot]()
+    for k, (lane, numbers) in enumerate(zip(said, seen, strict=True)):
+        token_id = lane.token_ids[-1]
+        steps.append(
             StepSnapshot(
                 id=StepId(
                     model_id=run.loaded.info.model_id,
@@ -127,7 +142,7 @@ def _append(
                     row=lane.index,
                     beam=lane.beam,
                     index=len(lane.token_ids) - 1,
-                    position=positions[k],
+                    position=lane.position - 1,
                     epoch=run.epoch,
                 ),
                 token_id=token_id,
@@ -140,16 +155,19 @@ def _append(
                 final_entropy_bits=numbers.final_entropy_bits,
                 rank=numbers.rank,
                 top=numbers.top,
-                u=choice.draws[k],
+                u=draws[k],
                 timing=timing,
-                cache=report,
+                cache=reports[0],
                 trace_bytes=trace_bytes,
                 allowed_tokens=_allowed(run, lane),
                 finish_reason=None if lane.finish_reason is None else str(lane.finish_reason),
-                detail=None if choice.details is None else choice.details[k],
+                detail=details[k],
+                guidance=None if guided is None else guided[k],
+                second_cache=reports[1],
             )
         )
-    return [*events, *(HypothesisEnded(run.run_id, index, hypothesis) for hypothesis in choice.ended)]
+    steps.sort(key=lambda step: (step.id.row, step.id.beam))
+    return [*steps, *(HypothesisEnded(run.run_id, index, hypothesis) for hypothesis in choice.hypotheses)]
 
 
 def _ask_criteria(run: Session, choice: Choice, final: torch.Tensor, texts: list[str]) -> None:
@@ -184,10 +202,11 @@ def _check_finite(logits: torch.Tensor, run: Session) -> None:
         )
 
 
-def _process(run: Session, rows: Rows, scores: torch.Tensor) -> Processed:
+def _process(run: Session, scores: torch.Tensor) -> Processed:
     """The pipeline. Raises `NonFiniteLogitsError`, naming the stage that left no token or made infinite scores."""
+    rows = run.pipeline_rows()
     try:
-        processed = process(scores, rows, run.stages, run.spec.top_logprobs)
+        processed = process(scores, rows, run.stages, run.spec.top_logprobs, run.mode.on_logprobs)
     except ValueError:
         _blame(run, rows, scores)  # some of transformers' classes fail on what the stage before left
         raise

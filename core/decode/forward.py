@@ -34,8 +34,8 @@ class Forward:
     """Feeds slots to one model: positions, masks, cache, hooks.
 
     Slots count padding; the position of slot s in row r is s - padding[r]. The hooks exist only inside
-    `attached()`. keeps_residuals: hold the residual stream of each pass in `residuals`, for modes that look into it.
-    spent_s: seconds in the model so far.
+    `attached()`. keeps_residuals: hold the residual stream of each pass, for modes that look into it; `take_residuals`
+    gives it. spent_s: seconds in the model so far.
     """
 
     def __init__(self, loaded: LoadedModel, padding: Sequence[int], cancelled: Callable[[], bool]) -> None:
@@ -43,7 +43,8 @@ class Forward:
         self.anatomy = find_anatomy(loaded.module)
         self.spent_s = 0.0
         self.keeps_residuals = False
-        self.residuals: list[torch.Tensor] = []
+        self._residuals: list[torch.Tensor] = []
+        self._passing = False
         self._device = loaded.device
         self._last_position = loaded.info.max_positions - 1
         self._cancelled = cancelled
@@ -103,8 +104,13 @@ class Forward:
     def _take(self, residual: torch.Tensor) -> None:
         if self._trace is not None:
             self._trace.take_residual(residual)
-        if self.keeps_residuals:
-            self.residuals.append(residual)
+        if self.keeps_residuals and self._passing:  # parts of the model are also called on their own
+            self._residuals.append(residual)
+
+    def take_residuals(self) -> list[torch.Tensor]:
+        """The residual stream of the last pass, (L + 1) × (B, n, E), once; empty if it is not kept."""
+        taken, self._residuals = self._residuals, []
+        return taken
 
     def __call__(self, ids: torch.Tensor, cache: Cache, trace: Trace | None) -> torch.Tensor:
         """Feed ids (B, n) after what the cache holds; returns the last position's logits (B, V) float32.
@@ -113,14 +119,15 @@ class Forward:
         """
         return self.positions(ids, cache, trace, 1)[:, -1]
 
-    def positions(self, ids: torch.Tensor, cache: Cache, trace: Trace | None, keep: int) -> torch.Tensor:
+    def positions(
+        self, ids: torch.Tensor, cache: Cache, trace: Trace | None, keep: int, commit: bool = True
+    ) -> torch.Tensor:
         """The same, returning the logits (B, keep, V) float32 of the last `keep` positions.
 
-        With `keeps_residuals` the residual stream of this pass is in `residuals`, (L + 1) × (B, n, E).
+        Without `commit` the caller must call it, once it knows which rows of the pass count.
         """
         begun, start = perf_counter(), cache_length(cache)
-        self._trace = trace
-        self.residuals = []
+        self._trace, self._passing, self._residuals = trace, True, []
         try:
             with tapped(trace):
                 output = self.model(**self._arguments(ids, start, cache, keep))
@@ -132,11 +139,16 @@ class Forward:
                 trace.rollback()
             raise
         finally:
-            self._trace = None
+            self._trace, self._passing = None, False
             self.spent_s += perf_counter() - begun
-        if trace is not None:
-            trace.commit(keys_since(cache, start) if trace.keeps_keys else ())
+        if commit:
+            self.commit(cache, trace, start)
         return output.logits[:, -keep:].float()  # type: ignore[no-any-return]
+
+    def commit(self, cache: Cache, trace: Trace | None, start: int, rows: Sequence[int] | None = None) -> None:
+        """The pass that fed the slots from `start` on becomes part of the record, or only `rows` of it."""
+        if trace is not None:
+            trace.commit(keys_since(cache, start) if trace.keeps_keys else (), rows)
 
     def early(self, ids: torch.Tensor, cache: Cache, start: int, layers: int) -> torch.Tensor:
         """Logits (1, V) of the last position as if the model had only its first `layers` layers.

@@ -167,11 +167,13 @@ class GrowLayer(CacheLayerMixin):
         moved = [row for row, source in enumerate(sources) if source != row]
         if not moved or since >= self.length:
             return
-        places = torch.tensor(moved, device=buffer.keys.device)
-        origins = torch.tensor([sources[row] for row in moved], device=buffer.keys.device)
         for states in (buffer.keys, buffer.values):
             part = states.narrow(2, since, self.length - since)
-            part[places] = part[origins]  # the right side is a copy
+            if set(moved).isdisjoint(sources[row] for row in moved):
+                for row in moved:
+                    part[row].copy_(part[sources[row]])
+            else:
+                part[moved] = part[[sources[row] for row in moved]]  # the right side is a copy
 
     def _gather(self, rows: torch.Tensor) -> None:
         if self._buffer is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,10 +25,14 @@ class Processed:
     top_ids: torch.Tensor  # (B, K) by raw logit, descending
     killed_by: torch.Tensor  # (B, K) int8
     stages: tuple[Stage, ...]
+    normalised: bool = False  # `raw` are log-probabilities
 
 
-def process(raw: torch.Tensor, rows: Rows, stages: tuple[Stage, ...], top: int) -> Processed:
-    """Run the pipeline on raw logits (B, V), noting which stage kills which of the `top` likeliest tokens."""
+def process(raw: torch.Tensor, rows: Rows, stages: tuple[Stage, ...], top: int, normalised: bool = False) -> Processed:
+    """Run the pipeline on raw logits (B, V), noting which stage kills which of the `top` likeliest tokens.
+
+    normalised: they are log-probabilities.
+    """
     # Logits that a stage is to repair are shown repaired.
     seen = torch.nan_to_num(raw) if any(stage.name == "remove_invalid_values" for stage in stages) else raw
     top_ids = torch.topk(seen, min(top, raw.shape[-1]), dim=-1).indices
@@ -38,7 +42,7 @@ def process(raw: torch.Tensor, rows: Rows, stages: tuple[Stage, ...], top: int) 
         scores = stage.fn(rows, scores)
         dead = torch.gather(scores, 1, top_ids).isneginf() & (killed_by < 0)
         killed_by[dead] = index
-    return Processed(seen, scores, top_ids, killed_by, stages)
+    return Processed(seen, scores, top_ids, killed_by, stages, normalised)
 
 
 @dataclass(frozen=True)
@@ -53,68 +57,73 @@ class Observation:
     top: Candidates
 
 
-def observe(processed: Processed, row: int, token_id: int, piece: Callable[[int], str]) -> Observation:
-    """What row `row` chose and what it chose from. Logarithms are natural, entropies in bits.
+def observe(
+    processed: Processed, rows: Sequence[int], token_ids: Sequence[int], piece: Callable[[int], str]
+) -> list[Observation]:
+    """What each lane chose, `token_ids[k]` in row `rows[k]`, and what it chose from: L lanes, K candidates.
 
-    Few and small operations: after a forward pass each one finds the processor's caches cold.
+    Logarithms are natural, entropies in bits. Few operations, on all rows at once: after a forward pass each one
+    finds the processor's caches cold.
     """
-    raw = processed.raw[row]  # (V,)
-    unchanged = processed.final is processed.raw
-    logprobs = torch.log_softmax(raw, dim=-1)
-    entropy = _entropy_bits(logprobs)
-    finals = logprobs if unchanged else torch.log_softmax(processed.final[row], dim=-1)
-    final_entropy = entropy if unchanged else _entropy_bits(finals)
-    ids, killed_by = _with_chosen(processed, row, token_id)  # (K,)
-    # One copy to the host for everything.
-    gathered = [raw[ids], logprobs[ids], finals[ids], entropy[None], final_entropy[None]]
-    packed = torch.cat(gathered).cpu().numpy()
-    columns = packed[:-2].reshape(3, -1)
+    raw, unchanged = processed.raw, processed.final is processed.raw
+    logprobs = raw if processed.normalised else torch.log_softmax(raw, dim=-1)  # (B, V)
+    finals = logprobs if unchanged else torch.log_softmax(processed.final, dim=-1)
+    entropy = _entropy_bits(logprobs)  # (B,)
+    entropies = torch.stack([entropy, entropy if unchanged else _entropy_bits(finals)]).tolist()  # 2 × B
+    places = raw.new_tensor(rows, dtype=torch.long)  # (L,)
+    chosen = places.new_tensor(token_ids)
+    ids = torch.cat([processed.top_ids[places], chosen[:, None]], dim=1)  # (L, K + 1)
+    flat = ids + places[:, None] * raw.shape[-1]
+    scores = torch.stack([part.take(flat) for part in (raw, logprobs, finals)], dim=1).cpu().numpy()  # (L, 3, K + 1)
+    killers = processed.killed_by[places].cpu().numpy()  # (L, K)
     host_ids = ids.cpu().numpy()
-    chosen = int(np.flatnonzero(host_ids == token_id)[0])
-    shown = slice(None) if processed.top_ids.shape[1] else slice(0)
-    return Observation(
-        logprob=float(columns[1, chosen]),
-        final_logprob=float(columns[2, chosen]),
-        entropy_bits=float(packed[-2]),
-        final_entropy_bits=float(packed[-1]),
-        rank=_rank(raw, host_ids, columns[0], chosen),
-        top=_candidates(
-            host_ids[shown], columns[1, shown], columns[2, shown], killed_by[shown], processed.stages, piece
-        ),
-    )
+    seen = []
+    for lane, (row, token_id) in enumerate(zip(rows, token_ids, strict=True)):
+        logprob, final_logprob = scores[lane, 1:, -1].tolist()
+        seen.append(
+            Observation(
+                logprob=logprob,
+                final_logprob=final_logprob,
+                entropy_bits=entropies[0][row],
+                final_entropy_bits=entropies[1][row],
+                rank=_rank(raw[row], host_ids[lane], scores[lane, 0], token_id),
+                top=_candidates(host_ids[lane], scores[lane, 1:], killers[lane], processed.stages, piece),
+            )
+        )
+    return seen
 
 
 def _entropy_bits(logprobs: torch.Tensor) -> torch.Tensor:
+    """Of each row (B, V)."""
     # Tokens ruled out have -inf; bounded, they add 0 · -1e4 = 0.
-    return torch.dot(logprobs.exp(), logprobs.clamp(min=-1e4)) / -_LN2
+    products = torch.bmm(logprobs.exp()[:, None], logprobs.clamp(min=-1e4)[:, :, None])
+    return products.flatten() / -_LN2
 
 
-def _rank(raw: torch.Tensor, ids: NDArray[np.int64], values: FloatArray, chosen: int) -> int:
-    """Tokens before the chosen one by raw logit, equals by id; among the top ones alone where these decide it."""
-    own, token_id = values[chosen], int(ids[chosen])
-    if own > values[-1]:  # everything larger or equal is among the top ones
-        return int(np.count_nonzero(values > own) + np.count_nonzero((values == own) & (ids < token_id)))
+def _rank(raw: torch.Tensor, ids: NDArray[np.int64], values: FloatArray, token_id: int) -> int:
+    """Tokens before the chosen one (the last of `ids`) by raw logit, equals by id.
+
+    Among the top ones alone, where these decide it.
+    """
+    own, top = values[-1], values[:-1]
+    if len(top) and own > top[-1]:  # everything larger or equal is among the top ones
+        return int(np.count_nonzero(top > own) + np.count_nonzero((top == own) & (ids[:-1] < token_id)))
     return int(torch.count_nonzero(raw > raw[token_id]) + torch.count_nonzero(raw[:token_id] == raw[token_id]))
-
-
-def _with_chosen(processed: Processed, row: int, token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The row's top ids and killers, the chosen token appended if it is not among them."""
-    ids, killed_by = processed.top_ids[row], processed.killed_by[row]
-    if bool((ids == token_id).any()):
-        return ids, killed_by
-    return torch.cat([ids, ids.new_tensor([token_id])]), torch.cat([killed_by, killed_by.new_tensor([-1])])
 
 
 def _candidates(
     ids: NDArray[np.int64],
-    logprob: FloatArray,
-    final_logprob: FloatArray,
-    killed_by: torch.Tensor,
+    scores: FloatArray,
+    killed_by: NDArray[np.int8],
     stages: tuple[Stage, ...],
     piece: Callable[[int], str],
 ) -> Candidates:
-    killers = killed_by.cpu().numpy()
-    for array in (ids, logprob, final_logprob, killers):
+    """The top ones; the chosen one, which is the last of `ids` (K + 1,) and `scores` (2, K + 1), once."""
+    count = len(ids) - 1
+    if count and ids[-1] not in ids[:-1]:
+        count, killed_by = len(ids), np.append(killed_by, np.int8(-1))
+    arrays = ids[:count], scores[0, :count], scores[1, :count], killed_by
+    for array in arrays:
         array.flags.writeable = False
-    pieces = tuple(piece(i) for i in ids.tolist())
-    return Candidates(ids, pieces, logprob, final_logprob, killers, tuple(stage.name for stage in stages))
+    pieces = tuple(piece(i) for i in arrays[0].tolist())
+    return Candidates(arrays[0], pieces, arrays[1], arrays[2], arrays[3], tuple(stage.name for stage in stages))

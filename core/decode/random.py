@@ -7,6 +7,8 @@ over kept tokens by descending probability, ties by id.
 
 from __future__ import annotations
 
+from bisect import bisect_right, insort
+from collections.abc import Sequence
 from enum import IntEnum
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 HEAD = 256  # the likeliest tokens, searched first
+_BLOCK = 4  # numbers that Philox makes of one counter
 
 
 class Purpose(IntEnum):
@@ -22,6 +25,7 @@ class Purpose(IntEnum):
     TOKEN = 0
     DRAFT = 1
     ACCEPT = 2
+    BEAM = 3
 
 
 def uniform(seed: int, row: int, position: int, purpose: Purpose = Purpose.TOKEN, k: int = 0, reroll: int = 0) -> float:
@@ -29,6 +33,16 @@ def uniform(seed: int, row: int, position: int, purpose: Purpose = Purpose.TOKEN
     counter = [row, position, (int(purpose) << 32) | k, reroll]
     bits = np.random.Philox(key=seed & (2**128 - 1), counter=np.array(counter, dtype=np.uint64)).random_raw()
     return float((int(bits) >> 11) * 2.0**-53)
+
+
+def uniforms(seed: int, row: int, position: int, purpose: Purpose, count: int, reroll: int = 0) -> list[float]:
+    """Several numbers as `uniform` gives one: number k is output k mod 4 of the block whose k is k div 4."""
+    numbers: list[float] = []
+    for k in range(-(-count // _BLOCK)):
+        counter = [row, position, (int(purpose) << 32) | k, reroll]
+        bits = np.random.Philox(key=seed & (2**128 - 1), counter=np.array(counter, dtype=np.uint64)).random_raw(_BLOCK)
+        numbers += ((bits >> np.uint64(11)) * 2.0**-53).tolist()
+    return numbers[:count]
 
 
 def inverse_cdf(scores: torch.Tensor, u: float) -> int:
@@ -49,3 +63,50 @@ def _pick(ids: NDArray[np.int64], probabilities: NDArray[np.float64], u: float) 
     cumulative = np.cumsum(probabilities[order])
     place = int(np.searchsorted(cumulative, u, side="right"))
     return int(ids[order[min(place, len(order) - 1)]])
+
+
+def draw_without_replacement(scores: torch.Tensor, draws: Sequence[float]) -> list[int]:
+    """The places that `draws` fall on, one after the other, each from the distribution of those not taken before.
+
+    scores: (N,), -inf for what cannot be taken. The distribution of the result is that of `torch.multinomial` without
+    replacement: successive sampling (Plackett and Luce). Where nothing of any weight is left, the first free place is
+    taken.
+    """
+    whole = torch.logsumexp(scores.double(), dim=-1)
+    count = HEAD
+    while True:
+        # Ties are complete, so that their order does not depend on how many are looked at.
+        everything = scores.shape[0] <= count + len(draws)
+        least = -torch.inf if everything else torch.topk(scores, count + len(draws)).values[-1]
+        ids = torch.nonzero(scores >= least).squeeze(-1)
+        probabilities = torch.exp(scores[ids].double() - whole)
+        taken = _successive(ids.cpu().numpy(), probabilities.cpu().numpy(), draws, len(ids) == scores.shape[0])
+        if taken is not None:
+            return taken
+        count *= 8
+
+
+def _successive(
+    ids: NDArray[np.int64], probabilities: NDArray[np.float64], draws: Sequence[float], complete: bool
+) -> list[int] | None:
+    """The places, or None where a draw falls on what is not among `ids`, which need not be `complete`."""
+    order = np.lexsort((ids, -probabilities))
+    ends: list[float] = np.cumsum(probabilities[order]).tolist()
+    whole = ends[-1] if complete else 1.0
+    taken: list[int] = []  # in ascending order
+    result: list[int] = []
+    for u in draws:
+        gone = [(ends[place] - (ends[place - 1] if place else 0.0), place) for place in taken]
+        at = u * (whole - sum(mass for mass, _ in gone))
+        for mass, place in gone:  # what was taken is stepped over
+            if at < ends[place] - mass:
+                break
+            at += mass
+        if at >= ends[-1] and not complete:
+            return None
+        place = bisect_right(ends, at)
+        if place >= len(ends) or place in taken:  # rounding, or nothing of any weight is left
+            place = next(free for free in range(len(ends)) if free not in taken)
+        insort(taken, place)
+        result.append(int(ids[order[place]]))
+    return result

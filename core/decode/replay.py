@@ -10,7 +10,8 @@ import torch
 
 from core.contract.errors import ViewUnavailableError
 from core.contract.params import GenerationParams
-from core.decode.pipeline import Rows, Stage, build_pipeline, run_pipeline
+from core.decode.modes import Past
+from core.decode.pipeline import Rows, Stage, run_pipeline
 from core.decode.random import inverse_cdf, uniform
 from core.trace.recording import Strand
 from core.trace.replay import Replay, ReplayStage
@@ -18,8 +19,6 @@ from core.trace.replay import Replay, ReplayStage
 if TYPE_CHECKING:
     from core.decode.session import Session
 
-# What these modes put through the pipeline is not the distribution of the recorded residual.
-_OTHER_SCORES = {"dola_generation": "DoLa contrasts two layers, so its scores do not follow from the last one alone."}
 _NOT_ALONE = {
     "beam_search": "beams are chosen together",
     "beam_sample": "beams are drawn together",
@@ -32,26 +31,22 @@ _NOT_ALONE = {
 
 def final_scores(run: Session, strand: Strand, position: int, logits: torch.Tensor) -> torch.Tensor:
     """The pipeline under the current parameters on the logits (V,) that followed `position`."""
-    stateful = _first_stateful(run.stages)
+    stages = run.past_stages(run.params, Past(strand, position))
+    stateful = _first_stateful(stages)
     if stateful is not None:
         raise ViewUnavailableError(_cannot(stateful))
-    return run_pipeline(run.stages, _rows(strand, position, logits), _start(run, logits))[0]
+    return run_pipeline(stages, _rows(strand, position, logits), _start(run, logits))[0]
 
 
 def replay(run: Session, strand: Strand, position: int, logits: torch.Tensor, changes: Mapping[str, object]) -> Replay:
     """The stages of the step that followed `position` with logits (V,), parameters changed. Raises `ParameterError`."""
     params = params_at(run, strand, position)
-    stages = run.stages if params is run.params and not changes else None
     if changes:
         params = params.replace(changes)
-    if stages is None:
-        stages = build_pipeline(params, run.pipeline_context(params))
+    stages, reason = run.past_stages(params, Past(strand, position)), ""
     mode = params.infer_mode(run.assistant is not None)
-    reason = _OTHER_SCORES.get(mode, "")
     stateful = _first_stateful(stages)
-    if reason:
-        stages = ()
-    elif stateful is not None:
+    if stateful is not None:
         stages, reason = stages[: stages.index(stateful)], _cannot(stateful)
     rows = _rows(strand, position, logits)
     return Replay(
@@ -93,7 +88,7 @@ def _chooser(
     """Final scores (V,) → the token, the draw, and why there is none."""
 
     def choose(scores: torch.Tensor) -> tuple[int | None, float | None, str]:
-        if not params.samples and mode in ("greedy_search", "assisted_generation"):
+        if not params.samples and mode in ("greedy_search", "assisted_generation", "dola_generation"):
             return int(scores.argmax()), None, ""
         if mode in _NOT_ALONE:
             return None, None, f"In {mode} {_NOT_ALONE[mode]}, so one step does not tell the token."

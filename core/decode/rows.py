@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 from core.contract.events import FinishReason, PromptRow
+from core.contract.params import GenerationParams
 from core.decode.stopping import RowStop
 from core.domains.stream import TextStream
 from core.trace.path import Path
@@ -38,7 +39,7 @@ class Row:
     """One sequence: its prompt, what it has said, where its records are.
 
     index: of the row it belongs to, in the order of the prompts. path: the batch row of each slot, see `Path`.
-    score: of beams, see the mode.
+    score: of beams, the sum of its log-probabilities; of a hypothesis that sum divided by length ** length_penalty.
     """
 
     index: int
@@ -68,6 +69,14 @@ class Row:
         text = self.stream.push(token_id)
         self.text += text
         return text
+
+    def reason_to_end(self, token_id: int, params: GenerationParams) -> FinishReason | None:
+        """Why the sequence would end if it went on with this token; None if it would not."""
+        token_ids = [*self.token_ids, token_id]
+        if not params.stop_strings:
+            return self.stop.check(token_ids, "", params)
+        # Only the text tells, and what watches it remembers it.
+        return copy.copy(self.stop).check(token_ids, self.stream.fork().push(token_id), params)
 
     def end(self, reason: FinishReason) -> str:
         """No more tokens; returns the text that was held back."""

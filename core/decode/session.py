@@ -30,9 +30,10 @@ from core.contract.views import Place, ViewAnswer, ViewQuery
 from core.decode import engine, prepare
 from core.decode.extras import NONE, Extras
 from core.decode.forward import Forward, ForwardCancelled
+from core.decode.guidance import Guidance
 from core.decode.kv import cache_length, fork_cache, layer_keys, new_cache, take_rows
 from core.decode.lengths import settle_lengths
-from core.decode.modes import PLAIN, Mode, make_mode
+from core.decode.modes import PLAIN, Mode, Past, make_mode
 from core.decode.pipeline import PipelineContext, Rows, Stage, build_pipeline
 from core.decode.plan import make_plan
 from core.decode.replay import final_scores, replay
@@ -72,7 +73,7 @@ class Session:
         self.changed: frozenset[str] = frozenset()  # chosen by the user since the run began
         self.assistant = assistant
         self.mode: Mode = make_mode(self.asked, spec, loaded, assistant, cancelled)
-        copies = self.asked.num_return_sequences if self.mode.name in PLAIN else 1
+        copies = self.asked.num_return_sequences if self.mode.copies else 1
         prompts = prepare.prompt_rows(loaded, spec.prompts, copies)
         slots = prepare.pad_left(prompts, engine.pad_id(loaded, self.asked), loaded.device)
         self.prompt_slots = slots.ids.shape[1]
@@ -100,6 +101,7 @@ class Session:
         self.clock = Clock()
         self.error: TokenglassError | None = None
         self.read_out = ReadOut()
+        self.guidance: Guidance | None = None  # once it has acted
         self.stages: tuple[Stage, ...]
         self._configure(self.params)
         self.params_since = [(0, self.params)]  # from which token on which were in force
@@ -141,26 +143,53 @@ class Session:
         return reused
 
     def _configure(self, params: GenerationParams) -> None:
-        """Pipeline and mode for these parameters; nothing has changed if one of them cannot be built."""
-        stages = build_pipeline(params, self.pipeline_context(params))
-        name = params.infer_mode(self.assistant is not None)
-        if self.mode.name != name:
+        """Pipeline, mode and guidance for these parameters; nothing has changed if one of them cannot be built."""
+        mode, guidance, name = self.mode, self.guidance, params.infer_mode(self.assistant is not None)
+        if mode.name != name:
             if not {self.mode.name, name} <= set(PLAIN):
                 raise ParameterError(
                     f"The mode cannot change from {self.mode.name} to {name} while a run is in progress; "
                     "it acts at the next run."
                 )
-            self.mode = make_mode(params, self.spec, self.loaded)
-        self.params, self.stages = params, stages
+            mode = make_mode(params, self.spec, self.loaded)
+        if guidance is None and params.guidance_scale != 1:
+            guidance = Guidance(self)
+        stages = build_pipeline(params, self._context(params, self._opening(mode, guidance, params)))
+        self.params, self.stages, self.mode, self.guidance = params, stages, mode, guidance
+        if guidance is not None:
+            most = self.loaded.info.max_positions
+            for lane in self.lanes:
+                lane.stop.max_positions = guidance.room(lane, most) if params.guidance_scale != 1 else most
 
-    def pipeline_context(self, params: GenerationParams) -> PipelineContext:
-        """What stages are built for."""
+    def _opening(
+        self, mode: Mode, guidance: Guidance | None, params: GenerationParams, past: Past | None = None
+    ) -> tuple[Stage, ...]:
+        """The stages in front of the pipeline, for the step in progress or one of the past."""
+        own = mode.opening(self, params, past)
+        if guidance is None or params.guidance_scale == 1:
+            return own
+        return (*own, guidance.stage(self, params, past))
+
+    @property
+    def guiding(self) -> Guidance | None:
+        """The negative prompt's stream, where it acts on the next token."""
+        return None if self.params.guidance_scale == 1 else self.guidance
+
+    def past_stages(self, params: GenerationParams, past: Past) -> tuple[Stage, ...]:
+        """The pipeline for a step of the past. Raises `ViewUnavailableError` or `ParameterError`."""
+        if params.guidance_scale != 1 and self.guidance is None:
+            raise ViewUnavailableError("This run was not guided; run again with guidance_scale other than 1.")
+        return build_pipeline(params, self._context(params, self._opening(self.mode, self.guidance, params, past)))
+
+    def _context(self, params: GenerationParams, opening: tuple[Stage, ...]) -> PipelineContext:
         return PipelineContext(
             prompt_slots=self.prompt_slots,
             vocab_size=self.loaded.info.vocab_size,
             device=self.loaded.device,
             custom=self.extras.logits_processor,
             prefix_allowed_tokens_fn=self.extras.prefix_allowed_tokens_fn,
+            opening=opening,
+            diversity=self.mode.stage(params),
             grammar=None if self.grammar is None else self.grammar.stage(params.eos_token_id, self.prompt_slots),
         )
 
@@ -194,8 +223,11 @@ class Session:
             self.ids = self.ids[rows]
             if self.pending_logits is not None:
                 self.pending_logits = self.pending_logits[rows]
-        self.lanes = lanes
-        self.forward.place_rows(self.padding)
+            if self.guidance is not None:
+                self.guidance.regroup(sources, lanes)
+        before, self.lanes = self.padding, lanes
+        if self.padding != before:
+            self.forward.place_rows(self.padding)
 
     def feed_newest(self) -> torch.Tensor:
         """The logits (B, V) that follow each lane's newest token, which is fed unless it was."""
@@ -271,7 +303,18 @@ class Session:
         changed = tuple(n for n in PARAMETERS if getattr(before, n) != getattr(self.params, n))
         return ParamsApplied(self.run_id, epoch, self.new_tokens, self.params, changed, make_plan(self))
 
+    def take_record_s(self) -> float:
+        """Seconds spent recording since the last call."""
+        traces = (self.trace, None if self.guidance is None else self.guidance.trace)
+        return sum(trace.take_record_s() for trace in traces if trace is not None)
+
     # -- results
+
+    @property
+    def trace_bytes(self) -> int:
+        """What the records hold in addition to the caches."""
+        traces = (self.trace, None if self.guidance is None else self.guidance.trace)
+        return sum(trace.nbytes for trace in traces if trace is not None)
 
     @property
     def new_tokens(self) -> int:
@@ -343,10 +386,16 @@ class Session:
             for lane in self.past[place.index]:
                 if (lane.row, lane.beam) == (place.row, place.beam):
                     return lane.strand()
-        rows = self.lanes if self.mode.moves_lanes and not self.over else self.rows
+        rows = self.rows
+        if self.mode.moves_lanes and not self.over:
+            rows = [*self.lanes, *(row for row in self.rows if row.finish_reason is not None)]
         for row in rows:
             if (row.index, row.beam) == (place.row, place.beam):
                 return row.strand()
+        for lanes in reversed(self.past if place.index is None else ()):  # it has left the batch
+            for lane in lanes:
+                if (lane.row, lane.beam) == (place.row, place.beam):
+                    return lane.strand()
         what = f"no beam {place.beam} in row {place.row}" if place.beam else f"no row {place.row}"
         raise ViewUnavailableError(f"There is {what}; the run has {len({row.index for row in self.rows})}.")
 
@@ -368,5 +417,5 @@ class Session:
     def close(self) -> None:
         """Give cache and records back."""
         self.cache = new_cache(len(self.forward.anatomy.layers))
-        self.trace = None
+        self.trace = self.guidance = None
         self.read_out = ReadOut()

@@ -71,13 +71,20 @@ class Trace:
     makes it part of the record, or `rollback` forgets a pass that was broken off.
 
     keeps_keys: the keys of each pass are recorded, too, because rows leave the cache or change places in it.
+    only_final: nothing but the residual that enters the final norm is recorded, of a stream that is only read out.
     """
 
     def __init__(
-        self, budget_bytes: int, parent: Trace | None = None, start: int = 0, keeps_keys: bool = False
+        self,
+        budget_bytes: int,
+        parent: Trace | None = None,
+        start: int = 0,
+        keeps_keys: bool = False,
+        only_final: bool = False,
     ) -> None:
         self.budget_bytes = budget_bytes
         self.keeps_keys = keeps_keys
+        self.only_final = only_final
         self.parent = parent
         self.start = start
         self.stop = start
@@ -98,6 +105,8 @@ class Trace:
 
     def take(self, module: nn.Module, query: torch.Tensor, scaling: float | None, extras: Mapping[str, Any]) -> None:
         """One layer's query (B, H, n, D), layers in order."""
+        if self.only_final:
+            return
         begun = perf_counter()
         if len(self.sites) == len(self._pending.queries):
             self.sites.append(AttentionSite(module, scaling, _lasting(extras)))
@@ -106,14 +115,23 @@ class Trace:
 
     def take_residual(self, residual: torch.Tensor) -> None:
         """The residual stream (B, n, E) entering the next layer, or after all layers the final norm."""
+        if self.only_final:
+            self._pending.residuals = []  # the last one stays
         self._pending.residuals.append(residual)
 
-    def commit(self, keys: Sequence[torch.Tensor] = ()) -> None:
-        """The pass is complete: its records count. keys: what it added to the cache, L × (B, H_kv, n, D)."""
+    def commit(self, keys: Sequence[torch.Tensor] = (), rows: Sequence[int] | None = None) -> None:
+        """The pass is complete: its records count. keys: what it added to the cache, L × (B, H_kv, n, D).
+
+        rows: the rows of the pass that count, where the others were only tried.
+        """
         begun = perf_counter()
         pending, self._pending = self._pending, _Pending()
+        if rows is not None:
+            chosen = list(rows)
+            pending = _Pending([q[chosen] for q in pending.queries], [r[chosen] for r in pending.residuals])
+            keys = [k[chosen] for k in keys]
         if pending.residuals:
-            block = _block(self.stop, pending, keys, like=self._tail[-1:])
+            block = _block(self.stop, pending, keys, like=self._tail[-1:] if rows is None else [])
             self.stop = block.stop
             self._append(block)
         self.record_s += perf_counter() - begun
@@ -177,7 +195,7 @@ class Trace:
 
     def fork(self, at: int) -> Trace:
         """A new segment that continues this one after slot `at`; nothing is copied."""
-        return Trace(self.budget_bytes, parent=self, start=at, keeps_keys=self.keeps_keys)
+        return Trace(self.budget_bytes, self, at, self.keeps_keys, self.only_final)
 
     # -- reading
 

@@ -83,7 +83,7 @@ def test_a_past_step_is_derived_under_its_constraint(tiny_gpt2: LoadedModel) -> 
 
 
 def test_what_contradicts_the_constraint_says_so(tiny_gpt2: LoadedModel) -> None:
-    with pytest.raises(NonFiniteLogitsError, match=r"min_new_tokens, grammar.*left no token"):
+    with pytest.raises(NonFiniteLogitsError, match=r"stage grammar.*left no token"):
         go(Grammar("choice", " red"), params={"min_new_tokens": 40})
     with pytest.raises(GrammarError, match="unclosed group"):
         go(Grammar("regex", "("))

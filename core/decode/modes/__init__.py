@@ -10,13 +10,18 @@ from core.contract.errors import ParameterError
 from core.contract.params import GenerationParams
 from core.contract.specs import RunSpec
 from core.decode.modes.assisted import Assisted
+from core.decode.modes.beam import BeamSearch, CounterBeamSample, TorchBeamSample
+from core.decode.modes.constrained_beam import ConstrainedBeamSearch
+from core.decode.modes.contrastive import Contrastive
+from core.decode.modes.dola import Dola
 from core.decode.modes.drafts import Draft, EarlyExitDraft, LookupDraft, ModelDraft
 from core.decode.modes.greedy import Greedy
-from core.decode.modes.mode import Choice, Mode
+from core.decode.modes.group_beam import GroupBeamSearch
+from core.decode.modes.mode import Choice, Mode, Past
 from core.decode.modes.sample import CounterSample, TorchSample
 from core.models.loaded import LoadedModel
 
-__all__ = ["Choice", "Mode", "make_mode"]
+__all__ = ["Choice", "Mode", "Past", "make_mode"]
 
 PLAIN = ("greedy_search", "sample")  # a run may change from one to the other
 
@@ -37,10 +42,26 @@ def make_mode(
         case "greedy_search":
             return Greedy()
         case "sample":
-            return CounterSample() if generator is None else TorchSample(generator)
+            return _sampler(generator)
+        case "contrastive_search":
+            return Contrastive()
+        case "dola_generation":
+            return Dola(_sampler(generator))
         case "assisted_generation":
             return Assisted(_make_draft(params, loaded, assistant, cancelled), generator)
+        case "beam_search":
+            return BeamSearch()
+        case "beam_sample":
+            return CounterBeamSample() if generator is None else TorchBeamSample(generator)
+        case "group_beam_search":
+            return GroupBeamSearch()
+        case "constrained_beam_search":
+            return ConstrainedBeamSearch()
     raise ParameterError(f"The mode “{name}” cannot run here yet; choose greedy_search or sample.")
+
+
+def _sampler(generator: torch.Generator | None) -> Mode:
+    return CounterSample() if generator is None else TorchSample(generator)
 
 
 def _make_draft(

@@ -17,6 +17,7 @@ class Greedy(Mode):
     """Takes the likeliest token of each row; nothing is drawn."""
 
     name = "greedy_search"
+    copies = True
 
     def choose(self, run: Session, processed: Processed, place: int) -> Choice:
         """The likeliest one of each lane."""

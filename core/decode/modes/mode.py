@@ -14,8 +14,11 @@ import torch
 
 from core.contract.detail import Hypothesis, StepDetail
 from core.contract.events import FinishReason
+from core.contract.params import GenerationParams
 from core.decode.kv import cache_length
+from core.decode.pipeline import Stage
 from core.decode.rows import Row
+from core.trace.recording import Strand
 
 if TYPE_CHECKING:
     from core.decode.observe import Processed
@@ -23,22 +26,48 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Past:
+    """A step of the past: the scores that followed `position` of a sequence."""
+
+    strand: Strand
+    position: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A sequence that a step completed and that is no lane: its last token is in it already.
+
+    parent: the lane it continues. text: what the last token completed. draw, detail: of that token, as in `Choice`.
+    """
+
+    row: Row
+    parent: int
+    text: str
+    draw: float | None = None
+    detail: StepDetail | None = None
+
+
+@dataclass(frozen=True)
 class Choice:
     """One token a lane.
 
-    parents: the lane that each new lane continues; None: its own, every lane goes on.
+    parents: the lane that each new lane continues; None: its own, every lane goes on. lanes: the sequences of the new
+    lanes, their past already in them; None: forks of the parents.
     draws: the number in [0, 1) that chose a token, where one did.
-    ended: hypotheses that this step completed.
+    ended: sequences that are complete and not among the lanes. hypotheses: everything that this step completed.
     over: no later position that was fed may be decided (a drafted token was refused).
+    processed: the scores as they were chosen from, where the mode changed them.
     """
 
     token_ids: Sequence[int]
     draws: Sequence[float | None]
     parents: Sequence[int] | None = None
-    scores: Sequence[float] | None = None
+    lanes: list[Row] | None = None
     details: Sequence[StepDetail | None] | None = None
-    ended: tuple[Hypothesis, ...] = ()
+    ended: Sequence[Ended] = ()
+    hypotheses: Sequence[Hypothesis] = ()
     over: bool = False
+    processed: Processed | None = None
 
 
 class Mode:
@@ -48,20 +77,38 @@ class Mode:
     on_logprobs: the pipeline works on log-probabilities instead of logits, as beam search does in transformers.
     one_row: it takes one prompt only.
     moves_lanes: lanes change places or are tried side by side, so the trace keeps keys and past lanes.
+    copies: it draws for each lane on its own, so `num_return_sequences` means as many lanes a prompt.
+    judges_ends: it asks the caller's stopping criteria itself, before it chooses.
     """
 
     name = ""
     fixed: frozenset[str] = frozenset({"num_return_sequences"})
     on_logprobs = False
     moves_lanes = False
+    judges_ends = False
     one_row = False
+    copies = False
 
     def begin(self, run: Session) -> None:
         """Before the first pass."""
 
+    def stage(self, params: GenerationParams) -> Stage | None:
+        """A stage of the pipeline that the mode brings: the diversity between groups of beams."""
+        return None
+
     def attached(self) -> AbstractContextManager[None]:
         """Hooks on other models than the run's own, for the time of the loop."""
         return nullcontext()
+
+    def prefilled(self, run: Session) -> None:
+        """After each chunk of the prompt; `run.forward.take_residuals` has what modes look into."""
+
+    def opening(self, run: Session, params: GenerationParams, past: Past | None = None) -> tuple[Stage, ...]:
+        """Stages of the mode's own in front of the pipeline, for the step in progress or one of the past.
+
+        Raises `ParameterError`, and for a past step `ViewUnavailableError`.
+        """
+        return ()
 
     def feed(self, run: Session) -> torch.Tensor:
         """Logits (n, B, V) float32 of the n positions that this step decides; the newest tokens are fed for them."""

@@ -18,6 +18,7 @@ class CounterSample(Mode):
     """Draws from the counter source: the same (seed, row, position, reroll) gives the same number, always."""
 
     name = "sample"
+    copies = True
 
     def choose(self, run: Session, processed: Processed, place: int) -> Choice:
         """One draw a lane."""
@@ -30,6 +31,7 @@ class TorchSample(Mode):
     """Draws with `torch.multinomial` on a torch generator, token for token what `generate()` draws under this seed."""
 
     name = "sample"
+    copies = True
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator

@@ -46,8 +46,7 @@ def _asked(params: GenerationParams, context: PipelineContext) -> Iterator[Made]
         if parts is not None:
             yield Made(Stage(name, {name: getattr(params, name)}, parts.fn), parts.kind)
 
-    if context.guidance is not None:
-        yield Made(context.guidance)
+    yield from map(Made, context.opening)
     yield from made("sequence_bias", processors.sequence_bias)
     if context.diversity is not None:
         yield Made(context.diversity)

@@ -21,8 +21,9 @@ class PipelineContext:
     vocab_size: of the model; ids beyond it are refused.
     custom: the caller's processors, after those of the parameters. One of a type that the parameters ask for takes
         its place, as in `generate()`. Its attribute `replayable`, if it is true, allows to run it on past steps.
-    guidance, diversity, grammar: stages that others make; they stand where `generate()` puts them (a grammar where it
-        puts `prefix_allowed_tokens_fn`, diversity between groups of beams where 4.51 put it).
+    opening: stages that others make, which come first: of the mode, then guidance.
+    diversity, grammar: others that stand where `generate()` puts them (a grammar where it puts
+        `prefix_allowed_tokens_fn`, diversity between groups of beams where 4.51 put it).
     """
 
     prompt_slots: int
@@ -30,6 +31,6 @@ class PipelineContext:
     device: torch.device
     custom: tuple[Processor, ...] = ()
     prefix_allowed_tokens_fn: AllowedTokens | None = None
-    guidance: Stage | None = None
+    opening: tuple[Stage, ...] = ()
     diversity: Stage | None = None
     grammar: Stage | None = None

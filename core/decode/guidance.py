@@ -1,0 +1,178 @@
+"""Classifier-free guidance: a second stream follows the negative prompt, and the scores move away from what it says.
+
+The arithmetic is `UnbatchedClassifierFreeGuidanceLogitsProcessor` of transformers 5.23 (Sanchez et al., 2023). The
+stream is the same model with a cache and a record of its own, fed the negative prompt and then the tokens chosen. The
+record holds only what the final norm is fed, so that a past step can be guided again under another scale.
+
+B lanes, N slots of the negative prompt (the same for all lanes, so none is padded), V vocabulary, K candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from core.contract.detail import GuidanceDetail
+from core.contract.errors import ParameterError, PromptError, ViewUnavailableError
+from core.contract.params import GenerationParams
+from core.contract.snapshot import CacheReport
+from core.decode import prepare
+from core.decode.kv import cache_length, cache_report, crop_cache, new_cache, take_rows
+from core.decode.modes.mode import Past
+from core.decode.pipeline import Rows, Stage
+from core.decode.rows import Row
+from core.trace.path import Path
+from core.trace.record import Trace
+
+if TYPE_CHECKING:
+    from core.decode.session import Session
+
+
+@dataclass(frozen=True)
+class _Guided:
+    """One step: natural logarithms (B, V) after the prompt, after the negative prompt, and the scores made of them."""
+
+    conditional: torch.Tensor
+    unconditional: torch.Tensor
+    scores: torch.Tensor
+
+
+def guide(scores: torch.Tensor, negative: torch.Tensor, scale: float) -> _Guided:
+    """Logits after the prompt and after the negative prompt, both (B, V). A token that was ruled out stays so."""
+    conditional, unconditional = torch.log_softmax(scores, dim=-1), torch.log_softmax(negative, dim=-1)
+    guided = scale * (conditional - unconditional) + unconditional
+    return _Guided(conditional, unconditional, guided.masked_fill(conditional.isneginf(), -torch.inf))
+
+
+class Guidance:
+    """The second stream of a run. Begun when guidance_scale is first not 1; what it missed until then is fed at once.
+
+    Raises `PromptError` for a negative prompt that cannot be fed, `ParameterError` where the run has gone too far.
+    """
+
+    def __init__(self, run: Session) -> None:
+        prompt, info = run.spec.negative_prompt, run.loaded.info
+        self._negative: torch.Tensor | None = None  # (N,); None: the last token of each row's own prompt
+        if prompt is not None:
+            try:
+                [row] = prepare.prompt_rows(run.loaded, (prompt,), 1)
+            except PromptError as problem:
+                raise PromptError(f"The negative prompt cannot be used. {problem.message}") from problem
+            self._negative = torch.tensor(row.token_ids, device=run.loaded.device)
+        self.prompt_slots = 1 if self._negative is None else len(self._negative)  # N
+        if self.prompt_slots + run.new_tokens > info.max_positions:
+            raise ParameterError(
+                f"guidance_scale cannot act from here on: the negative prompt and what was said need more than the "
+                f"{info.max_positions:,} positions of {info.title}; it acts at the next run."
+            )
+        limit = min(self.prompt_slots + run.params.max_new_tokens, info.max_positions)
+        self.cache = new_cache(len(run.forward.anatomy.layers), limit)
+        self.trace = Trace(run.spec.trace_budget_bytes, only_final=True) if run.spec.trace else None
+        self._paths = {lane.index: Path(0, place) for place, lane in enumerate(run.lanes)}
+        self._logits: torch.Tensor | None = None  # (B, V) after the newest slot
+        self._guided: _Guided | None = None
+
+    @property
+    def fed(self) -> int:
+        """Slots so far."""
+        return cache_length(self.cache)
+
+    def room(self, lane: Row, positions: int) -> int:
+        """Of so many positions of the model those that the lane itself may use, so that they suffice here, too."""
+        return positions - max(0, self.prompt_slots - len(lane.prompt.token_ids))
+
+    def feed_chunk(self, run: Session) -> None:
+        """Feed the next slots of what the stream has missed, at most `prefill_chunk` of them."""
+        fed = self.fed
+        ids = self._ids(run)[:, fed : fed + run.spec.prefill_chunk]
+        with run.forward.rows_placed([0] * len(run.lanes)):
+            self._logits = run.forward(ids, self.cache, self.trace)
+
+    @contextmanager
+    def abreast(self, run: Session) -> Iterator[None]:
+        """Feed what was said since; if the block fails, the stream is what it was before."""
+        fed = self.fed
+        logits = self._logits
+        try:
+            while self.fed < self.prompt_slots + run.ids.shape[1] - run.prompt_slots:
+                self.feed_chunk(run)
+            yield
+        except BaseException:
+            crop_cache(self.cache, fed)
+            if self.trace is not None:
+                self.trace.crop(fed)
+            self._logits = logits
+            raise
+
+    def _ids(self, run: Session) -> torch.Tensor:
+        """Negative prompt and what was said, (B, N + new)."""
+        if self._negative is None:
+            return run.ids[:, run.prompt_slots - 1 :]
+        return torch.cat([self._negative.expand(len(run.lanes), -1), run.ids[:, run.prompt_slots :]], dim=1)
+
+    def regroup(self, sources: Sequence[int], lanes: Sequence[Row]) -> None:
+        """As `Session.regroup`."""
+        take_rows(self.cache, sources)
+        if self._logits is not None:
+            self._logits = self._logits[torch.tensor(list(sources), device=self._logits.device)]
+        for place, lane in enumerate(lanes):
+            self._paths[lane.index] = self._paths[lane.index].moved(self.fed, place)
+
+    def stage(self, run: Session, params: GenerationParams, past: Past | None = None) -> Stage:
+        """The stage for the step in progress, or for one of the past by its records."""
+
+        def live(rows: Rows, scores: torch.Tensor) -> torch.Tensor:
+            assert self._logits is not None  # `abreast`
+            self._guided = guide(scores, self._logits, params.guidance_scale)
+            return self._guided.scores
+
+        def replayed(rows: Rows, scores: torch.Tensor) -> torch.Tensor:
+            assert past is not None
+            return guide(scores, self._past_logits(run, past)[None], params.guidance_scale).scores
+
+        scale = {"guidance_scale": params.guidance_scale}
+        return Stage("guidance_scale", scale, live if past is None else replayed)
+
+    def _past_logits(self, run: Session, past: Past) -> torch.Tensor:
+        """Logits (V,) that the second stream had at a past step. Raises `ViewUnavailableError`."""
+        row = run.started.rows[past.strand.row]
+        slot = self.prompt_slots + past.position - len(row.token_ids)
+        if slot < self.prompt_slots - 1:
+            raise ViewUnavailableError(
+                f"Guidance begins after the prompt, with position {len(row.token_ids) - 1}; there is nothing to guide "
+                "by before it."
+            )
+        if self.trace is None or slot >= self.trace.stop:
+            raise ViewUnavailableError(
+                "The negative prompt's stream did not come to this position, because guidance_scale was 1 then."
+            )
+        residual = self.trace.residuals(-1, slot, slot + 1, self._paths[past.strand.row])[0]  # (E,)
+        return run.forward.anatomy.read_out(residual)
+
+    def report(self) -> CacheReport:
+        """Bytes of the second cache."""
+        return cache_report(self.cache)
+
+    def details(
+        self, parents: Sequence[int], token_ids: Sequence[int], top: int, piece: Callable[[int], str]
+    ) -> list[GuidanceDetail | None]:
+        """For each lane the `top` tokens after guidance, the chosen one always among them; None if none are wanted."""
+        guided = self._guided
+        if guided is None or top == 0:
+            return [None] * len(token_ids)
+        finals = torch.log_softmax(guided.scores, dim=-1)  # (B, V)
+        likeliest = finals.topk(min(top, finals.shape[-1]), dim=-1).indices
+        found: list[GuidanceDetail | None] = []
+        for lane, token_id in zip(parents, token_ids, strict=True):
+            ids = likeliest[lane]
+            if not bool((ids == token_id).any()):
+                ids = torch.cat([ids, ids.new_tensor([token_id])])
+            columns = torch.stack([guided.conditional[lane, ids], guided.unconditional[lane, ids], finals[lane, ids]])
+            host_ids, host = ids.cpu().numpy(), columns.cpu().numpy()
+            host_ids.flags.writeable = host.flags.writeable = False
+            found.append(GuidanceDetail(host_ids, tuple(map(piece, host_ids.tolist())), *host))
+        return found

@@ -1,0 +1,115 @@
+"""Constrained beam search, as transformers 4.51 had it (Post and Vilar 2018, Hu et al. 2019).
+
+Besides the best continuations, every beam proposes the tokens that fulfil more of `force_words_ids`. All of them are
+sorted into banks by the tokens fulfilled, and the beams are taken from the banks in turn, the fullest first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from core.decode.modes.beams import Candidate, Search
+from core.decode.modes.classic_beams import ClassicBeams, stops
+from core.decode.modes.constraints import Progress, begin_progress
+
+if TYPE_CHECKING:
+    from core.decode.observe import Processed
+    from core.decode.session import Session
+
+BANK_WEIGHT = 100  # more than scores differ, so that banks come before scores
+
+
+class ConstrainedBeamSearch(ClassicBeams):
+    """Beams that must say what `force_words_ids` asks for."""
+
+    name = "constrained_beam_search"
+
+    def begin(self, run: Session) -> None:
+        """Raises `ParameterError` where a constraint cannot be fulfilled."""
+        super().begin(run)
+        size = run.loaded.info.vocab_size
+        self._first = [begin_progress(run.params, size, row.prompt.token_ids) for row in run.rows]
+
+    def follow(self, run: Session, processed: Processed, searches: list[Search]) -> tuple[Processed, list[Candidate]]:
+        """How each search goes on."""
+        running = processed.final.new_tensor([lane.score for lane in run.lanes])
+        scores = processed.final + running[:, None]  # (B, V)
+        followed: list[Candidate] = []
+        for search in searches:
+            found = self._go_on(run, search, scores, processed.final)
+            if self.end_search(search, found) and not search.pools[0].done:
+                self._end_all(run, search, found)
+            followed += found
+        return processed, followed
+
+    def candidate(self, run: Session, lane: int, token_id: int, score: float, final: torch.Tensor) -> Candidate:
+        """One lane with one more token, and how far the constraints are then."""
+        progress = self._progress(run, lane).add(token_id)
+        return replace(super().candidate(run, lane, token_id, score, final), progress=progress)
+
+    def _progress(self, run: Session, lane: int) -> Progress:
+        progress = self.followed[lane].progress if self.followed else None
+        return self._first[run.lanes[lane].index] if progress is None else progress
+
+    def _go_on(self, run: Session, search: Search, scores: torch.Tensor, final: torch.Tensor) -> list[Candidate]:
+        """One step of one search; scores (B, V) are accumulated, final (B, V) are those of the tokens alone."""
+        lanes, pool = search.lanes[0], search.pools[0]
+        candidates = self.candidates(run, lanes, scores[lanes], final)
+        followed: list[Candidate] = []
+        for rank, candidate in enumerate(candidates):
+            if stops(candidate):
+                if rank < self.size and self._progress(run, candidate.lane).completed:
+                    self.end(run, pool, candidate)
+                continue
+            followed.append(candidate)
+            if len(followed) == self.size:
+                break
+        followed = self._by_banks(followed + self._advances(run, lanes, scores, final, followed), len(followed))
+        self.judge(run, pool, candidates)
+        return [replace(candidate, beam=beam) for beam, candidate in enumerate(followed)]
+
+    def _advances(
+        self, run: Session, lanes: list[int], scores: torch.Tensor, final: torch.Tensor, followed: list[Candidate]
+    ) -> list[Candidate]:
+        """Each lane with each token that fulfils more, but for sequences that are there already."""
+        ids = {lane: tuple(run.lanes[lane].token_ids) for lane in lanes}
+        there = {(ids[candidate.lane], candidate.token_id) for candidate in followed}
+        found = []
+        for lane in lanes:
+            for token_id in self._progress(run, lane).next_tokens():
+                if (ids[lane], token_id) not in there:
+                    there.add((ids[lane], token_id))
+                    found.append(self.candidate(run, lane, token_id, float(scores[lane, token_id]), final))
+        return found
+
+    def _by_banks(self, candidates: list[Candidate], likeliest: int) -> list[Candidate]:
+        """So many as the beams: the best one of each bank, then the second best ones, …, the fullest bank first.
+
+        The first `likeliest` are the best continuations; if there are no others they stay in their order.
+        """
+        if len(candidates) == likeliest:
+            return candidates
+        banks = np.array([_bank(candidate) for candidate in candidates])
+        keys = np.float32(banks * BANK_WEIGHT) + np.array([c.score for c in candidates], dtype=np.float32)
+        order = np.argsort(-keys, kind="stable")
+        places: list[int] = []  # of each in its run of equal banks
+        for n, bank in enumerate(banks[order]):
+            places.append(places[-1] + 1 if n and bank == banks[order][n - 1] else 0)
+        turns = order[np.argsort(places, kind="stable")]
+        return [candidates[place] for place in turns[: self.size]]
+
+    def _end_all(self, run: Session, search: Search, followed: list[Candidate]) -> None:
+        """The length is reached: beams that fulfil everything are hypotheses, the others where these are too few."""
+        complete = [c for c in followed if c.progress is not None and c.progress.completed]
+        rest = [] if len(complete) >= run.params.num_return_sequences else [c for c in followed if c not in complete]
+        for candidate in complete + rest:
+            self.end(run, search.pools[0], candidate)
+
+
+def _bank(candidate: Candidate) -> int:
+    assert candidate.progress is not None
+    return candidate.progress.bank

@@ -1,0 +1,106 @@
+"""Diverse (group) beam search, as transformers 4.51 had it (Vijayakumar et al. 2016).
+
+The beams are divided into groups that are searched one after the other at each step. A token loses
+`diversity_penalty` for every beam of the groups before that has just chosen it (the Hamming diversity); what is taken
+off stays off the beam's score.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from core.contract.params import GenerationParams
+from core.decode.modes.beams import Candidate, Search
+from core.decode.modes.classic_beams import ClassicBeams, stops
+from core.decode.pipeline import Rows, Stage, run_pipeline
+
+if TYPE_CHECKING:
+    from core.decode.observe import Processed
+    from core.decode.session import Session
+
+
+class GroupBeamSearch(ClassicBeams):
+    """Groups of beams that are kept apart."""
+
+    name = "group_beam_search"
+
+    def begin(self, run: Session) -> None:
+        """No group has said anything yet."""
+        super().begin(run)
+        self._said: list[Counter[int]] = []  # by prompt, the tokens of the groups before at this step
+
+    def stage(self, params: GenerationParams) -> Stage:
+        """The penalty for what the groups before have said. It depends on other beams, so it cannot be replayed."""
+        penalty = params.diversity_penalty
+
+        def fn(rows: Rows, scores: torch.Tensor) -> torch.Tensor:
+            if not self._said:
+                return scores  # the first group
+            scores = scores.clone()
+            for place in range(len(scores)):
+                counts = self._said[rows.owner(place)]
+                scores[place, list(counts)] -= penalty * scores.new_tensor(list(counts.values()))
+            return scores
+
+        return Stage("diversity_penalty", {"diversity_penalty": penalty}, fn, replayable=False)
+
+    def follow(self, run: Session, processed: Processed, searches: list[Search]) -> tuple[Processed, list[Candidate]]:
+        """How each search goes on, group by group."""
+        running = processed.final.new_tensor([lane.score for lane in run.lanes])
+        chosen: dict[int, list[Candidate]] = {search.prompt.index: [] for search in searches}
+        final = processed.final.clone()
+        for group in range(self.groups):
+            said = [Counter(c.token_id for c in chosen.get(row, ())) for row in range(len(self.searches))]
+            lanes = [lane for search in searches for lane in search.lanes[group]]
+            if group and lanes:
+                final[lanes] = self._penalised(run, processed, said)[lanes]
+            scores = final + running[:, None]  # (B, V)
+            for search in searches:
+                if search.lanes[group]:
+                    row = search.prompt.index
+                    chosen[row] += self._go_on(run, search, group, scores, final, said[row])
+        for search in searches:
+            found = chosen[search.prompt.index]
+            if self.end_search(search, found):
+                for candidate in found:
+                    pool = search.pools[candidate.beam // self.size]
+                    if not pool.done:
+                        self.end(run, pool, candidate)
+        return replace(processed, final=final), [candidate for found in chosen.values() for candidate in found]
+
+    def _penalised(self, run: Session, processed: Processed, said: list[Counter[int]]) -> torch.Tensor:
+        """The scores (B, V) after the pipeline, given what the groups before have said."""
+        self._said = said
+        try:
+            return run_pipeline(run.stages, run.pipeline_rows(), processed.raw)
+        finally:
+            self._said = []
+
+    def _go_on(
+        self,
+        run: Session,
+        search: Search,
+        group: int,
+        scores: torch.Tensor,
+        final: torch.Tensor,
+        said: Counter[int],
+    ) -> list[Candidate]:
+        """One step of one group; scores (B, V) are accumulated, final (B, V) are those of the tokens alone."""
+        lanes, pool = search.lanes[group], search.pools[group]
+        candidates = self.candidates(run, lanes, scores[lanes], final)
+        followed: list[Candidate] = []
+        for rank, found in enumerate(candidates):
+            candidate = replace(found, penalty=run.params.diversity_penalty * said[found.token_id])
+            if stops(candidate):
+                if rank < self.size:
+                    self.end(run, pool, candidate)
+                continue
+            followed.append(replace(candidate, beam=group * self.size + len(followed)))
+            if len(followed) == self.size:
+                break
+        self.judge(run, pool, candidates)
+        return followed

@@ -1,0 +1,268 @@
+"""Classifier-free guidance: the tokens of `generate()`, two streams abreast, past steps guided again."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from core.contract import (
+    DistributionQuery,
+    FinishReason,
+    ParameterError,
+    Prompt,
+    PromptError,
+    StepSnapshot,
+    ViewUnavailableError,
+)
+from core.decode.kv import cache_length
+from core.decode.session import Session
+from core.models.loaded import LoadedModel
+from tests.leaks import assert_no_hooks
+from tests.parity.reference import (
+    Ours,
+    dense,
+    finish,
+    full_logits,
+    generate,
+    open_session,
+    prompt_of,
+    run,
+    twin,
+    unpadded,
+)
+
+NEW = 12
+GUIDED = {"guidance_scale": 2.0, "max_new_tokens": NEW}
+
+
+def negative_of(loaded: LoadedModel, length: int) -> Prompt:
+    return Prompt(ids=tuple(prompt_of(loaded, length, seed=7)))
+
+
+def expected(
+    loaded: LoadedModel, rows: list[list[int]], negative: Prompt | None, copies: int = 1, **params: Any
+) -> list[list[int]]:
+    """Rows of `generate()`; it wants the negative prompt once a sequence."""
+    if negative is not None:
+        params["negative_prompt_ids"] = torch.tensor([negative.ids] * (len(rows) * copies))
+    sequences = generate(loaded, rows, num_return_sequences=copies, **params).sequences
+    return unpadded(rows, sequences, params.get("eos_token_id", ()), copies)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.5, 3.0])
+@pytest.mark.parametrize("length", [None, 3, 14])
+def test_greedy_tokens_are_those_of_generate(loaded: LoadedModel, scale: float, length: int | None) -> None:
+    rows, negative = [prompt_of(loaded, 9)], None if length is None else negative_of(loaded, length)
+    params = {"guidance_scale": scale, "max_new_tokens": NEW, "repetition_penalty": 1.1}
+    ours = run(loaded, rows, params, negative_prompt=negative, prefill_chunk=5, trace=False)
+    assert ours.sequences == expected(loaded, rows, negative, **params)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sampled_tokens_are_those_of_generate(loaded: LoadedModel, seed: int) -> None:
+    rows, negative = [prompt_of(loaded, 7, seed=seed)], negative_of(loaded, 5) if seed % 2 else None
+    params = {**GUIDED, "do_sample": True, "temperature": 1.3, "top_k": 40, "top_p": 0.95}
+    ours = run(loaded, rows, params, seed=seed, draw_source="torch", negative_prompt=negative)
+    assert ours.sequences == expected(loaded, rows, negative, seed=seed, **params)
+
+
+def test_several_draws_of_one_prompt_are_those_of_generate(loaded: LoadedModel) -> None:
+    rows, negative = [prompt_of(loaded, 6)], negative_of(loaded, 4)
+    params = {**GUIDED, "do_sample": True, "top_k": 0}
+    ours = run(
+        loaded, rows, {**params, "num_return_sequences": 3}, seed=2, draw_source="torch", negative_prompt=negative
+    )
+    assert ours.sequences == expected(loaded, rows, negative, copies=3, seed=2, **params)
+
+
+@pytest.mark.parametrize("length", [None, 6])
+def test_each_row_of_a_shrinking_batch_says_what_it_says_alone(loaded: LoadedModel, length: int | None) -> None:
+    rows, negative = [prompt_of(loaded, n) for n in (9, 4, 12)], None if length is None else negative_of(loaded, length)
+    alone = [run(loaded, [row], GUIDED, negative_prompt=negative).sequences[0][len(row) :] for row in rows]
+    params = {**GUIDED, "eos_token_id": [alone[1][3], alone[2][6]]}
+    ours = run(loaded, rows, params, negative_prompt=negative)
+    assert ours.sequences == [run(loaded, [row], params, negative_prompt=negative).sequences[0] for row in rows]
+    assert ours.sequences == expected(loaded, rows, negative, **params)
+    assert guided_again(ours, rows)
+
+
+def guided_again(ours: Ours, rows: list[list[int]]) -> bool:
+    """The final distribution of past steps, from both records."""
+    for row, ids in enumerate(rows):
+        steps = ours.of_row(row)
+        for index in range(0, len(steps) - 1, 2):
+            answer = ours.session.answer(DistributionQuery(1, len(ids) - 1 + index, final=True, top=5, row=row))
+            assert answer.token_ids[0] == steps[index].token_id
+            assert answer.logprob[0] == pytest.approx(steps[index].final_logprob, abs=1e-3)
+    return True
+
+
+def test_what_a_step_tells_is_what_full_passes_give(loaded: LoadedModel) -> None:
+    rows, negative = [prompt_of(loaded, 9)], negative_of(loaded, 5)
+    ours = run(loaded, rows, GUIDED, negative_prompt=negative, top_logprobs=8)
+    new = ours.sequences[0][9:-1]
+    main = torch.log_softmax(full_logits(loaded, [*rows[0], *new])[8:], -1)
+    second = torch.log_softmax(full_logits(loaded, [*negative.ids, *new])[4:], -1)
+    guided = torch.log_softmax(2.0 * (main - second) + second, -1)
+    for index, step in enumerate(ours.steps):
+        detail = step.guidance
+        assert detail is not None
+        ids = torch.tensor(detail.token_ids)
+        assert len(detail.pieces) == len(ids) == 8
+        assert detail.token_ids[0] == step.token_id == int(guided[index].argmax())
+        for found, own in ((detail.conditional, main), (detail.unconditional, second), (detail.guided, guided)):
+            torch.testing.assert_close(torch.tensor(found), own[index, ids], atol=2e-3, rtol=1e-3)
+        assert step.logprob == pytest.approx(float(main[index, step.token_id]), abs=1e-3)
+        assert step.top.stages == ("guidance_scale",)
+
+
+def test_a_chosen_token_is_told_even_if_guidance_finds_it_unlikely(loaded: LoadedModel) -> None:
+    params = {**GUIDED, "do_sample": True, "temperature": 30.0, "top_k": 0}
+    ours = run(loaded, [prompt_of(loaded, 5)], params, seed=1, top_logprobs=3)
+    assert all(step.token_id in step.guidance.token_ids for step in ours.steps if step.guidance)
+    assert {len(step.guidance.token_ids) for step in ours.steps if step.guidance} >= {4}
+    assert run(loaded, [prompt_of(loaded, 5)], params, seed=1, top_logprobs=0).steps[0].guidance is None
+
+
+def test_bytes_of_the_second_cache_are_told_apart(loaded: LoadedModel) -> None:
+    plain_run = run(loaded, [prompt_of(loaded, 9)], {"max_new_tokens": NEW})
+    ours = run(loaded, [prompt_of(loaded, 9)], GUIDED, negative_prompt=negative_of(loaded, 20))
+    step, session = ours.steps[-1], ours.session
+    assert session.guidance is not None
+    assert step.second_cache is not None
+    assert step.cache.used_bytes == plain_run.steps[-1].cache.used_bytes
+    assert step.second_cache.length == 20 + NEW - 1
+    assert step.second_cache.used_bytes == step.second_cache.length * loaded.info.kv_bytes_per_token
+    held = sum(
+        t.untyped_storage().nbytes() for layer in session.guidance.cache.layers for t in (layer.keys, layer.values)
+    )
+    assert step.second_cache.allocated_bytes == held
+    # One residual a position, and nothing else.
+    assert session.guidance.trace is not None
+    assert session.guidance.trace.nbytes == (20 + NEW - 1) * loaded.info.hidden_size * 4
+    assert step.trace_bytes == session.trace_bytes > plain_run.steps[-1].trace_bytes
+    assert plain_run.steps[-1].second_cache is None
+
+
+def test_prefill_counts_both_prompts(loaded: LoadedModel) -> None:
+    ours = run(loaded, [prompt_of(loaded, 9)], GUIDED, negative_prompt=negative_of(loaded, 7), prefill_chunk=4)
+    assert [(p.done, p.total) for p in ours.progress] == [(4, 16), (7, 16), (11, 16), (15, 16), (16, 16)]
+
+
+@pytest.mark.parametrize("length", [None, 6])
+def test_guidance_may_begin_pause_and_change_while_a_run_goes_on(loaded: LoadedModel, length: int | None) -> None:
+    prompt, negative = prompt_of(loaded, 9), None if length is None else negative_of(loaded, length)
+    session = open_session(loaded, [prompt], {"max_new_tokens": NEW}, negative_prompt=negative)
+    steps: list[StepSnapshot] = []
+    with session.attached():
+        while not session.finished:
+            scale = {3: 2.0, 6: 1.0, 9: 3.0}.get(session.new_tokens)
+            if scale is not None and session.params.guidance_scale != scale:
+                session.set_params({"guidance_scale": scale}, epoch=1)
+            steps += [event for event in session.advance() if isinstance(event, StepSnapshot)]
+    ids = session.result().sequences[0][9:]
+    before = list(negative.ids or ()) if negative is not None else prompt[-1:]
+    scales = [1.0] * 3 + [2.0] * 3 + [1.0] * 3 + [3.0] * 3
+    main = torch.log_softmax(full_logits(loaded, [*prompt, *ids[:-1]])[8:], -1)
+    second = torch.log_softmax(full_logits(loaded, [*before, *ids[:-1]])[len(before) - 1 :], -1)
+    for index, scale in enumerate(scales):
+        assert ids[index] == int((scale * (main[index] - second[index]) + second[index]).argmax())
+        assert (steps[index].guidance is None) == (scale == 1.0)
+
+
+def test_a_past_step_is_guided_again_under_another_scale(loaded: LoadedModel) -> None:
+    rows, negative = [prompt_of(loaded, 9)], negative_of(loaded, 5)
+    ours = run(loaded, rows, GUIDED, negative_prompt=negative)
+    ours.session.set_params({"guidance_scale": 0.5}, epoch=1)
+    new = ours.sequences[0][9:]
+    main = torch.log_softmax(full_logits(loaded, [*rows[0], *new[:4]])[-1], -1)
+    second = torch.log_softmax(full_logits(loaded, [*(negative.ids or ()), *new[:4]])[-1], -1)
+    guided = torch.log_softmax(0.5 * (main - second) + second, -1)
+    answer = ours.session.answer(DistributionQuery(1, 12, final=True))
+    own = guided[torch.tensor(answer.token_ids)]
+    torch.testing.assert_close(torch.tensor(answer.logprob).exp(), own.exp(), atol=1e-3, rtol=0)
+    with pytest.raises(ViewUnavailableError, match="after the prompt, with position 8"):
+        ours.session.answer(DistributionQuery(1, 7, final=True))
+    unguided = run(loaded, rows, {"max_new_tokens": 4}).session
+    unguided.set_params({"guidance_scale": 0.5}, epoch=1)
+    with pytest.raises(ViewUnavailableError, match="guidance_scale was 1"):
+        unguided.answer(DistributionQuery(1, 9, final=True))
+
+
+def test_raw_stays_the_model_s_own(loaded: LoadedModel) -> None:
+    ours = run(loaded, [prompt_of(loaded, 9)], GUIDED, top_logprobs=loaded.info.vocab_size)
+    logits = full_logits(loaded, ours.sequences[0][:-1])
+    for index, step in enumerate(ours.steps):
+        raw, _ = dense(step, loaded.info.vocab_size)
+        torch.testing.assert_close(raw, torch.log_softmax(logits[8 + index], -1), atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("looks", range(1, 20, 3))
+def test_stopping_inside_a_layer_leaves_both_streams_level(loaded: LoadedModel, looks: int) -> None:
+    whole = run(loaded, [prompt_of(loaded, 9)], GUIDED, negative_prompt=negative_of(loaded, 5))
+    config = copy.deepcopy(loaded.module.config.to_dict())
+    left = iter(range(looks))
+    session = Session(loaded, whole.session.spec, cancelled=lambda: next(left, None) is None)
+    stopped = finish(session)
+    passes = looks // loaded.info.layers
+    steps = max(0, (passes - 2) // 2)  # whole ones, after a pass for each prompt
+    fed = (9 + steps if passes >= 2 else 0), (5 + steps if passes >= 1 else 0)
+    assert stopped.finished.finish_reason == FinishReason.CANCELLED
+    assert session.guidance is not None
+    assert session.guidance.trace is not None
+    assert session.trace is not None
+    assert {layer.get_seq_length() for layer in session.cache.layers} == {fed[0]} == {session.trace.stop}
+    assert {layer.get_seq_length() for layer in session.guidance.cache.layers} == {fed[1]}
+    assert session.guidance.trace.stop == fed[1]
+    assert stopped.sequences[0] == whole.sequences[0][: 9 + stopped.finished.new_tokens]
+    assert_no_hooks(loaded.module)
+    assert loaded.module.config.to_dict() == config
+
+
+def test_the_longer_prompt_says_where_positions_end(loaded: LoadedModel) -> None:
+    positions = loaded.info.max_positions
+    negative = negative_of(loaded, positions - 3)
+    rows = [prompt_of(loaded, 4), prompt_of(loaded, positions - 1)]
+    ours = run(loaded, rows, {**GUIDED, "max_new_tokens": 30}, negative_prompt=negative, prefill_chunk=positions)
+    assert [len(ids) for ids in ours.sequences] == [4 + 4, positions + 1]
+    assert set(ours.finished.finish_reasons) == {FinishReason.LENGTH_LIMIT}
+    assert ours.session.guidance is not None
+    assert cache_length(ours.session.guidance.cache) == positions
+    with pytest.raises(PromptError, match=r"The negative prompt cannot be used\. .* positions"):
+        open_session(loaded, rows, GUIDED, negative_prompt=negative_of(loaded, positions + 1))
+    session = open_session(loaded, rows[:1], {"max_new_tokens": 30}, negative_prompt=negative)
+    with session.attached():
+        while session.new_tokens < 4:
+            session.advance()
+        with pytest.raises(ParameterError, match="acts at the next run"):
+            session.set_params({"guidance_scale": 2.0}, epoch=1)
+        assert session.guidance is None
+        session.advance()
+    session.cancel()
+
+
+def test_modes_that_cannot_be_guided_say_so(loaded: LoadedModel) -> None:
+    for params in ({"num_beams": 2}, {"prompt_lookup_num_tokens": 3}):
+        with pytest.raises(ParameterError, match="does not go with"):
+            open_session(loaded, [[1, 2]], {**GUIDED, **params})
+
+
+def test_an_empty_negative_prompt_is_a_bos(tiny_gpt2: LoadedModel) -> None:
+    bos = tiny_gpt2.info.bos_token_id
+    assert bos is not None
+    empty = run(tiny_gpt2, [prompt_of(tiny_gpt2, 5)], GUIDED, negative_prompt=Prompt(text=""))
+    assert (
+        empty.sequences
+        == run(tiny_gpt2, [prompt_of(tiny_gpt2, 5)], GUIDED, negative_prompt=Prompt(ids=(bos,))).sequences
+    )
+
+
+def test_bf16_runs(random_llama: LoadedModel) -> None:
+    loaded = replace(twin(random_llama), dtype=torch.bfloat16)
+    loaded.module.to(torch.bfloat16)
+    found = run(loaded, [prompt_of(loaded, 9), prompt_of(loaded, 5)], GUIDED, negative_prompt=negative_of(loaded, 3))
+    assert [len(ids) for ids in found.sequences] == [9 + NEW, 5 + NEW]
