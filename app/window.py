@@ -72,6 +72,8 @@ class Window(QMainWindow):
         self.actions_.add("palette", self.tr("Commands…"), self.open_palette, ("Ctrl+Shift+P",))
         self.chooser = ModelChooser(store.dispatch, catalogue or (lambda: store.state.models), self)
         self.actions_.add("model.choose", self.tr("Choose a model…"), lambda: self.chooser.open_on(), ("Ctrl+M",))
+        reload = self.tr("Load the model again")
+        self.actions_.add("model.again", reload, ChooseModel(again=True), (), lambda s: s.model is not None)
         self.actions_.add("model.folder", self.tr("Open folder…"), self.chooser.open_folder, ("Ctrl+O",))
         self.actions_.add("model.gguf", self.tr("Open GGUF…"), self.chooser.open_gguf)
         toggles = [card.toggleViewAction() for card in self.workspace.cards.values()]

@@ -16,9 +16,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 from core import cli_desk
+from core.cli_picture import add_out_arguments, check_out, write_pictures
 from core.cli_plan import as_text, plan_object
 from core.cli_run import UsageError, add_run_arguments, run_spec
 from core.contract import LoadCancelledError, RunFinished, StepSnapshot, TokenglassError
@@ -70,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     generate = commands.add_parser("generate", help="generate text without the window", allow_abbrev=False)
     generate.set_defaults(command=_generate)
     add_run_arguments(generate)
+    add_out_arguments(generate)
     generate.add_argument("--json", action="store_true", help="one object a line: each token, then the whole run")
 
     plan = commands.add_parser("plan", help="say what a run would do and why, without running it", allow_abbrev=False)
@@ -121,12 +125,16 @@ def _generate(options: argparse.Namespace) -> int:
 
     with _interruptible() as interrupted:
         loaded = api.load_model(options.model, options.device, options.dtype, _Control(interrupted))
+        check_out(options, loaded.info)
         session = api.open_session(loaded, spec, interrupted)
         events = api.events(session)
         try:
             _status(None)
+            files = partial(write_pictures, options, loaded.info)
             if options.json:
-                _print_json(events, session.result)
+                _print_json(events, session.result, files)
+            elif options.out is not None:
+                _print_files(events, session.result, files)
             else:
                 # Beams change places while they grow: only the end says which text it is.
                 several = session.params.num_beams > 1 or len(session.rows) > 1
@@ -156,7 +164,20 @@ def _plan(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print_json(events: Iterator[object], result: Callable[[], RunFinished]) -> None:
+Files = Callable[[RunFinished], list[Path]]  # writes what `--out` asks for
+
+
+def _print_files(events: Iterator[object], result: Callable[[], RunFinished], files: Files) -> None:
+    """Run to the end, then the names of the files; also of what a run that fails half way has painted."""
+    try:
+        for _ in events:
+            pass
+    finally:
+        for path in files(result()):
+            _write(f"{path}\n")
+
+
+def _print_json(events: Iterator[object], result: Callable[[], RunFinished], files: Files) -> None:
     for event in events:
         if isinstance(event, StepSnapshot):
             print(json.dumps(_finite(event.to_json())), flush=True)
@@ -173,6 +194,9 @@ def _print_json(events: Iterator[object], result: Callable[[], RunFinished]) -> 
         last |= {"texts": finished.texts, "finish_reasons": finished.finish_reasons}
     if finished.scores is not None:
         last |= {"sequences_scores": finished.scores}
+    written = files(finished)
+    if written:
+        last["files"] = list(map(str, written))
     print(json.dumps(_finite(last)), flush=True)
 
 

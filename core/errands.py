@@ -1,163 +1,64 @@
-"""Errands of the worker that need no run: the config desk, saving a model, ONNX.
-
-Descriptions are answered at once. An export waits for its child process in a thread of its own, so that runs go on.
-"""
+"""What has to wait for another process or the network is waited for beside the worker, which has other things to do."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
-from core.contract.commands import CancelOnnx, CheckOnnx, DescribeConfig, DescribeOnnx, ExportOnnx, SaveModel
-from core.contract.errors import ExportError, ModelLoadError
-from core.contract.events import (
-    ConfigDescribed,
-    ModelSaved,
-    OnnxDescribed,
-    OnnxFinished,
-    OnnxProgress,
-    SaveProgress,
-)
-from core.desk import error_report
-from core.mailbox import Mailbox
+Cancelled = Callable[[], bool]
+Errand = Callable[[Cancelled], None]
 
-if TYPE_CHECKING:
-    from core.models.loaded import LoadedModel
 
-Errand = DescribeConfig | SaveModel | DescribeOnnx | ExportOnnx | CheckOnnx | CancelOnnx
-JOIN_S = 5.0
+@dataclass(eq=False)
+class _Line:
+    """Errands of one kind: at most one under way, at most one waiting."""
+
+    thread: threading.Thread
+    recalled: bool = False  # the one under way is not wanted any more
+    next: Errand | None = None
 
 
 class Errands:
-    """Only the worker thread calls it. `cancelled`: whether what takes long is to be given up."""
+    """One thread a kind, while there is something to do; of those that wait, the latest wins. Errands raise nothing."""
 
-    def __init__(self, mailbox: Mailbox, cancelled: Callable[[], Callable[[], bool]]) -> None:
-        self._mailbox, self._cancelled = mailbox, cancelled
-        self._job: _Job | None = None
+    def __init__(self) -> None:
+        self._lines: dict[str, _Line] = {}
+        self._lock = threading.Lock()
+        self._closing = False
 
-    def carry_out(self, errand: Errand, loaded: LoadedModel | None) -> None:
-        """Do it, or begin it. Failures become events."""
-        match errand:
-            case DescribeConfig():
-                self._describe_config(errand, loaded)
-            case SaveModel():
-                self._save(errand)
-            case DescribeOnnx():
-                self._describe_onnx(errand, loaded)
-            case ExportOnnx() | CheckOnnx():
-                self._begin(errand, loaded)
-            case CancelOnnx():
-                if self._job is not None:
-                    self._job.stop.set()
+    def send(self, kind: str, errand: Errand) -> None:
+        """Carry out an errand, after the one of its kind that is under way, instead of the one that waits."""
+        with self._lock:
+            line = self._lines.get(kind)
+            if line is not None:
+                line.next = errand
+                return
+            thread = threading.Thread(target=self._go, args=(kind,), name=f"tokenglass-{kind}", daemon=True)
+            self._lines[kind] = _Line(thread, next=errand)
+            thread.start()
 
-    def close(self) -> None:
-        """Give up the export in progress and wait for its end."""
-        if self._job is not None:
-            self._job.stop.set()
-            self._job.thread.join(JOIN_S)
-            self._job = None
+    def recall(self, kind: str) -> None:
+        """End the errand of this kind that is under way, and forget the one that waits."""
+        with self._lock:
+            line = self._lines.get(kind)
+            if line is not None:
+                line.next, line.recalled = None, True
 
-    def _describe_config(self, errand: DescribeConfig, loaded: LoadedModel | None) -> None:
-        from core.configs.describe import describe
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Recall all of them and wait for their threads."""
+        with self._lock:
+            self._closing = True
+            threads = [line.thread for line in self._lines.values()]
+        for thread in threads:
+            thread.join(timeout_s)
 
-        try:
-            if not errand.subject and loaded is None:
-                raise ModelLoadError("No model is loaded; choose one first, or a family.")
-            found = describe(errand.subject, errand.changes, seed=errand.seed, loaded=loaded)
-            answer = ConfigDescribed(errand.generation, found)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as problem:
-            answer = ConfigDescribed(errand.generation, None, error_report(problem))
-        self._mailbox.put_latest("config", answer)
-
-    def _save(self, errand: SaveModel) -> None:
-        from core.configs.save import save_new
-
-        try:
-            saved = save_new(errand.name, Path(errand.folder), _Told(errand.save_id, self._mailbox, self._cancelled()))
-            answer = ModelSaved(errand.save_id, saved)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as problem:
-            answer = ModelSaved(errand.save_id, None, error_report(problem))
-        self._mailbox.put(answer)
-
-    def _describe_onnx(self, errand: DescribeOnnx, loaded: LoadedModel | None) -> None:
-        from core.onnx_desk.describe import describe
-
-        try:
-            answer = OnnxDescribed(errand.generation, describe(_needed(loaded)))
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as problem:
-            answer = OnnxDescribed(errand.generation, None, error_report(problem))
-        self._mailbox.put_latest("onnx", answer)
-
-    def _begin(self, errand: ExportOnnx | CheckOnnx, loaded: LoadedModel | None) -> None:
-        from core.onnx_desk.graph import check_exportable
-        from core.onnx_desk.job import Request, check_request
-
-        try:
-            if self._job is not None and self._job.thread.is_alive():
-                raise ExportError("An export is in progress already; wait for it, or cancel it.")
-            model = _needed(loaded)
-            check_exportable(model)
-            common: Any = {
-                "model": model.spec.name,
-                "path": Path(errand.path).expanduser(),
-                "weight_bytes": 4 * model.info.parameters,
-            }
-            if isinstance(errand, ExportOnnx):
-                request = Request(**common, opset=errand.opset, past=errand.past, check=errand.check)
-            else:
-                request = Request(**common, export=False)
-            check_request(request)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as problem:
-            self._mailbox.put(OnnxFinished(errand.job_id, None, error_report(problem)))
-            return
-        self._job = _Job(errand.job_id, request, self._mailbox)
-
-
-class _Job:
-    """An export or a check in progress, in its thread."""
-
-    def __init__(self, job_id: int, request: Any, mailbox: Mailbox) -> None:
-        self.stop = threading.Event()
-        self._job_id, self._request, self._mailbox = job_id, request, mailbox
-        self.thread = threading.Thread(target=self._run, name="tokenglass-onnx", daemon=True)
-        self.thread.start()
-
-    def _run(self) -> None:
-        from core.onnx_desk.job import run
-
-        try:
-            finished = OnnxFinished(self._job_id, run(self._request, self.stop.is_set, self._progress))
-        except BaseException as problem:
-            finished = OnnxFinished(self._job_id, None, error_report(problem))
-        self._mailbox.put(finished)
-
-    def _progress(self, stage: str, fraction: float | None) -> None:
-        self._mailbox.put_latest("onnx-progress", OnnxProgress(self._job_id, stage, fraction))
-
-
-class _Told:
-    """What a save reports to and asks."""
-
-    def __init__(self, save_id: int, mailbox: Mailbox, cancelled: Callable[[], bool]) -> None:
-        self._save_id, self._mailbox = save_id, mailbox
-        self.cancelled = cancelled
-
-    def progress(self, stage: str, fraction: float | None) -> None:
-        """To whoever reads the mailbox."""
-        self._mailbox.put_latest("save", SaveProgress(self._save_id, stage, fraction))
-
-
-def _needed(loaded: LoadedModel | None) -> LoadedModel:
-    if loaded is None:
-        raise ExportError("No model is loaded; choose one first.")
-    return loaded
+    def _go(self, kind: str) -> None:
+        line = self._lines[kind]
+        while True:
+            with self._lock:
+                errand, line.next, line.recalled = line.next, None, False
+                if errand is None or self._closing:
+                    del self._lines[kind]
+                    return
+            errand(lambda: self._closing or line.recalled)

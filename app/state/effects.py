@@ -40,6 +40,8 @@ def _commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Comm
             return (StartRun(after.requested.run_id, after.requested.spec),)
         case i.Step() if select.is_paused(before):
             return () if before.pace.waiting else (ResumeRun(max_steps=1),)  # a token that waits is shown instead
+        case i.Step() if select.is_stepping(before):
+            return (ResumeRun(max_steps=1),)
         case i.TogglePause() if select.is_active(before) and before.pace.ended:
             return ()  # only the display is left to be paused
         case i.TogglePause() if select.is_active(before):

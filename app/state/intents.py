@@ -218,11 +218,12 @@ class SetColour:
 
 @dataclass(frozen=True, slots=True)
 class ChooseModel:
-    """Load a model; what is None stays as it was."""
+    """Load a model; what is None stays as it was. One that is loaded already is loaded `again` only when asked to."""
 
     name: str | None = None
     device: str | None = None
     dtype: str | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

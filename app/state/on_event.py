@@ -204,6 +204,8 @@ def _refused(state: AppState, event: CommandRefused) -> AppState:
         state = params.refused(state, event.epoch)
     if event.command == "StartRun":
         state = replace(state, requested=None, pending=EMPTY)
+        if event.error.code == "prompt_cancelled":  # the user has just stopped it
+            return state
     return notices.report(state, event.error)
 
 

@@ -195,6 +195,7 @@ class AppState:
     reroll: how often the answer to the same messages was asked for again; other draws each time.
     pending: parameter name → epoch of the change that no step has run under yet.
     requested: the run asked for but not started yet. run: the newest run, running or finished.
+    stepping: the run goes on step by step, as often as it is asked to.
     selected: index of the selected step; None follows the newest one.
     asked, answers: per slot, the last question and the last answer. An answer may belong to an earlier question
         of the same slot: compare `answer.query` with what you want to show.
@@ -225,6 +226,7 @@ class AppState:
     epoch: int = 0
     pending: Mapping[str, int] = field(default_factory=lambda: EMPTY)
     requested: RunRequest | None = None
+    stepping: bool = False
     run: RunView | None = None
     selected: int | None = None
     focus: AttentionFocus = field(default_factory=AttentionFocus)

@@ -54,6 +54,7 @@ from core.contract.errors import (
     NonFiniteLogitsError,
     OutOfMemoryError,
     ParameterError,
+    PromptCancelledError,
     PromptError,
     TokenglassError,
     ViewUnavailableError,
@@ -118,6 +119,7 @@ from core.contract.onnx import (
 )
 from core.contract.parameter import Parameter
 from core.contract.params import MODES, PARAMETERS, GenerationParams, as_generation_config, validate
+from core.contract.picture import ImageFacts, Picture, PictureAnswer, PictureQuery
 from core.contract.plan import (
     CachePlan,
     DrawPlan,
@@ -203,6 +205,7 @@ __all__ = [
     "HeadsQuery",
     "Hypothesis",
     "HypothesisEnded",
+    "ImageFacts",
     "InputPlan",
     "InternalError",
     "LengthPlan",
@@ -241,6 +244,9 @@ __all__ = [
     "ParameterValue",
     "ParamsApplied",
     "PauseRun",
+    "Picture",
+    "PictureAnswer",
+    "PictureQuery",
     "Place",
     "PlanLine",
     "PlanStep",
@@ -249,6 +255,7 @@ __all__ = [
     "PreviewModel",
     "PreviewPlan",
     "Prompt",
+    "PromptCancelledError",
     "PromptError",
     "PromptRow",
     "ResumeRun",

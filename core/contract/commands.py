@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from core.contract.picture import PictureQuery
 from core.contract.specs import ModelSpec, Prompt, RunSpec
 from core.contract.views import ViewQuery
 
@@ -56,7 +57,7 @@ class PauseRun:
 
 @dataclass(frozen=True, slots=True)
 class ResumeRun:
-    """Go on. `max_steps` pauses again after so many steps (1: a single step)."""
+    """Go on. `max_steps` pauses again after so many steps (1: a single step); those under way are added to them."""
 
     max_steps: int | None = None
 
@@ -88,7 +89,7 @@ class Ask:
 
     slot: str
     generation: int
-    query: ViewQuery
+    query: ViewQuery | PictureQuery
 
 
 @dataclass(frozen=True, slots=True)

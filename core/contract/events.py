@@ -10,6 +10,7 @@ from core.contract.detail import Hypothesis
 from core.contract.errors import ErrorReport
 from core.contract.onnx import OnnxDescription, OnnxOutcome
 from core.contract.params import GenerationParams
+from core.contract.picture import ImageFacts, PictureAnswer
 from core.contract.plan import GenerationPlan
 from core.contract.preview import ModelPreview
 from core.contract.snapshot import StepSnapshot
@@ -81,6 +82,12 @@ class ModelInfo:
     load_ms: float
     revision: str = ""  # the commit, for models of the hub
     notices: tuple[str, ...] = ()  # what was left out or should be known, one sentence each
+    image: ImageFacts | None = None  # what it paints, where tokens are pixels
+
+    @property
+    def output_size(self) -> int:
+        """Tokens that can be chosen: the vocabulary, for image models without the start token."""
+        return self.vocab_size if self.image is None else len(self.image.palette)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,14 +215,18 @@ class Tokenized:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The answer to an `Ask`, or the reason there is none. Latest-wins lane, one a slot."""
+    """The answer to an `Ask`, or the reason there is none. Latest-wins lane, one a slot.
+
+    first_recorded: where records were dropped, the position from which on they are there.
+    """
 
     slot: str
     generation: int
-    answer: ViewAnswer | None
+    answer: ViewAnswer | PictureAnswer | None
     error: ErrorReport | None = None
     can_recompute: bool = False
     derive_ms: float = 0.0
+    first_recorded: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ def decode_step(run: Session) -> StepEvents:
         rows, token_ids = [*parents, *(e.parent for e in choice.ended)], [*choice.token_ids]
         token_ids += [e.row.token_ids[-1] for e in choice.ended]
         seen = observe(processed, rows, token_ids, piece)
-        guided = None if guidance is None else guidance.details(parents, choice.token_ids, run.spec.top_logprobs, piece)
+        guided = None if guidance is None else guidance.details(rows, token_ids, run.spec.top_logprobs, piece)
         reports = cache_report(run.cache), None if guidance is None else guidance.report()
         probes_s = perf_counter() - at_probes + record_s
         timing = StepTiming(
@@ -131,6 +131,7 @@ def _append(
     if run.mode.moves_lanes:
         run.past.append([PastLane.of(lane, reports[0].length) for lane in said])
     trace_bytes, domain, steps = run.trace_bytes, run.loaded.text, list[StepSnapshot]()
+    image = domain.image
     for k, (lane, numbers) in enumerate(zip(said, seen, strict=True)):
         token_id = lane.token_ids[-1]
         steps.append(
@@ -164,6 +165,8 @@ def _append(
                 detail=details[k],
                 guidance=None if guided is None else guided[k],
                 second_cache=reports[1],
+                pixel=None if image is None else image.pixel(lane.position - 1),
+                rgb=None if image is None else image.rgb(token_id),
             )
         )
     steps.sort(key=lambda step: (step.id.row, step.id.beam))

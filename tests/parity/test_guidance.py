@@ -194,10 +194,10 @@ def test_a_past_step_is_guided_again_under_another_scale(loaded: LoadedModel) ->
 
 
 def test_raw_stays_the_model_s_own(loaded: LoadedModel) -> None:
-    ours = run(loaded, [prompt_of(loaded, 9)], GUIDED, top_logprobs=loaded.info.vocab_size)
+    ours = run(loaded, [prompt_of(loaded, 9)], GUIDED, top_logprobs=loaded.info.output_size)
     logits = full_logits(loaded, ours.sequences[0][:-1])
     for index, step in enumerate(ours.steps):
-        raw, _ = dense(step, loaded.info.vocab_size)
+        raw, _ = dense(step, loaded.info.output_size)
         torch.testing.assert_close(raw, torch.log_softmax(logits[8 + index], -1), atol=1e-3, rtol=1e-4)
 
 
@@ -245,10 +245,9 @@ def test_the_longer_prompt_says_where_positions_end(loaded: LoadedModel) -> None
     session.cancel()
 
 
-def test_modes_that_cannot_be_guided_say_so(loaded: LoadedModel) -> None:
-    for params in ({"num_beams": 2}, {"prompt_lookup_num_tokens": 3}):
-        with pytest.raises(ParameterError, match="does not go with"):
-            open_session(loaded, [[1, 2]], {**GUIDED, **params})
+def test_drafts_cannot_be_guided_and_say_so(loaded: LoadedModel) -> None:
+    with pytest.raises(ParameterError, match="does not go with"):
+        open_session(loaded, [[1, 2]], {**GUIDED, "prompt_lookup_num_tokens": 3})
 
 
 def test_an_empty_negative_prompt_is_a_bos(tiny_gpt2: LoadedModel) -> None:
