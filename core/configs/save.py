@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 from core.contract.configs import SavedModel
 from core.contract.errors import ModelLoadError
 from core.contract.specs import ModelSpec
+from core.domains.image import ImageDomain
 from core.models.load_control import LoadControl, stop_if_cancelled, watched_transformers
 from core.models.loaded import LoadedModel
 from core.models.loader import load
+from core.models.preflight import PREPROCESSOR
 from core.models.units import byte_count
 
 _SPARE_BYTES = 16 << 20
@@ -73,3 +76,5 @@ def _write(loaded: LoadedModel, folder: Path, control: LoadControl) -> None:
         loaded.module.save_pretrained(folder)
         if loaded.text.tokenizer is not None:
             loaded.text.tokenizer.save_pretrained(folder)
+    if isinstance(loaded.text, ImageDomain):
+        (folder / PREPROCESSOR).write_text(json.dumps(loaded.text.preprocessor()), "utf-8")
