@@ -10,6 +10,7 @@ from pathlib import Path
 from core.contract.configs import SavedModel
 from core.contract.errors import ModelLoadError
 from core.contract.specs import ModelSpec
+from core.domains.image import ImageDomain
 from core.models.load_control import LoadControl, stop_if_cancelled, watched_transformers
 from core.models.loaded import LoadedModel
 from core.models.loader import load
@@ -75,8 +76,5 @@ def _write(loaded: LoadedModel, folder: Path, control: LoadControl) -> None:
         loaded.module.save_pretrained(folder)
         if loaded.text.tokenizer is not None:
             loaded.text.tokenizer.save_pretrained(folder)
-    image = loaded.text.image
-    if image is not None:
-        clusters = (image.palette / 127.5 - 1.0).tolist()
-        size = {"height": image.height, "width": image.width}
-        (folder / PREPROCESSOR).write_text(json.dumps({"clusters": clusters, "size": size, "resample": 2}))
+    if isinstance(loaded.text, ImageDomain):
+        (folder / PREPROCESSOR).write_text(json.dumps(loaded.text.preprocessor()), "utf-8")

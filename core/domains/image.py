@@ -45,6 +45,12 @@ class ImageDomain:
         self.facts = self.image = ImageFacts(height, width, palette, len(palette))
         self._pieces = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in palette.tolist()] + [START]
 
+    def preprocessor(self) -> dict[str, object]:
+        """What the preprocessor_config.json of a model with these colours says."""
+        size = {"height": self.facts.height, "width": self.facts.width}
+        kind = {"image_processor_type": "ImageGPTImageProcessor", "do_color_quantize": True}
+        return {**kind, "clusters": self._clusters.tolist(), "size": size, "resample": self._resample}
+
     # -- pictures
 
     def quantise(self, pixels: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -211,11 +211,14 @@ def test_a_saved_model_loads_again_and_is_the_same(family: str, tmp_path: Path) 
     names = {name for name, _ in saved.files}
     assert {"config.json", "model.safetensors", "generation_config.json"} <= names
     assert ("tokenizer.json" in names) == FAMILIES[family].text
+    assert ("preprocessor_config.json" in names) == (family == "imagegpt")
     one = load(ModelSpec(found.new_name, "cpu", "fp32"), 1, Unwatched())
     two = load(ModelSpec(saved.path, "cpu", "fp32"), 2, Unwatched())
     ids = torch.tensor([[1, 2, 3]])
     with torch.inference_mode():
         assert torch.equal(one.module(ids).logits, two.module(ids).logits)
+    if family == "imagegpt":
+        assert two.text.preprocessor() == one.text.preprocessor()
     if FAMILIES[family].text:
         assert two.text.encode("ab") == one.text.encode("ab")
     assert list(tmp_path.iterdir()) == [tmp_path / "made"]
