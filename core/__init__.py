@@ -19,6 +19,7 @@ Public names:
   `distribution(position, …)`, derived when they are asked for.
 - `stream(model, prompt, …)`: the same arguments; yields a `StepSnapshot` for each token as it comes.
 - `plan(model, prompt, …)`: the same arguments; what a run would do and why, as a `contract.GenerationPlan`.
+- `score_picture(model, image)`: the bits that each pixel of a picture costs an image model.
 - `unload(model=None)`: free models that `run` and `stream` keep loaded between calls.
 - `list_models()`: what can be loaded by name, and why something cannot.
 - `list_cached_models()`: models of the Hugging Face hub that are on this disk.
@@ -46,7 +47,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from core import contract
-    from core.api import RunResult, plan, run, stream, unload
+    from core.api import RunResult, plan, run, score_picture, stream, unload
     from core.lab import Lab
     from core.models.hub_cache import list_cached_models
     from core.models.new_model import new_model_families
@@ -63,6 +64,7 @@ __all__ = [
     "plan",
     "preview",
     "run",
+    "score_picture",
     "stream",
     "unload",
 ]
@@ -76,6 +78,7 @@ _HOMES = {
     "plan": "core.api",
     "preview": "core.models.preview",
     "run": "core.api",
+    "score_picture": "core.api",
     "stream": "core.api",
     "unload": "core.api",
 }

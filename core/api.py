@@ -9,15 +9,14 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from core.contract import (
     AttentionAnswer,
     AttentionQuery,
-    ChatMessage,
     DistributionAnswer,
     DistributionQuery,
     GenerationPlan,
@@ -26,9 +25,9 @@ from core.contract import (
     ModelInfo,
     ModelSpec,
     ParameterError,
+    PictureAnswer,
+    PictureQuery,
     PrefillProgress,
-    Prompt,
-    PromptError,
     RunFinished,
     RunSpec,
     RunStarted,
@@ -38,8 +37,10 @@ from core.contract import (
     WaterfallAnswer,
     WaterfallQuery,
 )
+from core.contract.picture import RgbArray
 from core.contract.snapshot import FloatArray
 from core.contract.specs import DrawSource
+from core.prompts import Ids, Image, Images, Messages, Text, to_negative, to_picture, to_prompts
 
 # torch is imported when a model is first used, so that `import core.api` stays quick.
 if TYPE_CHECKING:
@@ -50,10 +51,6 @@ if TYPE_CHECKING:
     from core.models.load_control import LoadControl
     from core.models.loaded import LoadedModel
 
-Text = str | Sequence[str]
-Ids = Sequence[int] | Sequence[Sequence[int]]
-Message = ChatMessage | Mapping[str, str]
-Messages = Sequence[Message] | Sequence[Sequence[Message]]
 ModelName = str | os.PathLike[str]
 
 _lock = threading.RLock()  # loading changes process-wide torch state, so nothing may run meanwhile
@@ -67,6 +64,9 @@ def run(
     *,
     prompt_ids: Ids | None = None,
     messages: Messages | None = None,
+    image: Images | None = None,
+    keep_rows: int | None = None,
+    keep_pixels: int | None = None,
     params: Mapping[str, object] | None = None,
     mode: str | None = None,
     seed: int = 0,
@@ -86,9 +86,12 @@ def run(
     """Generate until every row has ended; blocks, and works in the calling thread.
 
     model: a name of `core.list_models()` or a local transformers folder; stays loaded (see `unload`).
-    prompt, prompt_ids, messages: exactly one of them: text, token ids, or the turns of a chat (dictionaries with
+    prompt, prompt_ids, messages, image: exactly one of them: text, token ids, or the turns of a chat (dictionaries with
         `role` and `content`), which the model's chat template renders. Several prompts, as a list of texts, of lists
         of ids or of chats, run as one batch.
+    image: instead of a prompt, a picture for a model whose tokens are pixels: a file, an array (height, width, 3 or 4)
+        of uint8, or a `Picture`; several as a list. It is resized and quantised, and the first `keep_rows` rows of
+        the model's canvas, or its first `keep_pixels`, are given; the rest is painted.
     params: `GenerationConfig` keywords, such as `{"max_new_tokens": 40, "temperature": 0.8}`; the rest comes
         from the model's generation config, then from the defaults.
     mode: a `GenerationMode` such as `sample` or `beam_search`; None infers it from `params`, as `generate()` does.
@@ -112,7 +115,7 @@ def run(
     Raises `ModelLoadError`, `PromptError`, `ParameterError`, or what ended the run, all of them `TokenglassError`
     with one sentence for the user.
     """
-    prompts = to_prompts(prompt, prompt_ids, messages)
+    prompts = to_prompts(prompt, prompt_ids, messages, image, keep_rows, keep_pixels)
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
@@ -130,6 +133,9 @@ def stream(
     *,
     prompt_ids: Ids | None = None,
     messages: Messages | None = None,
+    image: Images | None = None,
+    keep_rows: int | None = None,
+    keep_pixels: int | None = None,
     params: Mapping[str, object] | None = None,
     mode: str | None = None,
     seed: int = 0,
@@ -151,7 +157,7 @@ def stream(
     The model is loaded and the prompt checked by the call itself, the rest happens while iterating. Leaving
     the loop early, or closing the generator, ends the run. Nothing is recorded for views unless `trace` is set.
     """
-    prompts = to_prompts(prompt, prompt_ids, messages)
+    prompts = to_prompts(prompt, prompt_ids, messages, image, keep_rows, keep_pixels)
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
@@ -173,6 +179,9 @@ def plan(
     *,
     prompt_ids: Ids | None = None,
     messages: Messages | None = None,
+    image: Images | None = None,
+    keep_rows: int | None = None,
+    keep_pixels: int | None = None,
     params: Mapping[str, object] | None = None,
     mode: str | None = None,
     seed: int = 0,
@@ -186,7 +195,7 @@ def plan(
     dtype: str = "auto",
 ) -> GenerationPlan:
     """What `run` would do with these arguments, in ten steps, without generating; the errors are those of `run`."""
-    prompts = to_prompts(prompt, prompt_ids, messages)
+    prompts = to_prompts(prompt, prompt_ids, messages, image, keep_rows, keep_pixels)
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
@@ -250,48 +259,22 @@ def _resolved(model: ModelName) -> str:
     return canonical_name(os.fspath(model))
 
 
-def to_prompts(prompt: Text | None, prompt_ids: Ids | None, messages: Messages | None) -> tuple[Prompt, ...]:
-    """The prompts of a batch from whichever way they were given. Raises `PromptError`."""
-    if sum(given is not None for given in (prompt, prompt_ids, messages)) != 1:
-        raise PromptError("Give the prompt in exactly one way: prompt, prompt_ids or messages.")
-    if prompt is not None:
-        return tuple(Prompt(text=text) for text in ([prompt] if isinstance(prompt, str) else prompt))
-    if prompt_ids is not None:
-        values = list(_plain(prompt_ids))
-        rows = values if values and isinstance(values[0], list | tuple) else [values]
-        return tuple(Prompt(ids=_integers(row)) for row in rows)
-    chats: list[Any] = list(messages or ())
-    batch = chats if chats and isinstance(chats[0], list | tuple) else [chats]
-    return tuple(Prompt(messages=tuple(map(_message, chat))) for chat in batch)
+def score_picture(model: ModelName, image: Image, *, device: str = "auto", dtype: str = "auto") -> PictureAnswer:
+    """How surprising a picture is to an image model: `surprisal_bits` (H, W) and `bits_per_pixel`.
 
+    The picture is resized and quantised as a prompt is. Raises `ModelLoadError`, `PromptError`, `ViewUnavailableError`.
+    """
+    from core.decode.score import derive_picture
 
-def to_negative(prompt: str | Sequence[int] | None) -> Prompt | None:
-    """A negative prompt from text or token ids. Raises `PromptError`."""
-    if prompt is None or isinstance(prompt, str):
-        return None if prompt is None else Prompt(text=prompt)
-    return Prompt(ids=_integers(_plain(prompt)))
-
-
-def _plain(values: Any) -> Iterable[Any]:
-    """Lists out of numpy arrays and tensors."""
-    plain: Iterable[Any] = values.tolist() if hasattr(values, "tolist") else values
-    return plain
-
-
-def _integers(row: Iterable[Any]) -> tuple[int, ...]:
-    ids = tuple(_plain(row))
-    wrong = next((i for i in ids if isinstance(i, bool) or not isinstance(i, int | np.integer)), None)
-    if wrong is not None:
-        raise PromptError(f"{wrong!r} is no token id; prompt_ids takes whole numbers.")
-    return tuple(map(int, ids))
-
-
-def _message(message: Message) -> ChatMessage:
-    if isinstance(message, ChatMessage):
-        return message
-    if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-        raise PromptError(f"{message!r} is no chat message; each is a dictionary with role and content.")
-    return ChatMessage(str(message["role"]), str(message["content"]))
+    loaded, picture = load_model(model, device, dtype), to_picture(image)
+    with _lock:
+        slices = derive_picture(loaded, PictureQuery(loaded.info.model_id, picture))
+        while True:
+            try:
+                next(slices)
+            except StopIteration as done:
+                answer: PictureAnswer = done.value
+                return answer
 
 
 def open_session(
@@ -379,6 +362,12 @@ class RunResult:
     def texts(self) -> list[str]:
         """What each row said."""
         return list(self._finished.texts)
+
+    @property
+    def pictures(self) -> list[RgbArray]:
+        """What each row painted, (H, W, 3) uint8, grey where it stopped before the end; empty for text."""
+        image = self.model.image
+        return [] if image is None else [image.paint(ids) for ids in self._finished.sequences]
 
     def positions(self, row: int = 0) -> int:
         """T: tokens of this row that were fed to the model, that is all but the last one chosen."""

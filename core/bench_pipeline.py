@@ -51,7 +51,7 @@ def pipeline_cost(loaded: LoadedModel) -> dict[str, Any]:
         ids = torch.tensor([session.result().sequences[0][:-1]], device=loaded.device)
         logits = loaded.module(input_ids=ids, use_cache=False).logits[0].float()  # (T, V)
         stages = {name: _stage_cost(loaded, name, ids, logits) for name in STAGES}
-    return {"vocab_size": loaded.info.vocab_size, "dtype": loaded.info.dtype, "stages": stages,
+    return {"vocab_size": loaded.info.output_size, "dtype": loaded.info.dtype, "stages": stages,
             "waterfall_ms": _waterfall_ms(session, steps)}  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def _stage_cost(loaded: LoadedModel, name: str, ids: torch.Tensor, logits: torch
     params = loaded.info.defaults.replace(
         {"do_sample": True, "temperature": 1.0, "top_k": 0, "eos_token_id": [0], "top_p": 1.0, name: STAGES[name]}
     )
-    context = PipelineContext(prompt_slots=1, vocab_size=loaded.info.vocab_size, device=loaded.device)
+    context = PipelineContext(prompt_slots=1, vocab_size=loaded.info.output_size, device=loaded.device)
     stage = next(stage for stage in build_pipeline(params, context) if stage.name == name)
     stage.fn(Rows(ids[:, :1], (0,)), logits[:1])  # warms up
     times = list(_times_ms(stage, ids, logits))

@@ -17,7 +17,7 @@ from core.models.loaded import LoadedModel
 def prompt_ids(loaded: LoadedModel, context: int) -> tuple[int, ...]:
     """Token ids drawn from the vocabulary, the same each time."""
     generator = torch.Generator().manual_seed(context)
-    return tuple(torch.randint(0, loaded.info.vocab_size, (context,), generator=generator).tolist())
+    return tuple(torch.randint(0, loaded.info.output_size, (context,), generator=generator).tolist())
 
 
 class _Stamps(StoppingCriteria):  # type: ignore[misc]
@@ -49,7 +49,9 @@ def generate_s(
     # The model's own defaults (its EOS, its sampling) would be merged into any config given.
     own_config, own_attention = model.generation_config, model.config._attn_implementation
     model.generation_config = GenerationConfig()
-    model.set_attn_implementation(attention)
+    changes = model._can_set_attn_implementation()  # ImageGPT has only its own
+    if changes:
+        model.set_attn_implementation(attention)
     try:
         prompt = torch.tensor([list(ids)], device=loaded.device)
         # Called as everybody calls it; `generate()` itself works under `no_grad`.
@@ -61,7 +63,8 @@ def generate_s(
         )
     finally:
         model.generation_config = own_config
-        model.set_attn_implementation(own_attention)
+        if changes:
+            model.set_attn_implementation(own_attention)
     assert len(stamps.times) == tokens
     return (stamps.times[-1] - stamps.times[0]) / (tokens - 1)
 

@@ -1,4 +1,4 @@
-"""`tokenglass generate`, `plan`, `models` and `bench`: headless, on the same engine and contract as the window.
+"""`tokenglass generate`, `plan`, `models`, `bench`, `config`, `onnx`: headless, as the window runs them.
 
 Results go to standard output, everything else to standard error. Exit status: 0, or 2 with one line that says what
 was wrong, or 130 after Ctrl+C (what was generated is printed). torch is imported only when a model is needed.
@@ -16,8 +16,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
+from core import cli_desk
+from core.cli_picture import add_out_arguments, check_out, write_pictures
 from core.cli_plan import as_text, plan_object
 from core.cli_run import UsageError, add_run_arguments, run_spec
 from core.contract import LoadCancelledError, RunFinished, StepSnapshot, TokenglassError
@@ -69,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     generate = commands.add_parser("generate", help="generate text without the window", allow_abbrev=False)
     generate.set_defaults(command=_generate)
     add_run_arguments(generate)
+    add_out_arguments(generate)
     generate.add_argument("--json", action="store_true", help="one object a line: each token, then the whole run")
 
     plan = commands.add_parser("plan", help="say what a run would do and why, without running it", allow_abbrev=False)
@@ -85,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--model", action="append", metavar="NAME", help="default: tiny-gpt2 and smollm2")
     bench.add_argument("--quick", action="store_true", help="fewer tokens and rounds; the ratios are rough")
     bench.add_argument("--json", action="store_true", help="one object")
+
+    cli_desk.add_commands(commands, _watched)
     return parser
 
 
@@ -118,12 +125,16 @@ def _generate(options: argparse.Namespace) -> int:
 
     with _interruptible() as interrupted:
         loaded = api.load_model(options.model, options.device, options.dtype, _Control(interrupted))
+        check_out(options, loaded.info)
         session = api.open_session(loaded, spec, interrupted)
         events = api.events(session)
         try:
             _status(None)
+            files = partial(write_pictures, options, loaded.info)
             if options.json:
-                _print_json(events, session.result)
+                _print_json(events, session.result, files)
+            elif options.out is not None:
+                _print_files(events, session.result, files)
             else:
                 # Beams change places while they grow: only the end says which text it is.
                 several = session.params.num_beams > 1 or len(session.rows) > 1
@@ -153,7 +164,20 @@ def _plan(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print_json(events: Iterator[object], result: Callable[[], RunFinished]) -> None:
+Files = Callable[[RunFinished], list[Path]]  # writes what `--out` asks for
+
+
+def _print_files(events: Iterator[object], result: Callable[[], RunFinished], files: Files) -> None:
+    """Run to the end, then the names of the files; also of what a run that fails half way has painted."""
+    try:
+        for _ in events:
+            pass
+    finally:
+        for path in files(result()):
+            _write(f"{path}\n")
+
+
+def _print_json(events: Iterator[object], result: Callable[[], RunFinished], files: Files) -> None:
     for event in events:
         if isinstance(event, StepSnapshot):
             print(json.dumps(_finite(event.to_json())), flush=True)
@@ -170,6 +194,9 @@ def _print_json(events: Iterator[object], result: Callable[[], RunFinished]) -> 
         last |= {"texts": finished.texts, "finish_reasons": finished.finish_reasons}
     if finished.scores is not None:
         last |= {"sequences_scores": finished.scores}
+    written = files(finished)
+    if written:
+        last["files"] = list(map(str, written))
     print(json.dumps(_finite(last)), flush=True)
 
 
@@ -221,6 +248,16 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         yield flag.is_set
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def _watched() -> Iterator[_Control]:
+    """A control that Ctrl+C cancels; its line on the terminal is gone afterwards."""
+    with _interruptible() as interrupted:
+        try:
+            yield _Control(interrupted)
+        finally:
+            _status(None)
 
 
 class _Control:

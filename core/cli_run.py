@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from core.cli_picture import add_image_arguments, picture_prompt
 from core.contract import ChatMessage, Grammar, ModelSpec, Prompt, RunSpec, TokenglassError, validate
 
 
@@ -23,6 +24,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument("--prompt", metavar="TEXT")
     prompt.add_argument("--prompt-ids", type=_ids, metavar="1,2,3", help="the prompt as token ids")
+    add_image_arguments(parser, prompt)
     parser.add_argument("--chat", action="store_true", help="send the prompt through the model's chat template")
     parser.add_argument("--mode", metavar="MODE", help="a GenerationMode; default: as generate() infers it")
     parser.add_argument(
@@ -51,9 +53,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def run_spec(options: argparse.Namespace) -> RunSpec:
     """What the arguments ask for. Raises `UsageError` or `ParameterError`."""
     params = parse_settings(options.params)
+    if options.num_return_sequences is not None:
+        params |= validate({"num_return_sequences": options.num_return_sequences})
     if options.chat and options.prompt is None:
         raise UsageError("--chat needs a text; give it with --prompt.")
-    if options.chat:
+    picture = picture_prompt(options)
+    if picture is not None:
+        prompt = picture
+    elif options.chat:
         prompt = Prompt(messages=(ChatMessage("user", options.prompt),))
     elif options.prompt is not None:
         prompt = Prompt(text=options.prompt)

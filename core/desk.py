@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 from core.contract.commands import Ask
 from core.contract.errors import ErrorReport, InternalError, OutOfMemoryError, TokenglassError, ViewUnavailableError
 from core.contract.events import Answered
-from core.contract.views import ViewAnswer
+from core.contract.picture import PictureAnswer, PictureQuery
+from core.contract.views import ViewAnswer, ViewQuery
 from core.domains.sandboxed import one_line
 from core.mailbox import Mailbox
 
 if TYPE_CHECKING:
     from core.decode.session import Session
+    from core.models.loaded import LoadedModel
 
 VITALS_EVERY_S = 0.5
 
@@ -26,7 +28,7 @@ class _Deriving:
     """A view being derived."""
 
     ask: Ask
-    slices: Generator[None, None, ViewAnswer] | None = None
+    slices: Generator[None, None, ViewAnswer | PictureAnswer] | None = None
     spent_s: float = 0.0
 
 
@@ -52,11 +54,11 @@ class Desk:
         """Drop all questions."""
         self._waiting.clear()
 
-    def derive_slice(self, session: Session | None) -> float:
+    def derive_slice(self, session: Session | None, loaded: LoadedModel | None) -> float:
         """One slice of the view that has waited longest; returns the seconds it took."""
         slot, deriving = next(iter(self._waiting.items()))
         begun = perf_counter()
-        answered = _one_slice(deriving, session)
+        answered = _one_slice(deriving, session, loaded)
         spent_s = perf_counter() - begun
         deriving.spent_s += spent_s
         del self._waiting[slot]
@@ -67,13 +69,11 @@ class Desk:
         return spent_s
 
 
-def _one_slice(deriving: _Deriving, session: Session | None) -> Answered | None:
+def _one_slice(deriving: _Deriving, session: Session | None, loaded: LoadedModel | None) -> Answered | None:
     ask = deriving.ask
     try:
         if deriving.slices is None:
-            if session is None or session.run_id != ask.query.run_id:
-                raise ViewUnavailableError("That run is no longer held in memory; run it again.")
-            deriving.slices = session.answer_in_slices(ask.query)
+            deriving.slices = _slices(ask.query, session, loaded)
         next(deriving.slices)
     except StopIteration as done:
         return Answered(ask.slot, ask.generation, done.value, derive_ms=1e3 * deriving.spent_s)
@@ -82,9 +82,27 @@ def _one_slice(deriving: _Deriving, session: Session | None) -> Answered | None:
     except BaseException as problem:
         if session is not None and _broken_off(problem):
             problem = ViewUnavailableError("Computing this again was interrupted; ask once more.", can_recompute=True)
-        can_recompute = isinstance(problem, ViewUnavailableError) and problem.can_recompute
-        return Answered(ask.slot, ask.generation, None, error_report(problem), can_recompute)
+        can_recompute, first = False, 0
+        if isinstance(problem, ViewUnavailableError):
+            can_recompute, first = problem.can_recompute, problem.first_recorded
+        if first and session is not None and not isinstance(ask.query, PictureQuery):
+            first = max(0, first - session.rows[ask.query.row].padding)
+        return Answered(ask.slot, ask.generation, None, error_report(problem), can_recompute, first_recorded=first)
     return None
+
+
+def _slices(
+    query: ViewQuery | PictureQuery, session: Session | None, loaded: LoadedModel | None
+) -> Generator[None, None, ViewAnswer | PictureAnswer]:
+    if isinstance(query, PictureQuery):
+        from core.decode.score import derive_picture
+
+        if loaded is None:
+            raise ViewUnavailableError("No model is loaded; choose one first.")
+        return derive_picture(loaded, query)
+    if session is None or session.run_id != query.run_id:
+        raise ViewUnavailableError("That run is no longer held in memory; run it again.")
+    return session.answer_in_slices(query)
 
 
 def _broken_off(problem: BaseException) -> bool:

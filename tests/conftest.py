@@ -22,7 +22,9 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")  # before anything imports
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small models: on a busy machine more threads wait for each other
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 TINY_GPT2 = Path(__file__).parents[1] / "resources" / "models" / "tiny-gpt2"
-MODELS = frozenset({"tiny_gpt2", "random_gpt2", "random_llama", "random_qwen2", "random_qwen2_sliding"})
+MODELS = frozenset(
+    {"tiny_gpt2", "random_gpt2", "random_llama", "random_qwen2", "random_qwen2_sliding", "random_imagegpt"}
+)
 SETTINGS_DIRS = {"XDG_CONFIG_HOME": ".config", "XDG_DATA_HOME": ".local/share", "XDG_STATE_HOME": ".local/state"}
 
 _failed = pytest.StashKey[bool]()
@@ -157,6 +159,14 @@ def random_qwen2(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     from tests.models import build_qwen2
 
     return _load("random_qwen2", build_qwen2(tmp_path_factory.mktemp("qwen2")))
+
+
+@pytest.fixture(scope="session")
+def random_imagegpt(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    """Pixels as tokens; no attention interface, a head without the start token, pictures of 8 × 8 in 40 colours."""
+    from tests.models import build_imagegpt
+
+    return _load("random_imagegpt", build_imagegpt(tmp_path_factory.mktemp("imagegpt")))
 
 
 @pytest.fixture(scope="session")

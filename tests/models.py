@@ -6,6 +6,7 @@ in a mask or a position changes tokens instead of the fifth decimal.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from tokenizers.trainers import BpeTrainer
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
+    ImageGPTConfig,
+    ImageGPTForCausalImageModeling,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -98,6 +101,21 @@ def build_qwen2(
     if sliding_window is not None:
         sliding |= {"use_sliding_window": True, "sliding_window": sliding_window, "max_window_layers": 1}
     return _save(Qwen2ForCausalLM, Qwen2Config(**_rotary(**sliding, **config)), path, tokenizer, seed)
+
+
+def build_imagegpt(
+    path: Path, *, height: int = 8, width: int = 8, colours: int = 40, seed: int = 0, **config: Any
+) -> Path:
+    """ImageGPT with 3 layers × 48, 4 heads, a palette of random colours and one position a pixel."""
+    sizes = {"n_layer": 3, "n_embd": 48, "n_head": 4, "n_positions": height * width, "vocab_size": colours + 1}
+    dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    made = ImageGPTConfig(**{"initializer_range": INIT_STD, **sizes, **dropout, **config})
+    _save(ImageGPTForCausalImageModeling, made, path, False, seed)
+    generator = torch.Generator().manual_seed(seed)
+    clusters = (torch.rand(made.vocab_size - 1, 3, generator=generator) * 2 - 1).tolist()
+    processor = {"clusters": clusters, "size": {"height": height, "width": width}, "resample": 2}
+    (path / "preprocessor_config.json").write_text(json.dumps(processor))
+    return path
 
 
 def _rotary(**config: Any) -> dict[str, Any]:

@@ -97,10 +97,10 @@ class BeamsPanel(Panel):
         self._show_table()
 
     def _add_steps(self, run: RunView) -> None:
-        steps = run.sequences.lanes[run.row]
-        whole = len(steps) if run.finish is not None else len(steps) - 1 + _complete(steps)
+        steps, count = run.sequences.lanes[run.row], run.params.num_beams
+        whole = len(steps) if run.finish is not None else len(steps) - 1 + (len(_beams(steps[-1], count)) == count)
         for step in range(self.lanes.steps, whole):
-            at = steps[step]
+            at = _beams(steps[step], count)
             self.lanes.add({beam: self._cell(one) for beam, one in at.items()}, labels(at))
 
     def _cell(self, step: StepSnapshot) -> Cell:
@@ -127,14 +127,14 @@ class BeamsPanel(Panel):
         self._ended = sorted(here, key=lambda h: -h.score)
         shown = -1
         if run is not None:
-            own = (run.beam, run.count - 1)
-            shown = next((n for n, h in enumerate(self._ended) if (h.beam, h.index) == own), -1)
+            own, lane = (run.beam, run.count - 1), run.sequences.lane
+            shown = next((n for n, h in enumerate(self._ended) if lane(h.row, h.beam, h.index) == own), -1)
         self.complete.show_rows(len(self._ended), self._line, shown)
 
     def _line(self, number: int) -> RowLine:
         one, run = self._ended[number], self._run
         assert run is not None
-        steps = run.sequences.path(one.row, one.beam, one.index)
+        steps = run.sequences.path(one.row, *run.sequences.lane(one.row, one.beam, one.index))
         levels = indices(np.exp([s.logprob for s in steps])).astype(np.uint8)
         ended = self.tr("kept") if one.kept else self.tr("dropped")
         text = visible(one.text.replace("\n", LINE_BREAK))
@@ -185,9 +185,9 @@ class BeamsPanel(Panel):
         self.dispatch(ShowBeam(one.row, one.beam, one.index))
 
 
-def _complete(steps: list[dict[int, StepSnapshot]]) -> int:
-    """1 when the newest step has as many beams as the one before, else 0: its other beams are still to come."""
-    return int(len(steps) == 1 or len(steps[-1]) >= len(steps[-2]))
+def _beams(step: dict[int, StepSnapshot], count: int) -> dict[int, StepSnapshot]:
+    """The beams that go on; what ended at once has a number beyond theirs, and stands among the hypotheses."""
+    return {beam: one for beam, one in sorted(step.items()) if beam < count}
 
 
 def labels(step: dict[int, StepSnapshot]) -> list[str]:

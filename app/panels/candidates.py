@@ -139,8 +139,10 @@ class CandidatesPanel(Panel):
         entropy = self.tr("{0} bits").format(numbers.significant(step.entropy_bits))
         self.readout.set_wordings(self.tr("{0} · rank {1}").format(entropy, step.rank), entropy)
         self.bars.set_rows(candidate_rows.rows(step))
-        greedy = step_text.params_at(run, index).mode == "greedy_search"
-        note = self.tr("no draw (greedy)") if greedy else self.tr("no draw to show (drawn by torch’s generator)")
+        params = step_text.params_at(run, index)
+        note = self.tr("no draw to show (drawn by torch’s generator)")
+        if not params.samples:
+            note = self.tr("no draw (greedy)") if params.mode == "greedy_search" else self.tr("no draw in this mode")
         self.needle.show_draw(candidate_rows.segments(step.top, step.token_id), step.u, note)
         self.needle.setVisible(len(step.top.token_ids) > 0)
         if not len(step.top.token_ids):

@@ -16,6 +16,7 @@ from core.contract import (
     AttentionQuery,
     ColumnAnswer,
     ColumnQuery,
+    PictureAnswer,
     RolloutAnswer,
     RolloutQuery,
     ViewAnswer,
@@ -51,7 +52,7 @@ def query_of(run: RunView, state: AppState, source: Source) -> Query | None:
     return RolloutQuery(run.run_id, rows, at.row, beam=at.beam, index=at.index)
 
 
-def levels_of(answer: ViewAnswer | None) -> NDArray[np.int16] | None:
+def levels_of(answer: ViewAnswer | PictureAnswer | None) -> NDArray[np.int16] | None:
     """Weights by token as levels of the map, on the square-root scale; None for an answer to something else."""
     if isinstance(answer, AttentionAnswer | RolloutAnswer):
         weights = answer.weights[..., -1, :].reshape(-1, answer.weights.shape[-1])[0]

@@ -278,9 +278,8 @@ class ParametersPanel(Panel):
         self.mode_name.setToolTip(tip)
 
     def _show_header(self, state: AppState, mode: str) -> None:
-        self.subtitle = {"sample": self.tr("sampling"), "greedy_search": self.tr("greedy")}.get(
-            mode, mode.replace("_", " ")
-        )
+        # Other modes are named by the row below.
+        self.subtitle = {"sample": self.tr("sampling"), "greedy_search": self.tr("greedy")}.get(mode, "")
         count = len(state.overrides)
         self.reset_all.setVisible(count > 0)
         self.reset_all.setText(self.tr("{0} changed · reset").format(count))

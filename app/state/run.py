@@ -131,6 +131,14 @@ class Sequences:
             steps.append({})
         steps[step.id.index][step.id.beam] = step
 
+    def lane(self, row: int, beam: int, index: int) -> tuple[int, int]:
+        """Beam and step of the last snapshot of a sequence; one that ended at once never was a beam, its parent was."""
+        if beam in self.lanes[row][index]:
+            return beam, index
+        ended = (e.hypothesis for e in self.hypotheses)
+        found = next((h for h in ended if (h.row, h.beam, h.index) == (row, beam, index)), None)
+        return beam if found is None else getattr(found, "parent", beam), index - 1
+
     def path(self, row: int, beam: int, index: int) -> list[StepSnapshot]:
         """The steps of the sequence that was this beam after step `index`, from the first one on."""
         steps: list[StepSnapshot] = []
@@ -277,6 +285,7 @@ def show_row(run: RunView, row: int) -> RunView:
 
 def show_beam(run: RunView, row: int, beam: int, index: int, follows: bool = False) -> RunView:
     """The sequence that was this beam after step `index`."""
+    beam, index = run.sequences.lane(row, beam, index)
     columns = RunColumns()
     for step in run.sequences.path(row, beam, index):
         columns.append(step)
@@ -289,7 +298,7 @@ def with_end(run: RunView, finish: RunFinished) -> RunView:
     best = _returned(run, run.row)
     if best is None or not run.follows or not run.has_beams:
         return run
-    beam, index = best
+    beam, index = run.sequences.lane(run.row, *best)
     if (beam, index) == (run.beam, run.count - 1):
         return run
     return show_beam(run, run.row, beam, index, follows=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
+from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal, Slot
 from PySide6.QtGui import (
     QColor,
     QHelpEvent,
@@ -20,6 +20,7 @@ from PySide6.QtGui import (
     QPaintEvent,
     QPen,
     QResizeEvent,
+    QWheelEvent,
 )
 from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QToolTip, QWidget
 
@@ -66,6 +67,8 @@ class BeamLanes(QAbstractScrollArea):
         self._alive: list[set[int]] = []
         self._path: Mapping[int, int] = {}
         self._selected: int | None = None
+        self._at_end = True  # the newest step stays in view until the user scrolls away from it
+        self.horizontalScrollBar().actionTriggered.connect(self._scrolled)
         self.set_palette(LIGHT)
 
     def set_palette(self, palette: Palette) -> None:
@@ -91,15 +94,11 @@ class BeamLanes(QAbstractScrollArea):
 
     def add(self, step: Mapping[int, Cell], labels: Sequence[str]) -> None:
         """The beams after one more step; `labels` stand in front of the lanes."""
-        bar = self.horizontalScrollBar()
-        at_end = bar.value() == bar.maximum()
         self._cells.append(step)
         self._labels = labels
         self._alive.append(set(step))
         self._let_die()
         self._fit()
-        if at_end:
-            bar.setValue(bar.maximum())
         self.viewport().update()
 
     def _let_die(self) -> None:
@@ -124,12 +123,24 @@ class BeamLanes(QAbstractScrollArea):
         """The scroll bars follow."""
         self._fit()
 
+    @Slot(int)
+    def _scrolled(self, action: int) -> None:
+        bar = self.horizontalScrollBar()
+        self._at_end = bar.sliderPosition() >= bar.maximum()
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        """The wheel scrolls, too."""
+        super().wheelEvent(event)
+        self._scrolled(0)
+
     def _fit(self) -> None:
         across, down = self.horizontalScrollBar(), self.verticalScrollBar()
         width, height = self.viewport().width() - LEFT_PX - RIGHT_PX, self.viewport().height() - HEAD_PX
         across.setPageStep(max(1, width))
         across.setSingleStep(COLUMN_PX)
         across.setRange(0, max(0, len(self._cells) * COLUMN_PX - width))
+        if self._at_end:
+            across.setValue(across.maximum())
         down.setPageStep(max(1, height))
         down.setSingleStep(LANE_PX)
         down.setRange(0, max(0, len(self._labels) * LANE_PX - height))

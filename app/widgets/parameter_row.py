@@ -7,11 +7,12 @@ import textwrap
 from collections.abc import Callable
 
 from PySide6.QtCore import QObject, Qt, Slot
-from PySide6.QtWidgets import QGridLayout, QLabel, QWidget
+from PySide6.QtWidgets import QGridLayout, QWidget
 
 from app.state.texts import tr
 from app.widgets import parameter_text
 from app.widgets.choice import Choice
+from app.widgets.elided_label import ElidedLabel
 from app.widgets.modified_dot import ModifiedDot
 from app.widgets.scale import Scale, format_number, scale_of
 from app.widgets.slider import QuietSlider
@@ -20,6 +21,7 @@ from core.contract import Parameter
 
 DOT, NAME, SLIDER, GAP, FIELD = range(5)  # columns of the grid
 FIELD_PX = 58
+NAME_PX = 150  # longer names are cut; the tooltip begins with the whole of it
 Change = Callable[[str, object, int | None], None]  # name, value, gesture
 _gestures = itertools.count(1)
 
@@ -59,9 +61,9 @@ class ParameterRow(QObject):
         self._value: object = None
         self._gesture: int | None = None
         self.dot = ModifiedDot(host)
-        self.name = QLabel(parameter.name, host)
-        self.name.setTextFormat(Qt.TextFormat.PlainText)
+        self.name = ElidedLabel(parameter.name, host)
         self.name.setContentsMargins(0, 0, 8, 0)
+        self.name.setFixedWidth(min(NAME_PX, self.name.sizeHint().width()))
         self.field = ValueField(host)
         self.field.setAccessibleName(parameter.name)
         self.dot.setAccessibleName(self.tr("Reset {0}").format(parameter.name))

@@ -102,6 +102,7 @@ class StepSnapshot:
     allowed_tokens: how many the grammar allowed, EOS tokens included; None without one.
     finish_reason: set on the last token of its row (`stop`, `length`, `length_limit`, …).
     detail: what the mode adds: beams, candidates tried, drafts. guidance: what guidance adds to any mode.
+    pixel, rgb: row, column and colour, where tokens are pixels.
     """
 
     id: StepId
@@ -124,6 +125,8 @@ class StepSnapshot:
     detail: StepDetail | None = None
     guidance: GuidanceDetail | None = None
     second_cache: CacheReport | None = None
+    pixel: tuple[int, int] | None = None
+    rgb: tuple[int, int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The object `tokenglass generate --json` prints for this token, with what the mode adds."""
@@ -136,6 +139,8 @@ class StepSnapshot:
         if self.second_cache is not None:
             more["second_kv_used_bytes"] = self.second_cache.layer_used_bytes
             more["second_kv_allocated_bytes"] = self.second_cache.layer_allocated_bytes
+        if self.pixel is not None:
+            more |= {"pixel": list(self.pixel), "rgb": None if self.rgb is None else list(self.rgb)}
         finals = [None if np.isneginf(f) else float(f) for f in top.final_logprob]
         return {
             "row": self.id.row,

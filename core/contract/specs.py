@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from core.contract.picture import Picture
+
 DrawSource = Literal["counter", "torch"]
 GrammarKind = Literal["regex", "json_schema", "choice"]
 
@@ -36,11 +38,18 @@ class ChatMessage:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt: exactly one of text, ids or messages (rendered with the model's chat template)."""
+    """One prompt: exactly one of text, ids, messages (rendered with the model's chat template) or image.
+
+    image: for models whose tokens are pixels. It is resized and quantised, and its first pixels are given: those of
+    `keep_rows` rows of the model's canvas, or `keep_pixels`; all where neither is set.
+    """
 
     text: str | None = None
     ids: tuple[int, ...] | None = None
     messages: tuple[ChatMessage, ...] | None = None
+    image: Picture | None = None
+    keep_rows: int | None = None
+    keep_pixels: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

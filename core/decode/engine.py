@@ -131,6 +131,7 @@ def _append(
     if run.mode.moves_lanes:
         run.past.append([PastLane.of(lane, reports[0].length) for lane in said])
     trace_bytes, domain, steps = run.trace_bytes, run.loaded.text, list[StepSnapshot]()
+    image = domain.image
     for k, (lane, numbers) in enumerate(zip(said, seen, strict=True)):
         token_id = lane.token_ids[-1]
         steps.append(
@@ -164,6 +165,8 @@ def _append(
                 detail=details[k],
                 guidance=None if guided is None else guided[k],
                 second_cache=reports[1],
+                pixel=None if image is None else image.pixel(lane.position - 1),
+                rgb=None if image is None else image.rgb(token_id),
             )
         )
     steps.sort(key=lambda step: (step.id.row, step.id.beam))

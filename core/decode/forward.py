@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache
 
 from core.decode.kv import cache_length, crop_cache, keys_since
 from core.models.anatomy import find_anatomy
-from core.models.attention import tapped, use_our_attention
+from core.models.attention import tapped, taps_attached, use_our_attention
 from core.models.loaded import LoadedModel
 from core.trace.record import Trace
 
@@ -85,6 +85,7 @@ class Forward:
             if self.anatomy.final_norm is not None:
                 handle = self.anatomy.final_norm.register_forward_pre_hook(self._before_norm)
                 stack.callback(handle.remove)
+            stack.enter_context(taps_attached(self.model))
             yield
 
     def _before_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

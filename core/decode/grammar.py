@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from core.contract.errors import GrammarError
 from core.contract.specs import Grammar
 from core.decode.pipeline import Rows, Stage
-from core.domains.text import TextDomain
+from core.domains.domain import Domain
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -56,7 +56,7 @@ def _unpacked(bits: bytes, count: int) -> NDArray[np.bool_]:
 class Constraint:
     """One grammar over one vocabulary. Raises `GrammarError` if it cannot be used. Not for several threads."""
 
-    def __init__(self, text: TextDomain, vocab_size: int, grammar: Grammar) -> None:
+    def __init__(self, text: Domain, vocab_size: int, grammar: Grammar) -> None:
         self.grammar = grammar
         self._vocab_size = vocab_size
         self._start = _matcher(_vocabulary(text, vocab_size), grammar)
@@ -209,10 +209,10 @@ def _reason(words: str) -> str:
     return named[:LONGEST_REASON].rstrip(".")
 
 
-_vocabularies: WeakKeyDictionary[TextDomain, LLTokenizer] = WeakKeyDictionary()
+_vocabularies: WeakKeyDictionary[Domain, LLTokenizer] = WeakKeyDictionary()
 
 
-def _vocabulary(text: TextDomain, vocab_size: int) -> LLTokenizer:
+def _vocabulary(text: Domain, vocab_size: int) -> LLTokenizer:
     """The exact bytes of every token, once a model (0.2 s for 49,152 tokens)."""
     found = _vocabularies.get(text)
     if found is not None:
@@ -236,7 +236,7 @@ class _Words:
     So neither the parser nor its masks depend on which tokens end a run.
     """
 
-    def __init__(self, text: TextDomain, vocab_size: int) -> None:
+    def __init__(self, text: Domain, vocab_size: int) -> None:
         self.eos_token_id = vocab_size
         self.bos_token_id = None
         self.tokens = [*(text.token_bytes(i) for i in range(vocab_size)), _END_MARK]

@@ -12,10 +12,11 @@ from core.contract.params import GenerationParams
 from core.contract.specs import Prompt, RunSpec
 from core.contract.together import check_together, in_mode
 from core.decode.grammar import Constraint
+from core.domains.domain import Cancelled, never
 from core.models.loaded import LoadedModel
 
 
-def tokenize(loaded: LoadedModel, prompt: Prompt) -> PromptRow:
+def tokenize(loaded: LoadedModel, prompt: Prompt, cancelled: Cancelled = never) -> PromptRow:
     """One prompt as tokens; no limits are checked. Raises `PromptError`."""
     text, info = loaded.text, loaded.info
     if prompt.ids is not None:
@@ -24,17 +25,38 @@ def tokenize(loaded: LoadedModel, prompt: Prompt) -> PromptRow:
             raise PromptError(f"Token id {unknown} does not exist; {info.title} knows ids 0 to {info.vocab_size - 1}.")
         ids, rendered = list(prompt.ids), text.decode(prompt.ids)
     elif prompt.messages is not None:
-        rendered = text.render_chat(prompt.messages)
-        ids = text.encode(rendered, add_special_tokens=False)
+        rendered = text.render_chat(prompt.messages, cancelled)
+        ids = text.encode(rendered, add_special_tokens=False, cancelled=cancelled)
+    elif prompt.image is not None:
+        ids = text.encode_picture(prompt.image)[: 1 + _kept_pixels(loaded, prompt)]
+        rendered = text.decode(ids)
     else:
         rendered = prompt.text or ""
-        ids = text.encode(rendered) if rendered else []
+        ids = text.encode(rendered, cancelled=cancelled) if rendered else []
     return PromptRow(tuple(ids), tuple(text.piece(i) for i in ids), rendered)
 
 
-def prompt_rows(loaded: LoadedModel, prompts: tuple[Prompt, ...], copies: int) -> list[PromptRow]:
+def _kept_pixels(loaded: LoadedModel, prompt: Prompt) -> int:
+    """How many pixels of the picture are given. Raises `PromptError`."""
+    image = loaded.info.image
+    if image is None or (prompt.keep_rows is None and prompt.keep_pixels is None):
+        return 0 if image is None else image.pixels
+    if prompt.keep_rows is not None and prompt.keep_pixels is not None:
+        raise PromptError("Give either keep_rows or keep_pixels, not both.")
+    kept, most, what = (
+        (prompt.keep_rows, image.height, "rows") if prompt.keep_rows is not None
+        else (prompt.keep_pixels or 0, image.pixels, "pixels")
+    )  # fmt: skip
+    if not 0 <= kept <= most:
+        raise PromptError(f"{kept:,} {what} cannot be kept; pictures of {loaded.info.title} have {most:,}.")
+    return kept * image.width if what == "rows" else kept
+
+
+def prompt_rows(
+    loaded: LoadedModel, prompts: tuple[Prompt, ...], copies: int, cancelled: Cancelled = never
+) -> list[PromptRow]:
     """The rows of a run: every prompt `copies` times, an empty one begun with BOS. Raises `PromptError`."""
-    rows = [_runnable(loaded, tokenize(loaded, prompt)) for prompt in prompts]
+    rows = [_runnable(loaded, tokenize(loaded, prompt, cancelled)) for prompt in prompts]
     if not rows:
         raise PromptError("There is no prompt to run.")
     return [row for row in rows for _ in range(copies)]
@@ -47,6 +69,11 @@ def _runnable(loaded: LoadedModel, row: PromptRow) -> PromptRow:
         if bos is None:
             raise PromptError(f"The prompt is empty and {info.title} has no BOS token to begin with; type something.")
         row = PromptRow((bos,), (loaded.text.piece(bos),), "")
+    if info.image is not None and len(row.token_ids) > info.image.pixels:
+        raise PromptError(
+            f"The prompt has {len(row.token_ids):,} tokens, and a picture has {info.image.pixels:,} pixels, so no "
+            "positions are left to paint; keep fewer."
+        )
     if len(row.token_ids) > info.max_positions:
         raise PromptError(
             f"The prompt has {len(row.token_ids):,} tokens, but {info.title} has only {info.max_positions:,} "

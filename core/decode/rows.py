@@ -13,7 +13,7 @@ from time import perf_counter
 from core.contract.events import FinishReason, PromptRow
 from core.contract.params import GenerationParams
 from core.decode.stopping import RowStop
-from core.domains.stream import TextStream
+from core.domains.domain import TokenStream
 from core.trace.path import Path
 from core.trace.recording import Strand
 
@@ -46,7 +46,7 @@ class Row:
     prompt: PromptRow
     padding: int
     stop: RowStop
-    stream: TextStream
+    stream: TokenStream
     path: Path
     beam: int = 0
     token_ids: list[int] = field(default_factory=list)

@@ -74,7 +74,7 @@ class Session:
         self.assistant = assistant
         self.mode: Mode = make_mode(self.asked, spec, loaded, assistant, cancelled)
         copies = self.asked.num_return_sequences if self.mode.copies else 1
-        prompts = prepare.prompt_rows(loaded, spec.prompts, copies)
+        prompts = prepare.prompt_rows(loaded, spec.prompts, copies, cancelled)
         slots = prepare.pad_left(prompts, engine.pad_id(loaded, self.asked), loaded.device)
         self.prompt_slots = slots.ids.shape[1]
         self.lengths = settle_lengths(self.asked, self._chosen(), self.prompt_slots)
@@ -184,7 +184,7 @@ class Session:
     def _context(self, params: GenerationParams, opening: tuple[Stage, ...]) -> PipelineContext:
         return PipelineContext(
             prompt_slots=self.prompt_slots,
-            vocab_size=self.loaded.info.vocab_size,
+            vocab_size=self.loaded.info.output_size,
             device=self.loaded.device,
             custom=self.extras.logits_processor,
             prefix_allowed_tokens_fn=self.extras.prefix_allowed_tokens_fn,

@@ -20,6 +20,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
+from core.models.own_attention import Attended, own_arithmetic, own_attention_seen
+
 # transformers looks for "sdpa", "flash" and the like inside the name, so it holds none of them.
 NAME = "tokenglass"
 NAME_EAGER = "tokenglass_eager"
@@ -75,9 +77,24 @@ def watched(watch: AttentionWatch) -> Iterator[None]:
 
 
 def family_eager(module: nn.Module) -> AttentionForward:
-    """The `eager_attention_forward` of the file that defines this attention module."""
-    forward: AttentionForward = sys.modules[type(module).__module__].eager_attention_forward
+    """The `eager_attention_forward` of the file that defines this attention module, or the module's own method."""
+    forward: AttentionForward = getattr(sys.modules[type(module).__module__], "eager_attention_forward", own_arithmetic)
     return forward
+
+
+@contextmanager
+def taps_attached(model: PreTrainedModel) -> Iterator[None]:
+    """Let tap and watch see modules without attention interface, too, for the time of the block."""
+
+    def see(call: Attended) -> None:
+        tap, watch = _tap.get(), _watch.get()
+        if tap is not None:
+            tap.take(call.module, call.query, call.scaling, {})
+        if watch is not None:
+            watch.attended(call.module, call.query, call.key, call.value, call.mask, call.scaling, call.output)
+
+    with own_attention_seen(model, see):
+        yield
 
 
 def _tokenglass_attention(

@@ -46,6 +46,11 @@ class Blueprint:
         """Number of parameters, tied ones counted once."""
         return sum(self.elements.values())
 
+    @property
+    def paints(self) -> bool:
+        """Whether its tokens are pixels."""
+        return self.config.model_type in _IMAGE_MODELS
+
     def weight_bytes(self, dtype: torch.dtype) -> int:
         """Bytes of the parameters; some families keep a few of them in fp32, as transformers does."""
         strict = getattr(self.kind, "_keep_in_fp32_modules_strict", None) or ()

@@ -12,7 +12,7 @@ from core.contract.errors import ModelLoadError, ParameterError
 from core.contract.events import ModelInfo
 from core.contract.params import PARAMETERS, GenerationParams
 from core.contract.specs import ModelSpec
-from core.domains.text import TextDomain
+from core.domains.domain import Domain
 from core.models.placement import DTYPE_NAMES
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "n_ctx")
@@ -51,12 +51,15 @@ def dimensions(config: Any) -> Dimensions:
 
 
 def model_info(
-    *, model_id: int, spec: ModelSpec, title: str, module: PreTrainedModel, text: TextDomain, load_ms: float
+    *, model_id: int, spec: ModelSpec, title: str, module: PreTrainedModel, text: Domain, load_ms: float
 ) -> ModelInfo:
     """Everything the contract wants to know of a model; `views` stays empty, `revision` too."""
     config = module.config.get_text_config()
     size = dimensions(config)
+    image = text.image
     defaults, chosen, notices = generation_defaults(module.generation_config, int(config.vocab_size))
+    if image is not None and not {"max_new_tokens", "max_length"} & chosen:
+        defaults = defaults.replace({"max_new_tokens": image.pixels})  # a whole picture
     parameters, weight_bytes = count_weights(module)
     return ModelInfo(
         model_id=model_id,
@@ -73,7 +76,7 @@ def model_info(
         head_dim=size.head_dim,
         hidden_size=size.hidden_size,
         vocab_size=int(config.vocab_size),
-        max_positions=size.max_positions,
+        max_positions=size.max_positions if image is None else min(size.max_positions, image.pixels),
         sliding_window=size.sliding_window,
         kv_bytes_per_token=size.kv_bytes_per_token(module.dtype),
         bos_token_id=_bos(module, text, int(config.vocab_size)),
@@ -84,6 +87,7 @@ def model_info(
         views=(),
         load_ms=load_ms,
         notices=notices,
+        image=image,
     )
 
 
@@ -130,7 +134,9 @@ def _sliding_window(config: Any) -> int | None:
     return _first(config, ("sliding_window",))
 
 
-def _bos(module: PreTrainedModel, text: TextDomain, vocab_size: int) -> int | None:
+def _bos(module: PreTrainedModel, text: Domain, vocab_size: int) -> int | None:
+    if text.image is not None:
+        return text.image.sos_token_id
     for holder in (module.generation_config, module.config, text.tokenizer):
         value = getattr(holder, "bos_token_id", None)
         if isinstance(value, int) and 0 <= value < vocab_size:

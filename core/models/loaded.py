@@ -9,19 +9,20 @@ from transformers import PreTrainedModel
 
 from core.contract.events import ModelInfo
 from core.contract.specs import ModelSpec
-from core.domains.text import TextDomain
+from core.domains.domain import Domain
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """An unmodified transformers model in evaluation mode on `device`, its tokens, and its facts.
 
+    text: its tokens for people; pixels, where it is an image model.
     info.views is empty until the worker's self-test has run.
     """
 
     spec: ModelSpec
     module: PreTrainedModel
-    text: TextDomain
+    text: Domain
     info: ModelInfo
     device: torch.device
     dtype: torch.dtype

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import traceback
+import weakref
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,9 @@ from core.contract.errors import LoadCancelledError, ModelLoadError, TokenglassE
 from core.contract.specs import ModelSpec
 from core.domains.byte_tokenizer import build_byte_tokenizer
 from core.domains.chat import sandboxed_template
+from core.domains.domain import Domain
+from core.domains.encoding import SandboxedEncoder
+from core.domains.image import ImageDomain, canvas_of, colour_cube
 from core.domains.sandboxed import one_line
 from core.domains.text import IdDomain, TextDomain
 from core.models.blueprint import Blueprint, check_memory, check_stored, draw_up
@@ -30,6 +34,8 @@ from core.models.files import folder_name
 from core.models.load_control import LoadControl, stop_if_cancelled, watched_transformers
 from core.models.loaded import LoadedModel
 from core.models.new_model import NewModel
+from core.models.own_attention import widen_causal_tables
+from core.models.palette import read_image_domain
 from core.models.placement import available_bytes, choose_device, choose_dtype
 from core.models.preflight import CheckedFolder, check_folder
 from core.models.random_weights import build_random
@@ -39,6 +45,8 @@ from core.models.tokenizer_files import tried_tokenizer
 from core.models.whereabouts import find_folder
 
 __all__ = ["LoadControl", "load"]
+
+_in_use: weakref.WeakValueDictionary[tuple[object, ...], Any] = weakref.WeakValueDictionary()  # trusted tokenizers
 
 
 def load(spec: ModelSpec, model_id: int, control: LoadControl) -> LoadedModel:
@@ -81,7 +89,8 @@ def _load(spec: ModelSpec, model_id: int, control: LoadControl) -> LoadedModel:
         stop_if_cancelled(control)
         control.progress(f"Moving to {device}", None)
         settle(module, device, control)
-        check_finite(source.title, module)
+        widen_causal_tables(module)
+        check_finite(source.title, module, control)
         stop_if_cancelled(control)
     load_ms = (time.perf_counter() - started) * 1e3
     info = model_info(model_id=model_id, spec=spec, title=source.title, module=module, text=text, load_ms=load_ms)
@@ -89,28 +98,39 @@ def _load(spec: ModelSpec, model_id: int, control: LoadControl) -> LoadedModel:
     return LoadedModel(spec, module, text, info, module.device, module.dtype)
 
 
-def _make(
-    new: NewModel, dtype: torch.dtype, control: LoadControl
-) -> tuple[PreTrainedModel, TextDomain, tuple[str, ...]]:
+def _make(new: NewModel, dtype: torch.dtype, control: LoadControl) -> tuple[PreTrainedModel, Domain, tuple[str, ...]]:
     """A model with random weights."""
     control.progress("Drawing weights", None)
     blueprint = draw_up(new.title, new.config())
-    check_memory(new.title, blueprint.weight_bytes(torch.float32), available_bytes(torch.device("cpu")))
+    needed = blueprint.weight_bytes(torch.float32) + blueprint.buffer_bytes
+    check_memory(new.title, needed, available_bytes(torch.device("cpu")))
     module = build_random(blueprint, new.seed, dtype, control)
-    text = TextDomain(build_byte_tokenizer()) if new.types_text else IdDomain()
-    return module, text, new.notices
+    return module, _new_domain(new, blueprint), new.notices
+
+
+def _new_domain(new: NewModel, blueprint: Blueprint) -> Domain:
+    if blueprint.paints:
+        if blueprint.embedding_rows < 2:
+            raise ModelLoadError("An image model needs at least one colour beside its start; choose a vocab_size of 2.")
+        height, width = canvas_of(blueprint.size.max_positions)
+        return ImageDomain(colour_cube(blueprint.embedding_rows - 1), height, width)
+    return TextDomain(build_byte_tokenizer()) if new.types_text else IdDomain()
 
 
 def _read(
     source: ModelSource, path: Path, dtype: torch.dtype, device: torch.device, control: LoadControl
-) -> tuple[PreTrainedModel, TextDomain, tuple[str, ...]]:
+) -> tuple[PreTrainedModel, Domain, tuple[str, ...]]:
     """A model from a folder, checked before transformers sees anything of it."""
     folder = check_folder(path)
     stop_if_cancelled(control)
     blueprint = draw_up(source.title, folder.config)
     check_stored(source.title, blueprint, folder.stored)
     check_memory(source.title, blueprint.weight_bytes(dtype) + blueprint.buffer_bytes, available_bytes(device))
-    text = _load_text(source, folder, blueprint.embedding_rows, control)
+    text: Domain
+    if blueprint.paints:
+        text = read_image_domain(folder, blueprint.embedding_rows, blueprint.size.max_positions)
+    else:
+        text = _load_text(source, folder, blueprint.embedding_rows, control)
     stop_if_cancelled(control)
     control.progress("Loading weights", 0.0)
     module, unused = _load_module(folder, blueprint, dtype)
@@ -127,18 +147,19 @@ def _load_text(source: ModelSource, folder: CheckedFolder, rows: int, control: L
     try:
         if source.trusted:
             control.progress("Loading the tokenizer", None)
-            text = TextDomain(_tokenizer(folder.path))
+            text = TextDomain(_trusted_tokenizer(folder.path))
             _check_ids(source.title, max(text.tokenizer.get_vocab().values(), default=0), rows)
             return text
         with tried_tokenizer(folder, control) as tried:
             _check_ids(source.title, tried.largest_id, rows)
             control.progress("Loading the tokenizer", None)
             tokenizer = _tokenizer(tried.folder)
+            encoder = SandboxedEncoder(tokenizer, tried.folder)
         tokenizer.name_or_path = str(folder.path)
         template = sandboxed_template(tokenizer)
         if template is None:
             tokenizer.chat_template = None  # whatever it is, it is not rendered in this process
-        return TextDomain(tokenizer, template)
+        return TextDomain(tokenizer, template, encoder)
     except (KeyboardInterrupt, SystemExit, TokenglassError):
         raise
     except BaseException as error:
@@ -146,6 +167,16 @@ def _load_text(source: ModelSource, folder: CheckedFolder, rows: int, control: L
             f"The tokenizer of “{folder_name(folder.path)}” cannot be loaded: {one_line(error)}.",
             detail=traceback.format_exc(),
         ) from None
+
+
+def _trusted_tokenizer(folder: Path) -> Any:
+    """The one that a loaded model uses already, while its files are the same: reading it holds every thread up."""
+    state = ((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in folder.iterdir() if f.suffix != ".safetensors")
+    key = (str(folder), *sorted(state))
+    tokenizer = _in_use.get(key)
+    if tokenizer is None:
+        tokenizer = _in_use[key] = _tokenizer(folder)
+    return tokenizer
 
 
 def _tokenizer(folder: Path) -> Any:

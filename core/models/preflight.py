@@ -20,6 +20,7 @@ from core.models.weight_files import ADAPTER, INDEX, StoredWeights, check_weight
 
 KIB = 1 << 10
 CONFIG, GENERATION, TOKENIZER_CONFIG = "config.json", "generation_config.json", "tokenizer_config.json"
+PREPROCESSOR = "preprocessor_config.json"
 
 # Every file that may be read, and how large it may be.
 SIZE_CAPS_BYTES: Mapping[str, int] = {
@@ -30,7 +31,7 @@ SIZE_CAPS_BYTES: Mapping[str, int] = {
     "added_tokens.json": 16 * MIB,
     "chat_template.jinja": 256 * KIB,
     "chat_template.json": 256 * KIB,
-    "preprocessor_config.json": MIB,
+    PREPROCESSOR: MIB,
     "tokenizer.json": 64 * MIB,
     "tokenizer.model": 64 * MIB,
     "vocab.json": 64 * MIB,

@@ -15,7 +15,8 @@ from core.contract import GenerationParams, PrefillProgress, Prompt, RunFinished
 from core.decode.session import Session
 from core.models.loaded import LoadedModel
 
-FAMILIES = ("tiny_gpt2", "random_gpt2", "random_llama", "random_qwen2", "random_qwen2_sliding")
+LANGUAGE = ("tiny_gpt2", "random_gpt2", "random_llama", "random_qwen2", "random_qwen2_sliding")
+FAMILIES = (*LANGUAGE, "random_imagegpt")
 Rows = Sequence[Sequence[int]]
 
 

@@ -147,11 +147,11 @@ def test_each_step_tells_the_models_own_distribution(loaded: LoadedModel) -> Non
         loaded,
         [repetitive(loaded)],
         {"max_new_tokens": 10, **DRAFTS["early exit"]},
-        top_logprobs=loaded.info.vocab_size,
+        top_logprobs=loaded.info.output_size,
     )
     for index, step in enumerate(ours.steps):
         ids = ours.sequences[0][: len(repetitive(loaded)) + index]
-        raw, _ = dense(step, loaded.info.vocab_size)
+        raw, _ = dense(step, loaded.info.output_size)
         expected = torch.log_softmax(full_logits(loaded, ids)[-1], -1)
         assert torch.allclose(raw, expected, atol=1e-3)
 

@@ -55,7 +55,7 @@ def ours(loaded: LoadedModel, _ours: dict[int, Ours]) -> Ours:
     key = id(loaded)
     if key not in _ours:
         _ours[key] = run(
-            loaded, [prompt_of(loaded, 9)], CONTRASTIVE, prefill_chunk=4, top_logprobs=loaded.info.vocab_size
+            loaded, [prompt_of(loaded, 9)], CONTRASTIVE, prefill_chunk=4, top_logprobs=loaded.info.output_size
         )
     return _ours[key]
 
@@ -82,7 +82,7 @@ def test_what_a_step_tells_is_what_full_passes_give(loaded: LoadedModel, ours: O
 def test_raw_probabilities_are_the_model_s_own(loaded: LoadedModel, ours: Ours) -> None:
     logits = full_logits(loaded, ours.sequences[0][:-1])
     for index, step in enumerate(ours.steps):
-        raw, final = dense(step, loaded.info.vocab_size)
+        raw, final = dense(step, loaded.info.output_size)
         torch.testing.assert_close(raw, torch.log_softmax(logits[8 + index], -1), atol=1e-3, rtol=1e-4)
         assert torch.equal(raw, final)
 
@@ -155,7 +155,7 @@ def test_without_a_record_the_tokens_are_the_same(loaded: LoadedModel, ours: Our
 
 def test_a_token_that_a_stage_killed_is_never_chosen(loaded: LoadedModel) -> None:
     alive = [5, 6]
-    banned = [token for token in range(loaded.info.vocab_size) if token not in alive]
+    banned = [token for token in range(loaded.info.output_size) if token not in alive]
     params = {**CONTRASTIVE, "top_k": 8, "penalty_alpha": 0.9, "eos_token_id": banned, "min_new_tokens": 9}
     found = run(loaded, [prompt_of(loaded, 9)], params)
     assert set(found.sequences[0][9:18]) <= set(alive)

@@ -32,7 +32,7 @@ def logprobs_of(answer: DistributionAnswer, vocabulary: int) -> torch.Tensor:
 def test_raw_distributions_equal_one_forward_pass_without_cache(ours: Ours, loaded: LoadedModel) -> None:
     expected = full_logits(loaded, ours.sequences[0][:-1]).log_softmax(-1)  # (T, V)
     for step in ours.steps:
-        raw, _ = dense(step, loaded.info.vocab_size)
+        raw, _ = dense(step, loaded.info.output_size)
         torch.testing.assert_close(raw, expected[step.id.position - 1], atol=1e-4, rtol=1e-4)
 
 
@@ -40,7 +40,7 @@ def test_the_read_out_of_every_recorded_position_equals_the_model_s_logits(ours:
     expected = full_logits(loaded, ours.sequences[0][:-1]).log_softmax(-1)
     for position in range(PROMPT + NEW - 1):
         answer = ask(ours, position)
-        raw = logprobs_of(answer, loaded.info.vocab_size)
+        raw = logprobs_of(answer, loaded.info.output_size)
         torch.testing.assert_close(raw, expected[position], atol=1e-4, rtol=1e-4)
         entropy = -(expected[position].exp() * expected[position]).sum() / torch.log(torch.tensor(2.0))
         assert answer.entropy_bits == pytest.approx(float(entropy), abs=1e-3)
@@ -53,8 +53,8 @@ def test_the_derived_distribution_of_a_step_is_the_one_it_reported(loaded: Loade
     params = {"do_sample": True, "temperature": 1.2, "top_k": 30, "repetition_penalty": 1.4, "max_new_tokens": NEW}
     ours = run(loaded, [prompt_of(loaded, PROMPT)], params, top_logprobs=5000)
     for step in ours.steps:
-        _, reported = dense(step, loaded.info.vocab_size)
-        derived = logprobs_of(ask(ours, step.id.position - 1, final=True), loaded.info.vocab_size)
+        _, reported = dense(step, loaded.info.output_size)
+        derived = logprobs_of(ask(ours, step.id.position - 1, final=True), loaded.info.output_size)
         assert torch.equal(derived.isneginf(), reported.isneginf())
         torch.testing.assert_close(derived, reported, atol=1e-5, rtol=1e-5)
 
@@ -67,7 +67,7 @@ def test_the_logit_lens_reads_the_model_s_hidden_states(ours: Ours, loaded: Load
         expected = [anatomy.read_out(states[0]).log_softmax(-1) for states in hidden[: loaded.info.layers]]
     for layer in range(loaded.info.layers):
         for position in (0, PROMPT - 1, PROMPT, PROMPT + NEW - 2):
-            raw = logprobs_of(ask(ours, position, layer=layer), loaded.info.vocab_size)
+            raw = logprobs_of(ask(ours, position, layer=layer), loaded.info.output_size)
             torch.testing.assert_close(raw, expected[layer][position], atol=1e-4, rtol=1e-4)
 
 
@@ -77,7 +77,7 @@ def test_rows_with_padding_read_out_their_own_positions(loaded: LoadedModel) -> 
     for row, sequence in enumerate(ours.sequences):
         expected = full_logits(loaded, sequence[:-1]).log_softmax(-1)
         for position in range(len(sequence) - 1):
-            raw = logprobs_of(ask(ours, position, row=row), loaded.info.vocab_size)
+            raw = logprobs_of(ask(ours, position, row=row), loaded.info.output_size)
             torch.testing.assert_close(raw, expected[position], atol=1e-4, rtol=1e-4)
 
 

@@ -63,10 +63,10 @@ def early_logits(loaded: LoadedModel, ids: list[int], layer: int) -> torch.Tenso
 
 
 def test_raw_is_the_model_s_own_and_final_the_contrast(loaded: LoadedModel) -> None:
-    ours = run(loaded, [prompt_of(loaded, 9)], DOLA, top_logprobs=loaded.info.vocab_size, prefill_chunk=4)
+    ours = run(loaded, [prompt_of(loaded, 9)], DOLA, top_logprobs=loaded.info.output_size, prefill_chunk=4)
     ids, logits = ours.sequences[0][:-1], full_logits(loaded, ours.sequences[0][:-1])
     for index, step in enumerate(ours.steps):
-        detail, (raw, final) = step.detail, dense(step, loaded.info.vocab_size)
+        detail, (raw, final) = step.detail, dense(step, loaded.info.output_size)
         assert isinstance(detail, DolaDetail)
         own = torch.log_softmax(logits[8 + index], -1)
         torch.testing.assert_close(raw, own, atol=1e-3, rtol=1e-4)
@@ -80,11 +80,11 @@ def test_raw_is_the_model_s_own_and_final_the_contrast(loaded: LoadedModel) -> N
 
 
 def test_a_past_step_is_contrasted_again_from_its_records(loaded: LoadedModel) -> None:
-    ours = run(loaded, [prompt_of(loaded, 9), prompt_of(loaded, 5)], DOLA, top_logprobs=loaded.info.vocab_size)
+    ours = run(loaded, [prompt_of(loaded, 9), prompt_of(loaded, 5)], DOLA, top_logprobs=loaded.info.output_size)
     for row, length in enumerate((9, 5)):
         for index, step in enumerate(ours.of_row(row)[:-1]):
             answer = ours.session.answer(DistributionQuery(1, length - 1 + index, final=True, top=5, row=row))
-            _, final = dense(step, loaded.info.vocab_size)
+            _, final = dense(step, loaded.info.output_size)
             again = torch.tensor(answer.logprob).exp()
             torch.testing.assert_close(again, final[torch.tensor(answer.token_ids)].exp(), atol=1e-3, rtol=0)
             assert answer.token_ids[0] == step.token_id

@@ -52,9 +52,9 @@ def test_rows_differ(loaded: LoadedModel) -> None:
 
 def test_the_draw_falls_on_the_chosen_token(loaded: LoadedModel) -> None:
     """The needle: u lies in the chosen token's part of the cumulative bar, likeliest first."""
-    ours = run(loaded, [prompt_of(loaded, 6)], SAMPLING, seed=2, top_logprobs=loaded.info.vocab_size)
+    ours = run(loaded, [prompt_of(loaded, 6)], SAMPLING, seed=2, top_logprobs=loaded.info.output_size)
     for step in ours.steps:
-        _, final = dense(step, loaded.info.vocab_size)
+        _, final = dense(step, loaded.info.output_size)
         probabilities = final.double().exp() / final.double().exp().sum()
         ids = sorted(range(len(probabilities)), key=lambda i: (-float(probabilities[i]), i))
         before = sum(float(probabilities[i]) for i in ids[: ids.index(step.token_id)])

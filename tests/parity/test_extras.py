@@ -58,7 +58,7 @@ def test_own_processors_come_after_the_parameters_and_before_the_filters(loaded:
     params = {"do_sample": True, "temperature": 1.4, "top_k": 12, "repetition_penalty": 1.5, "max_new_tokens": 6}
     expected = generate(loaded, rows, seed=1, logits_processor=LogitsProcessorList([Reverse()]), **params)
     ours = run_with(
-        loaded, rows, params, Extras((Reverse(),)), seed=1, draw_source="torch", top_logprobs=loaded.info.vocab_size
+        loaded, rows, params, Extras((Reverse(),)), seed=1, draw_source="torch", top_logprobs=loaded.info.output_size
     )
     assert [stage.name for stage in ours.session.stages] == ["repetition_penalty", "Reverse", "temperature", "top_k"]
     assert ours.sequences == expected.sequences.tolist()

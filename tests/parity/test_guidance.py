@@ -194,10 +194,10 @@ def test_a_past_step_is_guided_again_under_another_scale(loaded: LoadedModel) ->
 
 
 def test_raw_stays_the_model_s_own(loaded: LoadedModel) -> None:
-    ours = run(loaded, [prompt_of(loaded, 9)], GUIDED, top_logprobs=loaded.info.vocab_size)
+    ours = run(loaded, [prompt_of(loaded, 9)], GUIDED, top_logprobs=loaded.info.output_size)
     logits = full_logits(loaded, ours.sequences[0][:-1])
     for index, step in enumerate(ours.steps):
-        raw, _ = dense(step, loaded.info.vocab_size)
+        raw, _ = dense(step, loaded.info.output_size)
         torch.testing.assert_close(raw, torch.log_softmax(logits[8 + index], -1), atol=1e-3, rtol=1e-4)
 
 

@@ -42,7 +42,7 @@ STEPS = 10
 
 def assert_equal_distributions(ours: Ours, expected: Any, row: int, tolerance: float = 2e-5) -> None:
     """Raw and final log-probabilities of each step of one row against logits and scores of `generate()`."""
-    vocabulary = ours.session.loaded.info.vocab_size
+    vocabulary = ours.session.loaded.info.output_size
     for index, step in enumerate(ours.of_row(row)):
         raw, final = dense(step, vocabulary)
         torch.testing.assert_close(raw, expected.logits[index][row].log_softmax(-1), atol=tolerance, rtol=1e-4)
@@ -58,7 +58,7 @@ def test_the_final_distribution_equals_that_of_generate(loaded: LoadedModel, nam
     rows = [prompt_of(loaded, 12)]
     params = {"top_k": 0, "do_sample": True, "max_new_tokens": STEPS, **SAMPLING[name]}
     expected = generate(loaded, rows, seed=1, **params)
-    ours = run(loaded, rows, params, seed=1, draw_source="torch", top_logprobs=loaded.info.vocab_size)
+    ours = run(loaded, rows, params, seed=1, draw_source="torch", top_logprobs=loaded.info.output_size)
     assert ours.sequences == unpadded(rows, expected.sequences, params.get("eos_token_id", ()))
     assert_equal_distributions(ours, expected, 0)
 
@@ -68,7 +68,7 @@ def test_the_final_distribution_of_greedy_search_too(loaded: LoadedModel, name: 
     rows = [prompt_of(loaded, 12)]
     params = {"do_sample": False, "max_new_tokens": STEPS, **SAMPLING[name]}
     expected = generate(loaded, rows, **params)
-    ours = run(loaded, rows, params, top_logprobs=loaded.info.vocab_size)
+    ours = run(loaded, rows, params, top_logprobs=loaded.info.output_size)
     assert_equal_distributions(ours, expected, 0)
 
 
@@ -77,7 +77,7 @@ def test_rows_of_a_padded_batch_have_their_own_distributions(loaded: LoadedModel
     rows = [prompt_of(loaded, length, seed=2) for length in (12, 3, 8)]
     params = {"top_k": 0, "do_sample": True, "max_new_tokens": 6, **SAMPLING[name]}
     expected = generate(loaded, rows, seed=1, **params)
-    ours = run(loaded, rows, params, seed=1, draw_source="torch", top_logprobs=loaded.info.vocab_size)
+    ours = run(loaded, rows, params, seed=1, draw_source="torch", top_logprobs=loaded.info.output_size)
     assert ours.sequences == unpadded(rows, expected.sequences)
     for row in range(3):
         assert_equal_distributions(ours, expected, row)
@@ -87,11 +87,11 @@ def test_padding_is_no_token_of_the_sequence(loaded: LoadedModel) -> None:
     """A penalty or an n-gram may count only what the row really holds: each row equals the row alone."""
     rows = [prompt_of(loaded, length, seed=2) for length in (12, 4)]
     params = {"repetition_penalty": 1.6, "no_repeat_ngram_size": 2, "max_new_tokens": 6}
-    together = run(loaded, rows, params, top_logprobs=loaded.info.vocab_size)
+    together = run(loaded, rows, params, top_logprobs=loaded.info.output_size)
     for row, ids in enumerate(rows):
-        alone = run(loaded, [ids], params, top_logprobs=loaded.info.vocab_size)
+        alone = run(loaded, [ids], params, top_logprobs=loaded.info.output_size)
         for ours, own in zip(together.of_row(row), alone.steps, strict=True):
-            final, wanted = dense(ours, loaded.info.vocab_size)[1], dense(own, loaded.info.vocab_size)[1]
+            final, wanted = dense(ours, loaded.info.output_size)[1], dense(own, loaded.info.output_size)[1]
             assert torch.equal(final.isneginf(), wanted.isneginf())
             torch.testing.assert_close(final, wanted, atol=2e-5, rtol=1e-4)
 
@@ -112,9 +112,9 @@ def test_the_stage_that_killed_a_token_is_named(tiny_gpt2: LoadedModel) -> None:
 
 def test_numbers_of_a_step_agree_with_its_distribution(loaded: LoadedModel) -> None:
     params = {"do_sample": True, "temperature": 1.3, "top_k": 25, "max_new_tokens": 8}
-    ours = run(loaded, [prompt_of(loaded, 9)], params, top_logprobs=loaded.info.vocab_size)
+    ours = run(loaded, [prompt_of(loaded, 9)], params, top_logprobs=loaded.info.output_size)
     for step in ours.steps:
-        raw, final = dense(step, loaded.info.vocab_size)
+        raw, final = dense(step, loaded.info.output_size)
         assert step.logprob == pytest.approx(float(raw[step.token_id]))
         assert step.final_logprob == pytest.approx(float(final[step.token_id]))
         assert step.rank == int((raw > raw[step.token_id]).sum())

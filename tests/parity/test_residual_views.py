@@ -147,7 +147,7 @@ def test_the_parts_of_a_logit_sum_to_it_and_equal_those_of_a_plain_pass(ours: Ou
         norm, weight = reference.norm, reference.head.weight[token].double()
         centred = norm.weight.shape == x.shape and isinstance(norm, torch.nn.LayerNorm)
         spread = (x - x.mean()).square().mean() if centred else x.square().mean()
-        epsilon = norm.eps if centred else norm.variance_epsilon
+        epsilon = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
 
         def through(part: torch.Tensor) -> float:
             moved = part.double() - part.double().mean() if centred else part.double()  # noqa: B023

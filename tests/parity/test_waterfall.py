@@ -81,7 +81,7 @@ def test_the_waterfall_of_a_past_step_ends_at_what_the_step_reported(
     loaded: LoadedModel, params: dict[str, Any]
 ) -> None:
     ours = run(loaded, [prompt_of(loaded, PROMPT)], params, seed=2, top_logprobs=5000)
-    vocabulary = loaded.info.vocab_size
+    vocabulary = loaded.info.output_size
     for step in ours.steps:
         answer = ask(ours, step.id.position - 1)
         raw, final = dense_of(answer, vocabulary)
@@ -160,8 +160,8 @@ def test_rows_have_their_own(loaded: LoadedModel) -> None:
     for step in ours.steps:
         answer = ask(ours, step.id.position - 1, row=step.id.row)
         assert answer.token_id == step.token_id
-        _, final = dense_of(answer, loaded.info.vocab_size)
-        torch.testing.assert_close(final, dense(step, loaded.info.vocab_size)[1], atol=1e-5, rtol=1e-5)
+        _, final = dense_of(answer, loaded.info.output_size)
+        torch.testing.assert_close(final, dense(step, loaded.info.output_size)[1], atol=1e-5, rtol=1e-5)
 
 
 def test_the_named_tokens_are_the_likeliest_before_and_after(tiny_gpt2: LoadedModel) -> None:

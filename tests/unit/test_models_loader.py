@@ -13,14 +13,14 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import DynamicCache, ImageGPTConfig, ImageGPTForCausalImageModeling
+from transformers import DynamicCache
 from transformers.utils import logging
 
 from core.contract import LoadCancelledError, ModelLoadError, ModelSpec, PromptError
 from core.models import loader, placement
 from core.models.loaded import LoadedModel
 from core.models.loader import load
-from tests.models import build_gpt2, build_llama, build_qwen2, build_tokenizer
+from tests.models import build_gpt2, build_imagegpt, build_llama, build_qwen2, build_tokenizer
 
 
 @dataclass
@@ -201,10 +201,8 @@ def test_a_folder_without_tokenizer_loads_for_ids(tmp_path: Path) -> None:
 
 
 def test_an_image_model_loads_though_it_is_no_language_model(tmp_path: Path) -> None:
-    sizes = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 64, "vocab_size": 17}
-    ImageGPTForCausalImageModeling(ImageGPTConfig(**sizes)).save_pretrained(tmp_path)
-    info = _load(tmp_path).info
-    assert (info.family, info.vocab_size, info.max_positions, info.kv_heads) == ("imagegpt", 17, 64, 2)
+    info = _load(build_imagegpt(tmp_path, colours=16)).info
+    assert (info.family, info.vocab_size, info.max_positions, info.kv_heads) == ("imagegpt", 17, 64, 4)
 
 
 def test_weights_are_no_map_of_the_users_file(folder: Path) -> None:

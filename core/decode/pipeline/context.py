@@ -18,7 +18,7 @@ class PipelineContext:
     """The run and what its caller brought.
 
     prompt_slots: slots of the padded prompt; what follows was generated.
-    vocab_size: of the model; ids beyond it are refused.
+    vocab_size: tokens the model can choose; ids beyond it are refused.
     custom: the caller's processors, after those of the parameters. One of a type that the parameters ask for takes
         its place, as in `generate()`. Its attribute `replayable`, if it is true, allows to run it on past steps.
     opening: stages that others make, which come first: of the mode, then guidance.

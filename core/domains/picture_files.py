@@ -1,0 +1,62 @@
+"""Picture files: reading through Pillow, where it is installed, and writing PNG.
+
+Writing needs nothing but zlib: a PNG of plain RGB is a header, the lines, and an end. Reading means dozens of formats
+and hostile files, which is Pillow's business; the window hands in pixels that Qt has read, so only scripts need it.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.contract.errors import PromptError
+from core.contract.picture import MOST_MEGAPIXELS, Picture, RgbArray, too_large
+
+
+def read_picture(path: Path) -> Picture:
+    """The first frame of a file, transparent parts on white, turned as its camera says. Raises `PromptError`."""
+    try:
+        from PIL import Image, ImageOps
+    except ImportError:
+        raise PromptError("Reading picture files takes Pillow; run “pip install 'tokenglass[image]'”.") from None
+    name = path.name[:80]
+    try:
+        with Image.open(path) as file:
+            width, height = file.size  # from the header: nothing is decoded yet
+            if width * height > MOST_MEGAPIXELS * 1_000_000:
+                raise PromptError(too_large(height, width))
+            turned: Any = ImageOps.exif_transpose(file)
+            return Picture.of(np.asarray(turned.convert("RGBA")))
+    except PromptError:
+        raise
+    except FileNotFoundError:
+        raise PromptError(f"There is no file “{path}”.") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise PromptError(f"“{name}” unpacks to far more pixels than it should have; it is not opened.") from None
+    except Exception as error:  # every format has its own way to be broken
+        raise PromptError(
+            f"“{name}” cannot be read as a picture: it is damaged or of an unknown format.", detail=repr(error)
+        ) from error
+
+
+def write_png(path: Path, pixels: RgbArray) -> None:
+    """Write (H, W, 3) as an 8-bit RGB PNG (ISO/IEC 15948). Raises `OSError`."""
+    height, width, _ = pixels.shape
+    lines = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], axis=1)  # filter 0: none
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = _chunk(b"IHDR", header), _chunk(b"IDAT", zlib.compress(lines.tobytes(), 9)), _chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+def enlarged(pixels: RgbArray, scale: int) -> RgbArray:
+    """Every pixel as a square of `scale` × `scale`."""
+    large: RgbArray = pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+    return large
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

@@ -1,0 +1,87 @@
+"""Prompts from whatever a script has at hand: texts, ids, chats, pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.contract import ChatMessage, Picture, Prompt, PromptError
+
+Text = str | Sequence[str]
+Ids = Sequence[int] | Sequence[Sequence[int]]
+Message = ChatMessage | Mapping[str, str]
+Messages = Sequence[Message] | Sequence[Sequence[Message]]
+Image = str | os.PathLike[str] | Picture | NDArray[np.uint8]
+Images = Image | list[Image]
+
+
+def to_prompts(
+    prompt: Text | None,
+    prompt_ids: Ids | None,
+    messages: Messages | None,
+    image: Images | None = None,
+    keep_rows: int | None = None,
+    keep_pixels: int | None = None,
+) -> tuple[Prompt, ...]:
+    """The prompts of a batch from whichever way they were given. Raises `PromptError`."""
+    if sum(given is not None for given in (prompt, prompt_ids, messages, image)) != 1:
+        raise PromptError("Give the prompt in exactly one way: prompt, prompt_ids, messages or image.")
+    if image is not None:
+        images = image if isinstance(image, list | tuple) else [image]
+        return tuple(Prompt(image=to_picture(i), keep_rows=keep_rows, keep_pixels=keep_pixels) for i in images)
+    if keep_rows is not None or keep_pixels is not None:
+        raise PromptError("keep_rows and keep_pixels belong to a picture; give it as image.")
+    if prompt is not None:
+        return tuple(Prompt(text=text) for text in ([prompt] if isinstance(prompt, str) else prompt))
+    if prompt_ids is not None:
+        values = list(_plain(prompt_ids))
+        rows = values if values and isinstance(values[0], list | tuple) else [values]
+        return tuple(Prompt(ids=_integers(row)) for row in rows)
+    chats: list[Any] = list(messages or ())
+    batch = chats if chats and isinstance(chats[0], list | tuple) else [chats]
+    return tuple(Prompt(messages=tuple(map(_message, chat))) for chat in batch)
+
+
+def to_picture(image: Image) -> Picture:
+    """A picture from a file, an array or a picture. Raises `PromptError`."""
+    if isinstance(image, Picture):
+        return image
+    if isinstance(image, str | os.PathLike):
+        from core.domains.picture_files import read_picture
+
+        return read_picture(Path(image))
+    return Picture.of(np.asarray(image))
+
+
+def to_negative(prompt: str | Sequence[int] | None) -> Prompt | None:
+    """A negative prompt from text or token ids. Raises `PromptError`."""
+    if prompt is None or isinstance(prompt, str):
+        return None if prompt is None else Prompt(text=prompt)
+    return Prompt(ids=_integers(_plain(prompt)))
+
+
+def _plain(values: Any) -> Iterable[Any]:
+    """Lists out of numpy arrays and tensors."""
+    plain: Iterable[Any] = values.tolist() if hasattr(values, "tolist") else values
+    return plain
+
+
+def _integers(row: Iterable[Any]) -> tuple[int, ...]:
+    ids = tuple(_plain(row))
+    wrong = next((i for i in ids if isinstance(i, bool) or not isinstance(i, int | np.integer)), None)
+    if wrong is not None:
+        raise PromptError(f"{wrong!r} is no token id; prompt_ids takes whole numbers.")
+    return tuple(map(int, ids))
+
+
+def _message(message: Message) -> ChatMessage:
+    if isinstance(message, ChatMessage):
+        return message
+    if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+        raise PromptError(f"{message!r} is no chat message; each is a dictionary with role and content.")
+    return ChatMessage(str(message["role"]), str(message["content"]))
