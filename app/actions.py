@@ -127,6 +127,7 @@ class Actions(QObject):
             "attention": self.tr("Attention"),
             "cache": self.tr("Cache"),
             "everything": self.tr("Everything"),
+            "model": self.tr("Model"),
         }
         for number, (layout, text) in enumerate(self.layout_titles.items(), start=1):
             self.add(

@@ -8,9 +8,11 @@ from app.panels.attention import AttentionPanel
 from app.panels.beams import BeamsPanel
 from app.panels.cache import CachePanel
 from app.panels.candidates import CandidatesPanel
+from app.panels.config_desk import ConfigPanel
 from app.panels.errors import ErrorsPanel
 from app.panels.lens import LensPanel
 from app.panels.mode import ModePanel
+from app.panels.onnx import OnnxPanel
 from app.panels.output import OutputPanel
 from app.panels.panel import Dispatch, Panel
 from app.panels.parameters import ParametersPanel
@@ -46,6 +48,8 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
         LensPanel(dispatch),
         WalkPanel(dispatch),
         CachePanel(dispatch),
+        ConfigPanel(dispatch),
+        OnnxPanel(dispatch),
         RowsPanel(dispatch),
         BeamsPanel(dispatch),
         ErrorsPanel(dispatch),

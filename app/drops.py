@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from app.files import read_text
 from app.panels.panel import Dispatch
 from app.preset_files import read_preset
 from app.state import batch
+from app.state.desk_intents import OpenConfig
 from app.state.intents import Announce, EditBatch, EditText, ImportPreset, SelectTab
 from app.state.state import Tab
 from core.contract import ParameterError
@@ -22,6 +24,15 @@ def accepts(path: Path) -> bool:
     return path.suffix.lower() in (".gguf", ".json", *TEXTS) or path.is_dir()
 
 
+def _is_config(path: Path) -> bool:
+    """Whether a JSON file is the configuration of a model; whatever else it is, the presets say."""
+    try:
+        content = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError):
+        return path.name == "config.json"
+    return isinstance(content, dict) and "model_type" in content
+
+
 def take(path: Path, dispatch: Dispatch, look_at: Callable[[str], None], tab: Tab = "text") -> None:
     """Carry out a drop: a model is looked at, not loaded; a text becomes the prompt; a preset is applied.
 
@@ -30,6 +41,8 @@ def take(path: Path, dispatch: Dispatch, look_at: Callable[[str], None], tab: Ta
     suffix = path.suffix.lower()
     if path.is_dir() or suffix == ".gguf":
         look_at(str(path))
+    elif suffix == ".json" and _is_config(path):
+        dispatch(OpenConfig(str(path), reveal=True))
     elif suffix == ".json":
         try:
             dispatch(ImportPreset(read_preset(path)))

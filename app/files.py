@@ -35,3 +35,12 @@ def write_text(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise
+
+
+def keep(path: Path, as_: Path) -> None:
+    """A second name for a file that is about to be replaced; it is never without a name. Raises `OSError`."""
+    as_.unlink(missing_ok=True)
+    try:
+        os.link(path, as_)
+    except OSError:  # a folder, or a file system without links
+        path.replace(as_)

@@ -12,7 +12,7 @@ from typing import Any, cast, get_args
 import platformdirs
 from PySide6.QtCore import QByteArray
 
-from app.files import read_text, write_text
+from app.files import keep, read_text, write_text
 from app.state.state import LayoutName
 from app.theme.palette import ThemeName
 
@@ -29,13 +29,14 @@ def default_path() -> Path:
 class Settings:
     """Typed access to the file; anything missing, damaged or of another version reads as absent.
 
-    `problem` says what was wrong with the file. A damaged one is kept under another name when it is replaced.
+    `problem` says what was wrong with the file. One that is damaged, or that a later version wrote, is kept under
+    another name when it is replaced.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or default_path()
         self.problem: str | None = None
-        self._damaged = False
+        self._keep_as: str | None = None  # the suffix under which the file is kept
         self._values = self._read()
 
     def _read(self) -> dict[str, Any]:
@@ -44,11 +45,20 @@ class Settings:
             if not isinstance(values, dict):
                 raise ValueError("it is no JSON object")
         except (OSError, ValueError, RecursionError) as error:
-            self._damaged = True
+            self._keep_as = ".damaged.json"
             self.problem = f"The settings in {self.path} cannot be read, so defaults are used: {error}"
             log.warning(self.problem)
             return {}
-        return values if values.get("version", VERSION) == VERSION else {}
+        if values.get("version", VERSION) == VERSION:
+            return values
+        self._keep_as = ".later.json"
+        kept = self.path.with_suffix(self._keep_as).name
+        self.problem = (
+            f"The settings in {self.path} are of another version of Tokenglass, so defaults are used; they are kept as "
+            f"{kept}."
+        )
+        log.warning(self.problem)
+        return {}
 
     @property
     def theme(self) -> ThemeName:
@@ -81,14 +91,14 @@ class Settings:
     def remember(self, **values: object) -> str | None:
         """Write these values with the others; a sentence if that failed. The old file is then as it was."""
         changed = {n: _plain(v) for n, v in values.items()}
-        if all(self._values.get(n) == v for n, v in changed.items()) and not self._damaged and self.path.exists():
+        if all(self._values.get(n) == v for n, v in changed.items()) and self._keep_as is None and self.path.exists():
             return None
         after = {**self._values, **changed, "version": VERSION}
         try:
-            if self._damaged:
-                self.path.replace(self.path.with_suffix(".damaged.json"))
-                self._damaged = False
+            if self._keep_as is not None:
+                keep(self.path, self.path.with_suffix(self._keep_as))
             write_text(self.path, json.dumps(after, ensure_ascii=False, indent=1))
+            self._keep_as = None
         except OSError as error:
             text = f"The settings cannot be saved to {self.path}: {error.strerror or error}. They last until you close."
             log.warning(text)

@@ -130,7 +130,7 @@ class Store(QObject):
                 self._pacer.hurry = True
             case i.Step() if not select.is_active(before):
                 self._pacer.hurry = True
-            case i.Step() if select.is_paused(before):
+            case i.Step() if select.is_paused(before) or select.is_stepping(before):
                 self._pacer.extra += 1
 
     def cost(self) -> FrameCost:

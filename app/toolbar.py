@@ -181,7 +181,8 @@ class ToolBar(QWidget):
             action = QAction(choice, group)
             action.setCheckable(True)
             action.setChecked(getattr(spec, field) == choice)
-            action.triggered.connect(_call(self._dispatch, ChooseModel(**{field: choice})))
+            intent = ChooseModel(device=choice) if field == "device" else ChooseModel(dtype=choice)
+            action.triggered.connect(_call(self._dispatch, intent))
             menu.addAction(action)
 
     def _paint_icons(self, palette: Palette) -> None:

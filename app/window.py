@@ -64,6 +64,7 @@ class Window(QMainWindow):
         self._offered: set[str] = set()
         self._arrangement = store.state.arrangement
         self._arranged = False
+        self._config_shown = store.state.config_desk.reveal
         self._apply_theme(store.state.theme)
         central = QWidget()
         self.workspace = Workspace(panels, central)
@@ -71,6 +72,8 @@ class Window(QMainWindow):
         self.actions_.add("palette", self.tr("Commands…"), self.open_palette, ("Ctrl+Shift+P",))
         self.chooser = ModelChooser(store.dispatch, catalogue or (lambda: store.state.models), self)
         self.actions_.add("model.choose", self.tr("Choose a model…"), lambda: self.chooser.open_on(), ("Ctrl+M",))
+        reload = self.tr("Load the model again")
+        self.actions_.add("model.again", reload, ChooseModel(again=True), (), lambda s: s.model is not None)
         self.actions_.add("model.folder", self.tr("Open folder…"), self.chooser.open_folder, ("Ctrl+O",))
         self.actions_.add("model.gguf", self.tr("Open GGUF…"), self.chooser.open_gguf)
         toggles = [card.toggleViewAction() for card in self.workspace.cards.values()]
@@ -115,7 +118,19 @@ class Window(QMainWindow):
             self._arrangement = state.arrangement
             self.workspace.arrange(state.layout)
             self._offered.clear()  # what the run needs is opened in the new arrangement, too
+        if state.config_desk.reveal != self._config_shown:
+            self._config_shown = state.config_desk.reveal
+            self._reveal("config")
         self._offer(state)
+
+    def _reveal(self, name: str) -> None:
+        """Bring a card up, wherever it is."""
+        card = self.workspace.cards.get(name)
+        if card is None:
+            return
+        if not card.isVisible():
+            card.toggleViewAction().trigger()
+        card.raise_()
 
     def _offer(self, state: AppState) -> None:
         """Open the card that a kind of run needs, once; who closes it has seen it."""

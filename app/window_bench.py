@@ -82,8 +82,11 @@ def streaming() -> dict[str, float]:
     }
 
 
-def long_text() -> dict[str, float]:
-    """Medians of what one change of a long output costs, laid out and painted, in a flow of 640 × 560 px."""
+def long_text() -> dict[str, dict[str, dict[str, float]]]:
+    """Medians of what one change of a long output costs, laid out and painted, in a flow of 640 × 560 px.
+
+    `flow_ms`, by tokens, by change.
+    """
     from statistics import median
 
     from PySide6.QtWidgets import QApplication
@@ -91,9 +94,9 @@ def long_text() -> dict[str, float]:
     app = QApplication.instance() or QApplication(["tokenglass", "-platform", "offscreen"])
     costs = {}
     for tokens in LENGTHS:
-        for name, times in _flow_times(tokens, app.processEvents).items():
-            costs[f"flow_{tokens}_{name}_ms"] = median(times)
-    return costs
+        times = _flow_times(tokens, app.processEvents)
+        costs[f"{tokens:,} tokens"] = {name: median(values) for name, values in times.items()}
+    return {"flow_ms": costs}
 
 
 def _flow_times(tokens: int, live: Callable[[], object]) -> dict[str, list[float]]:

@@ -33,11 +33,13 @@ LAYOUTS: Mapping[LayoutName, tuple[Column, ...]] = {
     "attention": (_LEFT, Column(33, (("output", 100),)), Column(46, (("attention", 72), ("candidates", 28)))),
     "cache": (_LEFT, Column(40, (("output", 60), ("timeline", 40))), Column(39, (("cache", 100),))),
     "everything": (_LEFT, _CENTRE, Column(31, (("candidates", 28), ("attention", 42), ("cache", 30)))),
+    "model": (Column(45, (("config", 100),)), Column(55, (("onnx", 100),))),
 }
 BEHIND: Mapping[LayoutName, Mapping[str, str]] = {  # as a second tab: the card, and the one in front of it
     "sample": {"plan": "parameters"},
     "everything": {"plan": "parameters"},
 }
+DESKS = ("config", "onnx")  # closed at first; opened, they come up as tabs beside the output
 TABBED = ("lens", "walk")  # closed at first; opened, they share the place of the largest view of the model
 
 
@@ -64,7 +66,7 @@ class Workspace(QMainWindow):
         self._later.timeout.connect(self._share)
         for name, card in self.cards.items():
             card.topLevelChanged.connect(self._arranged_by_hand)
-            if name in TABBED:
+            if name in (*TABBED, *DESKS):
                 card.toggleViewAction().triggered.connect(lambda visible, card=card: self._opened(card, visible))
                 continue
             card.closed.connect(self._arranged_by_hand)
@@ -95,7 +97,7 @@ class Workspace(QMainWindow):
         for name, card in self.cards.items():
             if name in TABBED and name not in shown:
                 self.tabifyDockWidget(self.cards[self._home_of_tabs(columns)], card)
-            elif name not in shown:  # kept at the end of the last column, in case it is wanted
+            elif name not in shown and name not in DESKS:  # kept at the end of the last column, in case it is wanted
                 home = columns[min(1, len(columns) - 1)] if name in BELOW_OUTPUT else columns[-1]
                 self.splitDockWidget(self.cards[home.cards[-1][0]], card, Qt.Orientation.Vertical)
             card.setVisible(name in shown)
@@ -115,6 +117,9 @@ class Workspace(QMainWindow):
     def _opened(self, card: Card, visible: bool) -> None:
         """A card that shares its place comes to the front, the columns keep their shares."""
         if visible:
+            if self.dockWidgetArea(card) == Qt.DockWidgetArea.NoDockWidgetArea:
+                self.tabifyDockWidget(self.cards["output"], card)
+                card.show()
             card.raise_()
         self._name_tabs()
 

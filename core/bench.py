@@ -197,6 +197,15 @@ def as_table(report: Mapping[str, Any]) -> str:
         lines += ["", *bench_pipeline.as_lines(pipeline, name)]
     cost = report["append_us"]
     lines += ["", f"append at {APPEND_AT:,} positions: {cost['ours']:.0f} µs, DynamicLayer {cost['dynamic']:.0f} µs"]
-    lines += [f"{key}: {value}" for key, value in (report["window"] or {}).items()]
+    for key, value in (report["window"] or {}).items():
+        lines += _grid(key, value) if isinstance(value, Mapping) else [f"{key}: {value:.3g}"]
     lines += [f"{report['threads']} threads, torch {report['torch']}, transformers {report['transformers']}"]
     return "\n".join(lines)
+
+
+def _grid(title: str, rows: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Rows of numbers under their names."""
+    names = list(next(iter(rows.values()), ()))
+    wide = max(map(len, (title, *rows)))
+    head = f"{title:<{wide}}" + "".join(f"{name:>10}" for name in names)
+    return ["", head, *(f"{row:<{wide}}" + "".join(f"{v[n]:>10.3g}" for n in names) for row, v in rows.items()), ""]

@@ -1,4 +1,4 @@
-"""`tokenglass generate`, `plan`, `models` and `bench`: headless, on the same engine and contract as the window.
+"""`tokenglass generate`, `plan`, `models`, `bench`, `config`, `onnx`: headless, as the window runs them.
 
 Results go to standard output, everything else to standard error. Exit status: 0, or 2 with one line that says what
 was wrong, or 130 after Ctrl+C (what was generated is printed). torch is imported only when a model is needed.
@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from core import cli_desk
 from core.cli_picture import add_out_arguments, check_out, write_pictures
 from core.cli_plan import as_text, plan_object
 from core.cli_run import UsageError, add_run_arguments, run_spec
@@ -89,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--model", action="append", metavar="NAME", help="default: tiny-gpt2 and smollm2")
     bench.add_argument("--quick", action="store_true", help="fewer tokens and rounds; the ratios are rough")
     bench.add_argument("--json", action="store_true", help="one object")
+
+    cli_desk.add_commands(commands, _watched)
     return parser
 
 
@@ -245,6 +248,16 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         yield flag.is_set
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def _watched() -> Iterator[_Control]:
+    """A control that Ctrl+C cancels; its line on the terminal is gone afterwards."""
+    with _interruptible() as interrupted:
+        try:
+            yield _Control(interrupted)
+        finally:
+            _status(None)
 
 
 class _Control:

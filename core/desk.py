@@ -82,8 +82,12 @@ def _one_slice(deriving: _Deriving, session: Session | None, loaded: LoadedModel
     except BaseException as problem:
         if session is not None and _broken_off(problem):
             problem = ViewUnavailableError("Computing this again was interrupted; ask once more.", can_recompute=True)
-        can_recompute = isinstance(problem, ViewUnavailableError) and problem.can_recompute
-        return Answered(ask.slot, ask.generation, None, error_report(problem), can_recompute)
+        can_recompute, first = False, 0
+        if isinstance(problem, ViewUnavailableError):
+            can_recompute, first = problem.can_recompute, problem.first_recorded
+        if first and session is not None and not isinstance(ask.query, PictureQuery):
+            first = max(0, first - session.rows[ask.query.row].padding)
+        return Answered(ask.slot, ask.generation, None, error_report(problem), can_recompute, first_recorded=first)
     return None
 
 

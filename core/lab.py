@@ -7,8 +7,9 @@ import threading
 
 from core.contract.commands import CancelLoad, Command, LoadModel, Shutdown, StartRun, StopRun
 from core.contract.events import Event
+from core.controls import Flags
 from core.mailbox import Mailbox
-from core.worker import Flags, work
+from core.worker import Inbox, work
 
 
 class Lab:
@@ -19,7 +20,7 @@ class Lab:
     """
 
     def __init__(self) -> None:
-        self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._inbox: Inbox = queue.SimpleQueue()
         self._mailbox = Mailbox()
         self._flags = Flags()
         self._submitting = threading.Lock()  # commands are numbered in the order in which they are queued

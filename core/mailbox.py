@@ -15,7 +15,7 @@ CAPACITY = 2048
 
 
 class Mailbox:
-    """Many events in from one writer, drained in batches by one reader."""
+    """Many events in from the worker (and the thread of an export), drained in batches by one reader."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity

@@ -8,21 +8,29 @@ speed when nothing runs.
 from __future__ import annotations
 
 import queue
-import threading
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from core.chores import Chores
 from core.contract.commands import (
     Ask,
     CancelLoad,
+    CancelOnnx,
+    CheckOnnx,
     Command,
+    DescribeConfig,
+    DescribeOnnx,
+    ExportOnnx,
     LoadModel,
     PauseRun,
     PreviewModel,
     PreviewPlan,
     ResumeRun,
+    SaveModel,
     SetParams,
     Shutdown,
     StartRun,
@@ -30,15 +38,15 @@ from core.contract.commands import (
     Tokenize,
     Withdraw,
 )
-from core.contract.errors import PromptError, TokenglassError
+from core.contract.errors import ErrorReport, PromptError, TokenglassError
 from core.contract.events import (
     CommandRefused,
     Event,
     LoadFailed,
-    LoadProgress,
     ModelPreviewed,
     ModelReady,
     Planned,
+    PromptRow,
     StateChanged,
     Tokenized,
     Vitals,
@@ -46,95 +54,33 @@ from core.contract.events import (
 )
 from core.contract.snapshot import StepSnapshot
 from core.contract.specs import ModelSpec
+from core.controls import Flags, LoadControl, QuietControl
 from core.desk import Desk, Meter, error_report, typed_error
+from core.errands import Cancelled, Errands
 from core.mailbox import Mailbox
 
 if TYPE_CHECKING:
     from core.decode.session import Session
+    from core.models.download import Survey
     from core.models.loaded import LoadedModel
 
+T = TypeVar("T")
 VIEW_SHARE = 0.08  # of the worker's time while it decodes
 MOST_CREDIT_S = 0.05  # unused share does not pile up into a stall
 
 
-@dataclass
-class Flags:
-    """Set by whoever submits, read inside the model and the loader.
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    """An errand is done: `conclude` answers the command, unless a later one of its kind has come since."""
 
-    Interruptions and loads are numbered in the order they were submitted, so that none can be lost or hit another.
-    """
-
-    closing: threading.Event = field(default_factory=threading.Event)
-    interruptions: int = 0  # commands submitted that end a run
-    loads_submitted: int = 0
-    loads_abandoned: int = 0  # all loads up to this number
-
-    def interrupt(self) -> None:
-        """A command that ends the run in progress is about to be submitted."""
-        self.interruptions += 1
-
-    def submit_load(self) -> None:
-        """A new load; earlier ones are given up."""
-        self.interrupt()
-        self.loads_abandoned = self.loads_submitted
-        self.loads_submitted += 1
-
-    def cancel_loads(self) -> None:
-        """Give up every load submitted so far."""
-        self.loads_abandoned = self.loads_submitted
-
-    def shut_down(self) -> None:
-        """Break off whatever is going on."""
-        self.closing.set()
-        self.cancel_loads()
+    command: Command
+    conclude: Callable[[], None]
 
 
-@dataclass
-class _LoadControl:
-    """What the loader reports to and asks."""
-
-    model_id: int
-    number: int
-    worker: Worker
-
-    def progress(self, stage: str, fraction: float | None) -> None:
-        self.worker.mailbox.put_latest("load", LoadProgress(self.model_id, stage, fraction))
-
-    def cancelled(self) -> bool:
-        return self.number <= self.worker.flags.loads_abandoned
+Inbox = queue.SimpleQueue[Command | _Fetched]
 
 
-@dataclass
-class _AssistantControl:
-    """A draft model is loaded for a run; whatever ends the run ends the load."""
-
-    worker: Worker
-
-    def progress(self, stage: str, fraction: float | None) -> None:
-        pass
-
-    def cancelled(self) -> bool:
-        return self.worker._interrupted()
-
-
-@dataclass
-class _PreviewControl:
-    """A preview may wait for the network; a load that is asked for or given up, or closing, ends that."""
-
-    flags: Flags
-
-    def __post_init__(self) -> None:
-        self._loads = (self.flags.loads_submitted, self.flags.loads_abandoned)
-
-    def progress(self, stage: str, fraction: float | None) -> None:
-        pass
-
-    def cancelled(self) -> bool:
-        loads = (self.flags.loads_submitted, self.flags.loads_abandoned)
-        return self.flags.closing.is_set() or loads != self._loads
-
-
-def work(inbox: queue.SimpleQueue[Command], mailbox: Mailbox, flags: Flags) -> None:
+def work(inbox: Inbox, mailbox: Mailbox, flags: Flags) -> None:
     """The worker thread's life. Should it end before it was told to, it says why."""
     worker = Worker(inbox, mailbox, flags)
     try:
@@ -150,7 +96,7 @@ def work(inbox: queue.SimpleQueue[Command], mailbox: Mailbox, flags: Flags) -> N
 class Worker:
     """State of the worker thread; only that thread calls its methods."""
 
-    def __init__(self, inbox: queue.SimpleQueue[Command], mailbox: Mailbox, flags: Flags) -> None:
+    def __init__(self, inbox: Inbox, mailbox: Mailbox, flags: Flags) -> None:
         self.inbox, self.mailbox, self.flags = inbox, mailbox, flags
         self.state: WorkerState | None = None
         self.loaded: LoadedModel | None = None
@@ -162,6 +108,9 @@ class Worker:
         self.steps_left: int | None = None
         self.paused_at: float | None = None
         self.desk = Desk(mailbox)
+        self.errands = Errands()
+        self.chores = Chores(mailbox, self._overtaken)
+        self.latest: dict[type, Command] = {}  # of the commands that are answered by errands
         self.credit_s = 0.0
         self.meter = Meter()
         self.hooks = ExitStack()  # the running session's hooks
@@ -195,8 +144,10 @@ class Worker:
                 raise
             except BaseException as problem:  # what session and desk have not turned into an answer themselves
                 self._give_up(problem)
+        self.chores.close()
         self._end_run()
         self._forget_session()
+        self.errands.close()
         self.loaded = self.assistant = None
 
     def _give_up(self, problem: BaseException) -> None:
@@ -208,11 +159,16 @@ class Worker:
             self.desk.clear()
             self.mailbox.put(CommandRefused("Ask", error_report(problem)))
 
+    def _overtaken(self) -> Callable[[], bool]:
+        """Whether from now on a load is asked for or given up, or all ends: what takes long beside it gives up."""
+        flags, loads = self.flags, self.flags.loads()
+        return lambda: flags.closing.is_set() or flags.loads() != loads
+
     # -- commands
 
-    def _take_commands(self) -> list[Command]:
+    def _take_commands(self) -> list[Command | _Fetched]:
         """All that wait; sleeps only when there is nothing to do. Superseded drafts are dropped."""
-        commands: list[Command] = []
+        commands: list[Command | _Fetched] = []
         if not self._advancing and not self.desk and self.plan_wanted is None:
             commands.append(self.inbox.get())
         while True:
@@ -220,10 +176,11 @@ class Worker:
                 commands.append(self.inbox.get_nowait())
             except queue.Empty:
                 break
-        latest: dict[type, Command] = {type(c): c for c in commands}
-        return [c for c in commands if not isinstance(c, Tokenize | PreviewModel | PreviewPlan) or c is latest[type(c)]]
+        latest: dict[type, Command | _Fetched] = {type(c): c for c in commands}
+        drafts = Tokenize | PreviewModel | PreviewPlan | DescribeConfig | DescribeOnnx
+        return [c for c in commands if not isinstance(c, drafts) or c is latest[type(c)]]
 
-    def _guarded(self, command: Command) -> None:
+    def _guarded(self, command: Command | _Fetched) -> None:
         try:
             self._handle(command)
         except (KeyboardInterrupt, SystemExit):
@@ -235,7 +192,7 @@ class Worker:
                 self.hooks.close()
             self._settle()
 
-    def _handle(self, command: Command) -> None:
+    def _handle(self, command: Command | _Fetched) -> None:
         if isinstance(command, LoadModel | StartRun | StopRun):
             self.interruptions_met += 1
         match command:
@@ -255,12 +212,17 @@ class Worker:
                 self._tokenize(command)
             case PreviewModel():
                 self._preview(command)
+            case _Fetched(asked, conclude):
+                if asked is self.latest.get(type(asked)):
+                    conclude()
             case PreviewPlan():
-                self.plan_wanted = command
+                self._plan_soon(command)
             case Ask():
                 self.desk.ask(command)
             case Withdraw():
                 self.desk.withdraw(command.slot)
+            case DescribeConfig() | SaveModel() | DescribeOnnx() | ExportOnnx() | CheckOnnx() | CancelOnnx():
+                self.chores.carry_out(command, self.loaded)
             case CancelLoad() | Shutdown():
                 pass  # their flags did the work
 
@@ -269,11 +231,11 @@ class Worker:
         from core.models.loader import load
 
         self.loads_begun += 1
-        control = _LoadControl(command.model_id, self.loads_begun, self)
+        control = LoadControl(command.model_id, self.loads_begun, self.flags, self.mailbox)
         self._end_run()
         try:
             self.enter(WorkerState.LOADING)
-            loaded = qualify(load(command.spec, command.model_id, control))
+            loaded = qualify(load(command.spec, command.model_id, control), control.cancelled)
             self._forget_session()
             self.assistant = None
             self.mailbox.put(ModelReady(loaded.info))
@@ -287,15 +249,30 @@ class Worker:
         self._settle()
 
     def _preview(self, command: PreviewModel) -> None:
+        """What the hub says is waited for beside the worker; the rest takes milliseconds."""
+        from core.models.preview import asks_the_hub, survey_hub
+
+        def survey(recalled: Cancelled) -> None:
+            control = QuietControl(lambda: recalled() or flags.closing.is_set() or flags.loads() != loads)
+            found = _outcome(lambda: survey_hub(command.spec, control))
+            self.inbox.put(_Fetched(command, lambda: self._answer_preview(command, found)))
+
+        flags, loads = self.flags, self.flags.loads()  # a load that is asked for or given up ends it, too
+        self.latest[PreviewModel] = command
+        self.errands.recall("preview")
+        far = _outcome(lambda: asks_the_hub(command.spec))
+        if far is True:
+            self.errands.send("preview", survey)
+        else:
+            self._answer_preview(command, far or None)
+
+    def _answer_preview(self, command: PreviewModel, found: Survey | ErrorReport | None) -> None:
         from core.models.preview import preview
 
-        try:
-            answer = ModelPreviewed(command.generation, preview(command.spec, _PreviewControl(self.flags)))
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as problem:
-            answer = ModelPreviewed(command.generation, None, error_report(problem))
-        self.mailbox.put_latest("preview", answer)
+        answer = found if isinstance(found, ErrorReport) else _outcome(lambda: preview(command.spec, found=found))
+        report = answer if isinstance(answer, ErrorReport) else None
+        shown = None if isinstance(answer, ErrorReport) else answer
+        self.mailbox.put_latest("preview", ModelPreviewed(command.generation, shown, report))
 
     def _start(self, command: StartRun) -> None:
         from core.decode.session import Session
@@ -330,7 +307,7 @@ class Worker:
         if self.assistant is None or self.assistant.spec != spec:
             self.assistant = None  # gives its memory back first
             self.enter(WorkerState.LOADING)
-            self.assistant = load(spec, 0, _AssistantControl(self))
+            self.assistant = load(spec, 0, QuietControl(self._interrupted))
         return self.assistant
 
     def _interrupted(self) -> bool:
@@ -347,6 +324,8 @@ class Worker:
             return
         if self.paused_at is not None:
             self.session.note_pause(perf_counter() - self.paused_at)
+        elif max_steps is not None and self.steps_left is not None:
+            max_steps += self.steps_left  # asked for while a step is being taken
         self.paused_at, self.steps_left = None, max_steps
         self._settle()
 
@@ -355,17 +334,52 @@ class Worker:
             self.mailbox.put(self.session.set_params(command.changes, command.epoch))
 
     def _tokenize(self, command: Tokenize) -> None:
+        """A process that may take seconds is waited for beside the worker: no run and no view waits for a draft."""
         from core.decode.prepare import tokenize
 
-        if self.loaded is None:
+        loaded = self.loaded
+        if loaded is None:
             return
-        try:
-            answer = Tokenized(command.generation, tokenize(self.loaded, command.prompt))
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as problem:
-            answer = Tokenized(command.generation, None, error_report(problem))
+
+        def encode(recalled: Cancelled) -> None:
+            row = _outcome(lambda: tokenize(loaded, command.prompt, recalled))
+            self.inbox.put(_Fetched(command, lambda: self._answer_draft(command, row)))
+
+        self.latest[Tokenize] = command
+        if loaded.text.confined:
+            self.errands.send("draft", encode)
+        else:
+            self._answer_draft(command, _outcome(lambda: tokenize(loaded, command.prompt)))
+
+    def _answer_draft(self, command: Tokenize, row: PromptRow | ErrorReport) -> None:
+        if isinstance(row, ErrorReport):
+            answer = Tokenized(command.generation, None, row)
+        else:
+            answer = Tokenized(command.generation, row)
         self.mailbox.put_latest("tokenized", answer)
+
+    def _plan_soon(self, command: PreviewPlan) -> None:
+        """In the next pause; where a prompt is encoded in another process, once that is done."""
+        from core.decode.prepare import tokenize
+
+        loaded = self.loaded
+        if loaded is None or not loaded.text.confined:
+            self.plan_wanted = command
+            return
+
+        def encode(recalled: Cancelled) -> None:  # the results are kept for the session
+            rows = [_outcome(partial(tokenize, loaded, prompt, recalled)) for prompt in command.spec.prompts]
+            refused = next((row for row in rows if isinstance(row, ErrorReport)), None)
+            self.inbox.put(_Fetched(command, lambda: self._plan_now(command, refused)))
+
+        self.latest[PreviewPlan] = command
+        self.errands.send("plan", encode)
+
+    def _plan_now(self, command: PreviewPlan, refused: ErrorReport | None) -> None:
+        if refused is None:
+            self.plan_wanted = command
+        else:
+            self.mailbox.put_latest("plan", Planned(command.generation, None, refused))
 
     def _plan(self) -> None:
         """What a run would do, read off a session that is not run."""
@@ -464,3 +478,13 @@ class Worker:
             self.enter(WorkerState.PAUSED)
         else:
             self.enter(WorkerState.PREFILL if self.session.in_prefill else WorkerState.DECODING)
+
+
+def _outcome(work: Callable[[], T]) -> T | ErrorReport:
+    """What the work returns, or why it does not."""
+    try:
+        return work()
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as problem:
+        return error_report(problem)

@@ -29,6 +29,7 @@ _serial = itertools.count()
 _places: weakref.WeakKeyDictionary[Any, tuple[int, str]] = weakref.WeakKeyDictionary()  # first start, latest place
 _single_shots: dict[int, tuple[str, Any]] = {}
 _collections: list[str] = []
+_confined: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def _place() -> str:
@@ -52,7 +53,20 @@ def watch() -> None:
         start(thread)
 
     threading.Thread.start = noting_start  # type: ignore[method-assign]
+    _watch_confined()
     gc.callbacks.append(_note_collection)
+
+
+def _watch_confined() -> None:
+    from core.domains.confined import Confined
+
+    make = Confined.__init__
+
+    def noting_make(self: Any, *args: Any) -> None:
+        make(self, *args)
+        _confined.add(self)
+
+    Confined.__init__ = noting_make  # type: ignore[method-assign]
 
 
 def _note_collection(phase: str, info: dict[str, int]) -> None:
@@ -127,9 +141,16 @@ def compare(before: Before) -> list[str]:
     if before.qt:
         _flush_qt()
         found += [*_left_qthreads(before), *_left_timers(before), *_left_single_shots(before), *_left_widgets(before)]
+    _end_confined()
     found += [*_left_threads(before), *_left_children(before), *_left_files(before), *_collections]
     _collections.clear()
     return found
+
+
+def _end_confined() -> None:
+    """A model that a wider fixture holds may keep its child; it starts another one when it needs it."""
+    for confined in list(_confined):
+        confined.close()
 
 
 def collect(*, full: bool) -> None:

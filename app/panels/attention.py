@@ -104,6 +104,7 @@ class AttentionPanel(Panel):
         self._generations = {FOCUS_SLOT: 0, THUMBNAILS_SLOT: 0, HEADS_SLOT: 0}  # answers that were taken in
         self._blocked: tuple[object, ...] | None = None  # what was asked when core had to decline
         self._recompute = False
+        self._first = 0  # the position from which on there are records
         self._asked: set[str] = set()  # slots with a question since the panel was hidden last
         self._just_asked: set[str] = set()  # slots with a question that `_state` does not know of yet
         self._seen: dict[int, int] = {}  # layer → positions its thumbnails cover
@@ -199,6 +200,7 @@ class AttentionPanel(Panel):
 
     def _forget_heads(self) -> None:
         self._seen.clear()
+        self._first = 0
         self.summaries.clear()
         self.thumbnails.clear()
         self.thumbnails.set_kinds({})
@@ -223,11 +225,13 @@ class AttentionPanel(Panel):
         if got.answer is None:
             asked = state.asked.get(FOCUS_SLOT)
             if got.error is not None and asked is not None and is_of(asked.query, run.run_id, state.focus):
+                if self._begin_later(got.first_recorded):
+                    return
                 self._blocked = self._block_key(run)
                 self.heatmap.set_message(got.error.message)
                 self.matrix.clear()
                 self.heatmap.show_rows(0)
-                self.recompute.setVisible(got.can_recompute)
+                self._offer_recompute(got.can_recompute)
             return
         if isinstance(got.answer, AttentionAnswer) and is_of(got.answer.query, run.run_id, state.focus):
             self._take_rows(got.answer)
@@ -242,14 +246,38 @@ class AttentionPanel(Panel):
             changed = 0
         else:
             return
-        self.recompute.hide()
+        self._offer_recompute(self._first > origin and not self._recompute)
         self.heatmap.show_rows(changed)
+
+    def _begin_later(self, first: int) -> bool:
+        """Records before `first` were dropped: show the rows from there on. False where that was tried already."""
+        origin = self._span[0]
+        if first <= origin + self.matrix.rows or self._recompute:
+            return False
+        self._first = first
+        self.matrix.skip(first - origin)
+        self.heatmap.show_rows(0)
+        self._offer_recompute(True)
+        return True
+
+    def _offer_recompute(self, offered: bool) -> None:
+        """Over the corner of the map that is always empty, or below the message that stands in its place."""
+        self.recompute.setVisible(offered)
+        if offered:
+            hint, room = self.recompute.sizeHint(), self.width() - self.thumbnails.width()
+            x, y = (room - hint.width()) // 2, self.height() * 2 // 3
+            if self.matrix.rows:
+                x, y = room - hint.width() - 12, self.height() // 8
+            self.recompute.setGeometry(max(0, x), y, hint.width(), hint.height())
+            self.recompute.raise_()
 
     def _block_key(self, run: RunView) -> tuple[object, ...]:
         return (self._key, run.finish is not None, self._recompute)
 
     def _recompute_clicked(self) -> None:
-        self._recompute = True
+        self._recompute, self._first = True, 0
+        self.matrix.clear()
+        self.heatmap.show_rows(0)
         self.recompute.hide()
         if self._state is not None:
             self.render(self._state)
@@ -274,6 +302,7 @@ class AttentionPanel(Panel):
             return
         self._generations[THUMBNAILS_SLOT] = got.generation
         answer = got.answer
+        self._first = max(self._first, got.first_recorded)
         if isinstance(answer, ThumbnailAnswer) and answer.query.run_id == run.run_id:
             self.thumbnails.set_maps(answer.query.layers, answer.maps)
             self._seen.update(dict.fromkeys(answer.query.layers, answer.span[1]))
@@ -339,7 +368,7 @@ class AttentionPanel(Panel):
             return
         fed, every = select.fed_positions(run), self.twins.shown == HEADS
         visible = range(run.model.layers) if every else self.thumbnails.visible_layers()
-        query = None if every else thumbnail_query(run, visible, self._seen, fed)
+        query = None if every else thumbnail_query(run, visible, self._seen, fed, self._first)
         if query is not None:
             self._thumbnails_asked_s = now
             self._put(AskView(THUMBNAILS_SLOT, query))
@@ -434,10 +463,7 @@ class AttentionPanel(Panel):
         self.layer.set_label(self.tr("L") if narrow else self.tr("layer"))
         self.head.set_label(self.tr("H") if narrow else self.tr("head"))
         self._share_width()
-        hint = self.recompute.sizeHint()
-        x = max(0, (self.width() - self.thumbnails.width() - hint.width()) // 2)
-        self.recompute.setGeometry(x, self.height() * 2 // 3, hint.width(), hint.height())
-        self.recompute.raise_()
+        self._offer_recompute(self.recompute.isVisible())
 
 
 def _head(key: str) -> Head:

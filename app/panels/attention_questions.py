@@ -48,13 +48,18 @@ def focus_query(
     )
 
 
-def thumbnail_query(run: RunView, visible: range, seen: dict[int, int], fed: int) -> ThumbnailQuery | None:
+def thumbnail_query(
+    run: RunView, visible: range, seen: dict[int, int], fed: int, first: int = 0
+) -> ThumbnailQuery | None:
     """The visible layers whose maps are older than `fed` positions, the oldest first; `seen` has what each map covers.
 
-    A long context takes several questions, so that maps appear one after the other instead of all at the end.
+    first: the position from which on there are records. A long context takes several questions, so that maps appear
+    one after the other instead of all at the end.
     """
     stale, at = _stale(visible, seen, fed, run.model.heads * fed), run.place
-    return ThumbnailQuery(run.run_id, stale, row=at.row, beam=at.beam, index=at.index) if stale else None
+    if not stale or first >= fed:
+        return None
+    return ThumbnailQuery(run.run_id, stale, (first, None), row=at.row, beam=at.beam, index=at.index)
 
 
 def heads_query(run: RunView, visible: range, seen: dict[int, int], fed: int) -> HeadsQuery | None:

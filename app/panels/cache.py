@@ -213,13 +213,15 @@ def formula(run: RunView, report: CacheReport, terse: bool = False) -> str:
     layers, heads = (str(info.layers), str(info.kv_heads))
     if not terse:
         layers, heads = tr("{0} layers").format(layers), tr("{0} heads").format(heads)
-    factors = ("2", str(rows), str(report.length), layers, heads, str(info.head_dim), f"{width:g} B")
-    product = ("×" if terse else " × ").join(factors)
+    factors = ("2", str(rows), str(report.length), layers, heads, str(info.head_dim), f"{width:g}\u00a0B")
+    # Lines break before an operator, never inside a quantity.
+    product = ("×" if terse else " ×\u00a0").join(factor.replace(" ", "\u00a0") for factor in factors)
+    result = f"{product} =\u00a0{expected:,}\u00a0B"
     difference = report.used_bytes - expected
     if not difference:
-        return f"{product} = {expected:,} B " + ("✓" if terse else tr("= measured\u00a0✓"))
+        return f"{result}\u00a0✓" if terse else f"{result} " + tr("=\u00a0measured\u00a0✓")
     measured = tr("measured {0} B, {1} B more") if difference > 0 else tr("measured {0} B, {1} B less")
-    return f"{product} = {expected:,} B; " + measured.format(f"{report.used_bytes:,}", f"{abs(difference):,}")
+    return f"{result}; " + measured.format(f"{report.used_bytes:,}", f"{abs(difference):,}")
 
 
 def outlook(info: ModelInfo, report: CacheReport, step_ms: float, terse: bool = False) -> str:

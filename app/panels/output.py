@@ -263,6 +263,11 @@ class OutputPanel(Panel):
     def _show_newest_button(self) -> None:
         pinned = self._state is not None and self._state.selected is not None
         self.newest.setVisible(self.flow.tokens > 0 and (pinned or not self.flow.following))
+        tables = self.twins.shown is not None and not self.newest.isHidden()  # it must not cover a cell
+        below = self.newest.sizeHint().height() + 4 if tables else 0
+        box = self.layout()
+        if box is not None and box.contentsMargins().bottom() != below:
+            box.setContentsMargins(0, 0, 0, below)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """The button floats in the corner."""

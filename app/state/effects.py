@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from app.state import desks, params, select
 from app.state import intents as i
-from app.state import params, select
 from app.state.state import AppState
 from core.contract import (
     Ask,
@@ -31,6 +31,8 @@ def commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Comma
 
 
 def _commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Command, ...]:
+    if isinstance(intent, i.DeskIntent):
+        return desks.commands(before, after, intent)
     match intent:
         case i.Run() | i.Step() | i.Regenerate() if (
             after.requested is not None and after.requested is not before.requested
@@ -38,6 +40,8 @@ def _commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Comm
             return (StartRun(after.requested.run_id, after.requested.spec),)
         case i.Step() if select.is_paused(before):
             return () if before.pace.waiting else (ResumeRun(max_steps=1),)  # a token that waits is shown instead
+        case i.Step() if select.is_stepping(before):
+            return (ResumeRun(max_steps=1),)
         case i.TogglePause() if select.is_active(before) and before.pace.ended:
             return ()  # only the display is left to be paused
         case i.TogglePause() if select.is_active(before):

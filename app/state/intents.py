@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from app.state.desk_intents import DeskIntent as DeskIntent
 from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Preset, Tab
 from app.theme.palette import ThemeName
 from core.contract import Grammar, ViewQuery
@@ -217,11 +218,12 @@ class SetColour:
 
 @dataclass(frozen=True, slots=True)
 class ChooseModel:
-    """Load a model; what is None stays as it was."""
+    """Load a model; what is None stays as it was. One that is loaded already is loaded `again` only when asked to."""
 
     name: str | None = None
     device: str | None = None
     dtype: str | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,4 +414,5 @@ Intent = (
     | RemovePreset
     | SetSpeed
     | Waiting
+    | DeskIntent
 )

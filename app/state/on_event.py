@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
-from app.state import notices, params, plan, samples
+from app.state import desks, notices, params, plan, samples
 from app.state.run import begin, with_end, with_step
 from app.state.shown import of_sequence
 from app.state.state import EMPTY, AppState, AttentionFocus, Draft
@@ -66,6 +66,8 @@ def on_event(state: AppState, event: Event) -> AppState:
             return _previewed(state, event)
         case Planned():
             return plan.answered(state, event)
+        case _:
+            return desks.on_event(state, event)
 
 
 def _previewed(state: AppState, event: ModelPreviewed) -> AppState:
@@ -202,6 +204,8 @@ def _refused(state: AppState, event: CommandRefused) -> AppState:
         state = params.refused(state, event.epoch)
     if event.command == "StartRun":
         state = replace(state, requested=None, pending=EMPTY)
+        if event.error.code == "prompt_cancelled":  # the user has just stopped it
+            return state
     return notices.report(state, event.error)
 
 

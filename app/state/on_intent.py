@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from app.state import batch, history, modes, notices, params, presets, select, shown
+from app.state import batch, desks, history, modes, notices, params, presets, select, shown
 from app.state import intents as i
 from app.state.state import AppState, AttentionFocus, Draft, Loading, Pace, Preview, Question, RunRequest
 from app.state.texts import tr
@@ -16,13 +16,16 @@ from core.contract import ChatMessage
 
 def on_intent(state: AppState, intent: i.Intent) -> AppState:
     """The state after `intent`; what core has to do for it is `effects.commands`."""
+    if isinstance(intent, i.DeskIntent):
+        return desks.on_intent(state, intent)
     match intent:
         case i.Run():
             return _request_run(replace(state, reroll=0), max_steps=None)
         case i.Regenerate(index):
             return _regenerate(state, index)
         case i.Step():
-            return state if select.is_active(state) else _request_run(replace(state, reroll=0), max_steps=1)
+            begun = state if select.is_active(state) else _request_run(replace(state, reroll=0), max_steps=1)
+            return replace(begun, stepping=begun.stepping or select.can_step(state))
         case i.TogglePause() | i.Stop() | i.SetSpeed() | i.Waiting():
             return _pace(state, intent)
         case i.TokenizeDraft():
@@ -121,7 +124,8 @@ def _request_run(state: AppState, max_steps: int | None) -> AppState:
     number = state.last_run_id + 1
     state = notices.without_errors(state)
     pace = replace(state.pace, paused=False)
-    return replace(state, requested=RunRequest(number, spec, state.draft.tab), last_run_id=number, pace=pace)
+    request = RunRequest(number, spec, state.draft.tab)
+    return replace(state, requested=request, last_run_id=number, pace=pace, stepping=max_steps is not None)
 
 
 def _regenerate(state: AppState, index: int) -> AppState:
@@ -141,6 +145,7 @@ def _pace(state: AppState, intent: i.TogglePause | i.Stop | i.SetSpeed | i.Waiti
     pace = state.pace
     match intent:
         case i.TogglePause():
+            state = replace(state, stepping=False)
             paused = select.is_active(state) and not select.is_paused(state) and pace.waiting > 0
             after = replace(pace, paused=paused)
         case i.Stop():
@@ -205,13 +210,15 @@ def _model(state: AppState, intent: i.ChooseModel | i.LookAt | i.CancelLoading |
             return replace(state, preview=preview, last_generation=number)
         case i.CancelLoading():
             return replace(state, loading=replace(state.loading, cancelling=True)) if state.loading else state
-        case i.ChooseModel(name, device, dtype):
+        case i.ChooseModel(name, device, dtype, again):
             spec = replace(
                 state.spec,
                 name=name or state.spec.name,
                 device=device or state.spec.device,
                 dtype=dtype or state.spec.dtype,
             )
+            if not again and state.loading is None and state.model is not None and spec == state.model.spec:
+                return notices.announce(state, "info", tr("This model is loaded already."))
             number = state.last_model_id + 1
             loading = Loading(number, spec)
             return replace(notices.without_errors(state), spec=spec, loading=loading, last_model_id=number)

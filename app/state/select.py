@@ -52,7 +52,12 @@ def can_run(state: AppState) -> bool:
 
 def can_step(state: AppState) -> bool:
     """Whether Step does something: start a run, or take one token of a paused one."""
-    return is_paused(state) or (can_run(state) and not is_active(state))
+    return is_paused(state) or (can_run(state) and not is_active(state)) or is_stepping(state)
+
+
+def is_stepping(state: AppState) -> bool:
+    """Whether a step is being taken, and another one can be asked for."""
+    return state.stepping and is_active(state)
 
 
 def step_index(state: AppState) -> int | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from app.state.desk_state import ConfigDesk, OnnxDesk
 from app.state.run import RunView
 from app.theme.palette import ThemeName
 from core.contract import (
@@ -27,7 +28,7 @@ from core.contract import (
 
 Tab = Literal["text", "chat", "batch"]
 ColourBy = Literal["probability", "entropy", "rank", "surprisal"]
-LayoutName = Literal["sample", "attention", "cache", "everything"]
+LayoutName = Literal["sample", "attention", "cache", "everything", "model"]
 NoticeKind = Literal["info", "error"]
 Head = int | Literal["mean", "max"]
 ModelGroup = Literal["shipped", "cached", "new"]
@@ -194,6 +195,7 @@ class AppState:
     reroll: how often the answer to the same messages was asked for again; other draws each time.
     pending: parameter name → epoch of the change that no step has run under yet.
     requested: the run asked for but not started yet. run: the newest run, running or finished.
+    stepping: the run goes on step by step, as often as it is asked to.
     selected: index of the selected step; None follows the newest one.
     asked, answers: per slot, the last question and the last answer. An answer may belong to an earlier question
         of the same slot: compare `answer.query` with what you want to show.
@@ -224,6 +226,7 @@ class AppState:
     epoch: int = 0
     pending: Mapping[str, int] = field(default_factory=lambda: EMPTY)
     requested: RunRequest | None = None
+    stepping: bool = False
     run: RunView | None = None
     selected: int | None = None
     focus: AttentionFocus = field(default_factory=AttentionFocus)
@@ -236,6 +239,8 @@ class AppState:
     vitals: Vitals | None = None
     asked: Mapping[str, Question] = field(default_factory=lambda: EMPTY)
     answers: Mapping[str, Answered] = field(default_factory=lambda: EMPTY)
+    config_desk: ConfigDesk = field(default_factory=ConfigDesk)
+    onnx: OnnxDesk = field(default_factory=OnnxDesk)
     # Counters: the last identifier given out.
     last_model_id: int = 0
     last_run_id: int = 0

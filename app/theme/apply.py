@@ -14,7 +14,7 @@ from app.theme.style import style_sheet
 def apply_theme(app: QApplication, palette: Palette) -> None:
     """Give the application these colours; callable again at any time."""
     fonts.load_fonts()
-    if app.style().name() != "fusion":
+    if not app.styleSheet():  # a style under a sheet has no name, and setting it again polishes every widget
         app.setStyle("Fusion")
     app.setFont(fonts.ui())
     app.setPalette(qt_palette(palette))

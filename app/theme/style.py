@@ -106,6 +106,14 @@ QTabBar[underline="true"]::tab:selected { color: $text; font-weight: 600; border
 QTabBar[underline="true"]::tab:disabled { color: $faint; }
 QTabBar[underline="true"]::tab:focus { color: $accent; }
 
+QMainWindow > QTabBar { background: transparent; qproperty-drawBase: 0; }
+QMainWindow > QTabBar::tab {
+    background: transparent; color: $secondary; border: none; border-bottom: 2px solid transparent;
+    padding: 3px 0 3px 0; margin-left: 12px;
+}
+QMainWindow > QTabBar::tab:selected { color: $text; font-weight: 600; border-bottom-color: $accent; }
+QMainWindow > QTabBar::tab:hover { color: $text; }
+
 QScrollArea, QScrollArea > QWidget > QWidget#scrolled { background: transparent; border: none; }
 QScrollBar:vertical { background: transparent; width: 8px; margin: 0; }
 QScrollBar:horizontal { background: transparent; height: 8px; margin: 0; }

@@ -65,10 +65,8 @@ class FlowPainter:
         painter.setBrush(Qt.BrushStyle.NoBrush)
         baseline, prompt, x0 = y + self._baseline, marks.prompt_tokens, MARGIN_PX + self.metrics.pad
         for fragment in fragments:
-            if fragment.quiet:
-                painter.setPen(self._quiet)
-            else:
-                painter.setPen(self._secondary if fragment.token < prompt else self._text)
+            plain = fills[fragment.token] < 0  # on a fill only the text colour is readable
+            painter.setPen(self._secondary if plain and (fragment.quiet or fragment.token < prompt) else self._text)
             self._mono.draw(painter, x0 + fragment.x, baseline, fragment.text)
             if fragment.lead:
                 self._paint_lead(painter, fragment, baseline)

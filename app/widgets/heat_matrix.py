@@ -96,6 +96,12 @@ class HeatMatrix:
         self.rows = stop
         return changed
 
+    def skip(self, stop: int) -> None:
+        """Leave the queries before `stop` without weights, where there are none yet."""
+        if stop > self.rows:
+            self._grow(stop)
+            self.rows = stop
+
     def set_cells(self, cells: Floats, rows: int, factor: int) -> None:
         """Take a map that came pooled: (R, C) cells of `factor`² positions, for `rows` queries from the first on.
 

@@ -48,8 +48,10 @@ class ModelFacts(QWidget):
         self.title.setText(facts.title)
         for row, (name, value) in enumerate(facts.lines):
             self._lines.addWidget(_label(name, secondary=True), row, 0)
-            self._lines.addWidget(_label(value, mono=True), row, 1)
-        for column, heading in enumerate(HEADINGS):
+            shown = ElidedLabel(value)
+            shown.setFont(fonts.mono())
+            self._lines.addWidget(shown, row, 1)
+        for column, heading in enumerate(HEADINGS if facts.precisions else ()):
             self._table.addWidget(_label(self.tr(heading) if heading else "", secondary=True), 0, column)
         for row, line in enumerate(facts.precisions, start=1):
             self._table.addWidget(_label(f"{line.dtype} ✓" if line.used else line.dtype, bold=line.used), row, 0)

@@ -46,11 +46,28 @@ class Table:
     selected: int | None = None
 
 
-def order(table: Table, column: int, descending: bool) -> NDArray[np.intp]:
-    """Row numbers sorted by a column, (rows,); equal cells stay in their order."""
-    one = table.columns[column]
-    if not one.numeric:
-        texts = [one.cell(row).casefold() for row in range(table.rows)]
-        return np.array(sorted(range(table.rows), key=texts.__getitem__, reverse=descending), np.intp)
-    values = np.asarray(one.values[: table.rows], np.float64) * one.scale
-    return np.argsort(-values if descending else values, kind="stable")
+class Order:
+    """The rows of a growing table, sorted by a column; equal cells stay in their order.
+
+    Texts are made once, and rows that came since are merged into the order that is there.
+    """
+
+    def __init__(self, column: int, descending: bool) -> None:
+        self._column, self._descending = column, descending
+        self._key: object = None
+        self._texts: list[str] = []
+        self._rows: list[int] = []
+
+    def of(self, table: Table) -> NDArray[np.intp]:
+        """Row numbers, (rows,)."""
+        column = table.columns[self._column]
+        if column.numeric:
+            values = np.asarray(column.values[: table.rows], np.float64) * column.scale
+            return np.argsort(-values if self._descending else values, kind="stable")
+        if table.key != self._key or table.rows < len(self._texts):
+            self._key, self._texts, self._rows = table.key, [], []
+        new = range(len(self._texts), table.rows)
+        self._texts += [column.cell(row).casefold() for row in new]
+        self._rows += new
+        self._rows.sort(key=self._texts.__getitem__, reverse=self._descending)  # all but the new ones are sorted
+        return np.array(self._rows, np.intp)

@@ -12,7 +12,7 @@ from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidge
 
 from app.theme import fonts
 from app.theme.palette import Palette
-from app.widgets.table_data import Table, order
+from app.widgets.table_data import Order, Table
 
 ROW_PX, HEAD_PX = 20, 22
 CELL_PX, ARROW_PX = 16, 10  # around a text; beside the title, where the arrow of the order stands
@@ -28,7 +28,7 @@ class TableModel(QAbstractTableModel):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.table = NOTHING
-        self._sorted: tuple[int, bool] | None = None  # column, descending
+        self._sorted: Order | None = None
         self._order: NDArray[np.intp] | None = None
 
     def show(self, table: Table) -> None:
@@ -52,13 +52,14 @@ class TableModel(QAbstractTableModel):
             self.dataChanged.emit(self.index(0, 0), last)
 
     def _sort(self) -> None:
-        self._order = None if self._sorted is None else order(self.table, *self._sorted)
+        shown = self._sorted if self.table.columns else None  # the table of nothing has none to sort by
+        self._order = None if shown is None else shown.of(self.table)
 
     def sort(self, column: int, direction: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
         """Sort by a column; -1 is the table's own order."""
         self.layoutAboutToBeChanged.emit()
         descending = direction == Qt.SortOrder.DescendingOrder
-        self._sorted = (column, descending) if 0 <= column < len(self.table.columns) else None
+        self._sorted = Order(column, descending) if 0 <= column < len(self.table.columns) else None
         self._sort()
         self.layoutChanged.emit()
 

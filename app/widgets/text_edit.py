@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QRect, QSize, Qt, Signal, Slot
-from PySide6.QtGui import QResizeEvent, QTextCursor
-from PySide6.QtWidgets import QPlainTextEdit, QSizePolicy, QWidget
+from PySide6.QtCore import QMimeData, QRect, QSize, Qt, Signal, Slot
+from PySide6.QtGui import QKeyEvent, QKeySequence, QResizeEvent, QTextCursor
+from PySide6.QtWidgets import QApplication, QLabel, QPlainTextEdit, QSizePolicy, QWidget
+
+from app.theme import fonts
 
 FRAME_PX = 18  # border, padding and document margin, above and below
 MEASURED = 2000  # characters that decide the height: enough for the few lines it may take
+LONGEST_LINE = 50_000  # characters; Qt lays a line out again, as a whole, for every key: half a second for a million
+EXCERPT = 2000  # characters shown of a text with a longer one
 
 
 class TextEdit(QPlainTextEdit):
-    """Emits `edited(text)` when the user changes the text. With `lines` it grows from the first to the second count."""
+    """Emits `edited(text)` when the user changes the text. With `lines` it grows from the first to the second count.
+
+    Of a text with a line beyond `LONGEST_LINE` only the beginning is shown, and it can only be replaced.
+    """
 
     edited = Signal(str)
 
@@ -19,20 +26,46 @@ class TextEdit(QPlainTextEdit):
         super().__init__(parent)
         self._lines = lines
         self._quiet = False
+        self._whole: str | None = None  # the text, where only its beginning is shown
+        self._note = QLabel(self)
+        self._note.setTextFormat(Qt.TextFormat.PlainText)
+        self._note.setFont(fonts.ui(fonts.SMALL_PX))
+        self._note.setProperty("secondary", True)
+        self._note.setWordWrap(True)
+        self._note.hide()
         self.setTabChangesFocus(True)
         self.textChanged.connect(self._changed)
         if lines is not None:
             self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
             self._grow()
 
+    def text(self) -> str:
+        """All of it, also what is not shown."""
+        return self.toPlainText() if self._whole is None else self._whole
+
     def show_text(self, text: str) -> None:
         """Show a text that came from elsewhere; the cursor stays where it is if nothing changes."""
-        if text == self.toPlainText():
-            return
+        if text != self.text():
+            self._put(text)
+
+    def _put(self, text: str) -> None:
+        long = _longest_line(text) > LONGEST_LINE
+        self._whole = text if long else None
         self._quiet = True
-        self.setPlainText(text)
-        self.moveCursor(QTextCursor.MoveOperation.End)
+        self.setPlainText(text[:EXCERPT] if long else text)
+        self.moveCursor(QTextCursor.MoveOperation.Start if long else QTextCursor.MoveOperation.End)
         self._quiet = False
+        self.setReadOnly(long)
+        self._note.setVisible(long)
+        if long:
+            sentence = self.tr("The first {0} of {1} characters; the line is too long to edit. Delete clears it.")
+            self._note.setText(sentence.format(f"{EXCERPT:,}", f"{len(text):,}"))
+        self._place_note()
+        self._grow()
+
+    def _replace(self, text: str) -> None:
+        self._put(text)
+        self.edited.emit(text)
 
     @Slot()
     def _changed(self) -> None:
@@ -40,9 +73,44 @@ class TextEdit(QPlainTextEdit):
         if not self._quiet:
             self.edited.emit(self.toPlainText())
 
+    def insertFromMimeData(self, source: QMimeData) -> None:
+        """A pasted or dropped text, at the cursor; in place of one that cannot be edited."""
+        text = source.text()
+        if self._whole is not None:
+            self._replace(text)
+        elif len(text) > LONGEST_LINE:
+            cursor, before = self.textCursor(), self.toPlainText()
+            # Positions count UTF-16 units.
+            units = before.encode("utf-16-le", "surrogatepass")
+            start, stop = (units[: 2 * cursor.selectionStart()], units[2 * cursor.selectionEnd() :])
+            parts = (start.decode("utf-16-le", "surrogatepass"), text, stop.decode("utf-16-le", "surrogatepass"))
+            self._replace("".join(parts))
+        else:
+            super().insertFromMimeData(source)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """A text that cannot be edited can be cleared and replaced."""
+        if self._whole is not None and event.key() in (Qt.Key.Key_Delete, Qt.Key.Key_Backspace):
+            self._replace("")
+        elif self._whole is not None and event.matches(QKeySequence.StandardKey.Paste):
+            self.insertFromMimeData(QApplication.clipboard().mimeData())
+        else:
+            super().keyPressEvent(event)
+
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
+        self._place_note()
         self._grow()
+
+    def _place_note(self) -> None:
+        """Below the text, in a margin of its own."""
+        if self._note.isHidden():
+            self.setViewportMargins(0, 0, 0, 0)
+            return
+        room = self.width() - 16
+        height = self._note.heightForWidth(room) + 4
+        self.setViewportMargins(0, 0, 0, height)
+        self._note.setGeometry(8, self.height() - height - 4, room, height)
 
     def _grow(self) -> None:
         if self._lines is None:
@@ -60,3 +128,7 @@ class TextEdit(QPlainTextEdit):
 
     def minimumSizeHint(self) -> QSize:
         return QSize(80, self.fontMetrics().lineSpacing() + FRAME_PX)
+
+
+def _longest_line(text: str) -> int:
+    return max(map(len, text.split("\n"))) if len(text) > LONGEST_LINE else 0

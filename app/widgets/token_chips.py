@@ -80,11 +80,12 @@ class TokenChips(QWidget):
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         colours = self.palette()
-        painter.setOpacity(0.6 if self._stale else 1.0)
         for box, text, _ in self._boxes:
             painter.setPen(Qt.PenStyle.NoPen)
+            painter.setOpacity(0.3 if self._stale else 1.0)  # of the chip; its text stays readable
             painter.setBrush(colours.alternateBase())
             painter.drawRoundedRect(box, 3, 3)
+            painter.setOpacity(1.0)
             painter.setPen(colours.placeholderText().color())
             painter.drawText(box, Qt.AlignmentFlag.AlignCenter, text)
         if self._boxes and self.hidden_tokens:

@@ -11,6 +11,7 @@ from app.theme import fonts
 from app.widgets.token_chips import TokenChips
 
 RENDERED_PX = 96
+LONGEST_RENDERED = 50_000  # characters
 
 
 class TokenSummary(QWidget):
@@ -35,6 +36,7 @@ class TokenSummary(QWidget):
         self.rendered.setFixedHeight(RENDERED_PX)
         self.rendered.setAccessibleName(self.tr("Rendered prompt"))
         self.rendered.hide()
+        self._rendered_text = ""
         line = QHBoxLayout()
         line.addWidget(self.count, 1)
         line.addWidget(self.toggle)
@@ -58,8 +60,11 @@ class TokenSummary(QWidget):
         self.toggle.setVisible(in_chat)
         self.rendered.setVisible(in_chat and self.toggle.isChecked())
         text = draft.tokenized.rendered if in_chat and draft.tokenized else ""
-        if text != self.rendered.toPlainText():
-            self.rendered.setPlainText(text)
+        if text != self._rendered_text:
+            self._rendered_text = text
+            left_out = self.tr("… {0} more characters").format(f"{len(text) - LONGEST_RENDERED:,}")
+            shown = text if len(text) <= LONGEST_RENDERED else f"{text[:LONGEST_RENDERED]}\n{left_out}"
+            self.rendered.setPlainText(shown)
 
     def _sentence(self, draft: Draft, positions: int | None, error: bool) -> str:
         if positions is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from core.contract.picture import PictureQuery
 from core.contract.specs import ModelSpec, Prompt, RunSpec
@@ -57,7 +57,7 @@ class PauseRun:
 
 @dataclass(frozen=True, slots=True)
 class ResumeRun:
-    """Go on. `max_steps` pauses again after so many steps (1: a single step)."""
+    """Go on. `max_steps` pauses again after so many steps (1: a single step); those under way are added to them."""
 
     max_steps: int | None = None
 
@@ -100,6 +100,65 @@ class Withdraw:
 
 
 @dataclass(frozen=True, slots=True)
+class DescribeConfig:
+    """Explain a configuration. A later one replaces an earlier one not answered yet.
+
+    subject: a family (`gpt2`, `llama`, `qwen2`, `imagegpt`), a name beginning with `new:`, a config.json, a folder or
+        name of a model on this disk; empty for the loaded model.
+    changes: fields set otherwise, by name or alias; texts are read as the fields need them.
+    seed: of the weights of a model made of it; None for the one in the subject, else 0.
+    """
+
+    generation: int
+    subject: str
+    changes: Mapping[str, object] = field(default_factory=dict)
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SaveModel:
+    """Write the model of random weights that a name beginning with `new:` means into a new folder."""
+
+    save_id: int
+    name: str
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeOnnx:
+    """Say what the loaded model looks like as an ONNX graph. A later one replaces an earlier one not answered yet."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOnnx:
+    """Export the loaded model to a file, in a child process; one at a time. past: with keys and values as inputs.
+
+    check: compare it in onnxruntime afterwards.
+    """
+
+    job_id: int
+    path: str
+    opset: int
+    past: bool = True
+    check: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOnnx:
+    """Compare a graph exported before with the loaded model, in a child process."""
+
+    job_id: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelOnnx:
+    """Give up the export or check in progress."""
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """End the worker; takes effect within one layer of the model."""
 
@@ -117,5 +176,11 @@ Command = (
     | Tokenize
     | Ask
     | Withdraw
+    | DescribeConfig
+    | SaveModel
+    | DescribeOnnx
+    | ExportOnnx
+    | CheckOnnx
+    | CancelOnnx
     | Shutdown
 )

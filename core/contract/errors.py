@@ -57,6 +57,12 @@ class PromptError(TokenglassError):
     code = "prompt"
 
 
+class PromptCancelledError(PromptError):
+    """The user stopped a run, or closed the program, before its prompt was tokens."""
+
+    code = "prompt_cancelled"
+
+
 class GrammarError(TokenglassError):
     """A constraint that cannot be used: it does not parse, allows no token, or its package is not installed."""
 
@@ -74,9 +80,16 @@ class ViewUnavailableError(TokenglassError):
 
     code = "view_unavailable"
 
-    def __init__(self, message: str, *, detail: str = "", can_recompute: bool = False) -> None:
+    def __init__(self, message: str, *, detail: str = "", can_recompute: bool = False, first_recorded: int = 0) -> None:
+        """`first_recorded`: the slot from which on there are records, where earlier ones were dropped."""
         super().__init__(message, detail=detail)
-        self.can_recompute = can_recompute
+        self.can_recompute, self.first_recorded = can_recompute, first_recorded
+
+
+class ExportError(TokenglassError):
+    """A model could not be exported, or an exported graph could not be checked."""
+
+    code = "export"
 
 
 class OutOfMemoryError(TokenglassError):

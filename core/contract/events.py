@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from core.contract.configs import ConfigDescription, SavedModel
 from core.contract.detail import Hypothesis
 from core.contract.errors import ErrorReport
+from core.contract.onnx import OnnxDescription, OnnxOutcome
 from core.contract.params import GenerationParams
 from core.contract.picture import ImageFacts, PictureAnswer
 from core.contract.plan import GenerationPlan
@@ -213,7 +215,10 @@ class Tokenized:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The answer to an `Ask`, or the reason there is none. Latest-wins lane, one a slot."""
+    """The answer to an `Ask`, or the reason there is none. Latest-wins lane, one a slot.
+
+    first_recorded: where records were dropped, the position from which on they are there.
+    """
 
     slot: str
     generation: int
@@ -221,6 +226,7 @@ class Answered:
     error: ErrorReport | None = None
     can_recompute: bool = False
     derive_ms: float = 0.0
+    first_recorded: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +244,60 @@ class ModelPreviewed:
 
     generation: int
     preview: ModelPreview | None
+    error: ErrorReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigDescribed:
+    """The answer to a `DescribeConfig`, or the reason there is none. Latest-wins lane."""
+
+    generation: int
+    description: ConfigDescription | None
+    error: ErrorReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SaveProgress:
+    """How far a `SaveModel` is; fraction in [0, 1], None while unknown. Latest-wins lane."""
+
+    save_id: int
+    stage: str
+    fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSaved:
+    """The folder was written, or the reason it was not."""
+
+    save_id: int
+    saved: SavedModel | None
+    error: ErrorReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxDescribed:
+    """The answer to a `DescribeOnnx`, or the reason there is none. Latest-wins lane."""
+
+    generation: int
+    description: OnnxDescription | None
+    error: ErrorReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxProgress:
+    """How far an export or check is; fraction in [0, 1], None while unknown. Latest-wins lane."""
+
+    job_id: int
+    stage: str
+    fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxFinished:
+    """An export or check is over; `error` says why it came to nothing."""
+
+    job_id: int
+    outcome: OnnxOutcome | None
     error: ErrorReport | None = None
 
 
@@ -266,5 +326,11 @@ Event = (
     | Answered
     | Vitals
     | ModelPreviewed
+    | ConfigDescribed
+    | SaveProgress
+    | ModelSaved
+    | OnnxDescribed
+    | OnnxProgress
+    | OnnxFinished
     | Planned
 )

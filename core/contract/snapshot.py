@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.contract.detail import BeamDetail, GuidanceDetail, StepDetail, detail_as_json
+from core.contract.detail import GuidanceDetail, StepDetail, detail_as_json
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -132,9 +132,7 @@ class StepSnapshot:
         """The object `tokenglass generate --json` prints for this token, with what the mode adds."""
         top = self.top
         more: dict[str, Any] = {}
-        if isinstance(self.detail, BeamDetail):
-            more |= asdict(self.detail)  # a beam is what the whole line is about
-        elif self.detail is not None:
+        if self.detail is not None:
             more["detail"] = detail_as_json(self.detail)
         if self.guidance is not None:
             more["guidance"] = detail_as_json(self.guidance)

@@ -131,7 +131,7 @@ def _drafts(params: GenerationParams, assisted: bool) -> str | None:
 
 def _guidance(params: GenerationParams, assisted: bool) -> str | None:
     mode = params.infer_mode(assisted)
-    if params.guidance_scale == 1 or mode in ("greedy_search", "sample", "contrastive_search", "dola_generation"):
+    if params.guidance_scale == 1 or mode != "assisted_generation":
         return None
     return (
         f"Guidance (guidance_scale {params.guidance_scale:g}) does not go with {mode}; set guidance_scale to 1 or "

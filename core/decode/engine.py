@@ -85,7 +85,7 @@ def decode_step(run: Session) -> StepEvents:
         rows, token_ids = [*parents, *(e.parent for e in choice.ended)], [*choice.token_ids]
         token_ids += [e.row.token_ids[-1] for e in choice.ended]
         seen = observe(processed, rows, token_ids, piece)
-        guided = None if guidance is None else guidance.details(parents, choice.token_ids, run.spec.top_logprobs, piece)
+        guided = None if guidance is None else guidance.details(rows, token_ids, run.spec.top_logprobs, piece)
         reports = cache_report(run.cache), None if guidance is None else guidance.report()
         probes_s = perf_counter() - at_probes + record_s
         timing = StepTiming(

@@ -72,7 +72,7 @@ class Guidance:
         limit = min(self.prompt_slots + run.params.max_new_tokens, info.max_positions)
         self.cache = new_cache(len(run.forward.anatomy.layers), limit)
         self.trace = Trace(run.spec.trace_budget_bytes, only_final=True) if run.spec.trace else None
-        self._paths = {lane.index: Path(0, place) for place, lane in enumerate(run.lanes)}
+        self._begun = cache_length(run.cache)  # slots of the run itself that were fed without this stream
         self._logits: torch.Tensor | None = None  # (B, V) after the newest slot
         self._guided: _Guided | None = None
 
@@ -114,13 +114,11 @@ class Guidance:
             return run.ids[:, run.prompt_slots - 1 :]
         return torch.cat([self._negative.expand(len(run.lanes), -1), run.ids[:, run.prompt_slots :]], dim=1)
 
-    def regroup(self, sources: Sequence[int], lanes: Sequence[Row]) -> None:
+    def regroup(self, sources: Sequence[int]) -> None:
         """As `Session.regroup`."""
         take_rows(self.cache, sources)
         if self._logits is not None:
             self._logits = self._logits[torch.tensor(list(sources), device=self._logits.device)]
-        for place, lane in enumerate(lanes):
-            self._paths[lane.index] = self._paths[lane.index].moved(self.fed, place)
 
     def stage(self, run: Session, params: GenerationParams, past: Past | None = None) -> Stage:
         """The stage for the step in progress, or for one of the past by its records."""
@@ -150,7 +148,10 @@ class Guidance:
             raise ViewUnavailableError(
                 "The negative prompt's stream did not come to this position, because guidance_scale was 1 then."
             )
-        residual = self.trace.residuals(-1, slot, slot + 1, self._paths[past.strand.row])[0]  # (E,)
+        # This stream is in the rows of the batch that the sequence itself is in; what it missed was fed in one go.
+        own = max(self._begun, run.prompt_slots - self.prompt_slots + slot)
+        [place] = past.strand.path.rows(own, own + 1)
+        residual = self.trace.residuals(-1, slot, slot + 1, Path(0, place))[0]  # (E,)
         return run.forward.anatomy.read_out(residual)
 
     def report(self) -> CacheReport:

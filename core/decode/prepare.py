@@ -12,10 +12,11 @@ from core.contract.params import GenerationParams
 from core.contract.specs import Prompt, RunSpec
 from core.contract.together import check_together, in_mode
 from core.decode.grammar import Constraint
+from core.domains.domain import Cancelled, never
 from core.models.loaded import LoadedModel
 
 
-def tokenize(loaded: LoadedModel, prompt: Prompt) -> PromptRow:
+def tokenize(loaded: LoadedModel, prompt: Prompt, cancelled: Cancelled = never) -> PromptRow:
     """One prompt as tokens; no limits are checked. Raises `PromptError`."""
     text, info = loaded.text, loaded.info
     if prompt.ids is not None:
@@ -24,14 +25,14 @@ def tokenize(loaded: LoadedModel, prompt: Prompt) -> PromptRow:
             raise PromptError(f"Token id {unknown} does not exist; {info.title} knows ids 0 to {info.vocab_size - 1}.")
         ids, rendered = list(prompt.ids), text.decode(prompt.ids)
     elif prompt.messages is not None:
-        rendered = text.render_chat(prompt.messages)
-        ids = text.encode(rendered, add_special_tokens=False)
+        rendered = text.render_chat(prompt.messages, cancelled)
+        ids = text.encode(rendered, add_special_tokens=False, cancelled=cancelled)
     elif prompt.image is not None:
         ids = text.encode_picture(prompt.image)[: 1 + _kept_pixels(loaded, prompt)]
         rendered = text.decode(ids)
     else:
         rendered = prompt.text or ""
-        ids = text.encode(rendered) if rendered else []
+        ids = text.encode(rendered, cancelled=cancelled) if rendered else []
     return PromptRow(tuple(ids), tuple(text.piece(i) for i in ids), rendered)
 
 
@@ -51,9 +52,11 @@ def _kept_pixels(loaded: LoadedModel, prompt: Prompt) -> int:
     return kept * image.width if what == "rows" else kept
 
 
-def prompt_rows(loaded: LoadedModel, prompts: tuple[Prompt, ...], copies: int) -> list[PromptRow]:
+def prompt_rows(
+    loaded: LoadedModel, prompts: tuple[Prompt, ...], copies: int, cancelled: Cancelled = never
+) -> list[PromptRow]:
     """The rows of a run: every prompt `copies` times, an empty one begun with BOS. Raises `PromptError`."""
-    rows = [_runnable(loaded, tokenize(loaded, prompt)) for prompt in prompts]
+    rows = [_runnable(loaded, tokenize(loaded, prompt, cancelled)) for prompt in prompts]
     if not rows:
         raise PromptError("There is no prompt to run.")
     return [row for row in rows for _ in range(copies)]

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.contract.errors import TokenglassError
+from core.contract.errors import LoadCancelledError, TokenglassError
 from core.contract.events import ViewStatus
 from core.contract.specs import Prompt, RunSpec
+from core.decode.forward import ForwardCancelled
 from core.decode.session import Session
+from core.domains.domain import Cancelled, never
 from core.models.attention import use_our_attention
 from core.models.loaded import LoadedModel
 from core.trace.attention import attention_weights
@@ -33,13 +35,16 @@ class _Probe:
     weights: dict[nn.Module, list[torch.Tensor]]  # attention module → (1, H, rows, keys) of each pass
 
 
-def qualify(loaded: LoadedModel) -> LoadedModel:
-    """The same model with `info.views` filled in. Never raises for a failing view."""
+def qualify(loaded: LoadedModel, cancelled: Cancelled = never) -> LoadedModel:
+    """The same model with `info.views` filled in. Never raises for a failing view.
+
+    Raises `LoadCancelledError` when `cancelled` says so, within a layer's time.
+    """
     probe: _Probe | None = None
 
     def probed() -> _Probe:
         nonlocal probe
-        probe = probe or _probe(loaded)
+        probe = probe or _probe(loaded, cancelled)
         return probe
 
     try:
@@ -48,6 +53,8 @@ def qualify(loaded: LoadedModel) -> LoadedModel:
                 _status("attention", lambda: _attention_error(probed()), loaded),
                 _status("distribution", lambda: _read_out_error(probed()), loaded),
             )
+    except ForwardCancelled:
+        raise LoadCancelledError("The load was cancelled.") from None
     finally:
         use_our_attention(loaded.module)
     return dataclasses.replace(loaded, info=dataclasses.replace(loaded.info, views=views))
@@ -67,11 +74,11 @@ def _status(view: str, measure: Callable[[], float], loaded: LoadedModel) -> Vie
     return ViewStatus(view, False, reason, error)
 
 
-def _probe(loaded: LoadedModel) -> _Probe:
+def _probe(loaded: LoadedModel, cancelled: Cancelled) -> _Probe:
     """Run it; hooks are gone afterwards."""
     length = min(PROBE_PROMPT + PROBE_STEPS, loaded.info.max_positions)
     ids = tuple((7 * i + 1) % loaded.info.vocab_size for i in range(length))
-    session = Session(loaded, RunSpec(prompts=(Prompt(ids=ids),), params={"max_new_tokens": 1}))
+    session = Session(loaded, RunSpec(prompts=(Prompt(ids=ids),), params={"max_new_tokens": 1}), cancelled=cancelled)
     use_our_attention(loaded.module, eager=True)
     probe = _Probe(session, [], {})
 

@@ -74,7 +74,7 @@ class Session:
         self.assistant = assistant
         self.mode: Mode = make_mode(self.asked, spec, loaded, assistant, cancelled)
         copies = self.asked.num_return_sequences if self.mode.copies else 1
-        prompts = prepare.prompt_rows(loaded, spec.prompts, copies)
+        prompts = prepare.prompt_rows(loaded, spec.prompts, copies, cancelled)
         slots = prepare.pad_left(prompts, engine.pad_id(loaded, self.asked), loaded.device)
         self.prompt_slots = slots.ids.shape[1]
         self.lengths = settle_lengths(self.asked, self._chosen(), self.prompt_slots)
@@ -188,8 +188,8 @@ class Session:
             device=self.loaded.device,
             custom=self.extras.logits_processor,
             prefix_allowed_tokens_fn=self.extras.prefix_allowed_tokens_fn,
+            diversity=self.mode.diversity(params),
             opening=opening,
-            diversity=self.mode.stage(params),
             grammar=None if self.grammar is None else self.grammar.stage(params.eos_token_id, self.prompt_slots),
         )
 
@@ -207,7 +207,7 @@ class Session:
     def length_of(self, lane: Row) -> int:
         """Tokens that this sequence may have at most, prompt included."""
         asked = len(lane.prompt.token_ids) + self.params.max_new_tokens
-        return min(asked, self.loaded.info.max_positions + 1)
+        return min(asked, lane.stop.max_positions + 1)
 
     def regroup(self, sources: Sequence[int], lanes: list[Row]) -> None:
         """The batch becomes `lanes`; lane k continues the present lane `sources[k]`, whose past it has."""
@@ -224,7 +224,7 @@ class Session:
             if self.pending_logits is not None:
                 self.pending_logits = self.pending_logits[rows]
             if self.guidance is not None:
-                self.guidance.regroup(sources, lanes)
+                self.guidance.regroup(sources)
         before, self.lanes = self.padding, lanes
         if self.padding != before:
             self.forward.place_rows(self.padding)
@@ -386,9 +386,9 @@ class Session:
             for lane in self.past[place.index]:
                 if (lane.row, lane.beam) == (place.row, place.beam):
                     return lane.strand()
-        rows = self.rows
-        if self.mode.moves_lanes and not self.over:
-            rows = [*self.lanes, *(row for row in self.rows if row.finish_reason is not None)]
+        rows: list[Row] = self.rows
+        if self.mode.moves_lanes:  # the lanes, and rows that have left the batch; hypotheses are found by their step
+            rows = [*self.lanes, *(r for r in self.rows if r.finish_reason is not None and r.ended_at is None)]
         for row in rows:
             if (row.index, row.beam) == (place.row, place.beam):
                 return row.strand()

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Self
 
 from core.contract.picture import ImageFacts, Picture
 from core.contract.specs import ChatMessage
+
+Cancelled = Callable[[], bool]
+
+
+def never() -> bool:
+    """Nobody cancels."""
+    return False
 
 
 class TokenStream(Protocol):
@@ -22,11 +29,14 @@ class TokenStream(Protocol):
 class Domain(Protocol):
     """What engine, views and parameters need to know of the tokens of one model.
 
+    confined: whether texts are encoded and chats rendered in another process, which may take a second; then, and only
+        then, other threads may do it, too, and `cancelled` is asked meanwhile.
     image: what an image model paints, None for text. tokenizer: None where there is none.
     Methods raise `PromptError` for what this kind of model cannot be given.
     """
 
     tokenizer: Any
+    confined: bool
 
     @property
     def image(self) -> ImageFacts | None: ...
@@ -34,11 +44,11 @@ class Domain(Protocol):
     @property
     def has_chat_template(self) -> bool: ...
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+    def encode(self, text: str, *, add_special_tokens: bool = True, cancelled: Cancelled = never) -> list[int]: ...
 
     def encode_picture(self, picture: Picture) -> list[int]: ...
 
-    def render_chat(self, messages: Sequence[ChatMessage]) -> str: ...
+    def render_chat(self, messages: Sequence[ChatMessage], cancelled: Cancelled = never) -> str: ...
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str: ...
 

@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 from core.contract.errors import PromptError
 from core.contract.picture import ImageFacts, Picture
 from core.contract.specs import ChatMessage
+from core.domains.domain import Cancelled, never
 from core.domains.text import nameless_piece
 
 # PIL's numbers of resampling filters, as preprocessor configs hold them; what is not here is resized bilinearly.
@@ -31,6 +32,8 @@ class ImageDomain:
 
     tokenizer = None
     has_chat_template = False
+
+    confined = False
 
     def __init__(self, clusters: NDArray[np.float32], height: int, width: int, resample: int = 2) -> None:
         """clusters: (C, 3) colours in [-1, 1]. resample: PIL's number of the filter that pictures are resized with."""
@@ -72,7 +75,7 @@ class ImageDomain:
 
     # -- as text
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True, cancelled: Cancelled = never) -> list[int]:
         """Colours written as #rrggbb, each the nearest of the palette. Raises `PromptError`."""
         wrong = next((part for part in text.split() if not _COLOUR.fullmatch(part)), None)
         if wrong is not None:
@@ -84,7 +87,7 @@ class ImageDomain:
         ids: list[int] = self.quantise(colours).tolist()
         return start + ids
 
-    def render_chat(self, messages: Sequence[ChatMessage]) -> str:
+    def render_chat(self, messages: Sequence[ChatMessage], cancelled: Cancelled = never) -> str:
         """Always raises `PromptError`."""
         raise PromptError("An image model cannot chat; give it a picture.")
 

@@ -9,6 +9,8 @@ from core.contract.errors import PromptError
 from core.contract.picture import ImageFacts, Picture
 from core.contract.specs import ChatMessage
 from core.domains.chat import SandboxedTemplate
+from core.domains.domain import Cancelled, never
+from core.domains.encoding import SandboxedEncoder
 from core.domains.sandboxed import one_line
 from core.domains.stream import TextStream
 from core.domains.token_bytes import token_bytes_reader
@@ -18,12 +20,22 @@ if TYPE_CHECKING:
 
 
 class TextDomain:
-    """Encodes, decodes and shows tokens of one tokenizer. Pieces are cached per id; not for several threads."""
+    """Encodes, decodes and shows tokens of one tokenizer. Pieces are cached per id.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: SandboxedTemplate | None = None) -> None:
-        """`template` renders chats instead of the tokenizer, for models that nobody vouches for."""
+    confined: whether texts are encoded and chats rendered in another process, which may take a second; then, and only
+    then, that may be done in several threads at once.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: SandboxedTemplate | None = None,
+        encoder: SandboxedEncoder | None = None,
+    ) -> None:
+        """`template` and `encoder` work instead of the tokenizer, for models that nobody vouches for."""
         self.tokenizer = tokenizer
-        self._template = template
+        self.confined = encoder is not None
+        self._template, self._encoder = template, encoder
         self._bytes_of = token_bytes_reader(tokenizer)
         self._pieces: dict[int, str] = {}
 
@@ -37,11 +49,13 @@ class TextDomain:
         """Whether `render_chat` can work."""
         return bool(getattr(self.tokenizer, "chat_template", None))
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True, cancelled: Cancelled = never) -> list[int]:
         """Token ids of `text`. Special tokens written out in it become those tokens. Raises `PromptError`."""
         lone = next((n for n, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)
         if lone is not None:
             raise PromptError(f"Character {lone + 1} of the prompt is half of a surrogate pair, not text; remove it.")
+        if self._encoder is not None:
+            return self._encoder.encode(text, add_special_tokens, cancelled)
         try:
             # verbose: a prompt longer than the model is refused by the engine, with both numbers
             return list(self.tokenizer.encode(text, add_special_tokens=add_special_tokens, verbose=False))
@@ -74,12 +88,12 @@ class TextDomain:
             self._pieces[token_id] = piece
         return piece
 
-    def render_chat(self, messages: Sequence[ChatMessage]) -> str:
+    def render_chat(self, messages: Sequence[ChatMessage], cancelled: Cancelled = never) -> str:
         """The prompt text of a chat, ready for the assistant's turn. Raises `PromptError`."""
         if not self.has_chat_template:
             raise PromptError("This model has no chat template; write a plain text prompt instead.")
         if self._template is not None:
-            return self._template.render(messages)
+            return self._template.render(messages, cancelled)
         turns = [{"role": m.role, "content": m.content} for m in messages]
         try:
             return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
@@ -102,8 +116,9 @@ class IdDomain(TextDomain):
 
     def __init__(self) -> None:
         self.tokenizer = None
+        self.confined = False
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True, cancelled: Cancelled = never) -> list[int]:
         """Always raises `PromptError`."""
         raise PromptError("This model has no tokenizer; give the prompt as token ids.")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import traceback
+import weakref
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from core.contract.specs import ModelSpec
 from core.domains.byte_tokenizer import build_byte_tokenizer
 from core.domains.chat import sandboxed_template
 from core.domains.domain import Domain
+from core.domains.encoding import SandboxedEncoder
 from core.domains.image import ImageDomain, canvas_of, colour_cube
 from core.domains.sandboxed import one_line
 from core.domains.text import IdDomain, TextDomain
@@ -43,6 +45,8 @@ from core.models.tokenizer_files import tried_tokenizer
 from core.models.whereabouts import find_folder
 
 __all__ = ["LoadControl", "load"]
+
+_in_use: weakref.WeakValueDictionary[tuple[object, ...], Any] = weakref.WeakValueDictionary()  # trusted tokenizers
 
 
 def load(spec: ModelSpec, model_id: int, control: LoadControl) -> LoadedModel:
@@ -86,7 +90,7 @@ def _load(spec: ModelSpec, model_id: int, control: LoadControl) -> LoadedModel:
         control.progress(f"Moving to {device}", None)
         settle(module, device, control)
         widen_causal_tables(module)
-        check_finite(source.title, module)
+        check_finite(source.title, module, control)
         stop_if_cancelled(control)
     load_ms = (time.perf_counter() - started) * 1e3
     info = model_info(model_id=model_id, spec=spec, title=source.title, module=module, text=text, load_ms=load_ms)
@@ -98,7 +102,8 @@ def _make(new: NewModel, dtype: torch.dtype, control: LoadControl) -> tuple[PreT
     """A model with random weights."""
     control.progress("Drawing weights", None)
     blueprint = draw_up(new.title, new.config())
-    check_memory(new.title, blueprint.weight_bytes(torch.float32), available_bytes(torch.device("cpu")))
+    needed = blueprint.weight_bytes(torch.float32) + blueprint.buffer_bytes
+    check_memory(new.title, needed, available_bytes(torch.device("cpu")))
     module = build_random(blueprint, new.seed, dtype, control)
     return module, _new_domain(new, blueprint), new.notices
 
@@ -142,18 +147,19 @@ def _load_text(source: ModelSource, folder: CheckedFolder, rows: int, control: L
     try:
         if source.trusted:
             control.progress("Loading the tokenizer", None)
-            text = TextDomain(_tokenizer(folder.path))
+            text = TextDomain(_trusted_tokenizer(folder.path))
             _check_ids(source.title, max(text.tokenizer.get_vocab().values(), default=0), rows)
             return text
         with tried_tokenizer(folder, control) as tried:
             _check_ids(source.title, tried.largest_id, rows)
             control.progress("Loading the tokenizer", None)
             tokenizer = _tokenizer(tried.folder)
+            encoder = SandboxedEncoder(tokenizer, tried.folder)
         tokenizer.name_or_path = str(folder.path)
         template = sandboxed_template(tokenizer)
         if template is None:
             tokenizer.chat_template = None  # whatever it is, it is not rendered in this process
-        return TextDomain(tokenizer, template)
+        return TextDomain(tokenizer, template, encoder)
     except (KeyboardInterrupt, SystemExit, TokenglassError):
         raise
     except BaseException as error:
@@ -161,6 +167,16 @@ def _load_text(source: ModelSource, folder: CheckedFolder, rows: int, control: L
             f"The tokenizer of “{folder_name(folder.path)}” cannot be loaded: {one_line(error)}.",
             detail=traceback.format_exc(),
         ) from None
+
+
+def _trusted_tokenizer(folder: Path) -> Any:
+    """The one that a loaded model uses already, while its files are the same: reading it holds every thread up."""
+    state = ((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in folder.iterdir() if f.suffix != ".safetensors")
+    key = (str(folder), *sorted(state))
+    tokenizer = _in_use.get(key)
+    if tokenizer is None:
+        tokenizer = _in_use[key] = _tokenizer(folder)
+    return tokenizer
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -7,42 +7,21 @@ that `new:llama` is there at once. Imports neither torch nor transformers.
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from core.contract.errors import ModelLoadError
 from core.domains.byte_tokenizer import BYTE_VOCABULARY, END_OF_TEXT_ID
+from core.models.new_families import AUTO, FAMILIES, NewFamily, NewOption, Value
+
+__all__ = ["FAMILIES", "NewFamily", "NewModel", "NewOption", "new_model_families", "parse_new", "parse_value"]
 
 PREFIX = "new:"
-_ACTIVATIONS = ("gelu_new", "gelu", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "tanh")
-Value = int | float | bool | str | None
-
-
-@dataclass(frozen=True, slots=True)
-class NewOption:
-    """One option of a family. Numbers have inclusive bounds, texts choices; None is allowed where it is the default."""
-
-    name: str
-    default: Value
-    doc: str
-    low: float = 0
-    high: float = 1
-    choices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class NewFamily:
-    """A family of which new models can be made."""
-
-    name: str  # config.model_type
-    title: str
-    options: tuple[NewOption, ...]
-    heads: tuple[str, ...]  # the width must be a multiple of the first, the first a multiple of the second
-    width: str
-    text: bool = True
+_LONGEST_JSON = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +34,7 @@ class NewModel:
     @property
     def name(self) -> str:
         """The name again, options in the family's order, so that equal models have equal names."""
-        asked = "&".join(f"{name}={_written(value)}" for name, value in self.chosen.items())
+        asked = "&".join(f"{name}={quote(written(value), safe='.,-+')}" for name, value in self.chosen.items())
         return f"{PREFIX}{self.family.name}" + (f"?{asked}" if asked else "")
 
     @property
@@ -92,10 +71,29 @@ class NewModel:
 
     def config(self) -> dict[str, Any]:
         """What its config.json would say."""
-        sizes = {name: value for name, value in self.values.items() if name != "seed" and value is not None}
-        ends = {"bos_token_id": END_OF_TEXT_ID, "eos_token_id": END_OF_TEXT_ID} if self.types_text else {}
-        none = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
-        return {"model_type": self.family.name, **none, **ends, **sizes}
+        values = self.values
+        config: dict[str, Any] = {"model_type": self.family.name}
+        if values.get("rope_parameters") is not None:
+            del values["rope_theta"]
+        for option in self.family.options:
+            if option.name == "seed" or option.name not in values:
+                continue
+            value = values[option.name]
+            if option.kind == "id":
+                config[option.name] = self._id(value)
+            elif value is not None:
+                config[option.name] = json.loads(str(value)) if option.kind == "json" else value
+        return config
+
+    @property
+    def usual_end(self) -> int | None:
+        """The id that begins and ends texts unless another one is named."""
+        return END_OF_TEXT_ID if self.types_text else None
+
+    def _id(self, value: Value) -> Any:
+        if value == AUTO:
+            return self.usual_end
+        return json.loads(value) if isinstance(value, str) else value
 
 
 def new_model_families() -> tuple[NewFamily, ...]:
@@ -124,17 +122,21 @@ def parse_new(name: str) -> NewModel:
             raise ModelLoadError(f"{family.title} has no option “{key[:40]}”; the nearest one is “{near}”.")
         if key in asked:
             raise ModelLoadError(f"The option {key} is given twice; remove one of the two.")
-        asked[key] = _parse(options[key], text)
+        asked[key] = parse_value(options[key], text)
     chosen = {o.name: asked[o.name] for o in family.options if o.name in asked and asked[o.name] != o.default}
     model = NewModel(family, chosen)
-    _check_shape(model)
+    for _, problem in shape_problems(model.family, model.values):
+        raise ModelLoadError(problem)
     return model
 
 
-def _parse(option: NewOption, text: str) -> Value:
+def parse_value(option: NewOption, text: str) -> Value:
+    """The value that a text means; lists and objects stay JSON text. Raises `ModelLoadError` saying what it takes."""
     default = option.default
-    if text.lower() in ("none", "null") and default is None:
+    if text.lower() in ("none", "null") and (default is None or option.kind == "id"):
         return None
+    if option.kind != "plain":
+        return _parse_json(option, text)
     if option.choices:
         if text not in option.choices:
             raise ModelLoadError(f"{option.name} cannot be “{text[:40]}”; choose {', '.join(option.choices)}.")
@@ -151,108 +153,68 @@ def _parse(option: NewOption, text: str) -> Value:
     if not option.low <= number <= option.high:
         kind = "whole number" if whole else "number"
         raise ModelLoadError(
-            f"{option.name} cannot be “{text[:40]}”; it is a {kind} from {option.low:g} to {option.high:g}."
+            f"{option.name} cannot be “{text[:40]}”; it is a {kind} from {_bound(option.low)} to {_bound(option.high)}."
         )
     return number
 
 
-def _check_shape(model: NewModel) -> None:
-    """What the families themselves find out late, or never."""
-    values, family = model.values, model.family
+def _bound(value: float) -> str:
+    return f"{int(value):,}" if value == int(value) and value < 1e7 else f"{value:g}"
+
+
+def _parse_json(option: NewOption, text: str) -> Value:
+    """A token id, `auto`, or JSON of the kind the option takes, written in one way."""
+    if option.kind == "id" and text.lower() == AUTO and option.default == AUTO:
+        return AUTO
+    try:
+        content = json.loads(text) if len(text) <= _LONGEST_JSON else None
+    except (ValueError, RecursionError):
+        content = None
+    if option.kind == "json":
+        if not isinstance(content, dict | list):
+            raise ModelLoadError(f'{option.name} cannot be “{text[:40]}”; it is JSON such as {{"rope_theta": 10000}}.')
+        return json.dumps(content)
+    ids = content if isinstance(content, list) else [content]
+    if not ids or not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
+        raise ModelLoadError(f"{option.name} cannot be “{text[:40]}”; it is a token id, a list of them, or none.")
+    return json.dumps(content) if isinstance(content, list) else content
+
+
+def shape_problems(family: NewFamily, values: Mapping[str, Value]) -> list[tuple[tuple[str, ...], str]]:
+    """What the families themselves find out late, or never: the fields concerned, and a sentence."""
+    found: list[tuple[tuple[str, ...], str]] = []
     width, heads = int(values[family.width] or 0), int(values[family.heads[0]] or 0)
     if values.get("head_dim") is None and width % heads:
-        raise ModelLoadError(f"{family.width} = {width} cannot be divided among {family.heads[0]} = {heads} heads.")
+        names = (family.width, family.heads[0])
+        found.append((names, f"{names[0]} = {width} cannot be divided among {names[1]} = {heads} heads."))
+    elif len(family.heads) > 1:
+        head_dim = int(values.get("head_dim") or width // heads)
+        if head_dim % 2:
+            name = "head_dim" if values.get("head_dim") else family.heads[0]
+            found.append(((name,), f"Heads of {head_dim} values cannot be rotated in pairs; choose an even head_dim."))
     if len(family.heads) > 1:
         groups = int(values[family.heads[1]] or 0)
         if heads % groups:
-            raise ModelLoadError(f"{family.heads[0]} = {heads} is no multiple of {family.heads[1]} = {groups}.")
-        head_dim = int(values.get("head_dim") or width // heads)
-        if head_dim % 2:
-            raise ModelLoadError(f"Heads of {head_dim} values cannot be rotated in pairs; choose an even head_dim.")
+            text = f"{family.heads[0]} = {heads} is no multiple of {family.heads[1]} = {groups}."
+            found.append((family.heads, text))
+    return found + _id_problems(family, values)
 
 
-def _written(value: Value) -> str:
+def _id_problems(family: NewFamily, values: Mapping[str, Value]) -> list[tuple[tuple[str, ...], str]]:
+    size = int(values["vocab_size"] or 0)
+    found: list[tuple[tuple[str, ...], str]] = []
+    for option in family.options:
+        value = values.get(option.name) if option.kind == "id" else None
+        if value is None or value == AUTO:
+            continue
+        content = json.loads(str(value))
+        largest = max(content if isinstance(content, list) else [content])
+        if largest >= size:
+            text = f"{option.name} = {largest} is no token of a vocabulary of {size:,}; the last one is {size - 1:,}."
+            found.append(((option.name, "vocab_size"), text))
+    return found
+
+
+def written(value: Value) -> str:
+    """A value as it stands in a name."""
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
-
-
-def _seed() -> NewOption:
-    return NewOption("seed", 0, "Seed of the random weights.", 0, (1 << 63) - 1)
-
-
-def _std() -> NewOption:
-    return NewOption(
-        "initializer_range", 0.02, "Standard deviation of the weights; 0.3 gives sharp distributions.", 0.0, 10.0
-    )
-
-
-def _size(name: str, default: int | None, doc: str, high: int) -> NewOption:
-    return NewOption(name, default, doc, 1, high)
-
-
-def _gpt(vocab_size: int, positions: int, activation: str, tied: bool) -> tuple[NewOption, ...]:
-    return (
-        _size("vocab_size", vocab_size, "Tokens.", 1 << 20),
-        _size("n_positions", positions, "Positions the model has embeddings for.", 1 << 20),
-        _size("n_embd", 128, "Width of the residual stream.", 65_536),
-        _size("n_layer", 4, "Layers.", 512),
-        _size("n_head", 4, "Attention heads of a layer.", 1024),
-        _size("n_inner", None, "Width inside the feed-forward layers; four times n_embd when none.", 1 << 20),
-        NewOption("activation_function", activation, "Activation in the feed-forward layers.", choices=_ACTIVATIONS),
-        NewOption("layer_norm_epsilon", 1e-5, "Added to the variance in layer norms.", 0.0, 1.0),
-        NewOption("scale_attn_weights", True, "Divide attention scores by the root of the head dim."),
-        NewOption("scale_attn_by_inverse_layer_idx", False, "Divide them by the number of the layer, too."),
-        NewOption("tie_word_embeddings", tied, "The head uses the weights of the embedding."),
-        _std(),
-        _seed(),
-    )
-
-
-def _rotary(*more: NewOption, tied: bool = False) -> tuple[NewOption, ...]:
-    return (
-        _size("vocab_size", BYTE_VOCABULARY, "Tokens.", 1 << 20),
-        _size("max_position_embeddings", 512, "Positions.", 1 << 20),
-        _size("hidden_size", 128, "Width of the residual stream.", 65_536),
-        _size("intermediate_size", 352, "Width inside the feed-forward layers.", 1 << 20),
-        _size("num_hidden_layers", 4, "Layers.", 512),
-        _size("num_attention_heads", 4, "Attention heads of a layer.", 1024),
-        _size("num_key_value_heads", 2, "Key/value heads, shared by groups of attention heads.", 1024),
-        NewOption("hidden_act", "silu", "Activation in the feed-forward layers.", choices=_ACTIVATIONS),
-        NewOption("rms_norm_eps", 1e-6, "Added to the mean square in norms.", 0.0, 1.0),
-        NewOption("rope_theta", 10_000.0, "Base of the rotary frequencies.", 1.0, 1e12),
-        *more,
-        NewOption("tie_word_embeddings", tied, "The head uses the weights of the embedding."),
-        _std(),
-        _seed(),
-    )
-
-
-FAMILIES: Mapping[str, NewFamily] = {
-    family.name: family
-    for family in (
-        NewFamily("gpt2", "GPT-2", _gpt(BYTE_VOCABULARY, 512, "gelu_new", True), ("n_head",), "n_embd"),
-        NewFamily(
-            "llama",
-            "Llama",
-            _rotary(
-                _size("head_dim", None, "Values of a head; hidden_size / num_attention_heads when none.", 8192),
-                NewOption("attention_bias", False, "Biases in the attention projections."),
-                NewOption("mlp_bias", False, "Biases in the feed-forward layers."),
-            ),
-            ("num_attention_heads", "num_key_value_heads"),
-            "hidden_size",
-        ),
-        NewFamily(
-            "qwen2",
-            "Qwen2",
-            _rotary(
-                NewOption("use_sliding_window", False, "The upper layers see a window only."),
-                _size("sliding_window", 64, "Positions of that window.", 1 << 20),
-                NewOption("max_window_layers", 2, "So many lower layers see everything.", 0, 512),
-                tied=True,
-            ),
-            ("num_attention_heads", "num_key_value_heads"),
-            "hidden_size",
-        ),
-        NewFamily("imagegpt", "ImageGPT", _gpt(513, 1024, "quick_gelu", False), ("n_head",), "n_embd", text=False),
-    )
-}

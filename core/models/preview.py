@@ -13,7 +13,7 @@ from core.domains.sandboxed import one_line
 from core.models.blueprint import Blueprint, check_stored, draw_up
 from core.models.clean import clean_config
 from core.models.conversion import known_conversion
-from core.models.download import survey
+from core.models.download import Survey, cached_folder, survey
 from core.models.files import check_file
 from core.models.gguf_header import GgufHeader, read_gguf_header
 from core.models.load_control import LoadControl, Unwatched
@@ -22,14 +22,30 @@ from core.models.preflight import CONFIG, check_folder, check_small_files
 from core.models.sources import ModelSource, resolve
 
 
-def preview(spec: ModelSpec, control: LoadControl | None = None) -> ModelPreview:
+def asks_the_hub(spec: ModelSpec) -> bool:
+    """Whether a preview needs `survey_hub` first: the model is on the hub and not on this disk."""
+    source = resolve(spec.name)
+    return source.hub is not None and cached_folder(source.hub) is None
+
+
+def survey_hub(spec: ModelSpec, control: LoadControl) -> Survey:
+    """The part of a preview that waits for the network, for at most 30 s; may run beside anything.
+
+    Raises `ModelLoadError`, `LoadCancelledError`.
+    """
+    hub = resolve(spec.name).hub
+    assert hub is not None
+    return survey(hub, control)
+
+
+def preview(spec: ModelSpec, control: LoadControl | None = None, found: Survey | None = None) -> ModelPreview:
     """Parameters, bytes and free memory of the model `spec` names; nothing of it is loaded.
 
-    For a model of the hub that is not on this disk its small files are downloaded, with a limit of 30 s. Takes
-    milliseconds otherwise. Raises `ModelLoadError`, `LoadCancelledError`.
+    For a model of the hub that is not on this disk its small files are downloaded, with a limit of 30 s, unless
+    `found` says where they are. Takes milliseconds otherwise. Raises `ModelLoadError`, `LoadCancelledError`.
     """
     try:
-        return _preview(spec, control or Unwatched())
+        return _preview(spec, control or Unwatched(), found)
     except (KeyboardInterrupt, SystemExit, TokenglassError):
         raise
     except BaseException as error:
@@ -38,7 +54,7 @@ def preview(spec: ModelSpec, control: LoadControl | None = None) -> ModelPreview
         ) from None
 
 
-def _preview(spec: ModelSpec, control: LoadControl) -> ModelPreview:
+def _preview(spec: ModelSpec, control: LoadControl, found: Survey | None) -> ModelPreview:
     device = choose_device(spec.device)
     dtype = choose_dtype(spec.dtype, device)
     source = resolve(spec.name)
@@ -53,7 +69,7 @@ def _preview(spec: ModelSpec, control: LoadControl) -> ModelPreview:
     if source.new is not None:
         return _of_blueprint(draw_up(source.title, source.new.config()), here, notices=source.new.notices)
     if source.hub is not None:
-        found = survey(source.hub, control)
+        found = found or survey(source.hub, control)
         return _of_folder(source, found.folder, here, download_bytes=found.missing_bytes, revision=found.folder.name)
     if source.path is None:
         raise ModelLoadError(f"{source.title} cannot be loaded: {source.reason}")

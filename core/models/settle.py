@@ -31,7 +31,7 @@ def settle(module: PreTrainedModel, device: torch.device, control: LoadControl) 
         torch.set_num_threads(threads)
 
 
-def check_finite(title: str, module: PreTrainedModel) -> None:
+def check_finite(title: str, module: PreTrainedModel, control: LoadControl) -> None:
     """Look at all values of each small parameter and at evenly spaced ones of the others. Raises `ModelLoadError`.
 
     A model of NaN decodes greedily as if nothing were wrong. Single damaged values between the samples are found by the
@@ -39,6 +39,7 @@ def check_finite(title: str, module: PreTrainedModel) -> None:
     """
     with torch.inference_mode():
         for name, parameter in module.named_parameters():
+            stop_if_cancelled(control)
             values = parameter.detach().flatten()
             sample = values if values.numel() <= _WHOLE else values[:: values.numel() // _SAMPLE]
             if sample.is_floating_point() and not bool(sample.isfinite().all()):

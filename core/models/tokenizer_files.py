@@ -26,7 +26,7 @@ from core.models.load_control import LoadControl
 from core.models.preflight import CONFIG, GENERATION, SIZE_CAPS_BYTES, TOKENIZER_CONFIG, CheckedFolder
 from core.models.weight_files import INDEX
 
-TRIAL_VERSION = 1  # of what is tried; older records then do not count
+TRIAL_VERSION = 2  # of what is tried; older records then do not count
 _NOT_COPIED = (CONFIG, GENERATION, INDEX, "preprocessor_config.json")
 
 

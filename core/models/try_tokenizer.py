@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import string
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +39,41 @@ def main() -> None:
 
     def handle(request: dict[str, Any]) -> dict[str, Any]:
         folder = Path(request["folder"])
-        _check_growth(folder / "tokenizer.json")
+        _check_steps(folder / "tokenizer.json")
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         return {"largest_id": _use(tokenizer)}
 
     serve(handle)
 
 
-def _check_growth(file: Path) -> None:
-    """Replacements multiply; a text of a few characters must not become gigabytes. Raises `ModelLoadError`."""
+def _check_steps(file: Path) -> None:
+    """Replacements multiply: a text of a few characters must not become gigabytes. Raises `ModelLoadError`.
+
+    And decoders work where nothing can stop them: their patterns must not repeat anything, which takes time without
+    end on the right text.
+    """
     if not file.exists():
         return
     content = json.loads(file.read_text("utf-8"))
+    if not isinstance(content, dict):
+        return
     for part in ("normalizer", "decoder"):
-        grown = _growth(content.get(part) if isinstance(content, dict) else None)
+        grown = _growth(content.get(part))
         if grown > MOST_GROWTH:
             raise ModelLoadError(f"its {part} makes texts {grown:,} times as long.")
+    pattern = next((p for p in _patterns(content.get("decoder")) if any(c in p for c in "*+{")), None)
+    if pattern is not None:
+        raise ModelLoadError(f"its decoder searches for the repeating pattern {pattern[:60]!r}, which may never end.")
+
+
+def _patterns(step: object) -> Iterator[str]:
+    """The regular expressions of a decoder."""
+    if isinstance(step, dict):
+        for inner in step.get("decoders") or ():
+            yield from _patterns(inner)
+        pattern = step.get("pattern")
+        if isinstance(pattern, dict) and isinstance(pattern.get("Regex"), str):
+            yield pattern["Regex"]
 
 
 def _growth(step: object) -> int:

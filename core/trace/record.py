@@ -239,6 +239,7 @@ class Trace:
                 f"The records of the first {self.evicted_before} positions were dropped to stay within the trace "
                 f"budget of {self.budget_bytes / 1e6:.0f} MB; recompute them or raise the budget.",
                 can_recompute=True,
+                first_recorded=self.evicted_before,
             )
         for block in (*self._sealed, *self._tail):
             if block.start < stop and block.stop > start:

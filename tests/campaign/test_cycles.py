@@ -124,15 +124,15 @@ def test_forty_cycles_leave_no_thread_and_no_descriptor() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "count"),
+    ("name", "count", "warm_up"),  # loads of 270 MB take the allocator longer to come to rest
     [
-        ("tiny-gpt2", 300),
-        pytest.param("smollm2", 250, marks=pytest.mark.skipif(not has("smollm2"), reason="not installed")),
+        ("tiny-gpt2", 300, 100),
+        pytest.param("smollm2", 250, 200, marks=pytest.mark.skipif(not has("smollm2"), reason="not installed")),
     ],
 )
-def test_random_cycles_stay_within_their_bounds(name: str, count: int) -> None:
+def test_random_cycles_stay_within_their_bounds(name: str, count: int, warm_up: int) -> None:
     spec = TINY if name == "tiny-gpt2" else ModelSpec(name)
-    spent, grown_mb, more_threads, more_files = cycles(spec, count, 50)
+    spent, grown_mb, more_threads, more_files = cycles(spec, count, warm_up)
     campaign = f"{count} cycles of {name}"
     everything = [ms for values in spent.values() for ms in values]
     for state, values in spent.items():

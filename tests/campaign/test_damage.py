@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import logging
 import os
@@ -9,6 +11,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -37,9 +40,7 @@ ODD = {
     "unknown names": {"theme": "plaid", "layout": "../../etc", "no such": None},
     "noise as geometry": {"geometry": "AdnQywADAAD/////", "cards": "AAAA/wAAAAD9////"},
     "no base64": {"geometry": "§§§", "cards": "%%%"},
-    "another version": {"version": "newest", "theme": "dark"},
-    "no numbers": {"version": float("nan"), "theme": float("inf")},
-    "a later version": {"version": 999, "theme": "dark"},
+    "no numbers": {"theme": float("inf"), "layout": float("nan")},
     "odd recents": {"recent_models": [1, None, "\ud800", "x" * 100_000], "recent_prompts": [["a"], "\u0000"]},
 }
 
@@ -94,6 +95,105 @@ def test_odd_values_in_the_settings_read_as_the_defaults(kind: str, tmp_path: Pa
     path = tmp_path / "settings.json"
     path.write_text(json.dumps({"version": 1, **ODD[kind]}))
     assert defaults_shown(path) is None
+
+
+@pytest.mark.usefixtures("qapp")
+@pytest.mark.parametrize("version", [999, "newest", 1.5, None])
+def test_settings_of_a_later_version_are_said_and_kept_aside(version: object, tmp_path: Path) -> None:
+    path, text = tmp_path / "settings.json", json.dumps({"version": version, "theme": "dark", "new": [1]})
+    path.write_text(text)
+    assert "are of another version of Tokenglass, so defaults are used" in (defaults_shown(path) or "")
+    assert path.with_suffix(".later.json").read_text() == text
+
+
+@pytest.mark.usefixtures("qapp")
+def test_settings_that_cannot_be_kept_aside_are_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text('{"version": 7}')
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with driven(path, load=False) as one:
+        monkeypatch.setattr(os, "link", full)
+        monkeypatch.setattr(Path, "replace", full)
+        one.do(i.SetTheme("dark"))
+        one.frames(2)
+        one.window.keeper.write()
+        assert any("No space left" in notice.text for notice in one.state.errors)
+    assert path.read_text() == '{"version": 7}'
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch, where: Path) -> list[Path]:
+    """From now on every file written below `where` meets a full disk; which ones did."""
+    met: list[Path] = []
+    plain = io.open
+
+    def opened(file: object, mode: str = "r", *args: object, **more: object) -> object:
+        path = Path(file) if isinstance(file, str | os.PathLike) else None
+        if path is not None and where in path.parents and set(mode) & set("wax+"):
+            met.append(path)
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return plain(file, mode, *args, **more)  # type: ignore[call-overload]
+
+    def full(*_: object, **__: object) -> None:
+        met.append(where)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(io, "open", opened)
+    monkeypatch.setattr("builtins.open", opened)
+    monkeypatch.setattr(tempfile, "mkstemp", full)
+    return met
+
+
+@pytest.mark.usefixtures("qapp")
+def test_presets_and_layout_on_a_full_disk_stay_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "settings.json"
+    with driven(path) as one:
+        one.do(i.SetParameter("temperature", 0.25))
+        one.do(i.SavePreset("mine"))
+        one.frames(2)
+        one.window.keeper.write()
+    preset, good = tmp_path / "presets" / "mine.json", {}
+    for file in (path, preset):
+        good[file] = file.read_bytes()
+    with driven(path) as one:
+        met = full_disk(monkeypatch, tmp_path)
+        one.do(i.SetParameter("temperature", 0.75))
+        one.do(i.SavePreset("mine"))
+        one.do(i.SetLayout("cache"))
+        one.frames(2)
+        one.window.keeper.write()
+        told = [notice.text for notice in one.state.errors]
+        assert met
+        assert any("settings cannot be saved" in text and "No space left" in text for text in told), told
+        assert any("presets cannot be saved" in text and "No space left" in text for text in told), told
+        assert one.state.layout == "cache"  # the window goes on
+    monkeypatch.undo()
+    assert {file: file.read_bytes() for file in good} == good
+    assert sorted(p.name for p in preset.parent.iterdir()) == ["mine.json"]
+
+
+def test_a_model_cache_on_a_full_disk_costs_time_and_nothing_else(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build_gpt2(tmp_path / "model")
+    driver = Driver(None)
+    try:
+        assert loads(model, driver)
+        (record,) = (cache / "tokenizers").iterdir()
+        good = record.read_bytes()
+        record.write_bytes(b"damaged")
+        met = full_disk(monkeypatch, cache)
+        assert loads(model, driver)
+        assert met
+        assert record.read_bytes() == b"damaged"
+        monkeypatch.undo()
+        monkeypatch.setenv("TOKENGLASS_CACHE", str(cache))
+        assert loads(model, driver)
+        assert record.read_bytes() == good
+    finally:
+        driver.close()
 
 
 @pytest.mark.usefixtures("qapp")

@@ -8,16 +8,20 @@ from typing import Any
 import pytest
 
 from core import bench, cli
+from core.bench_modes import CASES
 from core.bench_pipeline import STAGES
+from core.bench_steps import engine_s, generate_s
 from core.models.loaded import LoadedModel
 from tests.leaks import assert_no_hooks
 from tests.parity.reference import twin
+
+WINDOW = {"window_visible_ms": 1.0, "flow_ms": {"10,000 tokens": {"append": 0.25, "scroll": 12.345}}}
 
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
     said: list[str | None] = []
-    measured = bench.measure(["tiny-gpt2"], quick=True, say=said.append, window=lambda: {"window_visible_ms": 1.0})
+    measured = bench.measure(["tiny-gpt2"], quick=True, say=said.append, window=lambda: dict(WINDOW))
     assert any("round 1" in (line or "") for line in said)
     return measured
 
@@ -37,9 +41,12 @@ def test_every_variant_is_measured_at_both_contexts(report: dict[str, Any]) -> N
 def test_the_report_is_plain_data_and_a_table(report: dict[str, Any]) -> None:
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     table = bench.as_table(report)
-    assert sum(line.startswith("tiny-gpt2") for line in table.splitlines()) == 8
+    assert sum(line.startswith("tiny-gpt2") for line in table.splitlines()) == 8 + len(CASES)
     assert "append at 4,096 positions" in table
-    assert "window_visible_ms: 1.0" in table
+    assert "window_visible_ms: 1\n" in table
+    lines = [line.split() for line in table.splitlines()]
+    assert ["flow_ms", "append", "scroll"] in lines
+    assert ["10,000", "tokens", "0.25", "12.3"] in lines
     assert "logits of tiny-gpt2 in" in table
 
 
@@ -51,12 +58,19 @@ def test_every_stage_of_the_pipeline_is_measured(report: dict[str, Any]) -> None
     assert all(ms > 0 for ms in cost["waterfall_ms"].values())
 
 
+def test_every_mode_is_measured_and_compared_where_generate_has_it(report: dict[str, Any]) -> None:
+    assert [result["mode"] for result in report["modes"]] == [case.name for case in CASES]
+    for result, case in zip(report["modes"], CASES, strict=True):
+        assert result["tokens_per_s"] > 0
+        assert (result["times_generate"] is None) == (case.target is None)
+
+
 def test_the_model_is_left_as_it_was(random_gpt2: LoadedModel) -> None:
     model = twin(random_gpt2)
     config, attention = model.module.generation_config, model.module.config._attn_implementation
-    taken_s = [bench._generate_s(model, (1, 2, 3), 4, kind, everything) for kind, everything in
+    taken_s = [generate_s(model, (1, 2, 3), 4, {}, kind, everything) for kind, everything in
                (("sdpa", False), ("eager", True))]  # fmt: skip
-    taken_s.append(bench._engine_s(model, (1, 2, 3), 4))
+    taken_s.append(engine_s(model, (1, 2, 3), 4, {}))
     assert all(seconds > 0 for seconds in taken_s)
     assert model.module.generation_config is config
     assert model.module.config._attn_implementation == attention

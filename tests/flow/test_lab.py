@@ -273,3 +273,14 @@ def test_pauses_do_not_count_against_the_speed(desk: Desk) -> None:
     steps = [e for e in desk.events if isinstance(e, StepSnapshot)]
     worked_s = sum(step.timing.step_ms for step in steps[1:]) / 1e3
     assert (len(steps) - 1) / finished.tokens_per_s < worked_s + 0.15
+
+
+def test_steps_that_are_asked_for_while_one_is_taken_are_taken_too(desk: Desk) -> None:
+    run_id = desk.start(max_steps=1, max_new_tokens=20)
+    desk.submit(ResumeRun(max_steps=1), ResumeRun(max_steps=1))
+    desk.until(lambda e: isinstance(e, StateChanged) and e.state is WorkerState.PAUSED and len(desk.steps(run_id)) >= 3)
+    desk.submit(ResumeRun(max_steps=1))
+    desk.until(lambda e: isinstance(e, StateChanged) and e.state is WorkerState.PAUSED and len(desk.steps(run_id)) >= 4)
+    desk.submit(StopRun())
+    desk.until_type(RunFinished)
+    assert len(desk.steps(run_id)) == 4

@@ -245,10 +245,9 @@ def test_the_longer_prompt_says_where_positions_end(loaded: LoadedModel) -> None
     session.cancel()
 
 
-def test_modes_that_cannot_be_guided_say_so(loaded: LoadedModel) -> None:
-    for params in ({"num_beams": 2}, {"prompt_lookup_num_tokens": 3}):
-        with pytest.raises(ParameterError, match="does not go with"):
-            open_session(loaded, [[1, 2]], {**GUIDED, **params})
+def test_drafts_cannot_be_guided_and_say_so(loaded: LoadedModel) -> None:
+    with pytest.raises(ParameterError, match="does not go with"):
+        open_session(loaded, [[1, 2]], {**GUIDED, "prompt_lookup_num_tokens": 3})
 
 
 def test_an_empty_negative_prompt_is_a_bos(tiny_gpt2: LoadedModel) -> None:

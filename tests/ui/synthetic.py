@@ -281,11 +281,11 @@ class Bench:
             reply = looking.answer(question.query, self.state.run.model, self.fed())
         self.state = update(self.state, Answered(slot, question.generation, reply))
 
-    def decline(self, slot: str, message: str, can_recompute: bool) -> None:
+    def decline(self, slot: str, message: str, can_recompute: bool, first_recorded: int = 0) -> None:
         """Say why there is no answer."""
         error = ErrorReport("view_unavailable", message)
         generation = self.state.asked[slot].generation
-        self.state = update(self.state, Answered(slot, generation, None, error, can_recompute))
+        self.state = update(self.state, Answered(slot, generation, None, error, can_recompute, 0.0, first_recorded))
 
     def grow(self, steps: int) -> None:
         """More tokens."""

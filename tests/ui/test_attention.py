@@ -292,6 +292,34 @@ def test_a_dropped_record_is_told_in_place_and_can_be_recomputed(
     assert not panel.recompute.isVisible()
 
 
+def test_rows_whose_records_are_there_are_shown_at_once(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+    panel = make(qtbot, bench)
+    bench.decline(FOCUS_SLOT, "The records of the first 20 positions were dropped.", True, first_recorded=20)
+    panel.render(bench.state)
+    assert bench.asked(FOCUS_SLOT)[-1] == AttentionQuery(1, 11, (4,), None, rows=(20, None))
+    serve(panel, bench)
+    assert panel.matrix.rows == bench.fed()
+    assert np.isnan(panel.matrix.values[:20]).all()
+    assert panel.matrix.values[20, :21] == pytest.approx(synthetic.attention_weights(bench.fed(), 14)[20, :21])
+    assert panel.recompute.isVisible()
+    panel.recompute.click()
+    while panel.matrix.rows < bench.fed():
+        serve(panel, bench)
+    assert not np.isnan(panel.matrix.values[:, 0]).any()
+    assert not panel.recompute.isVisible()
+
+
+def test_small_maps_begin_where_the_records_do(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+    panel = make(qtbot, bench)
+    bench.state = replace(bench.state, worker=WorkerState.READY)
+    bench.decline(THUMBNAILS_SLOT, "The records of the first 20 positions were dropped.", True, first_recorded=20)
+    panel.render(bench.state)
+    assert bench.asked(THUMBNAILS_SLOT)[-1].span == (20, None)  # type: ignore[union-attr]
+    bench.decline(THUMBNAILS_SLOT, "All records were dropped.", True, first_recorded=bench.fed())
+    panel.render(bench.state)
+    assert len(bench.asked(THUMBNAILS_SLOT)) == 2
+
+
 def test_recomputing_a_long_head_asks_in_small_portions(qtbot: QtBot, clock: Clock) -> None:
     bench = synthetic.Bench(replace(synthetic.state(200), focus=AttentionFocus(11, 4)))
     panel = make(qtbot, bench)

@@ -17,6 +17,10 @@ from app.widgets.text_lines import wrap
 from tests.ui import synthetic
 
 
+def plain(text: str) -> str:
+    return text.replace("\u00a0", " ")
+
+
 def make(qtbot: QtBot, bench: synthetic.Bench, size: tuple[int, int] = (422, 190)) -> CachePanel:
     fonts.load_fonts()
     panel = CachePanel(bench.dispatch)
@@ -32,7 +36,7 @@ def test_the_formula_has_the_models_numbers_and_agrees_with_the_measured_bytes()
     run = synthetic.state(54).run
     assert run is not None
     report = run.step(53).cache
-    assert formula(run, report) == "2 × 1 × 63 × 30 layers × 3 heads × 64 × 2 B = 1,451,520 B = measured\xa0✓"
+    assert plain(formula(run, report)) == "2 × 1 × 63 × 30 layers × 3 heads × 64 × 2 B = 1,451,520 B = measured ✓"
 
 
 def test_a_difference_is_told() -> None:
@@ -40,9 +44,9 @@ def test_a_difference_is_told() -> None:
     assert run is not None
     report = run.step(53).cache
     more = replace(report, key_used_bytes=report.key_used_bytes + 10)
-    assert formula(run, more).endswith("= 1,451,520 B; measured 1,451,820 B, 300 B more")
+    assert plain(formula(run, more)).endswith("= 1,451,520 B; measured 1,451,820 B, 300 B more")
     rows = replace(run.started, rows=run.started.rows * 2)
-    assert "1,451,520 B less" in formula(replace(run, started=rows), report)
+    assert "1,451,520 B less" in plain(formula(replace(run, started=rows), report))
 
 
 def test_the_outlook_comes_from_the_measured_time_a_token() -> None:
@@ -96,7 +100,7 @@ def test_narrow_panels_shorten_their_texts(qtbot: QtBot) -> None:
     panel = make(qtbot, synthetic.Bench(synthetic.state(54)), (284, 114))
     assert panel.readout.text() == "1.45 MB / 1.47 MB"
     product, rate = panel.text._lines
-    assert product == "2×1×63×30×3×64×2 B = 1,451,520 B ✓"
+    assert plain(product) == "2×1×63×30×3×64×2 B = 1,451,520 B ✓"
     assert rate.startswith("23,040 B a token · full in 3 min ")
 
 
@@ -110,3 +114,16 @@ def test_units_and_wrapping() -> None:
     assert unit_of(1_500_000) == (1e6, "MB")
     assert unit_of(0) == (1.0, "B")
     assert wrap("aa bb cc dddddddd", 5) == ["aa bb", "cc", "dddddddd"]
+
+
+def test_the_formula_is_never_broken_inside_a_quantity(qtbot: QtBot) -> None:
+    bench = synthetic.Bench(synthetic.state(54))
+    run = bench.state.run
+    assert run is not None
+    for terse in (False, True):
+        for columns in range(20, 80):
+            lines = wrap(formula(run, run.step(53).cache, terse), columns)
+            assert not [line for line in lines if line[0] not in "2×=" or line.endswith(("×", "="))], (
+                columns,
+                lines,
+            )

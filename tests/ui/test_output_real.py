@@ -87,7 +87,7 @@ def test_every_view_shows_what_core_measured(one: Driven, qtbot: QtBot) -> None:
 
     # Candidates and timeline: the newest step.
     assert candidates.moment.text().startswith(f"step {TOKENS - 1}")
-    assert timeline.readout.text().startswith(f"step {TOKENS - 1} of {TOKENS - 1}")
+    assert timeline.readout.text().startswith(f"step {TOKENS - 1} · {TOKENS} tokens")
     chosen = next(s for s in candidates.needle._segments if s.chosen)
     assert candidates.needle._u is not None
     assert chosen.start - 1e-6 <= candidates.needle._u <= chosen.stop + 1e-6

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PySide6.QtCore import QEvent, QPoint
-from PySide6.QtGui import QHelpEvent
+from PySide6.QtCore import QEvent, QMimeData, QPoint, Qt
+from PySide6.QtGui import QHelpEvent, QTextCursor
 from PySide6.QtWidgets import QApplication, QToolTip
+from pytestqt.qtbot import QtBot
 
 from app.state import intents as i
+from app.widgets.text_edit import TextEdit
 from core.contract import StartRun, Tokenize
 from tests.ui.fake_lab import FakeLab
 from tests.ui.harness import Driven, driven
@@ -173,3 +175,47 @@ def test_hovering_a_token_tells_its_id_and_never_renders_markup(one: Driven, qtb
     QApplication.sendEvent(chips, QHelpEvent(QEvent.Type.ToolTip, spot, chips.mapToGlobal(spot)))
     assert QToolTip.text() == "&lt;b&gt;bold&lt;/b&gt;<br>token id 0"
     QToolTip.hideText()
+
+
+def test_a_line_of_a_million_characters_is_kept_whole_and_shown_in_part(qtbot: QtBot) -> None:
+    edit = TextEdit()
+    qtbot.addWidget(edit)
+    edit.resize(400, 200)
+    edit.show()
+    edit.show_text("é👍 before ")
+    told: list[str] = []
+    edit.edited.connect(told.append)
+    data = QMimeData()
+    data.setText("x" * 1_000_000)
+    edit.insertFromMimeData(data)
+    assert told == ["é👍 before " + "x" * 1_000_000] == [edit.text()]
+    assert len(edit.toPlainText()) == 2000
+    assert edit.isReadOnly()
+    assert edit._note.isVisible()
+    edit.show_text(edit.text())  # what comes back from the state changes nothing
+    qtbot.keyClick(edit, Qt.Key.Key_A)
+    assert len(told) == 1
+    data.setText("short")
+    edit.insertFromMimeData(data)
+    assert told[-1] == edit.text() == edit.toPlainText() == "short"
+    assert not edit.isReadOnly()
+    assert not edit._note.isVisible()
+    edit.show_text("y" * 60_000)
+    qtbot.keyClick(edit, Qt.Key.Key_Delete)
+    assert told[-1] == edit.text() == ""
+    edit.show_text("line\n" * 100_000)  # many lines are no trouble
+    assert not edit.isReadOnly()
+
+
+def test_a_long_paste_replaces_the_selection(qtbot: QtBot) -> None:
+    edit = TextEdit()
+    qtbot.addWidget(edit)
+    edit.show_text("👍ab👍")
+    cursor = edit.textCursor()
+    cursor.setPosition(2)
+    cursor.setPosition(4, QTextCursor.MoveMode.KeepAnchor)
+    edit.setTextCursor(cursor)
+    data = QMimeData()
+    data.setText("z" * 60_000)
+    edit.insertFromMimeData(data)
+    assert edit.text() == "👍" + "z" * 60_000 + "👍"

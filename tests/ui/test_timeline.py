@@ -135,7 +135,7 @@ def test_another_run_starts_over(qtbot: QtBot) -> None:
     assert run is not None
     panel.render(replace(other, run=replace(run, started=replace(run.started, run_id=2))))
     assert panel.plot.axis.steps == 32
-    assert panel.readout.text().startswith("step 4 of 4")
+    assert panel.readout.text().startswith("step 4 · 5 tokens")
 
 
 def test_the_tooltip_has_the_split_of_the_time(qtbot: QtBot) -> None:

@@ -24,7 +24,7 @@ from app.widgets.heatmap import Heatmap
 from app.widgets.layer_bars import LayerBars
 from app.widgets.needle import DrawNeedle
 from app.widgets.series_plot import SeriesPlot
-from app.widgets.table_data import Column, Table, order
+from app.widgets.table_data import Column, Order, Table
 from app.widgets.table_view import TableView
 from app.widgets.thumbnails import Thumbnails
 from app.widgets.token_flow import TokenFlow
@@ -218,9 +218,9 @@ def table(rows: int, key: object = 1) -> Table:
 
 def test_orders_are_stable_and_put_missing_numbers_last() -> None:
     one = table(6)
-    assert order(one, 0, False).tolist() == [5, 1, 3, 4, 0, 2]
-    assert order(one, 0, True).tolist() == [0, 3, 4, 1, 5, 2]
-    assert [one.columns[1].cell(r) for r in order(one, 1, False)] == ["a", "A", "B", "c", "x", "z"]
+    assert Order(0, False).of(one).tolist() == [5, 1, 3, 4, 0, 2]
+    assert Order(0, True).of(one).tolist() == [0, 3, 4, 1, 5, 2]
+    assert [one.columns[1].cell(r) for r in Order(1, False).of(one)] == ["a", "A", "B", "c", "x", "z"]
 
 
 @pytest.fixture
@@ -257,6 +257,26 @@ def test_a_growing_table_keeps_its_order_and_its_selection(view: TableView) -> N
     assert view.rows.source_row(view.currentIndex().row()) == 3
     view.show_table(table(2, key=2))
     assert cells(view, "n") == ["10", "30"]
+    view.show_table(Table((), 0, None))
+    assert view.rows.rowCount() == 0
+    view.show_table(table(3, key=3))
+    assert len(cells(view, "n")) == 3
+
+
+def test_a_growing_table_sorted_by_words_writes_each_word_once() -> None:
+    written: list[int] = []
+
+    def text(value: int) -> str:
+        written.append(value)
+        return str(value % 7)
+
+    order = Order(0, False)
+    for rows in (10_000, 10_001, 10_050):
+        got = order.of(Table((Column("word", range(rows), text, numeric=False),), rows, 1))
+        assert got.tolist() == sorted(range(rows), key=lambda value: str(value % 7))
+    assert len(written) == 10_050
+    again = order.of(Table((Column("word", range(5), text, numeric=False),), 5, 2))
+    assert again.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_ten_thousand_rows_write_only_the_visible_cells(view: TableView) -> None:

@@ -390,3 +390,27 @@ def test_loading_a_model_stops_the_run_first(machine: Machine) -> None:
     machine.drain(2)
     machine.do(i.ChooseModel("other"))
     assert [type(c) for c in machine.lab.commands[-2:]] == [StopRun, LoadModel]
+
+
+def test_every_press_of_step_is_a_step() -> None:
+    machine = Machine()
+    for _ in range(3):
+        machine.do(i.Step())
+    assert machine.last(StartRun).spec.max_steps == 1  # type: ignore[attr-defined]
+    assert [c.max_steps for c in machine.lab.sent(ResumeRun)] == [1, 1]
+    assert select.can_step(machine.state)  # a disabled action would swallow the next press
+    machine.do(i.TogglePause())
+    assert not machine.state.stepping
+
+
+def test_a_model_that_is_loaded_is_not_loaded_again_unless_asked_to() -> None:
+    machine = Machine()
+    machine.do(i.Run())
+    machine.drain(3)
+    loads = len(machine.lab.sent(LoadModel))
+    machine.do(i.ChooseModel("tiny-gpt2"))
+    assert len(machine.lab.sent(LoadModel)) == loads
+    assert machine.state.run is not None
+    assert machine.state.notices[-1].text == "This model is loaded already."
+    machine.do(i.ChooseModel(again=True))
+    assert len(machine.lab.sent(LoadModel)) == loads + 1

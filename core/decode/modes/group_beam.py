@@ -33,7 +33,7 @@ class GroupBeamSearch(ClassicBeams):
         super().begin(run)
         self._said: list[Counter[int]] = []  # by prompt, the tokens of the groups before at this step
 
-    def stage(self, params: GenerationParams) -> Stage:
+    def diversity(self, params: GenerationParams) -> Stage:
         """The penalty for what the groups before have said. It depends on other beams, so it cannot be replayed."""
         penalty = params.diversity_penalty
 

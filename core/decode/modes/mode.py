@@ -26,14 +26,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Past:
-    """A step of the past: the scores that followed `position` of a sequence."""
-
-    strand: Strand
-    position: int
-
-
-@dataclass(frozen=True)
 class Ended:
     """A sequence that a step completed and that is no lane: its last token is in it already.
 
@@ -45,6 +37,14 @@ class Ended:
     text: str
     draw: float | None = None
     detail: StepDetail | None = None
+
+
+@dataclass(frozen=True)
+class Past:
+    """A step of the past: the scores that followed `position` of a sequence."""
+
+    strand: Strand
+    position: int
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Mode:
     on_logprobs: the pipeline works on log-probabilities instead of logits, as beam search does in transformers.
     one_row: it takes one prompt only.
     moves_lanes: lanes change places or are tried side by side, so the trace keeps keys and past lanes.
-    copies: it draws for each lane on its own, so `num_return_sequences` means as many lanes a prompt.
     judges_ends: it asks the caller's stopping criteria itself, before it chooses.
+    copies: it draws for each lane on its own, so `num_return_sequences` means as many lanes a prompt.
     """
 
     name = ""
@@ -92,8 +92,8 @@ class Mode:
     def begin(self, run: Session) -> None:
         """Before the first pass."""
 
-    def stage(self, params: GenerationParams) -> Stage | None:
-        """A stage of the pipeline that the mode brings: the diversity between groups of beams."""
+    def diversity(self, params: GenerationParams) -> Stage | None:
+        """The stage that keeps groups of beams apart, where the mode has some."""
         return None
 
     def attached(self) -> AbstractContextManager[None]:
