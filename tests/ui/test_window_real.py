@@ -55,9 +55,9 @@ def test_lens_norms_attribution_and_walk_answer_for_a_clicked_token(one: Driven,
         live(one, lambda: answered(one))
     run, tree = one.state.run, one.panel("walk").tree
     assert run is not None
-    assert f"{run.prompt_tokens + 4} → {run.prompt_tokens + 5} positions" in tree.texts()[
-        "transformer.h.0.attn#1:cache"
-    ][-1]  # fmt: skip
+    stage = "transformer.h.0.attn#1:cache"
+    live(one, lambda: stage in tree.texts())
+    assert f"{run.prompt_tokens + 4} → {run.prompt_tokens + 5} positions" in tree.texts()[stage][-1]
     one.window.workspace.cards["lens"].raise_()
     panel = one.panel("lens")
     column = panel.columns.by_position[run.prompt_tokens + 4]
