@@ -68,12 +68,12 @@ def walk(text: TextDomain, constraint: Constraint, seed: int, most: int = 400) -
     return ids, False
 
 
-@pytest.mark.parametrize("seed", SEEDS)
 def rows(ids: torch.Tensor) -> Rows:
     """Rows without padding."""
     return Rows(ids, (0,) * len(ids))
 
 
+@pytest.mark.parametrize("seed", SEEDS)
 def test_whatever_is_allowed_ends_in_a_text_that_fits(text: TextDomain, seed: int) -> None:
     fits = {
         "regex": lambda said: re.fullmatch(PATTERN, said) is not None,
