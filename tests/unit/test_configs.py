@@ -218,6 +218,8 @@ def test_a_saved_model_loads_again_and_is_the_same(family: str, tmp_path: Path) 
         assert torch.equal(one.module(ids).logits, two.module(ids).logits)
     if FAMILIES[family].text:
         assert two.text.encode("ab") == one.text.encode("ab")
+    assert two.text.piece(3) == one.text.piece(3)
+    assert (two.info.image is None) == FAMILIES[family].text
     assert list(tmp_path.iterdir()) == [tmp_path / "made"]
 
 
