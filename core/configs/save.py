@@ -1,8 +1,7 @@
-"""A model of random weights as a folder: config.json, safetensors, generation_config, its tokenizer if it has one."""
+"""A model of random weights as a folder: config.json, safetensors, generation_config, tokenizer or palette, if any."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -14,7 +13,7 @@ from core.domains.image import ImageDomain
 from core.models.load_control import LoadControl, stop_if_cancelled, watched_transformers
 from core.models.loaded import LoadedModel
 from core.models.loader import load
-from core.models.preflight import PREPROCESSOR
+from core.models.palette import write_palette
 from core.models.units import byte_count
 
 _SPARE_BYTES = 16 << 20
@@ -76,5 +75,5 @@ def _write(loaded: LoadedModel, folder: Path, control: LoadControl) -> None:
         loaded.module.save_pretrained(folder)
         if loaded.text.tokenizer is not None:
             loaded.text.tokenizer.save_pretrained(folder)
-    if isinstance(loaded.text, ImageDomain):
-        (folder / PREPROCESSOR).write_text(json.dumps(loaded.text.preprocessor()), "utf-8")
+        if isinstance(loaded.text, ImageDomain):
+            write_palette(loaded.text, folder)
