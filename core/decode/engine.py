@@ -194,7 +194,7 @@ def _allowed(run: Session, lane: Row) -> int | None:
 
 def pad_id(loaded: LoadedModel, params: GenerationParams) -> int:
     """The token fed where a row has nothing to say: EOS as in `generate()`, else 0. It is masked or ignored."""
-    known = (token for token in params.eos_token_id if token < loaded.info.vocab_size)
+    known = (token_id for token_id in params.eos_token_id if token_id < loaded.info.vocab_size)
     return next(known, loaded.info.bos_token_id or 0)
 
 
