@@ -15,8 +15,8 @@ Scripts and notebooks use one blocking call, or a stream of snapshots::
 Public names:
 
 - `run(model, prompt, …)`: generate, blocking, in the calling thread; returns a `RunResult`.
-- `RunResult`: `sequences`, `text`, `finish_reason`, `steps`, and the views `attention(layer, …)` and
-  `distribution(position, …)`, derived when they are asked for.
+- `RunResult`: `sequences`, `text`, `finish_reason`, `steps`, and derived when they are asked for `attention(layer, …)`,
+  `distribution(position, …)`, `scores(steps)`, `logits(steps)`, `hidden_states(layer, …)`, `past_key_values(row)`.
 - `stream(model, prompt, …)`: the same arguments; yields a `StepSnapshot` for each token as it comes.
 - `plan(model, prompt, …)`: the same arguments; what a run would do and why, as a `contract.GenerationPlan`.
 - `score_picture(model, image)`: the bits that each pixel of a picture costs an image model.
@@ -47,12 +47,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from core import contract
-    from core.api import RunResult, plan, run, score_picture, stream, unload
+    from core.api import plan, run, score_picture, stream, unload
     from core.lab import Lab
     from core.models.hub_cache import list_cached_models
     from core.models.new_model import new_model_families
     from core.models.preview import preview
     from core.models.sources import list_models
+    from core.result import RunResult
 
 __all__ = [
     "Lab",
@@ -71,7 +72,7 @@ __all__ = [
 
 _HOMES = {
     "Lab": "core.lab",
-    "RunResult": "core.api",
+    "RunResult": "core.result",
     "list_cached_models": "core.models.hub_cache",
     "list_models": "core.models.sources",
     "new_model_families": "core.models.new_model",

@@ -10,40 +10,30 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from core.contract import (
-    AttentionAnswer,
-    AttentionQuery,
-    DistributionAnswer,
-    DistributionQuery,
     GenerationPlan,
     Grammar,
     HypothesisEnded,
-    ModelInfo,
     ModelSpec,
     ParameterError,
     PictureAnswer,
     PictureQuery,
     PrefillProgress,
-    RunFinished,
+    Prompt,
+    PromptError,
     RunSpec,
-    RunStarted,
     StepSnapshot,
-    ViewQuery,
-    ViewUnavailableError,
-    WaterfallAnswer,
-    WaterfallQuery,
 )
-from core.contract.picture import RgbArray
-from core.contract.snapshot import FloatArray
 from core.contract.specs import DrawSource
 from core.prompts import Ids, Image, Images, Messages, Text, to_negative, to_picture, to_prompts
+from core.result import RunResult
 
 # torch is imported when a model is first used, so that `import core.api` stays quick.
 if TYPE_CHECKING:
+    from transformers.cache_utils import Cache
+
     from core.decode.extras import Extras
     from core.decode.pipeline import AllowedTokens, Processor
     from core.decode.session import Session
@@ -82,6 +72,8 @@ def run(
     logits_processor: Sequence[Processor] = (),
     stopping_criteria: Sequence[Criterion] = (),
     prefix_allowed_tokens_fn: AllowedTokens | None = None,
+    past_key_values: RunResult | Cache | None = None,
+    inputs_embeds: object = None,
 ) -> RunResult:
     """Generate until every row has ended; blocks, and works in the calling thread.
 
@@ -111,20 +103,29 @@ def run(
     stopping_criteria: called after each token of each row with its ids (1, T) and a tuple that ends with its final
         scores (1, V), as `generate()` does; true ends the row.
     prefix_allowed_tokens_fn: number of the prompt and ids (T,) of a row → the ids that may follow.
+    past_key_values: where the run starts: an earlier result on the same model, whose tokens the prompt begins with (or
+        goes on with all of it, if there is no prompt), or a cache of transformers together with all ids, those in the
+        cache included. `started.reused_positions` says how many positions were not fed again.
+    inputs_embeds: a tensor or array (1, T, E) in the place of a prompt. As in `generate()`, `sequences` and what
+        processors see begin after it.
 
     Raises `ModelLoadError`, `PromptError`, `ParameterError`, or what ended the run, all of them `TokenglassError`
     with one sentence for the user.
     """
-    prompts = to_prompts(prompt, prompt_ids, messages, image, keep_rows, keep_pixels)
+    prompts = _begin(
+        past_key_values, inputs_embeds, prompt, prompt_ids, messages, image, keep_rows, keep_pixels
+    )  # fmt: skip
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
         negative_prompt=to_negative(negative_prompt),
     )  # fmt: skip
-    extras = _extras(logits_processor, stopping_criteria, prefix_allowed_tokens_fn)
+    extras = _extras(
+        logits_processor, stopping_criteria, prefix_allowed_tokens_fn, past_key_values, inputs_embeds
+    )  # fmt: skip
     session = open_session(load_model(model, device, dtype), spec, extras=extras)
     steps = [event for event in events(session) if isinstance(event, StepSnapshot)]
-    return RunResult(session, steps)
+    return RunResult(session, steps, _lock)
 
 
 def stream(
@@ -151,26 +152,60 @@ def stream(
     logits_processor: Sequence[Processor] = (),
     stopping_criteria: Sequence[Criterion] = (),
     prefix_allowed_tokens_fn: AllowedTokens | None = None,
+    past_key_values: RunResult | Cache | None = None,
+    inputs_embeds: object = None,
 ) -> Generator[StepSnapshot, None, None]:
     """Yield the snapshot of each token as it comes; the arguments and errors are those of `run`.
 
     The model is loaded and the prompt checked by the call itself, the rest happens while iterating. Leaving
     the loop early, or closing the generator, ends the run. Nothing is recorded for views unless `trace` is set.
     """
-    prompts = to_prompts(prompt, prompt_ids, messages, image, keep_rows, keep_pixels)
+    prompts = _begin(
+        past_key_values, inputs_embeds, prompt, prompt_ids, messages, image, keep_rows, keep_pixels
+    )  # fmt: skip
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
         negative_prompt=to_negative(negative_prompt),
     )  # fmt: skip
-    extras = _extras(logits_processor, stopping_criteria, prefix_allowed_tokens_fn)
+    extras = _extras(
+        logits_processor, stopping_criteria, prefix_allowed_tokens_fn, past_key_values, inputs_embeds
+    )  # fmt: skip
     return _steps(open_session(load_model(model, device, dtype), spec, extras=extras))
 
 
-def _extras(processors: Sequence[Processor], criteria: Sequence[Criterion], allowed: AllowedTokens | None) -> Extras:
+def _begin(past: object, embeds: object, *given: Any) -> tuple[Prompt, ...]:
+    """The prompts, of a run that may begin with an earlier one or with embeddings. Raises `PromptError`.
+
+    given: what `to_prompts` takes.
+    """
+    nothing = all(one is None for one in given)
+    if embeds is not None:
+        if not nothing or past is not None:
+            raise PromptError("inputs_embeds takes the place of the prompt; give it without one and without a cache.")
+        return ()
+    if nothing and isinstance(past, RunResult):
+        return (Prompt(ids=tuple(past.sequences[0])),)
+    return to_prompts(*given)
+
+
+def _extras(
+    processors: Sequence[Processor],
+    criteria: Sequence[Criterion],
+    allowed: AllowedTokens | None,
+    past: RunResult | Cache | None,
+    embeds: object,
+) -> Extras:
+    from transformers.cache_utils import Cache
+
     from core.decode.extras import Extras
 
-    return Extras(tuple(processors), tuple(criteria), allowed)
+    if past is not None and not isinstance(past, RunResult | Cache):
+        raise ParameterError(
+            f"past_key_values is an earlier RunResult or a cache of transformers, not a {type(past).__name__}."
+        )
+    held = past.session if isinstance(past, RunResult) else past
+    return Extras(tuple(processors), tuple(criteria), allowed, embeds, held)
 
 
 def plan(
@@ -191,6 +226,7 @@ def plan(
     prefill_chunk: int = 256,
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
+    negative_prompt: str | Sequence[int] | None = None,
     device: str = "auto",
     dtype: str = "auto",
 ) -> GenerationPlan:
@@ -199,6 +235,7 @@ def plan(
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
+        negative_prompt=to_negative(negative_prompt),
     )  # fmt: skip
     session = open_session(load_model(model, device, dtype), spec)
     try:
@@ -308,142 +345,3 @@ def events(session: Session) -> Generator[PrefillProgress | StepSnapshot | Hypot
             yield from done
     finally:
         session.cancel()
-
-
-class RunResult:
-    """A finished run, and views of what happened inside, derived when they are asked for.
-
-    It keeps the run's KV cache and records in memory as long as it lives, or until `close`.
-    Rows: prompt by prompt, each `num_return_sequences` times; with beams the best ones, the best first.
-    """
-
-    def __init__(self, session: Session, steps: Sequence[StepSnapshot]) -> None:
-        self._session = session
-        self._finished = session.result()
-        self.steps: tuple[StepSnapshot, ...] = tuple(steps)
-
-    @property
-    def model(self) -> ModelInfo:
-        """The model in numbers."""
-        return self._session.loaded.info
-
-    @property
-    def started(self) -> RunStarted:
-        """Tokenised prompts, resolved parameters and the plan."""
-        return self._session.started
-
-    @property
-    def finished(self) -> RunFinished:
-        """Everything the run reported at its end, times included."""
-        return self._finished
-
-    @property
-    def sequences(self) -> list[list[int]]:
-        """Ids of prompt and continuation, one list a returned sequence, without padding."""
-        return [list(ids) for ids in self._finished.sequences]
-
-    @property
-    def sequences_scores(self) -> list[float] | None:
-        """Of beams, one a sequence: the sum of its log-probabilities divided by length ** length_penalty; else None."""
-        scores = self._finished.scores
-        return None if scores is None else list(scores)
-
-    @property
-    def finish_reason(self) -> str:
-        """Why the first row ended: `stop`, `length`, `length_limit`, …; `finished.finish_reasons` has all."""
-        return str(self._finished.finish_reason)
-
-    @property
-    def text(self) -> str:
-        """What the first row said, the prompt excluded."""
-        return self._finished.texts[0]
-
-    @property
-    def texts(self) -> list[str]:
-        """What each row said."""
-        return list(self._finished.texts)
-
-    @property
-    def pictures(self) -> list[RgbArray]:
-        """What each row painted, (H, W, 3) uint8, grey where it stopped before the end; empty for text."""
-        image = self.model.image
-        return [] if image is None else [image.paint(ids) for ids in self._finished.sequences]
-
-    def positions(self, row: int = 0) -> int:
-        """T: tokens of this row that were fed to the model, that is all but the last one chosen."""
-        return len(self._finished.sequences[row]) - 1
-
-    def attention(
-        self,
-        layer: int,
-        rows: int | tuple[int, int | None] | None = None,
-        heads: Sequence[int] | None = None,
-        *,
-        row: int = 0,
-    ) -> FloatArray:
-        """Attention weights (H, rows, T) float32 over all T positions fed to the model.
-
-        rows: query positions, all (None), one (negative counts from the end), or [start, stop). The token that step
-        i chose comes from the query at position P - 1 + i of a prompt of P tokens. row: which sequence of the batch.
-        Raises `ViewUnavailableError` when the run was not recorded or the positions do not exist.
-        """
-        total = self.positions(row)
-        span = _span(rows, total)
-        chosen = None if heads is None else tuple(heads)
-        where, beam, index = self._finished.places[row]
-        query = AttentionQuery(
-            self._finished.run_id, layer, chosen, rows=span, recompute=True, row=where, beam=beam, index=index
-        )
-        answer = self._answer(query)
-        assert isinstance(answer, AttentionAnswer)
-        missing = total - answer.weights.shape[2]  # keys after the last query asked for weigh nothing
-        return np.pad(answer.weights, ((0, 0), (0, 0), (0, missing)))
-
-    def distribution(
-        self, position: int, *, layer: int | None = None, final: bool = False, top: int = 50, row: int = 0
-    ) -> DistributionAnswer:
-        """The `top` likeliest tokens after a fed position (negative counts from the end), natural logarithms.
-
-        layer: read the residual stream entering this layer (the logit lens) instead of the final one.
-        final: after the pipeline instead of before. Raises `ViewUnavailableError`.
-        """
-        start, _ = _span(position, self.positions(row))
-        where, beam, index = self._finished.places[row]
-        query = DistributionQuery(self._finished.run_id, start, layer, final, top, row=where, beam=beam, index=index)
-        answer = self._answer(query)
-        assert isinstance(answer, DistributionAnswer)
-        return answer
-
-    def waterfall(
-        self, position: int, changes: Mapping[str, object] | None = None, *, top: int = 20, row: int = 0
-    ) -> WaterfallAnswer:
-        """What each stage of the pipeline did at a fed position (negative counts from the end), or would have done.
-
-        changes: other values for some parameters; the draw stays the same. Raises `ViewUnavailableError`.
-        """
-        start, _ = _span(position, self.positions(row))
-        answer = self._answer(WaterfallQuery(self._finished.run_id, start, dict(changes or {}), top, row))
-        assert isinstance(answer, WaterfallAnswer)
-        return answer
-
-    def _answer(self, query: ViewQuery) -> object:
-        with _lock:
-            return self._session.answer(query)
-
-    def close(self) -> None:
-        """Free cache and records; sequences, texts and steps stay."""
-        self._session.close()
-
-    def __repr__(self) -> str:
-        new, count = self._finished.new_tokens, len(self._finished.sequences)
-        return f"<RunResult {self.model.title}: {count} × {new} tokens, {self.finish_reason}: {self.text[:60]!r}>"
-
-
-def _span(rows: int | tuple[int, int | None] | None, total: int) -> tuple[int, int]:
-    start, stop = (0, total) if rows is None else (rows, rows + 1) if isinstance(rows, int) else rows
-    if isinstance(rows, int) and rows < 0:
-        start, stop = rows + total, rows + total + 1
-    stop = total if stop is None else stop
-    if not 0 <= start < stop <= total:
-        raise ViewUnavailableError(f"Positions {start} to {stop} do not exist; {total} were fed to the model.")
-    return start, stop

@@ -30,6 +30,9 @@ CASES = (
     ModeCase("beam_sample, 4 beams", {"num_beams": 4, "do_sample": True, "top_k": 0}),
     ModeCase("group_beam_search, 2 × 2", {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0}, None),
     ModeCase("constrained_beam_search, 4 beams", {"num_beams": 4, "force_words_ids": [[17, 18], [[19], [20]]]}, None),
+    ModeCase("contrastive_search, 4 candidates", {"penalty_alpha": 0.6, "top_k": 4}, None),
+    ModeCase("dola_generation, high", {"dola_layers": "high"}, None),
+    ModeCase("guidance, greedy", {"guidance_scale": 1.5}),
 )
 
 

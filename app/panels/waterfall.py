@@ -179,7 +179,7 @@ class WaterfallPanel(Panel):
 def _first(answer: WaterfallAnswer) -> StageLine:
     entropy = tr("{0} bits").format(numbers.significant(answer.entropy_bits))
     likely = _tokens(answer.pieces, [math.exp(p) for p in answer.logprob.tolist()])
-    return StageLine(tr("model"), "", 1.0, "", entropy, likely, likely)
+    return StageLine(tr("model"), "", 1.0, "", "", entropy, likely, likely)
 
 
 def _last(answer: WaterfallAnswer) -> StageLine:
@@ -189,7 +189,7 @@ def _last(answer: WaterfallAnswer) -> StageLine:
     entropy = tr("{0} bits").format(numbers.significant(answer.final_entropy_bits))
     left = tr("{0} left").format(f"{answer.survivors:,}")
     reason = "" if answer.replayable else answer.reason
-    return StageLine(tr("final"), reason, 1.0, left, entropy, likely, likely)
+    return StageLine(tr("final"), reason, 1.0, left, left, entropy, likely, likely)
 
 
 def _line(stage: StageReport, changed: set[str]) -> StageLine:
@@ -205,7 +205,10 @@ def _line(stage: StageReport, changed: set[str]) -> StageLine:
     )
     tooltip = "\n".join(part for part in (f"{stage.name} {values}", many, named) if part)
     touched = not changed.isdisjoint({stage.name, *stage.params})
-    return StageLine(stage.name, values, stage.mass_kept, left, f"{before} → {after} bits", words, tooltip, touched)
+    short = numbers.percent(stage.mass_kept)
+    return StageLine(
+        stage.name, values, stage.mass_kept, left, short, f"{before} → {after} bits", words, tooltip, touched
+    )
 
 
 def _tokens(pieces: tuple[str, ...] | list[str], probabilities: list[float]) -> str:

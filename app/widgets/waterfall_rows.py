@@ -22,6 +22,7 @@ ROW_PX, BAR_PX, PAD_PX, GAP_PX = 42, 6, 8, 12
 class StageLine:
     """One stage: its name and parameters, the mass it left of what came in, words for the rest.
 
+    left, short: what is left, where there is room and where there is not.
     mass: of the probability before it, 1 for the first and the last line. changed: other than it ran.
     """
 
@@ -29,6 +30,7 @@ class StageLine:
     params: str
     mass: float
     left: str
+    short: str
     entropy: str
     killed: str
     tooltip: str
@@ -113,9 +115,10 @@ class WaterfallRows(QAbstractScrollArea):
         painter.setPen(QColor(palette.accent) if line.changed else text)
         self._bold.draw(painter, PAD_PX, first + self._bold.rise, line.name)
         x = PAD_PX + self._bold.width(line.name) + 8
-        left = self._mono.width(line.left)
+        words = line.left if self._mono.width(line.left) + GAP_PX <= width - PAD_PX - x else line.short
+        left = self._mono.width(words)
         painter.setPen(text)
-        self._mono.draw_right(painter, width - PAD_PX, first + self._mono.rise, line.left)
+        self._mono.draw_right(painter, width - PAD_PX, first + self._mono.rise, words)
         painter.setPen(secondary)
         params = self._mono.elided(line.params, max(0.0, width - PAD_PX - left - GAP_PX - x))
         self._mono.draw(painter, x, first + self._mono.rise, params)

@@ -1,4 +1,4 @@
-"""A model of random weights as a folder: config.json, safetensors, generation_config, its tokenizer if it has one."""
+"""A model of random weights as a folder: config.json, safetensors, generation_config, tokenizer or palette, if any."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 from core.contract.configs import SavedModel
 from core.contract.errors import ModelLoadError
 from core.contract.specs import ModelSpec
+from core.domains.image import ImageDomain
 from core.models.load_control import LoadControl, stop_if_cancelled, watched_transformers
 from core.models.loaded import LoadedModel
 from core.models.loader import load
+from core.models.palette import write_palette
 from core.models.units import byte_count
 
 _SPARE_BYTES = 16 << 20
@@ -73,3 +75,5 @@ def _write(loaded: LoadedModel, folder: Path, control: LoadControl) -> None:
         loaded.module.save_pretrained(folder)
         if loaded.text.tokenizer is not None:
             loaded.text.tokenizer.save_pretrained(folder)
+        if isinstance(loaded.text, ImageDomain):
+            write_palette(loaded.text, folder)

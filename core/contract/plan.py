@@ -32,7 +32,7 @@ class ParameterValue:
 class InputPlan:
     """The prompts as the model gets them, one entry a row where the fields are tuples.
 
-    kind: `text`, `chat` (rendered with the model's template) or `ids`.
+    kind: `text`, `chat` (rendered with the model's template), `ids` or `embeddings`.
     bos: whether each row begins with the BOS token; `bos_alone`: an empty prompt was replaced by it.
     position_ids: whether the model takes them. attention_mask: only where there is padding.
     """

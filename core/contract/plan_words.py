@@ -115,6 +115,7 @@ def _prompt(inputs: InputPlan) -> _Step:
         "text": ("text", "tokenised with the special tokens that the tokenizer adds"),
         "chat": ("chat", "rendered with the model's template, which writes the special tokens itself"),
         "ids": ("token ids", "taken as they are"),
+        "embeddings": ("embeddings", "no tokens are known of them, so no processor sees any"),
     }
     if inputs.bos_token_id is None:
         bos = PlanLine("BOS", "none", "the model has no BOS token")

@@ -44,7 +44,7 @@ def prefill_chunk(run: Session) -> PrefillProgress:
         negative.feed_chunk(run)
     else:
         done, stop = stop, min(stop + run.spec.prefill_chunk, run.prompt_slots)
-        logits = run.forward(run.ids[:, done:stop], run.cache, run.trace)  # (B, V)
+        logits = run.forward(run.fed_input(done, stop), run.cache, run.trace)  # (B, V)
         run.mode.prefilled(run)
         if stop == run.prompt_slots:
             run.pending_logits = logits
@@ -176,7 +176,10 @@ def _append(
 def _ask_criteria(run: Session, choice: Choice, final: torch.Tensor, texts: list[str]) -> None:
     """End the lanes that the caller's own criteria end, given the scores (B, V) their tokens were chosen from."""
     for k, lane in enumerate(run.lanes):
-        ids, parent = run.ids[k : k + 1, lane.padding :], k if choice.parents is None else choice.parents[k]
+        ids, parent = (
+            run.ids[k : k + 1, max(lane.padding, run.unseen) :],
+            k if choice.parents is None else choice.parents[k],
+        )
         asked = asked_to_stop(run.extras.stopping_criteria, ids, final[parent : parent + 1])
         if asked and lane.finish_reason is None:
             texts[k] += lane.end(FinishReason.STOP)
@@ -191,7 +194,8 @@ def _allowed(run: Session, lane: Row) -> int | None:
 
 def pad_id(loaded: LoadedModel, params: GenerationParams) -> int:
     """The token fed where a row has nothing to say: EOS as in `generate()`, else 0. It is masked or ignored."""
-    return params.eos_token_id[0] if params.eos_token_id else (loaded.info.bos_token_id or 0)
+    known = (token_id for token_id in params.eos_token_id if token_id < loaded.info.vocab_size)
+    return next(known, loaded.info.bos_token_id or 0)
 
 
 def _check_finite(logits: torch.Tensor, run: Session) -> None:

@@ -116,6 +116,8 @@ class Forward:
     def __call__(self, ids: torch.Tensor, cache: Cache, trace: Trace | None) -> torch.Tensor:
         """Feed ids (B, n) after what the cache holds; returns the last position's logits (B, V) float32.
 
+        Embeddings (B, n, E) will do in the place of ids.
+
         Raises `ForwardCancelled` within one layer's time, with cache and trace as they were before.
         """
         return self.positions(ids, cache, trace, 1)[:, -1]
@@ -171,7 +173,8 @@ class Forward:
 
     def _arguments(self, ids: torch.Tensor, start: int, cache: Cache, keep: int) -> dict[str, Any]:
         stop = start + ids.shape[1]
-        arguments: dict[str, Any] = {"input_ids": ids, "past_key_values": cache, "use_cache": True}
+        name = "input_ids" if ids.ndim == 2 else "inputs_embeds"
+        arguments: dict[str, Any] = {name: ids, "past_key_values": cache, "use_cache": True}
         accepts = self.anatomy.accepts
         if self._padded:
             slots = torch.arange(stop, device=ids.device)

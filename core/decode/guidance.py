@@ -121,7 +121,8 @@ class Guidance:
             self._logits = self._logits[torch.tensor(list(sources), device=self._logits.device)]
 
     def stage(self, run: Session, params: GenerationParams, past: Past | None = None) -> Stage:
-        """The stage for the step in progress, or for one of the past by its records."""
+        """The stage for the step in progress, or for one of the past by its records (`ViewUnavailableError`)."""
+        negative = None if past is None else self._past_logits(run, past)[None]  # (1, V)
 
         def live(rows: Rows, scores: torch.Tensor) -> torch.Tensor:
             assert self._logits is not None  # `abreast`
@@ -129,8 +130,8 @@ class Guidance:
             return self._guided.scores
 
         def replayed(rows: Rows, scores: torch.Tensor) -> torch.Tensor:
-            assert past is not None
-            return guide(scores, self._past_logits(run, past)[None], params.guidance_scale).scores
+            assert negative is not None
+            return guide(scores, negative, params.guidance_scale).scores
 
         scale = {"guidance_scale": params.guidance_scale}
         return Stage("guidance_scale", scale, live if past is None else replayed)

@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 import numpy as np
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from core.contract.snapshot import CacheReport
 
@@ -211,6 +211,33 @@ def fork_cache(cache: Cache, length: int | None = None, limit: int | None = None
     if length is not None:
         crop_cache(twin, length)
     return twin
+
+
+def foreign_lengths(cache: Cache) -> list[int]:
+    """Positions that each layer of a cache of transformers holds; 0 for one that was never used."""
+    held = [0 if layer.keys is None or layer.keys.ndim != 4 else layer.keys.shape[2] for layer in cache.layers]
+    return [min(n, int(layer.get_seq_length())) for n, layer in zip(held, cache.layers, strict=True)]
+
+
+def foreign_shape(cache: Cache) -> tuple[int, int, int]:
+    """Its B, H_kv and D."""
+    batch, heads, _, width = cache.layers[0].keys.shape
+    return batch, heads, width
+
+
+def copy_in(cache: Cache, length: int, limit: int | None, dtype: torch.dtype, device: torch.device) -> Cache:
+    """Our own cache with copies of the first `length` positions of a cache of transformers."""
+    ours = new_cache(len(cache.layers), limit)
+    for layer, theirs in zip(_grow_layers(ours), cache.layers, strict=True):
+        keys, values = (states[:, :, :length].to(device, dtype) for states in (theirs.keys, theirs.values))
+        layer.update(keys, values)
+    return ours
+
+
+def copy_out(cache: Cache, row: int, start: int, stop: int) -> DynamicCache:
+    """The slots [start, stop) of one row as transformers' own cache, in storages of its own."""
+    pairs = [(layer.keys, layer.values) for layer in _grow_layers(cache)]
+    return DynamicCache([tuple(s[row : row + 1, :, start:stop].clone() for s in pair) for pair in pairs])
 
 
 def crop_cache(cache: Cache, length: int) -> None:

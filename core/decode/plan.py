@@ -79,7 +79,8 @@ def _origin(run: Session, name: str) -> Origin:
 
 
 def _draws(run: Session) -> bool:
-    return run.mode.name in _DRAWN or (run.mode.name == "assisted_generation" and run.params.samples)
+    may = run.mode.name in ("assisted_generation", "dola_generation")
+    return run.mode.name in _DRAWN or (may and run.params.samples)
 
 
 def _value(run: Session, name: str, assisted: bool) -> ParameterValue:
@@ -106,13 +107,12 @@ def _inputs(run: Session) -> InputPlan:
     from core.decode.engine import pad_id
 
     info, prompts = run.loaded.info, [row.prompt for row in run.rows]
-    given = run.spec.prompts[0]
     bos = info.bos_token_id
     return InputPlan(
-        kind="chat" if given.messages is not None else "ids" if given.ids is not None else "text",
+        kind=_given_as(run),
         prompt_tokens=tuple(len(prompt.token_ids) for prompt in prompts),
         padding=tuple(row.padding for row in run.rows),
-        copies=len(run.rows) // len(run.spec.prompts),
+        copies=len(run.rows) // max(1, len(run.spec.prompts)),
         bos=tuple(bos is not None and prompt.token_ids[0] == bos for prompt in prompts),
         bos_alone=any(prompt.token_ids == (bos,) and not prompt.rendered for prompt in prompts),
         bos_token_id=bos,
@@ -122,6 +122,13 @@ def _inputs(run: Session) -> InputPlan:
         prefill_chunk=run.spec.prefill_chunk,
         reused_positions=run.reused,
     )
+
+
+def _given_as(run: Session) -> str:
+    if run.unseen:
+        return "embeddings"
+    given = run.spec.prompts[0]
+    return "chat" if given.messages is not None else "ids" if given.ids is not None else "text"
 
 
 def _length(run: Session) -> LengthPlan:

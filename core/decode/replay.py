@@ -35,7 +35,7 @@ def final_scores(run: Session, strand: Strand, position: int, logits: torch.Tens
     stateful = _first_stateful(stages)
     if stateful is not None:
         raise ViewUnavailableError(_cannot(stateful))
-    return run_pipeline(stages, _rows(strand, position, logits), _start(run, logits))[0]
+    return run_pipeline(stages, _rows(run, strand, position, logits), _start(run, logits))[0]
 
 
 def replay(run: Session, strand: Strand, position: int, logits: torch.Tensor, changes: Mapping[str, object]) -> Replay:
@@ -43,12 +43,15 @@ def replay(run: Session, strand: Strand, position: int, logits: torch.Tensor, ch
     params = params_at(run, strand, position)
     if changes:
         params = params.replace(changes)
-    stages, reason = run.past_stages(params, Past(strand, position)), ""
-    mode = params.infer_mode(run.assistant is not None)
+    mode, reason = params.infer_mode(run.assistant is not None), ""
+    try:
+        stages = run.past_stages(params, Past(strand, position))
+    except ViewUnavailableError as problem:
+        stages, reason = (), problem.message
     stateful = _first_stateful(stages)
     if stateful is not None:
         stages, reason = stages[: stages.index(stateful)], _cannot(stateful)
-    rows = _rows(strand, position, logits)
+    rows = _rows(run, strand, position, logits)
     return Replay(
         params=params,
         mode=mode,
@@ -65,9 +68,9 @@ def params_at(run: Session, strand: Strand, position: int) -> GenerationParams:
     return next(params for since, params in reversed(run.params_since) if since <= step)
 
 
-def _rows(strand: Strand, position: int, logits: torch.Tensor) -> Rows:
+def _rows(run: Session, strand: Strand, position: int, logits: torch.Tensor) -> Rows:
     ids = torch.tensor([[0] * strand.padding + list(strand.token_ids[: position + 1])], device=logits.device)
-    return Rows(ids, (strand.padding,), (strand.row,))
+    return Rows(ids[:, run.unseen :], (strand.padding,), (strand.row,))
 
 
 def _start(run: Session, logits: torch.Tensor) -> torch.Tensor:

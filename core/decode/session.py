@@ -9,8 +9,10 @@ import dataclasses
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 
 import torch
+from transformers.cache_utils import Cache
 
 from core.contract.errors import ParameterError, TokenglassError, ViewUnavailableError
 from core.contract.events import (
@@ -27,7 +29,7 @@ from core.contract.snapshot import StepSnapshot
 from core.contract.specs import RunSpec
 from core.contract.together import check_together
 from core.contract.views import Place, ViewAnswer, ViewQuery
-from core.decode import engine, prepare
+from core.decode import engine, given, prepare
 from core.decode.extras import NONE, Extras
 from core.decode.forward import Forward, ForwardCancelled
 from core.decode.guidance import Guidance
@@ -37,6 +39,7 @@ from core.decode.modes import PLAIN, Mode, Past, make_mode
 from core.decode.pipeline import PipelineContext, Rows, Stage, build_pipeline
 from core.decode.plan import make_plan
 from core.decode.replay import final_scores, replay
+from core.decode.room import check_room
 from core.decode.rows import Clock, PastLane, Row
 from core.decode.stopping import RowStop, Timer
 from core.models.loaded import LoadedModel
@@ -74,7 +77,13 @@ class Session:
         self.assistant = assistant
         self.mode: Mode = make_mode(self.asked, spec, loaded, assistant, cancelled)
         copies = self.asked.num_return_sequences if self.mode.copies else 1
-        prompts = prepare.prompt_rows(loaded, spec.prompts, copies, cancelled)
+        embeds = None if extras.inputs_embeds is None else given.to_embeds(loaded, extras.inputs_embeds)
+        self.unseen = 0 if embeds is None else embeds.shape[1]  # first slots, of which nobody knows the tokens
+        if embeds is None:
+            prompts = prepare.prompt_rows(loaded, spec.prompts, copies, cancelled)
+        else:
+            prompts = [given.embedded_row(embeds)] * copies
+        self.embeds = embeds  # (1, T, E)
         slots = prepare.pad_left(prompts, engine.pad_id(loaded, self.asked), loaded.device)
         self.prompt_slots = slots.ids.shape[1]
         self.lengths = settle_lengths(self.asked, self._chosen(), self.prompt_slots)
@@ -92,10 +101,13 @@ class Session:
         self.ids = slots.ids  # (B, slots so far)
         self.forward = Forward(loaded, self.padding, cancelled)
         self.limit = min(self.prompt_slots + self.params.max_new_tokens, loaded.info.max_positions + max(self.padding))
+        check_room(loaded, len(self.rows) * (1 if self.mode.copies else self.params.num_beams), self.limit)
         self.cache = new_cache(len(self.forward.anatomy.layers), self.limit)
         self.several = len(self.rows) > 1 or self.mode.moves_lanes
         self.trace = Trace(spec.trace_budget_bytes, keeps_keys=self.several) if spec.trace else None
-        self.reused = 0 if before is None else self._continue(before)
+        self.reused = 0 if before is None else given.reuse(self, before)
+        if extras.past is not None:
+            self.reused = given.adopt(self, extras.past)
         self.pending_logits: torch.Tensor | None = None  # (B, V) that the next step begins with, fed already
         self.over = False
         self.clock = Clock()
@@ -126,21 +138,8 @@ class Session:
         finished = None if self.grammar is None else self.grammar.finished
         most = self.loaded.info.max_positions
         stop = RowStop(len(prompt.token_ids), prompt.rendered[-64:], most, self.timer, finished)
-        return Row(index, prompt, padding, stop, self.loaded.text.stream(prompt.token_ids), Path(0, index))
-
-    def _continue(self, before: Session) -> int:
-        """Take over what `before` has fed of this very prompt; returns the positions. The last one is always fed."""
-        single = not self.several and not before.several
-        recorded = before.trace is not None or self.trace is None
-        if not (self.spec.reuse_prefix and single and recorded and before.loaded.module is self.loaded.module):
-            return 0
-        most = min(cache_length(before.cache), self.prompt_slots - 1, before.ids.shape[1])
-        same = (self.ids[0, :most] == before.ids[0, :most]).int().cumprod(0)
-        reused = int(same.sum())
-        if reused:
-            self.cache = fork_cache(before.cache, reused, self.limit)
-            self.trace = None if self.trace is None or before.trace is None else before.trace.fork(reused)
-        return reused
+        known = [i for i in prompt.token_ids if i >= 0]
+        return Row(index, prompt, padding, stop, self.loaded.text.stream(known), Path(0, index))
 
     def _configure(self, params: GenerationParams) -> None:
         """Pipeline, mode and guidance for these parameters; nothing has changed if one of them cannot be built."""
@@ -154,7 +153,10 @@ class Session:
             mode = make_mode(params, self.spec, self.loaded)
         if guidance is None and params.guidance_scale != 1:
             guidance = Guidance(self)
-        stages = build_pipeline(params, self._context(params, self._opening(mode, guidance, params)))
+        if self.unseen and (name not in PLAIN or params.guidance_scale != 1):
+            what = name if name not in PLAIN else "guidance_scale"
+            raise ParameterError(f"{what} does not go with inputs_embeds; take greedy_search or sample, or prompt_ids.")
+        stages = self._build(params, self._opening(mode, guidance, params))
         self.params, self.stages, self.mode, self.guidance = params, stages, mode, guidance
         if guidance is not None:
             most = self.loaded.info.max_positions
@@ -179,23 +181,33 @@ class Session:
         """The pipeline for a step of the past. Raises `ViewUnavailableError` or `ParameterError`."""
         if params.guidance_scale != 1 and self.guidance is None:
             raise ViewUnavailableError("This run was not guided; run again with guidance_scale other than 1.")
-        return build_pipeline(params, self._context(params, self._opening(self.mode, self.guidance, params, past)))
+        mode, name = self.mode, params.infer_mode(self.assistant is not None)
+        if mode.name != name:  # what if; of the modes that a step can be asked about, only DoLa has a stage of its own
+            mode = make_mode(params, self.spec, self.loaded) if name == "dola_generation" else Mode()
+        return self._build(params, self._opening(mode, self.guidance, params, past))
+
+    def _build(self, params: GenerationParams, opening: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        """Stages see only known tokens: after embeddings they begin with none, as in `generate()`."""
+        known = dataclasses.replace(params, min_length=max(0, params.min_length - self.unseen))
+        return build_pipeline(known if self.unseen else params, self._context(params, opening))
 
     def _context(self, params: GenerationParams, opening: tuple[Stage, ...]) -> PipelineContext:
+        known = self.prompt_slots - self.unseen
+        grammar = None if self.grammar is None else self.grammar.stage(params.eos_token_id, known)
         return PipelineContext(
-            prompt_slots=self.prompt_slots,
+            prompt_slots=known,
             vocab_size=self.loaded.info.output_size,
             device=self.loaded.device,
             custom=self.extras.logits_processor,
             prefix_allowed_tokens_fn=self.extras.prefix_allowed_tokens_fn,
             diversity=self.mode.diversity(params),
             opening=opening,
-            grammar=None if self.grammar is None else self.grammar.stage(params.eos_token_id, self.prompt_slots),
+            grammar=grammar,
         )
 
     def pipeline_rows(self) -> Rows:
         """The batch as stages see it."""
-        return Rows(self.ids, tuple(self.padding), tuple(lane.index for lane in self.lanes))
+        return Rows(self.ids[:, self.unseen :], tuple(self.padding), tuple(lane.index for lane in self.lanes))
 
     # -- lanes
 
@@ -228,6 +240,12 @@ class Session:
         before, self.lanes = self.padding, lanes
         if self.padding != before:
             self.forward.place_rows(self.padding)
+
+    def fed_input(self, start: int, stop: int) -> torch.Tensor:
+        """What is fed for these slots of the prompt: ids (B, n), or embeddings (B, n, E)."""
+        if self.embeds is None:
+            return self.ids[:, start:stop]
+        return self.embeds[:, start:stop].expand(len(self.lanes), -1, -1)
 
     def feed_newest(self) -> torch.Tensor:
         """The logits (B, V) that follow each lane's newest token, which is fed unless it was."""
@@ -374,7 +392,7 @@ class Session:
             anatomy=self.forward.anatomy,
             info=self.loaded.info,
             piece=self.loaded.text.piece,
-            recompute=self._recompute,
+            recompute=lambda strand, start, stop: self.feed_again(strand, start, stop)[1:],
             final_scores=partial(final_scores, self),
             replay=partial(replay, self),
             read_out=self.read_out,
@@ -399,7 +417,7 @@ class Session:
         what = f"no beam {place.beam} in row {place.row}" if place.beam else f"no row {place.row}"
         raise ViewUnavailableError(f"There is {what}; the run has {len({row.index for row in self.rows})}.")
 
-    def _recompute(self, strand: Strand, start: int, stop: int) -> tuple[Trace, Strand]:
+    def feed_again(self, strand: Strand, start: int, stop: int) -> tuple[Cache, Trace, Strand]:
         """Feed positions again for their records: on a fork of the cache, or alone where rows have moved."""
         budget = self.spec.trace_budget_bytes + (1 << 40)
         if self.several:
@@ -408,11 +426,14 @@ class Session:
             begin, cache, padding = start, fork_cache(self.cache, strand.padding + start), strand.padding
         ids = torch.tensor([strand.token_ids[:stop]], device=self.ids.device)
         trace = Trace(budget, start=padding + begin, keeps_keys=self.several)
+        # The positions meant are passes of their own, and so are embeddings.
+        marks = sorted({begin, start, stop, min(max(self.unseen, begin), stop)})
         with self.attached(), self.forward.rows_placed([padding]):
-            for first, last in ((begin, start), (start, stop)):  # the positions meant are passes of their own
+            for first, last in pairwise(marks):
+                source = ids if self.embeds is None or first >= self.unseen else self.embeds
                 for at in range(first, last, self.spec.prefill_chunk):
-                    self.forward(ids[:, at : min(at + self.spec.prefill_chunk, last)], cache, trace)
-        return trace, dataclasses.replace(strand, path=Path(0, 0), padding=padding, fed=None)
+                    self.forward(source[:, at : min(at + self.spec.prefill_chunk, last)], cache, trace)
+        return cache, trace, dataclasses.replace(strand, path=Path(0, 0), padding=padding, fed=None)
 
     def close(self) -> None:
         """Give cache and records back."""

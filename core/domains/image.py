@@ -37,10 +37,10 @@ class ImageDomain:
 
     def __init__(self, clusters: NDArray[np.float32], height: int, width: int, resample: int = 2) -> None:
         """clusters: (C, 3) colours in [-1, 1]. resample: PIL's number of the filter that pictures are resized with."""
-        self._clusters = torch.from_numpy(np.array(clusters, np.float32))
+        self.clusters = torch.from_numpy(np.array(clusters, np.float32))
         palette = np.clip(np.rint(127.5 * (np.asarray(clusters, np.float64) + 1.0)), 0, 255).astype(np.uint8)
         palette.flags.writeable = False
-        self._resample = resample
+        self.resample = resample
         self.image: ImageFacts | None = None
         self.facts = self.image = ImageFacts(height, width, palette, len(palette))
         self._pieces = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in palette.tolist()] + [START]
@@ -52,7 +52,7 @@ class ImageDomain:
         values = torch.from_numpy(np.array(pixels, np.float32)) / 127.5 - 1.0
         flat = values.reshape(-1, 3)
         # Exact distances: the fast way through a matrix product rounds, and then ties fall otherwise.
-        distances = torch.cdist(flat, self._clusters, compute_mode="donot_use_mm_for_euclid_dist")
+        distances = torch.cdist(flat, self.clusters, compute_mode="donot_use_mm_for_euclid_dist")
         return np.asarray(distances.argmin(-1).numpy(), np.int64).reshape(pixels.shape[:-1])
 
     def resized(self, picture: Picture) -> NDArray[np.uint8]:
@@ -61,10 +61,10 @@ class ImageDomain:
         if pixels.shape[:2] == size:
             return pixels
         planes = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]  # (1, 3, h, w)
-        if self._resample == _NEAREST:
+        if self.resample == _NEAREST:
             small = interpolate(planes, size, mode="nearest-exact")
         else:
-            mode = "bicubic" if self._resample == _BICUBIC else "bilinear"
+            mode = "bicubic" if self.resample == _BICUBIC else "bilinear"
             small = interpolate(planes, size, mode=mode, align_corners=False, antialias=True)
         return np.ascontiguousarray(small[0].permute(1, 2, 0).numpy())
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,18 @@ def read_image_domain(folder: CheckedFolder, vocab_size: int, positions: int) ->
     height, width = _size(name, config.get("size"), positions)
     resample = config.get("resample")
     return ImageDomain(clusters, height, width, resample if isinstance(resample, int) else 2)
+
+
+def write_palette(domain: ImageDomain, folder: Path) -> None:
+    """The preprocessor_config.json that `ImageGPTImageProcessor` and `read_image_domain` read."""
+    said = {
+        "image_processor_type": "ImageGPTImageProcessor",
+        "clusters": domain.clusters.tolist(),
+        "do_color_quantize": True,
+        "resample": domain.resample,
+        "size": {"height": domain.facts.height, "width": domain.facts.width},
+    }
+    (folder / PREPROCESSOR).write_text(json.dumps(said) + "\n", encoding="utf-8")
 
 
 def _clusters(name: str, clusters: Any, vocab_size: int) -> NDArray[np.float32]:

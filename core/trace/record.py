@@ -232,6 +232,11 @@ class Trace:
     def _covering(self, start: int, stop: int) -> list[tuple[Block, int, int]]:
         """The blocks that hold [start, stop), each with its own part of the range."""
         found: list[tuple[Block, int, int]] = []
+        if self.parent is None and start < self.start:
+            raise ViewUnavailableError(
+                f"The first {self.start} positions came with a cache and were never recorded; recompute them.",
+                can_recompute=True,
+            )
         if self.parent is not None and start < self.start:
             found += self.parent._covering(start, min(stop, self.start))
         if max(start, self.start) < self.evicted_before and stop > self.start:

@@ -22,6 +22,7 @@ from core.contract import (
     PrefillProgress,
     PromptRow,
     RunFinished,
+    RunSpec,
     RunStarted,
     StateChanged,
     StepSnapshot,
@@ -32,6 +33,7 @@ from core.mailbox import CAPACITY, Mailbox
 from tests.campaign.driver import rss_bytes
 from tests.campaign.figures import note, p99
 from tests.ui.fake_lab import WORDS, model_info, snapshot
+from tests.ui.fake_plan import fake_plan
 from tests.ui.harness import Driven
 
 EVENTS_PER_S = 20_000
@@ -83,7 +85,8 @@ class FloodLab:
     def _endless(self, every: int) -> Iterator[Event]:
         params = self.info.defaults
         row = PromptRow(tuple(range(PROMPT_TOKENS)), ("word",) * PROMPT_TOKENS, "word" * PROMPT_TOKENS)
-        yield RunStarted(self.info.model_id, RUN, 0, (row,), params, 0, 100_000, ())
+        plan = fake_plan(self.info, RunSpec(()), params, PROMPT_TOKENS)
+        yield RunStarted(self.info.model_id, RUN, 0, (row,), params, 0, 100_000, plan)
         steps = itertools.count()
         for n in itertools.count(1):
             if n % every == 0:

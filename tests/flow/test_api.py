@@ -17,6 +17,7 @@ from core.contract import (
     FinishReason,
     ModelLoadError,
     NonFiniteLogitsError,
+    OutOfMemoryError,
     ParameterError,
     PromptError,
     StepSnapshot,
@@ -280,3 +281,11 @@ def test_candidates_and_recording_can_be_left_out() -> None:
     assert {len(step.top.token_ids) for step in go(top_logprobs=0).steps} <= {0, 1}
     with pytest.raises(ViewUnavailableError, match="not recorded"):
         go(trace=False).attention(0)
+
+
+def test_a_batch_that_is_too_large_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PromptError, match=r"1,000 sequences.*split the batch"):
+        go(prompt=["a fox"] * 1000)
+    monkeypatch.setattr("core.decode.room.available_bytes", lambda _device: 1000)
+    with pytest.raises(OutOfMemoryError, match=r"KV cache.*free"):
+        go()

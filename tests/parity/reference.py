@@ -45,7 +45,8 @@ def prompt_of(loaded: LoadedModel, length: int, seed: int = 0) -> list[int]:
 
 def open_session(loaded: LoadedModel, rows: Rows, params: dict[str, Any] | None = None, **spec: Any) -> Session:
     """A session on token ids; what `params` leaves open is neutral (greedy, no EOS), not the model's default."""
-    chosen = {**asdict(GenerationParams()), "max_new_tokens": 12, **(params or {})}
+    neutral = {n: v for n, v in asdict(GenerationParams()).items() if n != "min_new_tokens"}  # it would count as chosen
+    chosen = {**neutral, "max_new_tokens": 12, **(params or {})}
     return Session(loaded, RunSpec(tuple(Prompt(ids=tuple(row)) for row in rows), chosen, **spec), run_id=1)
 
 

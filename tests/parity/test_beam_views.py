@@ -39,7 +39,8 @@ def assert_views(loaded: LoadedModel, session: Session, place: tuple[int, int, i
 @pytest.mark.parametrize("params", MODES, ids=["beams", "groups"])
 def test_views_of_returned_sequences(loaded: LoadedModel, params: dict[str, Any]) -> None:
     rows = [prompt_of(loaded, length, seed=2) for length in (5, 9)]
-    ours = run(loaded, rows, {**params, "max_new_tokens": 9, "num_return_sequences": 3})
+    eos = [token_id for token_id in params["eos_token_id"] if token_id < loaded.info.vocab_size]
+    ours = run(loaded, rows, {**params, "eos_token_id": eos, "max_new_tokens": 9, "num_return_sequences": 3})
     for ids, place in zip(ours.sequences, ours.finished.places, strict=True):
         assert_views(loaded, ours.session, place, ids[:-1])
 

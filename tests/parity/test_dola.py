@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from core.contract import DistributionQuery, DolaDetail, FinishReason, ParameterError
+from core.contract import DistributionQuery, DolaDetail, FinishReason, ParameterError, WaterfallQuery
 from core.decode.modes.dola import candidate_layers
 from core.decode.session import Session
 from core.models.loaded import LoadedModel
@@ -137,7 +137,7 @@ def test_a_view_between_prompt_and_first_token_disturbs_nothing(loaded: LoadedMo
     session = open_session(loaded, [prompt_of(loaded, 8)], DOLA)
     with session.attached():
         session.advance()
-        session._recompute(session.rows[0].strand(), 0, 5)
+        session.feed_again(session.rows[0].strand(), 0, 5)
         session.answer(DistributionQuery(1, 4, final=True))
     assert finish(session).sequences == expected
 
@@ -161,3 +161,14 @@ def test_bf16_runs(random_qwen2: LoadedModel) -> None:
     loaded.module.to(torch.bfloat16)
     found = run(loaded, [prompt_of(loaded, 9), prompt_of(loaded, 5)], DOLA, trace=False)
     assert [len(ids) for ids in found.sequences] == [19, 15]
+
+
+def test_the_waterfall_shows_the_contrast_of_any_greedy_step(loaded: LoadedModel) -> None:
+    ours = run(loaded, [prompt_of(loaded, 9)], {**DOLA, "repetition_penalty": 1.2})
+    shown = ours.session.answer(WaterfallQuery(1, 12))
+    assert [stage.name for stage in shown.stages] == ["dola_layers", "repetition_penalty"]
+    assert shown.token_id == ours.steps[4].token_id
+    assert shown.stages[0].killed > 0
+    greedy = run(loaded, [prompt_of(loaded, 9)], {"max_new_tokens": 3, "repetition_penalty": 1.2}).session
+    assert greedy.answer(WaterfallQuery(1, 8, {"dola_layers": "high"})).token_id == ours.steps[0].token_id
+    assert ours.session.answer(WaterfallQuery(1, 8, {"dola_layers": None})).token_id == greedy.rows[0].token_ids[0]

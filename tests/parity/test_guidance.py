@@ -17,6 +17,7 @@ from core.contract import (
     PromptError,
     StepSnapshot,
     ViewUnavailableError,
+    WaterfallQuery,
 )
 from core.decode.kv import cache_length
 from core.decode.session import Session
@@ -265,3 +266,21 @@ def test_bf16_runs(random_llama: LoadedModel) -> None:
     loaded.module.to(torch.bfloat16)
     found = run(loaded, [prompt_of(loaded, 9), prompt_of(loaded, 5)], GUIDED, negative_prompt=negative_of(loaded, 3))
     assert [len(ids) for ids in found.sequences] == [9 + NEW, 5 + NEW]
+
+
+def test_the_waterfall_shows_guidance_and_what_another_scale_would_do(loaded: LoadedModel) -> None:
+    rows, negative = [prompt_of(loaded, 9)], negative_of(loaded, 5)
+    params = {**GUIDED, "repetition_penalty": 1.2}
+    ours = run(loaded, rows, params, negative_prompt=negative)
+    for index in (0, 5):
+        shown = ours.session.answer(WaterfallQuery(1, 8 + index))
+        assert [stage.name for stage in shown.stages] == ["guidance_scale", "repetition_penalty"]
+        assert shown.token_id == ours.steps[index].token_id
+        off = ours.session.answer(WaterfallQuery(1, 8 + index, {"guidance_scale": 1.0}))
+        assert [stage.name for stage in off.stages] == ["repetition_penalty"]
+    other = run(loaded, rows, {**params, "guidance_scale": 4.0}, negative_prompt=negative)
+    assert ours.session.answer(WaterfallQuery(1, 8, {"guidance_scale": 4.0})).token_id == other.steps[0].token_id
+    unguided = run(loaded, rows, {"max_new_tokens": 4}).session
+    shown = unguided.answer(WaterfallQuery(1, 9, {"guidance_scale": 4.0}))
+    assert not shown.replayable
+    assert "was not guided" in shown.reason

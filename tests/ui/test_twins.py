@@ -134,7 +134,8 @@ def test_tables_cost_nothing_while_the_plots_are_shown(tmp_path: Path, monkeypat
     with driven(tmp_path / "settings.json") as one:
         ran(one)
         assert made == []
-        assert one.window.findChildren(TableView) == []
+        shown = [card for card in one.window.findChildren(Card) if card.isVisible()]
+        assert [view for card in shown for view in card.findChildren(TableView)] == []
         one.panel("timeline").twins.button.setChecked(True)
         one.do(i.SelectStep(1))
         one.frames(3)

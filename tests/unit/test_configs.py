@@ -211,13 +211,18 @@ def test_a_saved_model_loads_again_and_is_the_same(family: str, tmp_path: Path) 
     names = {name for name, _ in saved.files}
     assert {"config.json", "model.safetensors", "generation_config.json"} <= names
     assert ("tokenizer.json" in names) == FAMILIES[family].text
+    assert ("preprocessor_config.json" in names) == (family == "imagegpt")
     one = load(ModelSpec(found.new_name, "cpu", "fp32"), 1, Unwatched())
     two = load(ModelSpec(saved.path, "cpu", "fp32"), 2, Unwatched())
     ids = torch.tensor([[1, 2, 3]])
     with torch.inference_mode():
         assert torch.equal(one.module(ids).logits, two.module(ids).logits)
+    if family == "imagegpt":
+        assert torch.equal(torch.as_tensor(two.text.clusters), torch.as_tensor(one.text.clusters))
     if FAMILIES[family].text:
         assert two.text.encode("ab") == one.text.encode("ab")
+    assert two.text.piece(3) == one.text.piece(3)
+    assert (two.info.image is None) == FAMILIES[family].text
     assert list(tmp_path.iterdir()) == [tmp_path / "made"]
 
 

@@ -119,7 +119,7 @@ def test_waiting_ends_when_it_is_cancelled(tmp_path: Path) -> None:
 def test_memory_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = build_tokenizer(tmp_path / "tokenizer")
     monkeypatch.setattr(encoding, "_MEMORY_BYTES", 8 << 20)
-    monkeypatch.setattr(encoding, "encode_limits", lambda _n: Limits(30, memory_bytes=8 << 20))
+    monkeypatch.setattr(encoding, "encode_limits", lambda _n: Limits(30, cpu_s=30, memory_bytes=8 << 20))
     encoder = SandboxedEncoder(AutoTokenizer.from_pretrained(folder), folder)
     with pytest.raises(PromptError, match="needed more than the 8 MB"):
         encoder.encode("The dog was happy. " * 100_000, True, never)

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 
 from core.contract import Grammar, GrammarError
 from core.decode.grammar import Constraint, choices
+from core.decode.pipeline import Rows
 from core.domains.byte_tokenizer import build_byte_tokenizer
 from core.domains.text import IdDomain, TextDomain
 from core.models.loaded import LoadedModel
@@ -65,6 +66,11 @@ def walk(text: TextDomain, constraint: Constraint, seed: int, most: int = 400) -
             return ids, allowed.end
         ids.append(int(rng.choice(np.flatnonzero(allowed.tokens))))
     return ids, False
+
+
+def rows(ids: torch.Tensor) -> Rows:
+    """Rows without padding."""
+    return Rows(ids, (0,) * len(ids))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -135,7 +141,7 @@ def test_the_stage_forbids_the_rest_and_lets_eos_end_what_is_complete(tiny_gpt2:
 
     def alive(generated: list[int], ends: tuple[int, ...] = (0,)) -> set[int]:
         fn = stage if ends else constraint.stage((), len(prompt))
-        out = fn(torch.tensor([prompt + generated] * 2), scores)
+        out = fn.fn(rows(torch.tensor([prompt + generated] * 2)), scores)
         kept = out > -torch.inf
         assert torch.equal(out[kept], scores[kept])
         assert torch.equal(kept[0], kept[1])
@@ -158,7 +164,7 @@ def test_rows_of_a_batch_are_constrained_each_by_what_they_said(tiny_gpt2: Loade
     text, size = tiny_gpt2.text, tiny_gpt2.info.vocab_size
     constraint = Constraint(text, size, Grammar("regex", "[ab]c|[xy]z"))
     one, other = (text.encode(c, add_special_tokens=False)[0] for c in "ax")
-    out = constraint.stage((0,), 1)(torch.tensor([[7, one], [7, other]]), torch.zeros(2, size))
+    out = constraint.stage((0,), 1).fn(rows(torch.tensor([[7, one], [7, other]])), torch.zeros(2, size))
     said = [{text.token_bytes(i) for i in torch.nonzero(row > -1).flatten().tolist()} for row in out]
     assert said == [{b"c"}, {b"z"}]
 
@@ -166,7 +172,7 @@ def test_rows_of_a_batch_are_constrained_each_by_what_they_said(tiny_gpt2: Loade
 def test_scores_may_be_narrower_or_wider_than_the_vocabulary(tiny_gpt2: LoadedModel) -> None:
     constraint = Constraint(tiny_gpt2.text, tiny_gpt2.info.vocab_size, Grammar("regex", ".*"))
     for width in (100, tiny_gpt2.info.vocab_size + 64):
-        out = constraint.stage((0,), 1)(torch.tensor([[7]]), torch.zeros(1, width))
+        out = constraint.stage((0,), 1).fn(rows(torch.tensor([[7]])), torch.zeros(1, width))
         assert out.shape == (1, width)
         assert bool((out[0, tiny_gpt2.info.vocab_size :] == -torch.inf).all())
 
@@ -207,7 +213,7 @@ def test_what_no_token_can_spell_is_said_at_the_token(tmp_path: Path) -> None:
     text._bytes_of = lambda i: b"a" if i == known else b""  # a vocabulary that knows one letter
     constraint = Constraint(text, known + 1, Grammar("regex", "ab"))
     with pytest.raises(GrammarError, match="allows no token at token 1"):
-        constraint.stage((0,), 1)(torch.tensor([[7, known]]), torch.zeros(1, known + 1))
+        constraint.stage((0,), 1).fn(rows(torch.tensor([[7, known]])), torch.zeros(1, known + 1))
 
 
 def test_choices_are_lines_or_a_json_array() -> None:

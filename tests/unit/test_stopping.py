@@ -91,8 +91,8 @@ def test_own_criteria_are_all_asked_and_one_is_enough() -> None:
     ids, scores = torch.tensor([[1, 2]]), torch.zeros(1, 5)
     seen: list[tuple[int, ...]] = []
 
-    def counts(given: torch.Tensor, given_scores: torch.Tensor) -> torch.Tensor:
-        seen.append((*given.shape, *given_scores.shape))
+    def counts(given: torch.Tensor, given_scores: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        seen.append((*given.shape, *given_scores[-1].shape))
         return torch.tensor([False])
 
     assert not asked_to_stop((), ids, scores)

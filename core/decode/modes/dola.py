@@ -80,15 +80,13 @@ class Dola(Mode):
     def opening(self, run: Session, params: GenerationParams, past: Past | None = None) -> tuple[Stage, ...]:
         """The contrast. Raises as `Mode.opening`."""
         layers = candidate_layers(run, params)
+        entering = [] if past is None else [_recorded(run, layer, past) for layer in layers]
 
         def live(rows: Rows, scores: torch.Tensor) -> torch.Tensor:
             assert self._contrast is not None  # made by `feed`
             return self._contrast(scores)
 
         def replayed(rows: Rows, scores: torch.Tensor) -> torch.Tensor:
-            assert past is not None
-            recording, at = run.recording(), past.position
-            entering = [recording.residuals(layer, past.strand, at, at + 1) for layer in layers]  # (1, E)
             return contrast_with(run, layers, entering, scores)(scores)
 
         return (Stage("dola_layers", {"dola_layers": params.dola_layers}, live if past is None else replayed),)
@@ -98,6 +96,11 @@ class Dola(Mode):
         mode = self._sampler if run.params.samples else self._greedy
         assert self._contrast is not None
         return replace(mode.choose(run, processed, place), details=self._contrast.details)
+
+
+def _recorded(run: Session, layer: int, past: Past) -> torch.Tensor:
+    """What entered a layer at a past step, (1, E)."""
+    return run.recording().residuals(layer, past.strand, past.position, past.position + 1)
 
 
 def candidate_layers(run: Session, params: GenerationParams) -> list[int]:

@@ -178,7 +178,7 @@ def _begin_suppress_tokens(params: GenerationParams, context: PipelineContext) -
         result = torch.empty_like(scores)
         for pad, places in rows.groups():
             # A forced BOS behind a prompt of one token belongs to the beginning.
-            forced = params.forced_bos_token_id is not None and context.prompt_slots - pad == 1
+            forced = params.forced_bos_token_id is not None and context.prompt_slots - pad <= 1
             begin = context.prompt_slots + forced
             result[places] = kind(tokens, begin, device=context.device)(rows.ids[places], scores[places])
         return result

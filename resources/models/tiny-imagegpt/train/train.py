@@ -31,15 +31,14 @@ from transformers import GenerationConfig, ImageGPTConfig, ImageGPTForCausalImag
 HERE = Path(__file__).resolve().parent
 SOS, POSITIONS = COLOURS, SIDE * SIDE
 SEED, THREADS = 20241, 1
-STEPS, BATCH = 4000, 8
-WARMUP_STEPS, DECAY_SHARE, PEAK_LR, WEIGHT_DECAY = 100, 0.35, 2.5e-3, 0.05
+STEPS, BATCH = 3400, 8
+WARMUP_STEPS, DECAY_STEPS, PEAK_LR, WEIGHT_DECAY = 100, 800, 2.5e-3, 0.05
 CHECK_EVERY = 200
 
 
 def learning_rate(step: int) -> float:
     """Warm up, stay, and fall linearly to zero over the last part of the run."""
-    falling = (STEPS - step) / (DECAY_SHARE * STEPS)
-    return PEAK_LR * min(1.0, (step + 1) / WARMUP_STEPS, falling)
+    return PEAK_LR * min(1.0, (step + 1) / WARMUP_STEPS, (STEPS - step) / DECAY_STEPS)
 
 
 def build_model() -> ImageGPTForCausalImageModeling:

@@ -1,0 +1,50 @@
+"""The Beams card on the real engine: beams live, a hypothesis clicked, every panel on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.state import intents as i
+from tests.ui.harness import Driven
+from tests.ui.real import answered, finished, live, opened
+
+pytestmark = pytest.mark.usefixtures("qapp")
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Iterator[Driven]:
+    with opened(tmp_path / "settings.ini") as driven_window:
+        yield driven_window
+
+
+def test_beams_and_hypotheses_of_a_real_run_can_be_looked_at(one: Driven) -> None:
+    for name, value in {"max_new_tokens": 16, "num_beams": 4, "do_sample": False}.items():
+        one.do(i.SetParameter(name, value))
+    model = one.state.model
+    assert model is not None
+    one.do(i.SetParameter("eos_token_id", (model.eos_token_ids[0], 12, 14, 259)))  # hypotheses end on the way
+    one.window.workspace.cards["beams"].toggleViewAction().trigger()
+    one.do(i.Run())
+    live(one, lambda: finished(one) and one.state.run is not None)
+    run = one.state.run
+    assert run is not None
+    assert run.finish is not None
+    assert run.finish.error is None
+    assert run.text() == run.finish.texts[0]
+    assert (run.place.row, run.place.beam, run.place.index) == run.finish.places[0]
+    ended = [event.hypothesis for event in run.sequences.hypotheses]
+    early = [h for h in ended if h.beam >= 4]  # those that never were a lane
+    assert early
+    if folder := os.environ.get("TOKENGLASS_PICTURES"):
+        one.window.grab().save(f"{folder}/beams.png")
+    for hypothesis in (early[0], ended[-1]):
+        one.do(i.ShowBeam(hypothesis.row, hypothesis.beam, hypothesis.index))
+        live(one, lambda: answered(one))
+        shown = one.state.run
+        assert shown is not None
+        assert [step.token_id for step in shown.steps()] == list(hypothesis.token_ids)
+        assert {answer.error for answer in one.state.answers.values()} == {None}
