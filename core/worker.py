@@ -10,10 +10,8 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from core.chores import Chores
 from core.contract.commands import (
@@ -38,17 +36,13 @@ from core.contract.commands import (
     Tokenize,
     Withdraw,
 )
-from core.contract.errors import ErrorReport, PromptError, TokenglassError
+from core.contract.errors import PromptError, TokenglassError
 from core.contract.events import (
     CommandRefused,
     Event,
     LoadFailed,
-    ModelPreviewed,
     ModelReady,
-    Planned,
-    PromptRow,
     StateChanged,
-    Tokenized,
     Vitals,
     WorkerState,
 )
@@ -56,28 +50,18 @@ from core.contract.snapshot import StepSnapshot
 from core.contract.specs import ModelSpec
 from core.controls import Flags, LoadControl, QuietControl
 from core.desk import Desk, Meter, error_report, typed_error
-from core.errands import Cancelled, Errands
+from core.drafts import Drafts, Fetched
 from core.mailbox import Mailbox
 
 if TYPE_CHECKING:
     from core.decode.session import Session
-    from core.models.download import Survey
     from core.models.loaded import LoadedModel
 
-T = TypeVar("T")
 VIEW_SHARE = 0.08  # of the worker's time while it decodes
 MOST_CREDIT_S = 0.05  # unused share does not pile up into a stall
 
 
-@dataclass(frozen=True, slots=True)
-class _Fetched:
-    """An errand is done: `conclude` answers the command, unless a later one of its kind has come since."""
-
-    command: Command
-    conclude: Callable[[], None]
-
-
-Inbox = queue.SimpleQueue[Command | _Fetched]
+Inbox = queue.SimpleQueue[Command | Fetched]
 
 
 def work(inbox: Inbox, mailbox: Mailbox, flags: Flags) -> None:
@@ -108,13 +92,11 @@ class Worker:
         self.steps_left: int | None = None
         self.paused_at: float | None = None
         self.desk = Desk(mailbox)
-        self.errands = Errands()
+        self.drafts = Drafts(inbox.put, mailbox, self._overtaken)
         self.chores = Chores(mailbox, self._overtaken)
-        self.latest: dict[type, Command] = {}  # of the commands that are answered by errands
         self.credit_s = 0.0
         self.meter = Meter()
         self.hooks = ExitStack()  # the running session's hooks
-        self.plan_wanted: PreviewPlan | None = None  # waits while tokens are produced
 
     def enter(self, state: WorkerState) -> None:
         """Report a change of state."""
@@ -136,7 +118,7 @@ class Worker:
             try:
                 if self._advancing:
                     self._advance()
-                elif self.plan_wanted is not None:
+                elif self.drafts.plan_wanted:
                     self._plan()
                 elif self.desk:
                     self._derive_slice()
@@ -147,7 +129,7 @@ class Worker:
         self.chores.close()
         self._end_run()
         self._forget_session()
-        self.errands.close()
+        self.drafts.close()
         self.loaded = self.assistant = None
 
     def _give_up(self, problem: BaseException) -> None:
@@ -166,21 +148,21 @@ class Worker:
 
     # -- commands
 
-    def _take_commands(self) -> list[Command | _Fetched]:
+    def _take_commands(self) -> list[Command | Fetched]:
         """All that wait; sleeps only when there is nothing to do. Superseded drafts are dropped."""
-        commands: list[Command | _Fetched] = []
-        if not self._advancing and not self.desk and self.plan_wanted is None:
+        commands: list[Command | Fetched] = []
+        if not self._advancing and not self.desk and not self.drafts.plan_wanted:
             commands.append(self.inbox.get())
         while True:
             try:
                 commands.append(self.inbox.get_nowait())
             except queue.Empty:
                 break
-        latest: dict[type, Command | _Fetched] = {type(c): c for c in commands}
+        latest: dict[type, Command | Fetched] = {type(c): c for c in commands}
         drafts = Tokenize | PreviewModel | PreviewPlan | DescribeConfig | DescribeOnnx
         return [c for c in commands if not isinstance(c, drafts) or c is latest[type(c)]]
 
-    def _guarded(self, command: Command | _Fetched) -> None:
+    def _guarded(self, command: Command | Fetched) -> None:
         try:
             self._handle(command)
         except (KeyboardInterrupt, SystemExit):
@@ -192,7 +174,7 @@ class Worker:
                 self.hooks.close()
             self._settle()
 
-    def _handle(self, command: Command | _Fetched) -> None:
+    def _handle(self, command: Command | Fetched) -> None:
         if isinstance(command, LoadModel | StartRun | StopRun):
             self.interruptions_met += 1
         match command:
@@ -208,15 +190,10 @@ class Worker:
                 self._end_run()
             case SetParams():
                 self._set_params(command)
-            case Tokenize():
-                self._tokenize(command)
-            case PreviewModel():
-                self._preview(command)
-            case _Fetched(asked, conclude):
-                if asked is self.latest.get(type(asked)):
-                    conclude()
-            case PreviewPlan():
-                self._plan_soon(command)
+            case Tokenize() | PreviewModel() | PreviewPlan():
+                self.drafts.take(command, self.loaded)
+            case Fetched():
+                self.drafts.conclude(command)
             case Ask():
                 self.desk.ask(command)
             case Withdraw():
@@ -247,32 +224,6 @@ class Worker:
         else:
             self.loaded = loaded
         self._settle()
-
-    def _preview(self, command: PreviewModel) -> None:
-        """What the hub says is waited for beside the worker; the rest takes milliseconds."""
-        from core.models.preview import asks_the_hub, survey_hub
-
-        def survey(recalled: Cancelled) -> None:
-            control = QuietControl(lambda: recalled() or flags.closing.is_set() or flags.loads() != loads)
-            found = _outcome(lambda: survey_hub(command.spec, control))
-            self.inbox.put(_Fetched(command, lambda: self._answer_preview(command, found)))
-
-        flags, loads = self.flags, self.flags.loads()  # a load that is asked for or given up ends it, too
-        self.latest[PreviewModel] = command
-        self.errands.recall("preview")
-        far = _outcome(lambda: asks_the_hub(command.spec))
-        if far is True:
-            self.errands.send("preview", survey)
-        else:
-            self._answer_preview(command, far or None)
-
-    def _answer_preview(self, command: PreviewModel, found: Survey | ErrorReport | None) -> None:
-        from core.models.preview import preview
-
-        answer = found if isinstance(found, ErrorReport) else _outcome(lambda: preview(command.spec, found=found))
-        report = answer if isinstance(answer, ErrorReport) else None
-        shown = None if isinstance(answer, ErrorReport) else answer
-        self.mailbox.put_latest("preview", ModelPreviewed(command.generation, shown, report))
 
     def _start(self, command: StartRun) -> None:
         from core.decode.session import Session
@@ -333,71 +284,8 @@ class Worker:
         if self.session is not None and self.running:
             self.mailbox.put(self.session.set_params(command.changes, command.epoch))
 
-    def _tokenize(self, command: Tokenize) -> None:
-        """A process that may take seconds is waited for beside the worker: no run and no view waits for a draft."""
-        from core.decode.prepare import tokenize
-
-        loaded = self.loaded
-        if loaded is None:
-            return
-
-        def encode(recalled: Cancelled) -> None:
-            row = _outcome(lambda: tokenize(loaded, command.prompt, recalled))
-            self.inbox.put(_Fetched(command, lambda: self._answer_draft(command, row)))
-
-        self.latest[Tokenize] = command
-        if loaded.text.confined:
-            self.errands.send("draft", encode)
-        else:
-            self._answer_draft(command, _outcome(lambda: tokenize(loaded, command.prompt)))
-
-    def _answer_draft(self, command: Tokenize, row: PromptRow | ErrorReport) -> None:
-        if isinstance(row, ErrorReport):
-            answer = Tokenized(command.generation, None, row)
-        else:
-            answer = Tokenized(command.generation, row)
-        self.mailbox.put_latest("tokenized", answer)
-
-    def _plan_soon(self, command: PreviewPlan) -> None:
-        """In the next pause; where a prompt is encoded in another process, once that is done."""
-        from core.decode.prepare import tokenize
-
-        loaded = self.loaded
-        if loaded is None or not loaded.text.confined:
-            self.plan_wanted = command
-            return
-
-        def encode(recalled: Cancelled) -> None:  # the results are kept for the session
-            rows = [_outcome(partial(tokenize, loaded, prompt, recalled)) for prompt in command.spec.prompts]
-            refused = next((row for row in rows if isinstance(row, ErrorReport)), None)
-            self.inbox.put(_Fetched(command, lambda: self._plan_now(command, refused)))
-
-        self.latest[PreviewPlan] = command
-        self.errands.send("plan", encode)
-
-    def _plan_now(self, command: PreviewPlan, refused: ErrorReport | None) -> None:
-        if refused is None:
-            self.plan_wanted = command
-        else:
-            self.mailbox.put_latest("plan", Planned(command.generation, None, refused))
-
     def _plan(self) -> None:
-        """What a run would do, read off a session that is not run."""
-        from core.decode.session import Session
-
-        wanted, self.plan_wanted = self.plan_wanted, None
-        if wanted is None or self.loaded is None:
-            return
-        try:
-            assistant = self._assistant(wanted.spec.assistant)
-            session = Session(self.loaded, wanted.spec, before=self.session, assistant=assistant)
-            answer = Planned(wanted.generation, session.started.plan)
-            session.close()
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as problem:
-            answer = Planned(wanted.generation, None, error_report(problem))
-        self.mailbox.put_latest("plan", answer)
+        self.drafts.plan(self.loaded, self.session, self._assistant)
 
     # -- the run
 
@@ -478,13 +366,3 @@ class Worker:
             self.enter(WorkerState.PAUSED)
         else:
             self.enter(WorkerState.PREFILL if self.session.in_prefill else WorkerState.DECODING)
-
-
-def _outcome(work: Callable[[], T]) -> T | ErrorReport:
-    """What the work returns, or why it does not."""
-    try:
-        return work()
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as problem:
-        return error_report(problem)

@@ -127,14 +127,14 @@ class BeamsPanel(Panel):
         self._ended = sorted(here, key=lambda h: -h.score)
         shown = -1
         if run is not None:
-            own, lane = (run.beam, run.count - 1), run.sequences.lane
-            shown = next((n for n, h in enumerate(self._ended) if lane(h.row, h.beam, h.index) == own), -1)
+            own = run.beam, run.count - 1
+            shown = next((n for n, h in enumerate(self._ended) if (h.beam, h.index) == own), -1)
         self.complete.show_rows(len(self._ended), self._line, shown)
 
     def _line(self, number: int) -> RowLine:
         one, run = self._ended[number], self._run
         assert run is not None
-        steps = run.sequences.path(one.row, *run.sequences.lane(one.row, one.beam, one.index))
+        steps = run.sequences.path(one.row, one.beam, one.index)
         levels = indices(np.exp([s.logprob for s in steps])).astype(np.uint8)
         ended = self.tr("kept") if one.kept else self.tr("dropped")
         text = visible(one.text.replace("\n", LINE_BREAK))

@@ -11,7 +11,7 @@ from app.panels.panel import Dispatch, Panel
 from app.state import select
 from app.state.run import RunView
 from app.state.state import AppState
-from app.widgets import candidate_rows, numbers, step_text
+from app.widgets import candidate_rows, draw_text, numbers, step_text
 from app.widgets.candidate_bars import CandidateBars
 from app.widgets.focus_ring import FocusRing
 from app.widgets.needle import DrawNeedle
@@ -103,7 +103,8 @@ class CandidatesPanel(Panel):
         rows = candidate_rows.rows(step)[:SPOKEN]
         names = ", ".join(f"{step_text.spoken(r.piece)} {numbers.percent(r.raw)}" for r in rows)
         said = f"{step_text.sentence(self._run, self._index)} " + self.tr("Likeliest: {0}.").format(names)
-        return said if step.u is None else f"{said} " + self.tr("The draw was {0}.").format(f"{step.u:.3f}")
+        u, note = draw_text.shown(step, step_text.params_at(self._run, self._index))
+        return f"{said} " + (note if u is None else self.tr("The draw was {0}.").format(f"{u:.3f}"))
 
     def _say_empty(self) -> None:
         self.bars.set_empty(
@@ -139,11 +140,8 @@ class CandidatesPanel(Panel):
         entropy = self.tr("{0} bits").format(numbers.significant(step.entropy_bits))
         self.readout.set_wordings(self.tr("{0} · rank {1}").format(entropy, step.rank), entropy)
         self.bars.set_rows(candidate_rows.rows(step))
-        params = step_text.params_at(run, index)
-        note = self.tr("no draw to show (drawn by torch’s generator)")
-        if not params.samples:
-            note = self.tr("no draw (greedy)") if params.mode == "greedy_search" else self.tr("no draw in this mode")
-        self.needle.show_draw(candidate_rows.segments(step.top, step.token_id), step.u, note)
+        u, note = draw_text.shown(step, step_text.params_at(run, index))
+        self.needle.show_draw(candidate_rows.segments(step.top, step.token_id), u, note)
         self.needle.setVisible(len(step.top.token_ids) > 0)
         if not len(step.top.token_ids):
             self.bars.set_empty(

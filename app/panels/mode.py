@@ -73,7 +73,7 @@ class ModePanel(Panel):
             self.words.set_wordings("")
         else:
             name, quantities, rows, words = found
-            self.subtitle = run.params.infer_mode(run.assisted).replace("_", " ") if run is not None else ""
+            self.subtitle = run.plan.mode.replace("_", " ") if run is not None else ""
             self.rows.show_rows(name, quantities, rows)
             self.words.set_wordings(*words)
         self.rows.setAccessibleDescription(self.describe())

@@ -87,16 +87,14 @@ def choose(state: AppState, key: str) -> AppState:
     before, after = current(state), next((mode for mode in MODES if mode.key == key), None)
     if after is None or after == before:
         return state
-    gone = _OWN | {name for name in before.values if name in _GREEDY or before.values[name] == _value(state, name)}
+    gone = _OWN | {
+        name for name in before.values if name in _GREEDY or before.values[name] == state.overrides.get(name)
+    }
     values = {n: v for n, v in state.overrides.items() if n not in gone}
     if key == "early_exit" and state.model is not None:
         values["assistant_early_exit"] = max(1, state.model.layers // 2)
     texts = ModeTexts(**({after.text: ""} if after.text else {}))
     return params.with_overrides(replace(state, mode_texts=texts), {**after.values, **values})
-
-
-def _value(state: AppState, name: str) -> object:
-    return state.overrides.get(name)
 
 
 def set_text(state: AppState, name: str, text: str) -> AppState:

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.contract import (
-    AssistedDetail,
     BeamDetail,
     GenerationParams,
     GenerationPlan,
@@ -131,14 +130,6 @@ class Sequences:
             steps.append({})
         steps[step.id.index][step.id.beam] = step
 
-    def lane(self, row: int, beam: int, index: int) -> tuple[int, int]:
-        """Beam and step of the last snapshot of a sequence; one that ended at once never was a beam, its parent was."""
-        if beam in self.lanes[row][index]:
-            return beam, index
-        ended = (e.hypothesis for e in self.hypotheses)
-        found = next((h for h in ended if (h.row, h.beam, h.index) == (row, beam, index)), None)
-        return beam if found is None else getattr(found, "parent", beam), index - 1
-
     def path(self, row: int, beam: int, index: int) -> list[StepSnapshot]:
         """The steps of the sequence that was this beam after step `index`, from the first one on."""
         steps: list[StepSnapshot] = []
@@ -189,12 +180,6 @@ class RunView:
     def key(self) -> tuple[int, int]:
         """Of the sequence shown: as long as it stays the same, steps are only added."""
         return self.started.run_id, self.columns.serial
-
-    @property
-    def assisted(self) -> bool:
-        """Whether a draft model helped."""
-        first = self.columns.snapshots[0].detail if self.count else None
-        return isinstance(first, AssistedDetail)
 
     @property
     def has_beams(self) -> bool:
@@ -285,7 +270,6 @@ def show_row(run: RunView, row: int) -> RunView:
 
 def show_beam(run: RunView, row: int, beam: int, index: int, follows: bool = False) -> RunView:
     """The sequence that was this beam after step `index`."""
-    beam, index = run.sequences.lane(row, beam, index)
     columns = RunColumns()
     for step in run.sequences.path(row, beam, index):
         columns.append(step)
@@ -298,10 +282,9 @@ def with_end(run: RunView, finish: RunFinished) -> RunView:
     best = _returned(run, run.row)
     if best is None or not run.follows or not run.has_beams:
         return run
-    beam, index = run.sequences.lane(run.row, *best)
-    if (beam, index) == (run.beam, run.count - 1):
+    if best == (run.beam, run.count - 1):
         return run
-    return show_beam(run, run.row, beam, index, follows=True)
+    return show_beam(run, run.row, *best, follows=True)
 
 
 def _returned(run: RunView, row: int) -> tuple[int, int] | None:

@@ -25,10 +25,7 @@ def show(state: AppState, intent: i.ShowRow | i.ShowBeam) -> AppState:
         return state
     if isinstance(intent, i.ShowBeam):
         lanes = run.sequences.lanes.get(intent.row, [])
-        if not 0 <= intent.index < len(lanes):
-            return state
-        beam, index = run.sequences.lane(intent.row, intent.beam, intent.index)
-        if index < 0 or beam not in lanes[index]:
+        if not 0 <= intent.index < len(lanes) or intent.beam not in lanes[intent.index]:
             return state
         return of_sequence(state, show_beam(run, intent.row, intent.beam, intent.index))
     if not 0 <= intent.row < len(run.started.rows):

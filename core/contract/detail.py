@@ -105,8 +105,7 @@ class Hypothesis:
     """A beam that ended: its score divided by length ** length_penalty.
 
     beam: it was when its token `index` was chosen, so that views find it; from num_beams on, a continuation that ended
-    at once and never was a beam. parent: the beam whose token before it continues. kept: among the best of its row so
-    far.
+    at once and never was a beam. It has its own snapshot like any other. kept: among the best of its row so far.
     """
 
     row: int
@@ -116,7 +115,6 @@ class Hypothesis:
     token_ids: tuple[int, ...]  # generated ones
     text: str
     kept: bool = True
-    parent: int = 0
 
 
 def detail_as_json(detail: StepDetail | GuidanceDetail) -> dict[str, Any]:

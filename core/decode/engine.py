@@ -3,7 +3,7 @@
 A run is a sequence of calls to `prefill_chunk` until the prompt is fed, then to `decode_step` until every row
 has ended. Each call is one unit of work; between two calls commands are taken, never inside one. The model is
 an unmodified transformers module, the cache is ours (`kv.py`), the pipeline is a list of stages
-(`pipeline.py`), the choice is the mode's (`modes/`), and nothing random happens that is not written here.
+(`pipeline/`), the choice is the mode's (`modes/`), and nothing random happens that is not written here.
 
 B lanes (sequences in the batch), n positions decided in one step, T slots, V vocabulary, K candidates.
 """

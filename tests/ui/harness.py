@@ -25,6 +25,15 @@ CHOICES = (
 )
 
 
+class StillClock:
+    """In place of a panel's `time`: stands still until it is told another moment."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
 class Driven:
     """The window, its store and its lab; `frames` lets them live."""
 

@@ -1,4 +1,4 @@
-"""A window on the real engine with tiny-gpt2."""
+"""A window on the real engine."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ from app.state import intents as i
 from app.state import select
 from tests.ui.harness import Driven
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 @contextmanager
-def opened(settings: Path) -> Iterator[Driven]:
+def opened(settings: Path, model: str = "tiny-gpt2", size: tuple[int, int] | None = None) -> Iterator[Driven]:
     """The window, shown, the model loaded; everything is closed afterwards."""
     lab = core.Lab()
     one = Driven(lab, settings)
+    if size is not None:
+        one.window.resize(*size)
     one.window.show()
     try:
-        one.do(i.ChooseModel("tiny-gpt2", dtype="fp32"))
+        one.do(i.ChooseModel(model, dtype="fp32"))
         live(one, lambda: one.state.model is not None)
         yield one
     finally:
         one.close()
-        assert lab.close(10.0)
+        assert lab.close(30.0)
 
 
 def live(one: Driven, condition: Callable[[], bool]) -> None:

@@ -18,22 +18,14 @@ from app.state.state import AttentionFocus
 from app.theme import fonts
 from core.contract import AttentionQuery, HeadsQuery, ThumbnailQuery, ViewStatus, WorkerState
 from tests.ui import synthetic
+from tests.ui.harness import StillClock
 
 P = len(synthetic.PROMPT)
 
 
-class Clock:
-    """Stands still until told."""
-
-    now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    fake = Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> StillClock:
+    fake = StillClock()
     monkeypatch.setattr(attention, "time", fake)
     return fake
 
@@ -60,7 +52,7 @@ def serve(panel: AttentionPanel, bench: synthetic.Bench) -> None:
     panel.render(bench.state)
 
 
-def test_only_the_missing_rows_are_asked_for(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+def test_only_the_missing_rows_are_asked_for(qtbot: QtBot, bench: synthetic.Bench, clock: StillClock) -> None:
     panel = make(qtbot, bench)
     serve(panel, bench)
     bench.grow(5)
@@ -73,7 +65,7 @@ def test_only_the_missing_rows_are_asked_for(qtbot: QtBot, bench: synthetic.Benc
     np.testing.assert_array_equal(np.nan_to_num(panel.matrix.values[-5:]), expected)
 
 
-def test_one_question_at_a_time(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+def test_one_question_at_a_time(qtbot: QtBot, bench: synthetic.Bench, clock: StillClock) -> None:
     panel = make(qtbot, bench)
     for _ in range(4):
         bench.grow(1)
@@ -82,7 +74,7 @@ def test_one_question_at_a_time(qtbot: QtBot, bench: synthetic.Bench, clock: Clo
     assert len(bench.asked(THUMBNAILS_SLOT)) == 1
 
 
-def test_another_head_starts_over_at_once(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+def test_another_head_starts_over_at_once(qtbot: QtBot, bench: synthetic.Bench, clock: StillClock) -> None:
     panel = make(qtbot, bench)
     serve(panel, bench)
     bench.dispatch(SetFocus(3, "max"))
@@ -92,7 +84,7 @@ def test_another_head_starts_over_at_once(qtbot: QtBot, bench: synthetic.Bench, 
     assert panel.head.text().startswith("head max")
 
 
-def test_a_late_answer_for_another_head_is_not_shown(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+def test_a_late_answer_for_another_head_is_not_shown(qtbot: QtBot, bench: synthetic.Bench, clock: StillClock) -> None:
     panel = make(qtbot, bench)
     bench.answer(FOCUS_SLOT)
     bench.dispatch(SetFocus(3, 1))
@@ -100,7 +92,7 @@ def test_a_late_answer_for_another_head_is_not_shown(qtbot: QtBot, bench: synthe
     assert panel.matrix.rows == 0
 
 
-def test_a_long_prompt_arrives_pooled_and_grows_row_by_row(qtbot: QtBot, clock: Clock) -> None:
+def test_a_long_prompt_arrives_pooled_and_grows_row_by_row(qtbot: QtBot, clock: StillClock) -> None:
     bench = synthetic.Bench(synthetic.state(1400))
     panel = make(qtbot, bench)
     serve(panel, bench)
@@ -112,7 +104,9 @@ def test_a_long_prompt_arrives_pooled_and_grows_row_by_row(qtbot: QtBot, clock: 
     assert [q.rows for q in bench.asked(FOCUS_SLOT) if isinstance(q, AttentionQuery)] == [(0, 1409), (1409, None)]
 
 
-def test_ctrl_clicks_join_heads_and_the_choice_says_which(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+def test_ctrl_clicks_join_heads_and_the_choice_says_which(
+    qtbot: QtBot, bench: synthetic.Bench, clock: StillClock
+) -> None:
     panel = make(qtbot, bench)
     serve(panel, bench)
     pitch, row = panel.thumbnails._grid.pitch, 11 - panel.thumbnails.first
@@ -132,7 +126,7 @@ def test_ctrl_clicks_join_heads_and_the_choice_says_which(qtbot: QtBot, bench: s
 
 
 def test_a_drag_over_rows_looks_at_these_and_the_choice_goes_back(
-    qtbot: QtBot, bench: synthetic.Bench, clock: Clock
+    qtbot: QtBot, bench: synthetic.Bench, clock: StillClock
 ) -> None:
     panel = make(qtbot, bench)
     serve(panel, bench)
@@ -155,7 +149,7 @@ def test_a_drag_over_rows_looks_at_these_and_the_choice_goes_back(
 
 
 def test_heads_are_summed_up_once_the_maps_are_there_and_marked(
-    qtbot: QtBot, bench: synthetic.Bench, clock: Clock
+    qtbot: QtBot, bench: synthetic.Bench, clock: StillClock
 ) -> None:
     bench.state = replace(bench.state, worker=WorkerState.PAUSED)
     panel = make(qtbot, bench)
@@ -183,7 +177,9 @@ def test_heads_are_summed_up_once_the_maps_are_there_and_marked(
     assert bench.intents[-1] == SetFocus(sorted(panel.summaries.by_layer)[0], 2)
 
 
-def test_thumbnails_are_asked_less_often_while_decoding(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+def test_thumbnails_are_asked_less_often_while_decoding(
+    qtbot: QtBot, bench: synthetic.Bench, clock: StillClock
+) -> None:
     panel = make(qtbot, bench)
     bench.answer(THUMBNAILS_SLOT)
     bench.grow(3)
@@ -200,7 +196,9 @@ def test_thumbnails_are_asked_less_often_while_decoding(qtbot: QtBot, bench: syn
     assert len(bench.asked(THUMBNAILS_SLOT)) == 3
 
 
-def test_scrolling_asks_for_the_layers_that_came_into_view(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+def test_scrolling_asks_for_the_layers_that_came_into_view(
+    qtbot: QtBot, bench: synthetic.Bench, clock: StillClock
+) -> None:
     panel = make(qtbot, bench)
     bench.answer(THUMBNAILS_SLOT)
     panel.render(bench.state)
@@ -213,7 +211,7 @@ def test_scrolling_asks_for_the_layers_that_came_into_view(qtbot: QtBot, bench: 
     assert panel.caption.text() == f"layers {first}–{first + shown - 1} of 30, 9 heads"
 
 
-def test_a_click_on_a_thumbnail_focuses_the_head(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+def test_a_click_on_a_thumbnail_focuses_the_head(qtbot: QtBot, bench: synthetic.Bench, clock: StillClock) -> None:
     panel = make(qtbot, bench)
     pitch = panel.thumbnails._grid.pitch
     place = QPoint(22 + 2 * pitch + 5, 16 + 1 * pitch + 5)
@@ -221,7 +219,7 @@ def test_a_click_on_a_thumbnail_focuses_the_head(qtbot: QtBot, bench: synthetic.
     assert bench.intents[-1] == SetFocus(panel.thumbnails.first + 1, 2)
 
 
-def test_a_click_on_a_row_selects_its_step(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+def test_a_click_on_a_row_selects_its_step(qtbot: QtBot, bench: synthetic.Bench, clock: StillClock) -> None:
     panel = make(qtbot, bench)
     serve(panel, bench)
     g = panel.heatmap._geometry
@@ -235,7 +233,7 @@ def test_a_click_on_a_row_selects_its_step(qtbot: QtBot, bench: synthetic.Bench,
     assert len(bench.intents) == count
 
 
-def test_hovering_tells_query_key_and_weight_escaped(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+def test_hovering_tells_query_key_and_weight_escaped(qtbot: QtBot, bench: synthetic.Bench, clock: StillClock) -> None:
     run = bench.state.run
     assert run is not None
     run.columns.snapshots[3] = replace(run.columns.snapshots[3], piece=" <b>")
@@ -247,7 +245,7 @@ def test_hovering_tells_query_key_and_weight_escaped(qtbot: QtBot, bench: synthe
 
 
 def test_the_selected_row_is_framed_and_the_newest_has_a_dot(
-    qtbot: QtBot, bench: synthetic.Bench, clock: Clock
+    qtbot: QtBot, bench: synthetic.Bench, clock: StillClock
 ) -> None:
     panel = make(qtbot, bench)
     serve(panel, bench)
@@ -260,7 +258,7 @@ def test_the_selected_row_is_framed_and_the_newest_has_a_dot(
     assert "attends most to" in panel.accessibleDescription()
 
 
-def test_scales_change_the_colours_and_the_legend(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+def test_scales_change_the_colours_and_the_legend(qtbot: QtBot, bench: synthetic.Bench, clock: StillClock) -> None:
     panel = make(qtbot, bench)
     serve(panel, bench)
     pictures = []
@@ -273,7 +271,7 @@ def test_scales_change_the_colours_and_the_legend(qtbot: QtBot, bench: synthetic
 
 
 def test_a_dropped_record_is_told_in_place_and_can_be_recomputed(
-    qtbot: QtBot, bench: synthetic.Bench, clock: Clock
+    qtbot: QtBot, bench: synthetic.Bench, clock: StillClock
 ) -> None:
     panel = make(qtbot, bench)
     bench.decline(FOCUS_SLOT, "The records of positions 0 to 9 were dropped.", can_recompute=True)
@@ -292,7 +290,9 @@ def test_a_dropped_record_is_told_in_place_and_can_be_recomputed(
     assert not panel.recompute.isVisible()
 
 
-def test_rows_whose_records_are_there_are_shown_at_once(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+def test_rows_whose_records_are_there_are_shown_at_once(
+    qtbot: QtBot, bench: synthetic.Bench, clock: StillClock
+) -> None:
     panel = make(qtbot, bench)
     bench.decline(FOCUS_SLOT, "The records of the first 20 positions were dropped.", True, first_recorded=20)
     panel.render(bench.state)
@@ -309,7 +309,7 @@ def test_rows_whose_records_are_there_are_shown_at_once(qtbot: QtBot, bench: syn
     assert not panel.recompute.isVisible()
 
 
-def test_small_maps_begin_where_the_records_do(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+def test_small_maps_begin_where_the_records_do(qtbot: QtBot, bench: synthetic.Bench, clock: StillClock) -> None:
     panel = make(qtbot, bench)
     bench.state = replace(bench.state, worker=WorkerState.READY)
     bench.decline(THUMBNAILS_SLOT, "The records of the first 20 positions were dropped.", True, first_recorded=20)
@@ -320,7 +320,7 @@ def test_small_maps_begin_where_the_records_do(qtbot: QtBot, bench: synthetic.Be
     assert len(bench.asked(THUMBNAILS_SLOT)) == 2
 
 
-def test_recomputing_a_long_head_asks_in_small_portions(qtbot: QtBot, clock: Clock) -> None:
+def test_recomputing_a_long_head_asks_in_small_portions(qtbot: QtBot, clock: StillClock) -> None:
     bench = synthetic.Bench(replace(synthetic.state(200), focus=AttentionFocus(11, 4)))
     panel = make(qtbot, bench)
     bench.decline(FOCUS_SLOT, "The records of the first 20 positions were dropped.", can_recompute=True)
@@ -332,7 +332,7 @@ def test_recomputing_a_long_head_asks_in_small_portions(qtbot: QtBot, clock: Clo
     assert asked == [(0, 64), (64, 128), (128, 192), (192, None)]
 
 
-def test_a_view_that_is_off_says_why_and_asks_nothing(qtbot: QtBot, clock: Clock) -> None:
+def test_a_view_that_is_off_says_why_and_asks_nothing(qtbot: QtBot, clock: StillClock) -> None:
     info = replace(synthetic.model(), views=(ViewStatus("attention", False, "The self-test failed."),))
     bench = synthetic.Bench(synthetic.state(20, info))
     panel = make(qtbot, bench)
@@ -342,13 +342,13 @@ def test_a_view_that_is_off_says_why_and_asks_nothing(qtbot: QtBot, clock: Clock
     QApplication.processEvents()  # what is hidden takes no room any more
 
 
-def test_hidden_it_withdraws_its_questions(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+def test_hidden_it_withdraws_its_questions(qtbot: QtBot, bench: synthetic.Bench, clock: StillClock) -> None:
     panel = make(qtbot, bench)
     panel.hidden()
     assert bench.intents[-2:] == [WithdrawView(FOCUS_SLOT), WithdrawView(THUMBNAILS_SLOT)]
 
 
-def test_another_run_forgets_the_maps(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+def test_another_run_forgets_the_maps(qtbot: QtBot, bench: synthetic.Bench, clock: StillClock) -> None:
     panel = make(qtbot, bench)
     serve(panel, bench)
     other = synthetic.state(4).run
@@ -359,7 +359,7 @@ def test_another_run_forgets_the_maps(qtbot: QtBot, bench: synthetic.Bench, cloc
     assert len(panel._labels) == P + 4
 
 
-def test_without_a_run_it_says_what_will_come(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+def test_without_a_run_it_says_what_will_come(qtbot: QtBot, bench: synthetic.Bench, clock: StillClock) -> None:
     panel = make(qtbot, synthetic.Bench(replace(bench.state, run=None)))
     assert "Ctrl+Enter" in panel.heatmap._message[1]
     assert panel.describe() == "No attention yet."

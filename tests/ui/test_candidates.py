@@ -12,9 +12,10 @@ from pytestqt.qtbot import QtBot
 from app.panels.candidates import CandidatesPanel
 from app.state.intents import SelectStep
 from app.theme import fonts
+from app.widgets import draw_text
 from app.widgets.candidate_bars import HEAD_PX, ROW_PX, tooltip
 from app.widgets.candidate_rows import bar_top, rows, segments
-from core.contract import Candidates, StepSnapshot
+from core.contract import AssistedDetail, BeamDetail, Candidates, GenerationParams, StepSnapshot
 from tests.ui import synthetic
 
 
@@ -139,3 +140,31 @@ def test_before_the_first_step_it_says_what_will_come(qtbot: QtBot) -> None:
     assert "Ctrl+Enter" in panel.bars._empty[1]
     assert not panel.needle.isVisible()
     assert panel.describe() == "No candidates yet."
+
+
+SAMPLED = GenerationParams(do_sample=True)
+
+
+def test_a_draw_that_is_no_place_on_the_bar_is_told_in_words() -> None:
+    plain = step_of([0.6, 0.4], [1, 2], chosen=2, u=0.75)
+    assert draw_text.shown(plain, SAMPLED) == (0.75, "")
+    assert draw_text.shown(plain, GenerationParams()) == (None, "no draw (greedy)")
+    beams = replace(plain, detail=BeamDetail(parent=0, score=-1.0))
+    assert draw_text.shown(beams, SAMPLED) == (None, "drawn among the tokens of all beams: u = 0.750")
+
+
+@pytest.mark.parametrize(
+    ("probability", "draft", "accepted", "said"),
+    [
+        (0.4, 0.5, True, "draft kept: u = 0.750 < p/q = 0.800"),
+        (0.2, 0.5, False, "draft refused: u = 0.750 ≥ p/q = 0.400, drawn again from the rest"),
+    ],
+)
+def test_a_trial_of_a_drafted_token_is_told_with_both_sides(
+    probability: float, draft: float, accepted: bool, said: str
+) -> None:
+    step = step_of([0.6, 0.4], [1, 2], chosen=2, u=0.75)
+    detail = AssistedDetail("early exit", 1, 0, (2,), (" t2",), draft, probability, accepted)
+    assert draw_text.shown(replace(step, detail=detail), SAMPLED) == (None, said)
+    copied = replace(detail, source="prompt lookup", draft_probability=None)
+    assert draw_text.shown(replace(step, detail=copied), SAMPLED) == (0.75, "")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QFileDialog
 
-import core
 from app.drops import accepts, take
 from app.panels.config_desk import ConfigPanel
 from app.panels.onnx import OnnxPanel
@@ -21,35 +19,17 @@ from app.widgets.choice import Choice
 from core.contract import ErrorReport, OnnxDescribed, OnnxFinished
 from tests.parity.test_onnx import needs_packages
 from tests.ui.harness import Driven, clipped, driven
+from tests.ui.real import live, opened
 
 pytestmark = pytest.mark.usefixtures("qapp")
-PATIENCE_S = 120.0
 LEFT = Qt.MouseButton.LeftButton
 MODEL = "new:gpt2?n_layer=1&n_embd=32"
 
 
 @pytest.fixture
 def one(tmp_path: Path) -> Iterator[Driven]:
-    lab = core.Lab()
-    window = Driven(lab, tmp_path / "settings.ini")
-    window.window.resize(1440, 900)
-    window.window.show()
-    try:
-        window.do(i.ChooseModel(MODEL, dtype="fp32"))
-        live(window, lambda: window.state.model is not None)
+    with opened(tmp_path / "settings.ini", MODEL, (1440, 900)) as window:
         yield window
-    finally:
-        window.close()
-        assert lab.close(30.0)
-
-
-def live(one: Driven, condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < until, "the condition never held"
-        one.frames()
-        time.sleep(0.005)
-    one.frames(2)
 
 
 def settled(one: Driven) -> bool:

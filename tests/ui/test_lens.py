@@ -21,23 +21,14 @@ from app.widgets.lens_columns import LensColumns
 from app.widgets.lens_table import HEAD_PX, LEFT_PX
 from core.contract import AttributionQuery, LensQuery, NormsQuery, ViewStatus, WorkerState
 from tests.ui import looking, synthetic
-from tests.ui.harness import clipped, driven
+from tests.ui.harness import StillClock, clipped, driven
 
 P = len(synthetic.PROMPT)
 
 
-class Clock:
-    """Stands still until told."""
-
-    now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    fake = Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> StillClock:
+    fake = StillClock()
     monkeypatch.setattr(lens, "time", fake)
     return fake
 
@@ -76,7 +67,7 @@ def page(qtbot: QtBot, panel: LensPanel, index: int) -> None:
 
 
 def test_the_shown_position_comes_first_then_what_is_in_view(
-    qtbot: QtBot, bench: synthetic.Bench, clock: Clock
+    qtbot: QtBot, bench: synthetic.Bench, clock: StillClock
 ) -> None:
     panel = make(qtbot, bench)
     assert bench.asked(LENS_SLOT) == [LensQuery(1, (P + 38, P + 39))]
@@ -91,7 +82,9 @@ def test_the_shown_position_comes_first_then_what_is_in_view(
     assert bench.asked(LENS_SLOT)[-1].positions[0] == 3
 
 
-def test_while_tokens_stream_it_asks_three_times_a_second(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+def test_while_tokens_stream_it_asks_three_times_a_second(
+    qtbot: QtBot, bench: synthetic.Bench, clock: StillClock
+) -> None:
     bench.state = replace(bench.state, worker=WorkerState.DECODING)
     panel = make(qtbot, bench)
     serve(panel, bench)
@@ -105,7 +98,7 @@ def test_while_tokens_stream_it_asks_three_times_a_second(qtbot: QtBot, bench: s
 
 
 def test_cells_show_tokens_colours_and_where_the_model_commits(
-    qtbot: QtBot, bench: synthetic.Bench, clock: Clock
+    qtbot: QtBot, bench: synthetic.Bench, clock: StillClock
 ) -> None:
     panel = make(qtbot, bench)
     empty = panel.table.grab().toImage()
@@ -121,7 +114,7 @@ def test_cells_show_tokens_colours_and_where_the_model_commits(
     assert "is on top from layer 20 of 30 on" in panel.describe()
 
 
-def test_hovering_tells_the_top_five_escaped(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+def test_hovering_tells_the_top_five_escaped(qtbot: QtBot, bench: synthetic.Bench, clock: StillClock) -> None:
     panel = make(qtbot, bench)
     fill(panel, bench)
     texts = [panel.table.tooltip(layer, P + 38) for layer in range(31)]
@@ -132,7 +125,9 @@ def test_hovering_tells_the_top_five_escaped(qtbot: QtBot, bench: synthetic.Benc
     assert panel.table.tooltip(3, 0) == ""  # not there yet
 
 
-def test_a_click_on_a_column_selects_its_step_and_marks_it(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+def test_a_click_on_a_column_selects_its_step_and_marks_it(
+    qtbot: QtBot, bench: synthetic.Bench, clock: StillClock
+) -> None:
     panel = make(qtbot, bench)
     fill(panel, bench)
     first = panel.table.visible_positions()[0]
@@ -152,7 +147,7 @@ def test_a_click_on_a_column_selects_its_step_and_marks_it(qtbot: QtBot, bench: 
 
 
 def test_norms_come_from_the_records_and_contributions_on_request(
-    qtbot: QtBot, bench: synthetic.Bench, clock: Clock
+    qtbot: QtBot, bench: synthetic.Bench, clock: StillClock
 ) -> None:
     panel = make(qtbot, bench)
     page(qtbot, panel, 1)
@@ -168,7 +163,7 @@ def test_norms_come_from_the_records_and_contributions_on_request(
 
 
 def test_attribution_is_of_the_chosen_token_and_a_head_can_be_looked_at(
-    qtbot: QtBot, bench: synthetic.Bench, clock: Clock
+    qtbot: QtBot, bench: synthetic.Bench, clock: StillClock
 ) -> None:
     bench.dispatch(SelectStep(12))
     panel = make(qtbot, bench)
@@ -188,7 +183,7 @@ def test_attribution_is_of_the_chosen_token_and_a_head_can_be_looked_at(
     assert bench.intents[-1] == SetFocus(4, 2)
 
 
-def test_attribution_waits_while_tokens_stream(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+def test_attribution_waits_while_tokens_stream(qtbot: QtBot, bench: synthetic.Bench, clock: StillClock) -> None:
     bench.state = replace(bench.state, worker=WorkerState.DECODING)
     panel = make(qtbot, bench)
     page(qtbot, panel, 2)
@@ -196,7 +191,7 @@ def test_attribution_waits_while_tokens_stream(qtbot: QtBot, bench: synthetic.Be
     assert "pause" in panel.parts._empty[1]
 
 
-def test_every_page_has_its_table(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+def test_every_page_has_its_table(qtbot: QtBot, bench: synthetic.Bench, clock: StillClock) -> None:
     panel = make(qtbot, bench)
     fill(panel, bench)
     panel.twins.button.click()
@@ -217,7 +212,9 @@ def test_every_page_has_its_table(qtbot: QtBot, bench: synthetic.Bench, clock: C
     assert isinstance(bench.intents[-1], SetFocus)
 
 
-def test_dropped_records_are_told_and_fed_again_on_request(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+def test_dropped_records_are_told_and_fed_again_on_request(
+    qtbot: QtBot, bench: synthetic.Bench, clock: StillClock
+) -> None:
     panel = make(qtbot, bench)
     bench.decline(LENS_SLOT, "The records of the first 20 positions were dropped.", can_recompute=True)
     panel.render(bench.state)
@@ -230,7 +227,7 @@ def test_dropped_records_are_told_and_fed_again_on_request(qtbot: QtBot, bench: 
     assert not panel.again.isVisible()
 
 
-def test_a_view_that_is_off_says_why_and_asks_nothing(qtbot: QtBot, clock: Clock) -> None:
+def test_a_view_that_is_off_says_why_and_asks_nothing(qtbot: QtBot, clock: StillClock) -> None:
     info = replace(synthetic.model(), views=(ViewStatus("distribution", False, "The self-test failed."),))
     bench = synthetic.Bench(synthetic.state(20, info))
     panel = make(qtbot, bench)
@@ -238,7 +235,7 @@ def test_a_view_that_is_off_says_why_and_asks_nothing(qtbot: QtBot, clock: Clock
     assert bench.intents == []
 
 
-def test_hidden_it_withdraws_and_another_run_forgets(qtbot: QtBot, bench: synthetic.Bench, clock: Clock) -> None:
+def test_hidden_it_withdraws_and_another_run_forgets(qtbot: QtBot, bench: synthetic.Bench, clock: StillClock) -> None:
     panel = make(qtbot, bench)
     fill(panel, bench)
     panel.hidden()

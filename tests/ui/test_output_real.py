@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,45 +10,27 @@ import pytest
 from PySide6.QtCore import QPoint, Qt
 from pytestqt.qtbot import QtBot
 
-import core
 from app.state import intents as i
 from app.state import select
 from app.theme.colormaps import indices, token_fills
 from app.theme.palette import LIGHT
 from core.contract import AttentionAnswer
 from tests.ui.harness import Driven
+from tests.ui.real import live, opened
 
-PATIENCE_S = 60.0
 TOKENS = 40
 
 
 @pytest.fixture
 def one(qtbot: QtBot, tmp_path: Path) -> Iterator[Driven]:
     """A window after a run of 40 tokens, every question answered."""
-    lab = core.Lab()
-    driven = Driven(lab, tmp_path / "settings.ini")
-    driven.window.resize(1440, 900)
-    driven.window.show()
-    try:
-        driven.do(i.ChooseModel("tiny-gpt2", dtype="fp32"))
-        live(driven, lambda: driven.state.model is not None)
+    with opened(tmp_path / "settings.ini", size=(1440, 900)) as driven:
         driven.do(i.SetParameter("max_new_tokens", TOKENS))
         driven.do(i.SetParameter("eos_token_id", ()))
         driven.do(i.Run())
         live(driven, lambda: driven.state.run is not None and driven.state.run.finish is not None)
         settle(driven)
         yield driven
-    finally:
-        driven.close()
-        assert lab.close(10.0)
-
-
-def live(one: Driven, condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < until, "the condition never held"
-        one.frames()
-        time.sleep(0.005)
 
 
 def settle(one: Driven) -> None:

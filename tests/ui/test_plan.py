@@ -4,49 +4,28 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PySide6.QtWidgets import QLabel
 
-import core
 from app.state import intents as i
 from app.state import plan, select
 from core.contract import Grammar, PreviewPlan, plan_steps, plan_summary
 from tests.ui.harness import Driven, clipped, driven
-
-PATIENCE_S = 60.0
+from tests.ui.real import live, opened
 
 pytestmark = pytest.mark.usefixtures("qapp")
 
 
 @pytest.fixture
 def one(tmp_path: Path) -> Iterator[Driven]:
-    lab = core.Lab()
-    driven_window = Driven(lab, tmp_path / "settings.ini")
-    driven_window.window.resize(1440, 900)
-    driven_window.window.show()
-    try:
-        driven_window.do(i.ChooseModel("tiny-gpt2", dtype="fp32"))
+    with opened(tmp_path / "settings.ini", size=(1440, 900)) as driven_window:
         live(driven_window, lambda: driven_window.state.plan is not None)
         driven_window.window.workspace.cards["plan"].raise_()
         driven_window.frames(3)
         yield driven_window
-    finally:
-        driven_window.close()
-        assert lab.close(10.0)
-
-
-def live(one: Driven, condition: Callable[[], bool]) -> None:
-    """Frames until the condition holds, as long as it takes."""
-    until = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < until, "the condition never held"
-        one.frames()
-        time.sleep(0.005)
-    one.frames(2)
 
 
 def texts(one: Driven, step: int) -> list[str]:

@@ -162,9 +162,7 @@ class Beams(Mode):
             row.beam = self.width + sum(other.row.index == row.index for other, _ in self._ended)
         row.score = length_score(candidate.score, len(row.token_ids), run.params.length_penalty)
         kept = pool.add(row)
-        hypothesis = Hypothesis(
-            row.index, row.beam, row.ended_at, row.score, tuple(row.token_ids), row.text, kept, parent.beam
-        )
+        hypothesis = Hypothesis(row.index, row.beam, row.ended_at, row.score, tuple(row.token_ids), row.text, kept)
         ended = Ended(row, candidate.lane, text, candidate.u, self._detail(run, replace(candidate, beam=row.beam)))
         self._ended.append((ended, hypothesis))
 
