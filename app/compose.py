@@ -8,6 +8,7 @@ from app.panels.attention import AttentionPanel
 from app.panels.beams import BeamsPanel
 from app.panels.cache import CachePanel
 from app.panels.candidates import CandidatesPanel
+from app.panels.canvas import CanvasPanel
 from app.panels.config_desk import ConfigPanel
 from app.panels.errors import ErrorsPanel
 from app.panels.lens import LensPanel
@@ -40,6 +41,7 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
         ParametersPanel(dispatch),
         PlanPanel(dispatch),
         OutputPanel(dispatch),
+        CanvasPanel(dispatch),
         TimelinePanel(dispatch),
         CandidatesPanel(dispatch),
         WaterfallPanel(dispatch),

@@ -21,6 +21,7 @@ from app.actions import Actions
 from app.chooser import Catalogue, ModelChooser
 from app.keeper import Keeper
 from app.panels.panel import Panel
+from app.panels.prompt import PromptPanel
 from app.panels.statusbar import StatusBar
 from app.settings import Settings
 from app.state import select
@@ -190,7 +191,7 @@ class Window(QMainWindow):
     def dropEvent(self, event: QDropEvent) -> None:
         event.acceptProposedAction()
         for path in _dropped(event):
-            drops.take(path, self.store.dispatch, self.chooser.open_on, self.store.state.draft.tab)
+            drops.take(path, self.store.dispatch, self.chooser.open_on, self.store.state.draft.tab, self.open_picture)
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
@@ -202,6 +203,12 @@ class Window(QMainWindow):
         if saved is not None:
             self.workspace.restore(saved[1])
         self.workspace.cards["prompt"].panel.setFocus()
+
+    def open_picture(self, path: Path) -> None:
+        """Begin with a picture file."""
+        prompt = self.workspace.cards["prompt"].panel
+        if isinstance(prompt, PromptPanel):
+            prompt.open_picture(path)
 
     def _fit_screen(self) -> None:
         """The first size, or what the screen has room for with a title bar above."""

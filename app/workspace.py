@@ -15,7 +15,7 @@ from app.state.state import LayoutName
 from app.theme.style import GAP_PX
 from app.widgets.card import Card
 
-STATE_VERSION = 3  # raise it when cards are added or renamed: older arrangements are then ignored
+STATE_VERSION = 4  # raise it when cards are added or renamed: older arrangements are then ignored
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,17 @@ LAYOUTS: Mapping[LayoutName, tuple[Column, ...]] = {
     "attention": (_LEFT, Column(33, (("output", 100),)), Column(46, (("attention", 72), ("candidates", 28)))),
     "cache": (_LEFT, Column(40, (("output", 60), ("timeline", 40))), Column(39, (("cache", 100),))),
     "everything": (_LEFT, _CENTRE, Column(31, (("candidates", 28), ("attention", 42), ("cache", 30)))),
+    "image": (
+        Column(22, (("prompt", 42), ("parameters", 58))),
+        Column(45, (("canvas", 78), ("timeline", 22))),
+        Column(33, (("candidates", 36), ("attention", 34), ("cache", 30))),
+    ),
     "model": (Column(45, (("config", 100),)), Column(55, (("onnx", 100),))),
 }
 BEHIND: Mapping[LayoutName, Mapping[str, str]] = {  # as a second tab: the card, and the one in front of it
     "sample": {"plan": "parameters"},
     "everything": {"plan": "parameters"},
+    "image": {"waterfall": "candidates"},
 }
 DESKS = ("config", "onnx")  # closed at first; opened, they come up as tabs beside the output
 TABBED = ("lens", "walk")  # closed at first; opened, they share the place of the largest view of the model

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.state.desk_intents import DeskIntent as DeskIntent
+from app.state.image_intents import ImageIntent as ImageIntent
 from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Preset, Tab
 from app.theme.palette import ThemeName
-from core.contract import Grammar, ViewQuery
+from core.contract import Grammar, PictureQuery, ViewQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class SetGrammar:
 
 @dataclass(frozen=True, slots=True)
 class SelectTab:
-    """Text, chat or batch."""
+    """Text, chat, batch or image."""
 
     tab: Tab
 
@@ -269,7 +270,7 @@ class AskView:
     """A visible panel wants a view; replaces an unanswered question in the same slot."""
 
     slot: str
-    query: ViewQuery
+    query: ViewQuery | PictureQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,4 +416,5 @@ Intent = (
     | SetSpeed
     | Waiting
     | DeskIntent
+    | ImageIntent
 )

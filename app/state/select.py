@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.state import batch
+from app.state import batch, image_draft
 from app.state.run import RunView
 from app.state.state import AppState, AttentionFocus, ColourBy, Draft
 from app.theme.palette import PALETTES, Palette
@@ -199,11 +199,15 @@ def prompts(draft: Draft) -> tuple[Prompt, ...]:
     """The draft as the worker takes it: one prompt, or those of the batch."""
     if draft.tab == "batch":
         return tuple(Prompt(text=text) for text in batch.prompts(draft.batch))
+    if draft.tab == "image":
+        return (image_draft.run_prompt(draft.image),)
     return (Prompt(text=draft.text) if draft.tab == "text" else Prompt(messages=chat_messages(draft)),)
 
 
 def prompt(draft: Draft) -> Prompt:
     """What is tokenised while it is being written; of a batch the first prompt."""
+    if draft.tab == "image":
+        return image_draft.whole_prompt(draft.image)
     return next(iter(prompts(draft)), Prompt(text=""))
 
 

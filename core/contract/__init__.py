@@ -119,7 +119,7 @@ from core.contract.onnx import (
 )
 from core.contract.parameter import Parameter
 from core.contract.params import MODES, PARAMETERS, GenerationParams, as_generation_config, validate
-from core.contract.picture import ImageFacts, Picture, PictureAnswer, PictureQuery
+from core.contract.picture import MOST_MEGAPIXELS, ImageFacts, Picture, PictureAnswer, PictureQuery, too_large
 from core.contract.plan import (
     CachePlan,
     DrawPlan,
@@ -154,6 +154,7 @@ from core.contract.views import (
 
 __all__ = [
     "MODES",
+    "MOST_MEGAPIXELS",
     "ORIGIN_WORDS",
     "PARAMETERS",
     "Answered",
@@ -302,5 +303,6 @@ __all__ = [
     "inactive_reason",
     "plan_steps",
     "plan_summary",
+    "too_large",
     "validate",
 ]

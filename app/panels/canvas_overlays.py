@@ -1,0 +1,100 @@
+"""What can lie over the picture: quantities of each pixel's step, attention, and the bits of the whole. Pure."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.panels import output_attention
+from app.state import select
+from app.state.run import RunView
+from app.state.state import AppState, ColourBy
+from app.theme.colormaps import indices
+from core.contract import ImageFacts, Picture, PictureAnswer, PictureQuery, ViewAnswer
+
+Overlay = Literal["none", "probability", "entropy", "surprisal", "rank", "attention", "column", "rollout", "bits"]
+QUANTITIES: tuple[Overlay, ...] = ("probability", "entropy", "surprisal", "rank")
+ATTENTION: tuple[Overlay, ...] = ("attention", "column", "rollout")
+TITLES: dict[Overlay, str] = {
+    "none": "none",
+    "probability": "probability",
+    "entropy": "entropy",
+    "surprisal": "surprisal",
+    "rank": "rank",
+    "attention": "attention from the pixel",
+    "column": "attention to the pixel",
+    "rollout": "attention rollout",
+    "bits": "bits per pixel",
+}
+MEANINGS: dict[Overlay, str] = {
+    "probability": "Probability of each pixel's colour, before the pipeline",
+    "entropy": "Entropy of each pixel's distribution",
+    "surprisal": "Surprisal of each pixel's colour",
+    "rank": "Rank of each pixel's colour",
+    "attention": "Attention of the shown pixel to earlier ones, square-root scale",
+    "column": "Attention of later pixels to the shown one, square-root scale",
+    "rollout": "Attention rollout of the shown pixel, square-root scale",
+    "bits": "Bits that each pixel costs after those before it",
+}
+OVERLAY_SLOT, BITS_SLOT = "canvas.attention", "canvas.bits"
+Levels = NDArray[np.int16]  # (H · W,), of the map; -1 where there is nothing to say
+
+
+def ends(overlay: Overlay) -> tuple[str, str]:
+    """The values at the dark and the bright end of the legend."""
+    if overlay in ATTENTION:
+        return "0", "1 √"
+    return select.colour_ends("surprisal" if overlay == "bits" else cast(ColourBy, overlay))
+
+
+def of_steps(run: RunView, overlay: Overlay, pixels: int) -> Levels:
+    """A quantity of the pixels that were painted; of those given nothing is known."""
+    found = np.full(pixels, -1, np.int16)
+    first = run.prompt_tokens - 1
+    values = indices(select.colour_values(run, cast(ColourBy, overlay))).astype(np.int16)
+    found[first : first + len(values)] = values[: pixels - first]
+    return found
+
+
+def of_attention(answer: ViewAnswer | PictureAnswer | None, pixels: int) -> Levels | None:
+    """Weights on pixels; the first position is the start of the picture, which is no pixel."""
+    levels = output_attention.levels_of(answer)
+    if levels is None:
+        return None
+    found = np.full(pixels, -1, np.int16)
+    found[: len(levels) - 1] = levels[1 : pixels + 1]
+    return found
+
+
+def of_bits(bits: NDArray[np.float32]) -> Levels:
+    """Surprisals as the surprisal of a step is coloured: bright is what the model expected."""
+    share = 1.0 - np.clip(bits.reshape(-1) / select.SURPRISAL_TOP_BITS, 0.0, 1.0)
+    return indices(share).astype(np.int16)
+
+
+def attention_query(run: RunView, state: AppState, overlay: Overlay) -> output_attention.Query | None:
+    """What to ask for an overlay of attention, if the model's attention is known."""
+    status = select.view_status(state, "attention")
+    if overlay not in ATTENTION or (status is not None and not status.available):
+        return None
+    return output_attention.query_of(run, state, cast(output_attention.Source, overlay))
+
+
+def bits_query(state: AppState, picture: Picture | None) -> PictureQuery | None:
+    """What to ask for the bits of a picture."""
+    return None if picture is None or state.model is None else PictureQuery(state.model.model_id, picture)
+
+
+def start_weight(answer: ViewAnswer | PictureAnswer | None) -> float | None:
+    """How much of the attention lies on the start of the picture, which no pixel shows."""
+    levels = output_attention.levels_of(answer)
+    return None if levels is None or not len(levels) else float((levels[0] / 255.0) ** 2)
+
+
+def picture_of(token_ids: NDArray[np.int64], image: ImageFacts) -> Picture | None:
+    """A whole painting as a picture; None while pixels are missing."""
+    if (token_ids < 0).any():
+        return None
+    return Picture.of(image.palette[token_ids].reshape(image.height, image.width, 3))

@@ -1,0 +1,285 @@
+"""The painting: pixels as they are chosen, overlays, completions side by side, the colours of the shown pixel."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from PySide6.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
+
+from app.panels import canvas_overlays as over
+from app.panels.panel import Dispatch
+from app.state import image_draft, select
+from app.state.intents import AskView, SelectStep, ShowRow, WithdrawView
+from app.state.run import RunColumns, RunView
+from app.state.state import AppState
+from app.theme.colormaps import rgb, sequential
+from app.theme.palette import Palette
+from app.widgets import candidate_rows, numbers
+from app.widgets.focus_ring import FocusRing
+from app.widgets.picture_grid import PictureGrid
+from app.widgets.pixel_canvas import PixelCanvas
+from app.widgets.pixel_words import covered, packed_rgb, painted
+from app.widgets.swatches import Swatch, Swatches
+from core.contract import ImageFacts, PictureAnswer, StepSnapshot
+
+UNPAINTED = -1
+GRID_SHARE = 4  # of the width in ninths
+
+
+class CanvasResult(QWidget):
+    """What the run shown has painted."""
+
+    def __init__(self, dispatch: Dispatch, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._dispatch = dispatch
+        self.canvas = PixelCanvas()
+        self.canvas.setAccessibleName(self.tr("Painting"))
+        self.canvas.tooltip = self._tooltip
+        self.canvas.clicked.connect(self._clicked)
+        self.canvas.hovered.connect(self._hovered)
+        self.grid = PictureGrid()
+        self.grid.setAccessibleName(self.tr("Completions"))
+        self.grid.chosen.connect(lambda row: dispatch(ShowRow(row)))
+        self.swatches = Swatches()
+        self.swatches.setAccessibleName(self.tr("Colours of the shown pixel"))
+        self.swatches.tooltip = _swatch_words
+        for view in (self.canvas, self.grid, self.swatches):
+            FocusRing(view)
+        above = QHBoxLayout()
+        above.setSpacing(8)
+        above.addWidget(self.canvas, 9 - GRID_SHARE)
+        above.addWidget(self.grid, GRID_SHARE)
+        self.grid.hide()
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(6)
+        box.addLayout(above, 1)
+        box.addWidget(self.swatches)
+        self._state: AppState | None = None
+        self._palette: Palette | None = None
+        self._key: object = None
+        self._count = 0
+        self._rows = 0
+        self._hover: int | None = None
+        self._ids: NDArray[np.int64] = np.zeros(0, np.int64)  # (H · W,), of the sequence shown
+        self._painted: tuple[object, ...] = ()
+        self._asked: set[str] = set()
+        self.overlay: over.Overlay = "none"
+        self.bits: PictureAnswer | None = None
+        self.start_weight: float | None = None
+
+    # state
+
+    def set_palette(self, palette: Palette) -> None:
+        """Colours of another theme."""
+        self._palette, self._painted = palette, ()
+        for view in (self.canvas, self.grid, self.swatches):
+            view.set_palette(palette)
+
+    def set_overlay(self, overlay: over.Overlay) -> None:
+        """Lay something else over the picture."""
+        self.overlay, self.start_weight = overlay, None
+        self._withdraw()
+        if self._state is not None:
+            self.show_state(self._state)
+
+    def show_state(self, state: AppState) -> None:
+        """Follow the run: what is new since the last time."""
+        self._state = state
+        run, image = state.run, image_draft.run_facts(state)
+        if run is None or image is None:
+            self._show_nothing(state)
+            return
+        self._follow(run, image)
+        self._ask(run, image, state)
+        levels, version = self._levels(run, image, state)
+        self._paint(run, image, levels, version)
+        self._show_grid(run, image)
+        index = select.step_index(state)
+        given = run.prompt_tokens - 1
+        self.canvas.set_marks(given, None if index is None else given + index, state.selected is not None)
+        self._show_swatches()
+
+    @property
+    def token_ids(self) -> NDArray[np.int64]:
+        """(H · W,) ids of the sequence shown, -1 where nothing is painted yet."""
+        return self._ids
+
+    def withdraw(self) -> None:
+        """Nobody looks any more."""
+        self._withdraw()
+
+    def _withdraw(self) -> None:
+        for slot in sorted(self._asked):
+            self._dispatch(WithdrawView(slot))
+        self._asked.clear()
+
+    def _show_nothing(self, state: AppState) -> None:
+        self._key, self._count, self._painted = None, 0, ()
+        self._ids = np.zeros(0, np.int64)
+        self.canvas.show_pixels(None)
+        self.canvas.set_marks(None, None, False)
+        hint = self.tr("Press Ctrl+Enter: the model goes on from what is given.")
+        if image_draft.facts(state) is None:
+            hint = self.tr("Load an image model, such as tiny-imagegpt, then press Ctrl+Enter.")
+        self.canvas.set_message(self.tr("The picture appears here, pixel by pixel"), hint)
+        self.grid.hide()
+        self.swatches.show_rows((), "")
+
+    def _follow(self, run: RunView, image: ImageFacts) -> None:
+        if run.key != self._key:
+            self._key, self._count, self.bits, self.start_weight = run.key, 0, None, None
+            self._ids = np.full(image.pixels, UNPAINTED, np.int64)
+            prompt = run.prompt.token_ids[1:]
+            self._ids[: len(prompt)] = prompt
+        if run.count > self._count:
+            first = run.prompt_tokens - 1
+            new = run.column("token_id")[self._count :]
+            place = slice(first + self._count, min(first + run.count, image.pixels))
+            self._ids[place] = new[: place.stop - place.start]
+            self._count = run.count
+
+    # overlays
+
+    def _ask(self, run: RunView, image: ImageFacts, state: AppState) -> None:
+        query: object = None
+        slot = over.OVERLAY_SLOT
+        if self.overlay == "bits":
+            slot = over.BITS_SLOT
+            picture = over.picture_of(self._ids, image)
+            if picture is not None and (self.bits is None or self.bits.query.picture != picture):
+                asked = state.asked.get(slot)
+                same = asked is not None and getattr(asked.query, "picture", None) == picture
+                query = None if same else over.bits_query(state, picture)
+        elif self.overlay in over.ATTENTION:
+            query = over.attention_query(run, state, self.overlay)
+            asked = state.asked.get(slot)
+            follows = state.selected is None and asked is not None
+            if asked is not None and (asked.query == query or (follows and select.is_waiting(state, slot))):
+                query = None
+        if query is not None:
+            self._asked.add(slot)
+            self._dispatch(AskView(slot, query))  # type: ignore[arg-type]
+
+    def _levels(self, run: RunView, image: ImageFacts, state: AppState) -> tuple[NDArray[np.int16] | None, object]:
+        """The overlay as levels, and what tells it from the one before."""
+        if self.overlay in over.QUANTITIES:
+            return over.of_steps(run, self.overlay, image.pixels), run.count
+        if self.overlay == "bits":
+            got = select.answer(state, over.BITS_SLOT)
+            if got is not None and isinstance(got.answer, PictureAnswer):
+                self.bits = got.answer
+            ours = self.bits is not None and self.bits.query.picture == over.picture_of(self._ids, image)
+            return (over.of_bits(self.bits.surprisal_bits), id(self.bits)) if self.bits and ours else (None, None)
+        got = select.answer(state, over.OVERLAY_SLOT) if self.overlay in over.ATTENTION else None
+        if got is None:
+            return None, None
+        self.start_weight = over.start_weight(got.answer)
+        return over.of_attention(got.answer, image.pixels), got.generation
+
+    def _paint(self, run: RunView, image: ImageFacts, levels: NDArray[np.int16] | None, version: object) -> None:
+        key = (run.key, run.count, self.overlay, version)
+        if key == self._painted or self._palette is None:
+            return
+        self._painted = key
+        colours = self._colours(self._ids, image)
+        if levels is not None:
+            levels[self._ids < 0] = -1
+            colours = covered(colours, levels, sequential())
+        self.canvas.show_pixels(packed_rgb(colours).reshape(image.height, image.width))
+
+    def _colours(self, ids: NDArray[np.int64], image: ImageFacts) -> NDArray[np.uint8]:
+        """(H · W, 3); what is not painted is a quiet chequer, so that white is not taken for it."""
+        assert self._palette is not None
+        colours = painted(ids, image.palette, rgb(self._palette.raised))
+        odd = (np.add.outer(np.arange(image.height), np.arange(image.width)) % 2).reshape(-1) == 1
+        colours[odd & (ids < 0)] = rgb(self._palette.line)
+        return colours
+
+    # completions
+
+    def _show_grid(self, run: RunView, image: ImageFacts) -> None:
+        rows = len(run.started.rows)
+        several = rows > 1
+        if several == self.grid.isHidden():
+            self.grid.setVisible(several)
+        if not several:
+            self._rows = 0
+            return
+        columns = [run.sequences.row(row) for row in range(rows)]
+        total = sum(c.count for c in columns) + (run.finish is not None)
+        if total != self._rows or self.grid.count != rows:
+            self._rows = total
+            shown = [self._row_picture(run, row, columns[row], image) for row in range(rows)]
+            self.grid.show_pictures(shown, [str(row + 1) for row in range(rows)])
+        self.grid.set_marks(run.row)
+
+    def _row_picture(self, run: RunView, row: int, columns: RunColumns, image: ImageFacts) -> NDArray[np.uint32]:
+        ids = np.full(image.pixels, UNPAINTED, np.int64)
+        prompt = run.started.rows[row].token_ids[1:]
+        ids[: len(prompt)] = prompt
+        stop = min(image.pixels, len(prompt) + columns.count)
+        ids[len(prompt) : stop] = columns.column("token_id", stop - len(prompt))
+        return packed_rgb(self._colours(ids, image)).reshape(image.height, image.width)
+
+    # the shown pixel
+
+    def _shown_step(self) -> StepSnapshot | None:
+        """The step of the pixel under the pointer, else of the one that every panel shows."""
+        state = self._state
+        if state is None or state.run is None:
+            return None
+        run = state.run
+        if self._hover is not None:
+            index = self._hover - (run.prompt_tokens - 1)
+            return run.step(index) if 0 <= index < run.count else None
+        return select.step(state)
+
+    def _show_swatches(self) -> None:
+        step, image = self._shown_step(), image_draft.run_facts(self._state) if self._state else None
+        if step is None or image is None:
+            hovered = self._hover is not None and self._hover < len(self._ids) and self._ids[self._hover] >= 0
+            self.swatches.show_rows((), self.tr("This pixel was given.") if hovered else "")
+            return
+        rows = [
+            Swatch(row.token_id, image.rgb(row.token_id) or (0, 0, 0), row.raw, row.final, row.chosen)
+            for row in candidate_rows.rows(step)
+        ]
+        self.swatches.show_rows(rows)
+
+    def _hovered(self, pixel: int) -> None:
+        self._hover = None if pixel < 0 else pixel
+        self._show_swatches()
+
+    def _clicked(self, pixel: int) -> None:
+        run = self._state.run if self._state else None
+        if run is None:
+            return
+        index = pixel - (run.prompt_tokens - 1)
+        if 0 <= index < run.count:
+            self._dispatch(SelectStep(None if index == run.count - 1 else index))
+
+    def _tooltip(self, pixel: int) -> str:
+        run, image = (self._state.run, image_draft.run_facts(self._state)) if self._state else (None, None)
+        if run is None or image is None or not len(self._ids):
+            return ""
+        place = self.tr("row {0}, column {1}").format(*divmod(pixel, image.width))
+        colour = image.rgb(int(self._ids[pixel]))
+        if colour is None:
+            return self.tr("{0}: not painted yet").format(place)
+        said = f"{place}: #{colour[0]:02x}{colour[1]:02x}{colour[2]:02x}"
+        index = pixel - (run.prompt_tokens - 1)
+        if not 0 <= index < run.count:
+            return self.tr("{0}, given").format(said)
+        step = run.step(index)
+        return self.tr("{0}\nprobability {1}, entropy {2} bits, rank {3}").format(
+            said, numbers.probability(math.exp(step.logprob)).strip(), f"{step.entropy_bits:.2f}", step.rank
+        )
+
+
+def _swatch_words(swatch: Swatch) -> str:
+    red, green, blue = swatch.rgb
+    final = f"{swatch.final:.6f}" if swatch.final > 0 else "–"
+    return f"#{red:02x}{green:02x}{blue:02x}\nid {swatch.token_id}\nraw {swatch.raw:.6f}\nfinal {final}"
