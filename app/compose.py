@@ -11,6 +11,7 @@ from app.panels.candidates import CandidatesPanel
 from app.panels.canvas import CanvasPanel
 from app.panels.config_desk import ConfigPanel
 from app.panels.errors import ErrorsPanel
+from app.panels.layers import LayersPanel
 from app.panels.lens import LensPanel
 from app.panels.mode import ModePanel
 from app.panels.onnx import OnnxPanel
@@ -48,6 +49,7 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
         ModePanel(dispatch),
         AttentionPanel(dispatch),
         LensPanel(dispatch),
+        LayersPanel(dispatch),
         WalkPanel(dispatch),
         CachePanel(dispatch),
         ConfigPanel(dispatch),

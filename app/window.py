@@ -140,7 +140,7 @@ class Window(QMainWindow):
             self._offered.add(name)
             card = self.workspace.cards.get(name)
             if card is not None and not card.isVisible():
-                card.show()
+                self.workspace.bring_up(name)
 
     def hidden(self) -> None:
         """The cards are told for themselves."""

@@ -36,16 +36,16 @@ LAYOUTS: Mapping[LayoutName, tuple[Column, ...]] = {
     "image": (
         Column(22, (("prompt", 42), ("parameters", 58))),
         Column(45, (("canvas", 78), ("timeline", 22))),
-        Column(33, (("candidates", 36), ("attention", 34), ("cache", 30))),
+        Column(33, (("candidates", 36), ("layers", 34), ("cache", 30))),
     ),
     "model": (Column(45, (("config", 100),)), Column(55, (("onnx", 100),))),
 }
 BEHIND: Mapping[LayoutName, Mapping[str, str]] = {  # as a second tab: the card, and the one in front of it
     "sample": {"plan": "parameters"},
     "everything": {"plan": "parameters"},
-    "image": {"waterfall": "candidates"},
+    "image": {"waterfall": "candidates", "attention": "layers"},
 }
-DESKS = ("config", "onnx")  # closed at first; opened, they come up as tabs beside the output
+DESKS = ("canvas", "config", "onnx")  # closed at first; opened, they come up as tabs beside the output
 TABBED = ("lens", "walk")  # closed at first; opened, they share the place of the largest view of the model
 
 
@@ -119,6 +119,13 @@ class Workspace(QMainWindow):
     def _home_of_tabs(self, columns: list[Column]) -> str:
         names = [name for column in columns for name, _ in column.cards]
         return "attention" if "attention" in names else columns[-1].cards[0][0]
+
+    def bring_up(self, name: str) -> None:
+        """Open a card that the run needs, where its kind of card is opened."""
+        card = self.cards[name]
+        card.show()
+        if name in DESKS:
+            self._opened(card, True)
 
     def _opened(self, card: Card, visible: bool) -> None:
         """A card that shares its place comes to the front, the columns keep their shares."""

@@ -206,7 +206,7 @@ class CachePanel(Panel):
 def formula(run: RunView, report: CacheReport, terse: bool = False) -> str:
     """K and V × rows × positions × layers × heads × head dimension × bytes of a number, beside the measured bytes."""
     info = run.model
-    rows = len(run.started.rows) * run.started.params.num_return_sequences
+    rows = len(run.started.rows) * max(1, run.started.params.num_beams)  # each copy of a prompt is a row already
     elements = 2 * info.layers * info.kv_heads * info.head_dim
     width = info.kv_bytes_per_token / elements if elements else 0.0
     expected = rows * report.length * info.kv_bytes_per_token

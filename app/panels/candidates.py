@@ -8,6 +8,7 @@ from PySide6.QtWidgets import QVBoxLayout, QWidget
 from app.panels import tables
 from app.panels.accessible import Moment, describe_selection
 from app.panels.panel import Dispatch, Panel
+from app.panels.pixels import show_swatches
 from app.state import select
 from app.state.run import RunView
 from app.state.state import AppState
@@ -74,6 +75,7 @@ class CandidatesPanel(Panel):
             self.bars.set_palette(palette)
             for widget in (self.needle, self.moment, self.readout, self.twins):
                 widget.set_palette(palette)
+        show_swatches(state, self.bars, self.needle)
         self._run, self._index = state.run, select.step_index(state)
         shown = (state.run.key if state.run else None, self._index)
         self._described = describe_selection(self, (self.bars, self.needle), state, self._described)

@@ -23,8 +23,8 @@ TITLES: dict[Overlay, str] = {
     "entropy": "entropy",
     "surprisal": "surprisal",
     "rank": "rank",
-    "attention": "attention from the pixel",
-    "column": "attention to the pixel",
+    "attention": "attention row",
+    "column": "attention column",
     "rollout": "attention rollout",
     "bits": "bits per pixel",
 }
@@ -83,8 +83,19 @@ def attention_query(run: RunView, state: AppState, overlay: Overlay) -> output_a
 
 
 def bits_query(state: AppState, picture: Picture | None) -> PictureQuery | None:
-    """What to ask for the bits of a picture."""
-    return None if picture is None or state.model is None else PictureQuery(state.model.model_id, picture)
+    """What to ask for the bits of a picture; None where it was asked already."""
+    if picture is None or state.model is None:
+        return None
+    query, asked = PictureQuery(state.model.model_id, picture), state.asked.get(BITS_SLOT)
+    return None if asked is not None and asked.query == query else query
+
+
+def bits_of(state: AppState, picture: Picture | None) -> PictureAnswer | None:
+    """The bits of this picture, once they are known."""
+    got = select.answer(state, BITS_SLOT)
+    answer = got.answer if got is not None else None
+    same = isinstance(answer, PictureAnswer) and picture is not None and answer.query.picture == picture
+    return answer if same else None  # type: ignore[return-value]
 
 
 def start_weight(answer: ViewAnswer | PictureAnswer | None) -> float | None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PySide6.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
 
 from app.panels import canvas_overlays as over
+from app.panels import output_attention
 from app.panels.panel import Dispatch
 from app.state import image_draft, select
 from app.state.intents import AskView, SelectStep, ShowRow, WithdrawView
@@ -22,7 +23,7 @@ from app.widgets.picture_grid import PictureGrid
 from app.widgets.pixel_canvas import PixelCanvas
 from app.widgets.pixel_words import covered, packed_rgb, painted
 from app.widgets.swatches import Swatch, Swatches
-from core.contract import ImageFacts, PictureAnswer, StepSnapshot
+from core.contract import ImageFacts, Picture, PictureAnswer, PictureQuery, StepSnapshot
 
 UNPAINTED = -1
 GRID_SHARE = 4  # of the width in ninths
@@ -68,6 +69,7 @@ class CanvasResult(QWidget):
         self._asked: set[str] = set()
         self.overlay: over.Overlay = "none"
         self.bits: PictureAnswer | None = None
+        self.picture: Picture | None = None  # the painting, once it is complete
         self.start_weight: float | None = None
 
     # state
@@ -130,7 +132,7 @@ class CanvasResult(QWidget):
 
     def _follow(self, run: RunView, image: ImageFacts) -> None:
         if run.key != self._key:
-            self._key, self._count, self.bits, self.start_weight = run.key, 0, None, None
+            self._key, self._count, self.bits, self.start_weight, self.picture = run.key, 0, None, None, None
             self._ids = np.full(image.pixels, UNPAINTED, np.int64)
             prompt = run.prompt.token_ids[1:]
             self._ids[: len(prompt)] = prompt
@@ -140,19 +142,15 @@ class CanvasResult(QWidget):
             place = slice(first + self._count, min(first + run.count, image.pixels))
             self._ids[place] = new[: place.stop - place.start]
             self._count = run.count
+            self.picture = over.picture_of(self._ids, image)
 
     # overlays
 
     def _ask(self, run: RunView, image: ImageFacts, state: AppState) -> None:
-        query: object = None
+        query: output_attention.Query | PictureQuery | None = None
         slot = over.OVERLAY_SLOT
         if self.overlay == "bits":
-            slot = over.BITS_SLOT
-            picture = over.picture_of(self._ids, image)
-            if picture is not None and (self.bits is None or self.bits.query.picture != picture):
-                asked = state.asked.get(slot)
-                same = asked is not None and getattr(asked.query, "picture", None) == picture
-                query = None if same else over.bits_query(state, picture)
+            slot, query = over.BITS_SLOT, over.bits_query(state, self.picture)
         elif self.overlay in over.ATTENTION:
             query = over.attention_query(run, state, self.overlay)
             asked = state.asked.get(slot)
@@ -161,18 +159,15 @@ class CanvasResult(QWidget):
                 query = None
         if query is not None:
             self._asked.add(slot)
-            self._dispatch(AskView(slot, query))  # type: ignore[arg-type]
+            self._dispatch(AskView(slot, query))
 
     def _levels(self, run: RunView, image: ImageFacts, state: AppState) -> tuple[NDArray[np.int16] | None, object]:
         """The overlay as levels, and what tells it from the one before."""
         if self.overlay in over.QUANTITIES:
             return over.of_steps(run, self.overlay, image.pixels), run.count
         if self.overlay == "bits":
-            got = select.answer(state, over.BITS_SLOT)
-            if got is not None and isinstance(got.answer, PictureAnswer):
-                self.bits = got.answer
-            ours = self.bits is not None and self.bits.query.picture == over.picture_of(self._ids, image)
-            return (over.of_bits(self.bits.surprisal_bits), id(self.bits)) if self.bits and ours else (None, None)
+            self.bits = over.bits_of(state, self.picture)
+            return (over.of_bits(self.bits.surprisal_bits), id(self.bits)) if self.bits else (None, None)
         got = select.answer(state, over.OVERLAY_SLOT) if self.overlay in over.ATTENTION else None
         if got is None:
             return None, None
@@ -216,12 +211,32 @@ class CanvasResult(QWidget):
             self.grid.show_pictures(shown, [str(row + 1) for row in range(rows)])
         self.grid.set_marks(run.row)
 
-    def _row_picture(self, run: RunView, row: int, columns: RunColumns, image: ImageFacts) -> NDArray[np.uint32]:
+    def painting(self, ids: NDArray[np.int64], unpainted: tuple[int, int, int]) -> NDArray[np.uint8] | None:
+        """A sequence as plain pixels (H, W, 3); None without one."""
+        image = image_draft.run_facts(self._state) if self._state else None
+        if image is None or len(ids) != image.pixels:
+            return None
+        return painted(ids, image.palette, unpainted).reshape(image.height, image.width, 3)
+
+    def paintings(self, unpainted: tuple[int, int, int]) -> list[NDArray[np.uint8]]:
+        """All completions as plain pixels."""
+        run, image = (self._state.run, image_draft.run_facts(self._state)) if self._state else (None, None)
+        if run is None or image is None:
+            return []
+        rows = [self._row_ids(run, row, run.sequences.row(row), image) for row in range(len(run.started.rows))]
+        return [painted(ids, image.palette, unpainted).reshape(image.height, image.width, 3) for ids in rows]
+
+    def _row_ids(self, run: RunView, row: int, columns: RunColumns, image: ImageFacts) -> NDArray[np.int64]:
+        """(H · W,) ids of a row, -1 where nothing is painted yet."""
         ids = np.full(image.pixels, UNPAINTED, np.int64)
         prompt = run.started.rows[row].token_ids[1:]
         ids[: len(prompt)] = prompt
         stop = min(image.pixels, len(prompt) + columns.count)
         ids[len(prompt) : stop] = columns.column("token_id", stop - len(prompt))
+        return ids
+
+    def _row_picture(self, run: RunView, row: int, columns: RunColumns, image: ImageFacts) -> NDArray[np.uint32]:
+        ids = self._row_ids(run, row, columns, image)
         return packed_rgb(self._colours(ids, image)).reshape(image.height, image.width)
 
     # the shown pixel

@@ -11,6 +11,7 @@ from app.panels import lens_questions as ask
 from app.panels import lens_words, looking_tables
 from app.panels.accessible import Moment, describe_selection
 from app.panels.panel import Dispatch, Panel
+from app.panels.pixels import show_swatches
 from app.state import select
 from app.state.intents import AskView, SelectStep, SetFocus, WithdrawView
 from app.state.run import RunView
@@ -146,6 +147,7 @@ class LensPanel(Panel):
         if state is not self._state:
             self._just_asked.clear()
         self._state = state
+        show_swatches(state, self.table)
         if state.theme != self._theme:
             self._set_theme(state)
         run = state.run

@@ -11,6 +11,7 @@ from app.panels import tables
 from app.panels.accessible import Moment, describe_selection
 from app.panels.output_attention import SOURCE_TEXT, SOURCES, Query, Source, levels_of, query_of, same_view
 from app.panels.panel import Dispatch, Panel
+from app.panels.pixels import show_swatches
 from app.state import select
 from app.state.intents import AskView, SelectStep, SetColour, WithdrawView
 from app.state.run import RunView
@@ -110,6 +111,7 @@ class OutputPanel(Panel):
 
     def render(self, state: AppState) -> None:  # type: ignore[override]
         self._state = state
+        show_swatches(state, self.flow)
         if state.theme != self._theme:
             self._theme = state.theme
             palette = select.palette(state)

@@ -28,8 +28,8 @@ from core.contract import ModelInfo
 REST_MS = 120  # typing rests this long before the draft is tokenised
 LONGEST_ENTRY = 60  # characters of a prompt in the menu
 TABS: tuple[Tab, ...] = ("text", "chat", "batch", "image")
-WIDE_PX = 316  # from here on there is room for four tabs and a word
-LEAST_PX = {"text": 52, "chat": 184, "batch": 52, "image": 214}  # height of the editors
+WIDE_PX = 300  # from here on there is room for four tabs and a word
+LEAST_PX = {"text": 52, "chat": 184, "batch": 52, "image": 186}  # height of the editors
 
 
 class PromptPanel(Panel):
@@ -46,6 +46,7 @@ class PromptPanel(Panel):
         names = (self.tr("Text"), self.tr("Chat"), self.tr("Batch"), self.tr("Image"))
         what = self.tr("A text to continue, a chat, several texts at once, or a picture to go on with")
         self.tabs = ArrowTabs(names, self.tr("Kind of prompt"), what)
+        self.tabs.setProperty("dense", True)
         self.text = TextEdit()
         self.text.setAccessibleName(self.tr("Prompt text"))
         self.text.setAccessibleDescription(self.tr("The beginning of a text; Ctrl+Enter continues it"))

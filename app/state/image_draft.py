@@ -77,7 +77,8 @@ def _drawn(before: ImageDraft, image: ImageFacts | None, token_ids: tuple[int, .
         return before
     picture = Picture.of(image.palette[np.array(token_ids)].reshape(image.height, image.width, 3))
     old = np.array(before.token_ids or ground(image))
-    last = int(np.flatnonzero(old != np.array(token_ids))[-1])
+    changed = np.flatnonzero(old != np.array(token_ids))
+    last = int(changed[-1]) if len(changed) else -1
     keep = max(before.given, min(-(-(last + 1) // image.width) * image.width, image.pixels - 1))
     return ImageDraft(picture, "", (), keep, True, token_ids, touched=True)
 

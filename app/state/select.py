@@ -118,7 +118,7 @@ def colour_values(run: RunView, by: ColourBy, start: int = 0) -> NDArray[np.floa
 
 
 def card_for(state: AppState) -> str | None:
-    """The card that shows what is particular about the run: its beams or its rows."""
+    """The card that shows what is particular about the run: its pixels, its beams or its rows."""
     run = state.run
     if run is None:
         return None
@@ -126,6 +126,8 @@ def card_for(state: AppState) -> str | None:
         return "beams"
     if run.count and (run.step(0).detail is not None or run.step(0).guidance is not None):
         return "mode"
+    if run.model.image is not None:
+        return "canvas"
     return "rows" if len(run.started.rows) > 1 else None
 
 

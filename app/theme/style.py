@@ -102,6 +102,7 @@ QTabBar[underline="true"]::tab {
     background: transparent; color: $secondary; border: none; border-bottom: 2px solid transparent;
     padding: 5px 0 3px 0; margin-right: 14px;
 }
+QTabBar[underline="true"][dense="true"]::tab { margin-right: 8px; }
 QTabBar[underline="true"]::tab:selected { color: $text; font-weight: 600; border-bottom-color: $accent; }
 QTabBar[underline="true"]::tab:disabled { color: $faint; }
 QTabBar[underline="true"]::tab:focus { color: $accent; }

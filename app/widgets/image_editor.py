@@ -52,7 +52,8 @@ class ImageEditor(QWidget):
         self.samples.tooltip = self._sample_name
         self.samples.chosen.connect(self._sample_chosen)
         self.preview = PictureGrid()
-        self.preview.setFixedHeight(PREVIEW_PX + 22)
+        self.preview.setMinimumHeight(64)
+        self.preview.setMaximumHeight(PREVIEW_PX + 22)
         self.preview.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.preview.setAccessibleName(self.tr("The picture as it is, and as the model sees it"))
         FocusRing(self.samples)
@@ -83,10 +84,10 @@ class ImageEditor(QWidget):
         box.setSpacing(6)
         box.addLayout(buttons)
         box.addWidget(self.samples)
-        box.addWidget(self.preview)
+        box.addWidget(self.preview, 1)
         box.addWidget(self.title)
         box.addLayout(rows)
-        box.addStretch(1)
+        box.addStretch(0)
 
     def set_palette(self, palette: Palette) -> None:
         """Colours of another theme."""
@@ -132,7 +133,7 @@ class ImageEditor(QWidget):
             captions.append(self.tr("original"))
         if ids is not None:
             shown.append(packed_rgb(_square(Picture.of(_painted(ids, image)), side)))
-            captions.append(self.tr("as the model sees it"))
+            captions.append(self.tr("the model’s"))
         self.preview.show_pictures(shown, captions)
         size = f"{draft.picture.width:,} × {draft.picture.height:,}"
         title = self.tr("Drawing") if draft.drawn else f"{draft.title}, {size}"

@@ -20,6 +20,7 @@ from app.widgets.text_cache import TextCache
 GAP_PX = 8
 CAPTION_PX = 16
 SWATCH_PX = 10
+LEAST_TEXT_PX = 40  # narrower remains of a caption say nothing
 Pixels = NDArray[np.uint32]
 
 
@@ -142,6 +143,7 @@ class PictureGrid(QWidget):
         if not self._pictures:
             paint_empty(painter, self.rect(), self._palette, *self._message)
             return
+        painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, self._scale < 1)
         for number, (image, _) in enumerate(self._pictures):
             box = self.rect_of(number)
             painter.setPen(QColor(self._palette.line))
@@ -165,7 +167,7 @@ class PictureGrid(QWidget):
             painter.setPen(QColor(self._palette.line))
             painter.drawRect(place)
             x += SWATCH_PX + 4
-        if number < len(self._captions):
+        if number < len(self._captions) and box.right() - x >= LEAST_TEXT_PX:
             painter.setPen(QColor(self._palette.accent if number == self._selected else self._palette.secondary))
             self._mono.draw(painter, x, baseline, self._mono.elided(self._captions[number], box.right() - x))
 
