@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from PySide6.QtGui import QImage
 
 from app.files import write_bytes
 from app.state.texts import tr
+from app.widgets.pixel_words import packed_rgb
 
 SIDE_PX = 512  # of a picture in a file, about
 GAP_PX = 16
@@ -71,17 +73,31 @@ def animation(path: Path, pictures: Sequence[Rgb]) -> bytes:
     """As an animated GIF or, by the name of the file, PNG. Raises `ImportError` without Pillow."""
     from PIL import Image
 
-    images = [Image.fromarray(enlarged(p, SIDE_PX // 2)) for p in pictures]
-    times = [FRAME_MS] * (len(images) - 1) + [LAST_FRAME_MS]
+    large = [enlarged(p, SIDE_PX // 2) for p in pictures]
+    times = [FRAME_MS] * (len(large) - 1) + [LAST_FRAME_MS]
     out = io.BytesIO()
     if path.suffix.lower() == ".gif":
-        colours = min(MOST_GIF_COLOURS, len(np.unique(np.concatenate([p.reshape(-1, 3) for p in pictures]), axis=0)))
-        whole = images[-1].quantize(colours, dither=Image.Dither.NONE) if colours > 1 else None
-        images = [i.quantize(colours, palette=whole, dither=Image.Dither.NONE) for i in images]
-        images[0].save(out, "GIF", save_all=True, append_images=images[1:], duration=times, loop=0)
+        images = _indexed(large) or [Image.fromarray(p).quantize(MOST_GIF_COLOURS) for p in large]
+        images[0].save(out, "GIF", save_all=True, append_images=images[1:], duration=times, loop=0, optimize=False)
     else:
+        images = [Image.fromarray(p) for p in large]
         images[0].save(out, "PNG", save_all=True, append_images=images[1:], duration=times, loop=0)
     return out.getvalue()
+
+
+def _indexed(pictures: Sequence[Rgb]) -> list[Any]:
+    """Pictures that share one palette, to the pixel; none where they have more colours than a GIF can hold."""
+    from PIL import Image
+
+    words = [packed_rgb(p) for p in pictures]
+    colours = np.unique(np.concatenate([np.unique(w) for w in words]))
+    if len(colours) > MOST_GIF_COLOURS:
+        return []
+    palette = np.stack([colours >> 16 & 255, colours >> 8 & 255, colours & 255], axis=1).astype(np.uint8).tobytes()
+    images = [Image.fromarray(np.searchsorted(colours, w).astype(np.uint8), "P") for w in words]
+    for image in images:
+        image.putpalette(palette)
+    return images
 
 
 def write_picture(path: Path, pixels: Rgb) -> str:

@@ -46,6 +46,7 @@ class PixelCanvas(QWidget):
         self._pinned = False
         self._hover: int | None = None
         self._cursor = 0  # in draw, by keyboard
+        self._ahead: int | None = None  # where keys have gone since the marks were last told
         self._holding = False  # the line, or the pencil
         self._message = ("", "")
         self.tooltip: Callable[[int], str] = lambda pixel: ""
@@ -84,6 +85,7 @@ class PixelCanvas(QWidget):
 
     def set_marks(self, given: int | None, selected: int | None, pinned: bool) -> None:
         """Pixels given; the pixel that is shown elsewhere, framed when it was selected, a dot when it is the newest."""
+        self._ahead = None
         if (given, selected, pinned) != (self._given, self._selected, self._pinned):
             self._given, self._selected, self._pinned = given, selected, pinned
             self.update()
@@ -227,7 +229,8 @@ class PixelCanvas(QWidget):
         if pixel != self._hover:
             self._hover = pixel
             self.hovered.emit(-1 if pixel is None else pixel)
-            QToolTip.showText(event.globalPosition().toPoint(), "" if pixel is None else self.tooltip(pixel), self)
+            text = "" if pixel is None or self._holding else self.tooltip(pixel)
+            QToolTip.showText(event.globalPosition().toPoint(), text, self)
             self.update()
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
@@ -267,7 +270,8 @@ class PixelCanvas(QWidget):
         if self.use == "draw" and key in (Qt.Key.Key_Space, Qt.Key.Key_Return):
             self.stroked.emit(self._cursor, True)
             return
-        at = {"look": self._selected, "give": self._given, "draw": self._cursor}[self.use]
+        marked = {"look": self._selected, "give": self._given, "draw": self._cursor}[self.use]
+        at = marked if self._ahead is None else self._ahead
         last = self.count - 1
         moves = {Qt.Key.Key_Left: -1, Qt.Key.Key_Right: 1, Qt.Key.Key_Up: -width, Qt.Key.Key_Down: width}
         if at is None or not self.count or key not in (*moves, Qt.Key.Key_Home, Qt.Key.Key_End):
@@ -275,10 +279,12 @@ class PixelCanvas(QWidget):
             return
         wanted = {Qt.Key.Key_Home: 0, Qt.Key.Key_End: last}.get(key, at + moves.get(key, 0))
         if self.use == "give":
-            self.dragged.emit(max(0, min(last, wanted)))
+            self._ahead = max(0, min(last, wanted))
+            self.dragged.emit(self._ahead)
         elif 0 <= wanted <= last:
             if self.use == "draw":
                 self._cursor = wanted
                 self.update()
             else:
+                self._ahead = wanted
                 self.clicked.emit(wanted)
