@@ -241,7 +241,7 @@ def test_modes_with_a_state_of_their_own(random_llama: LoadedModel, params: dict
     for number, kept in enumerate((0, 5), start=1):
         ours, steps = branch(parent, 8 + kept, number, token_ids=((said[kept] + 1) % 300,))
         again, _ = fresh(
-            random_llama, [prompt_of(random_llama, 8)], 0, said[:kept] + [steps[0].token_id], params, seed=3
+            random_llama, [prompt_of(random_llama, 8)], 0, [*said[:kept], steps[0].token_id], params, seed=3
         )
         if "assistant_early_exit" not in params:  # what is drafted depends on where a pass began
             assert [s.token_id for s in steps] == [s.token_id for s in again[kept:]]
