@@ -19,6 +19,7 @@ from app.panels.canvas_result import CanvasResult
 from app.panels.canvas_start import CanvasStart
 from app.panels.panel import Dispatch, Panel
 from app.state import image_draft, select
+from app.state.branch_intents import AnotherTry
 from app.state.image_intents import StartPicture
 from app.state.intents import Announce, SelectStep, SetParameter, ShowRow
 from app.state.state import AppState
@@ -92,7 +93,13 @@ class CanvasPanel(Panel):
         self.go_on.setProperty("link", True)
         self.go_on.setToolTip(self.tr("Take this painting as the beginning, up to the selected pixel"))
         self.go_on.clicked.connect(self._go_on)
-        self.row = SpareRow(self.tabs, (self.go_on, self.many, self.legend, self.overlay))
+        self.again = QPushButton(self.tr("Regrow"))
+        self.again.setProperty("link", True)
+        self.again.setToolTip(
+            self.tr("Paint the shown pixel and all after it anew, with other draws: a branch")
+        )
+        self.again.clicked.connect(lambda: self.dispatch(AnotherTry()))
+        self.row = SpareRow(self.tabs, (self.go_on, self.again, self.many, self.legend, self.overlay))
         self.readout = Readout(numbers=True, parent=self)
         self.menu = LateMenu(self.tr("Picture"), self.tr("Go on from this painting, or save it"), self._fill, self)
 
@@ -123,6 +130,7 @@ class CanvasPanel(Panel):
         self.readout.set_wordings(*self._numbers(state))
         for control in (self.menu, self.go_on):
             control.setEnabled(image_draft.run_facts(state) is not None)
+        self.again.setEnabled(select.step(state) is not None and state.run is not None and not state.run.has_beams)
         self.many.show_key(str(select.params(state).num_return_sequences))
         if self.twins.shown is not None:
             self._show_table(state)
@@ -184,7 +192,7 @@ class CanvasPanel(Panel):
         overlay = self._overlays[self.page]
         wanted: list[QWidget] = [self.many, self.overlay]
         wanted += [self.legend] if overlay != "none" else []
-        self.row.want(*wanted, *([self.go_on] if self.page == RESULT else []))
+        self.row.want(*wanted, *([self.go_on, self.again] if self.page == RESULT else []))
         if overlay != "none" and self._state is not None:
             palette = select.palette(self._state)
             self.legend.show_map(sequential(), *over.ends(overlay), palette, tr(over.MEANINGS[overlay]))

@@ -12,6 +12,7 @@ from app.panels import canvas_overlays as over
 from app.panels import output_attention
 from app.panels.panel import Dispatch
 from app.state import image_draft, select
+from app.state.branch_intents import ForceToken
 from app.state.intents import AskView, SelectStep, ShowRow, WithdrawView
 from app.state.run import RunColumns, RunView
 from app.state.state import AppState
@@ -46,6 +47,8 @@ class CanvasResult(QWidget):
         self.swatches = Swatches()
         self.swatches.setAccessibleName(self.tr("Colours of the shown pixel"))
         self.swatches.tooltip = _swatch_words
+        self.swatches.setToolTip(self.tr("Click another colour: a branch grows from there"))
+        self.swatches.chosen.connect(self._repaint)
         for view in (self.canvas, self.grid, self.swatches):
             FocusRing(view)
         above = QHBoxLayout()
@@ -275,6 +278,13 @@ class CanvasResult(QWidget):
         index = pixel - (run.prompt_tokens - 1)
         if 0 <= index < run.count:
             self._dispatch(SelectStep(None if index == run.count - 1 else index))
+
+    def _repaint(self, token_id: int) -> None:
+        """Another colour for the shown pixel: a branch grows from there."""
+        index = select.step_index(self._state) if self._state else None
+        step = select.step(self._state) if self._state else None
+        if index is not None and step is not None and token_id != step.token_id:
+            self._dispatch(ForceToken(token_id, index))
 
     def _tooltip(self, pixel: int) -> str:
         run, image = (self._state.run, image_draft.run_facts(self._state)) if self._state else (None, None)

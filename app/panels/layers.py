@@ -133,8 +133,7 @@ class LayersPanel(Panel):
         wanted = self._missing(run, image, state, LIVE_PORTION if busy else PORTION)
         if wanted is None or (self._problem and not busy):
             return
-        at = run.place
-        query = LensQuery(run.run_id, wanted, top=1, row=at.row, beam=at.beam, index=at.index)
+        query = LensQuery(run.run_id, wanted, top=1, **run.place.named)
         asked = state.asked.get(SLOT)
         if asked is None or asked.query != query:
             self._asked, self._asked_s = True, time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from app.state.branch_intents import BranchIntent as BranchIntent
 from app.state.desk_intents import DeskIntent as DeskIntent
 from app.state.image_intents import ImageIntent as ImageIntent
 from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Preset, Tab
@@ -417,4 +418,5 @@ Intent = (
     | Waiting
     | DeskIntent
     | ImageIntent
+    | BranchIntent
 )

@@ -4,6 +4,15 @@ Commands go in (`commands`), events come out (`events`), errors are typed (`erro
 a recording or a test needs to speak with the worker is here.
 """
 
+from core.contract.branches import (
+    BranchesHeld,
+    BranchMemory,
+    BranchStarted,
+    BranchSwitched,
+    DropBranch,
+    StartBranch,
+    SwitchBranch,
+)
 from core.contract.commands import (
     Ask,
     CancelLoad,
@@ -165,6 +174,10 @@ __all__ = [
     "AttributionAnswer",
     "AttributionQuery",
     "BeamDetail",
+    "BranchMemory",
+    "BranchStarted",
+    "BranchSwitched",
+    "BranchesHeld",
     "CachePlan",
     "CacheReport",
     "CancelLoad",
@@ -189,6 +202,7 @@ __all__ = [
     "DistributionQuery",
     "DolaDetail",
     "DrawPlan",
+    "DropBranch",
     "DtypeEstimate",
     "DummyInput",
     "ErrorReport",
@@ -272,6 +286,7 @@ __all__ = [
     "Shutdown",
     "StagePlan",
     "StageReport",
+    "StartBranch",
     "StartRun",
     "StateChanged",
     "StepDetail",
@@ -279,6 +294,7 @@ __all__ = [
     "StepSnapshot",
     "StepTiming",
     "StopRun",
+    "SwitchBranch",
     "TensorFact",
     "ThumbnailAnswer",
     "ThumbnailQuery",

@@ -202,6 +202,33 @@ def test_a_grid_of_nine_is_painted_and_one_of_it_is_gone_on_with(one: Driven, qt
     assert one.state.draft.image.keep == ROWS * 16 + 11
 
 
+def test_another_colour_makes_a_branch_and_the_rest_is_painted_anew(one: Driven, qtbot: QtBot) -> None:
+    one.do(i.SetParameter("do_sample", False))
+    run(one, qtbot)
+    panel = one.panel("canvas")
+    first = panel.result.token_ids.copy()
+    click(qtbot, panel.result.canvas, ROWS * 16 + 12)
+    one.frames(3)
+    other = panel.result.swatches.rows[1]
+    assert not other.chosen
+    qtbot.mouseClick(panel.result.swatches, LEFT, pos=panel.result.swatches.square(1).center().toPoint())
+    live(one, lambda: one.state.run is not None and one.state.run.branch_id > 0 and one.state.run.finish is not None)
+    settle(one)
+    ids = panel.result.token_ids
+    assert ids[: ROWS * 16 + 12].tolist() == first[: ROWS * 16 + 12].tolist()
+    assert ids[ROWS * 16 + 12] == other.token_id != first[ROWS * 16 + 12]
+    fresh = core.run(MODEL, prompt_ids=[64, *ids[: ROWS * 16 + 13].tolist()], mode="greedy_search", **HERE)
+    assert [64, *ids.tolist()] == fresh.sequences[0]
+    assert colours(panel.result.canvas)[ROWS * 16 + 12].tolist() == list(other.rgb)
+    one.do(i.SelectStep(12))
+    one.frames(2)
+    one.do(i.SetParameter("do_sample", True))
+    before = one.state.run.branch_id if one.state.run else 0
+    qtbot.mouseClick(panel.again, LEFT)
+    live(one, lambda: one.state.run is not None and one.state.run.branch_id > before and one.state.run.count == 48)
+    assert panel.result.token_ids[: ROWS * 16 + 12].tolist() == first[: ROWS * 16 + 12].tolist()
+
+
 def test_every_layer_shows_the_picture_it_would_have_painted(one: Driven, qtbot: QtBot) -> None:
     one.do(i.SetParameter("do_sample", False))
     run(one, qtbot)

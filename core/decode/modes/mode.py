@@ -77,6 +77,7 @@ class Mode:
     on_logprobs: the pipeline works on log-probabilities instead of logits, as beam search does in transformers.
     one_row: it takes one prompt only.
     moves_lanes: lanes change places or are tried side by side, so the trace keeps keys and past lanes.
+    has_beams: its lanes are hypotheses that are chosen together.
     judges_ends: it asks the caller's stopping criteria itself, before it chooses.
     copies: it draws for each lane on its own, so `num_return_sequences` means as many lanes a prompt.
     """
@@ -85,6 +86,7 @@ class Mode:
     fixed: frozenset[str] = frozenset({"num_return_sequences"})
     on_logprobs = False
     moves_lanes = False
+    has_beams = False
     judges_ends = False
     one_row = False
     copies = False
@@ -112,6 +114,10 @@ class Mode:
 
     def feed(self, run: Session) -> torch.Tensor:
         """Logits (n, B, V) float32 of the n positions that this step decides; the newest tokens are fed for them."""
+        return run.feed_newest()[None]
+
+    def feed_put(self, run: Session) -> torch.Tensor:
+        """The same where the next token is not chosen, but was put there."""
         return run.feed_newest()[None]
 
     def choose(self, run: Session, processed: Processed, place: int) -> Choice:
