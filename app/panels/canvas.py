@@ -95,9 +95,7 @@ class CanvasPanel(Panel):
         self.go_on.clicked.connect(self._go_on)
         self.again = QPushButton(self.tr("Regrow"))
         self.again.setProperty("link", True)
-        self.again.setToolTip(
-            self.tr("Paint the shown pixel and all after it anew, with other draws: a branch")
-        )
+        self.again.setToolTip(self.tr("Paint the shown pixel and all after it anew, with other draws: a branch"))
         self.again.clicked.connect(lambda: self.dispatch(AnotherTry()))
         self.row = SpareRow(self.tabs, (self.go_on, self.again, self.many, self.legend, self.overlay))
         self.readout = Readout(numbers=True, parent=self)
@@ -217,6 +215,9 @@ class CanvasPanel(Panel):
             bits = [self.tr("bits once it is complete")]
         if self.result.overlay in over.ATTENTION and self.result.start_weight is not None:
             bits = [self.tr("{0} on the start").format(numbers.percent(self.result.start_weight))]
+        if self.result.overlay == "keys" and self.result.keys is not None:
+            ends = (numbers.significant(v) for v in (self.result.keys.low, self.result.keys.high))
+            bits = [self.tr("keys {0} to {1} long, layer {2}").format(*ends, state.focus.layer)]
         count = self.tr("{0} of {1} pixels").format(run.prompt_tokens - 1 + run.count, image.pixels)
         return " · ".join((*bits, count)), count
 

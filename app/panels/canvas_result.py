@@ -24,7 +24,7 @@ from app.widgets.picture_grid import PictureGrid
 from app.widgets.pixel_canvas import PixelCanvas
 from app.widgets.pixel_words import covered, packed_rgb, painted
 from app.widgets.swatches import Swatch, Swatches
-from core.contract import ImageFacts, Picture, PictureAnswer, PictureQuery, StepSnapshot
+from core.contract import ImageFacts, KeyNormsQuery, Picture, PictureAnswer, PictureQuery, StepSnapshot
 
 UNPAINTED = -1
 GRID_SHARE = 4  # of the width in ninths
@@ -74,6 +74,7 @@ class CanvasResult(QWidget):
         self.bits: PictureAnswer | None = None
         self.picture: Picture | None = None  # the painting, once it is complete
         self.start_weight: float | None = None
+        self.keys: over.Keys | None = None
 
     # state
 
@@ -85,7 +86,7 @@ class CanvasResult(QWidget):
 
     def set_overlay(self, overlay: over.Overlay) -> None:
         """Lay something else over the picture."""
-        self.overlay, self.start_weight = overlay, None
+        self.overlay, self.start_weight, self.keys = overlay, None, None
         self._withdraw()
         if self._state is not None:
             self.show_state(self._state)
@@ -150,12 +151,13 @@ class CanvasResult(QWidget):
     # overlays
 
     def _ask(self, run: RunView, image: ImageFacts, state: AppState) -> None:
-        query: output_attention.Query | PictureQuery | None = None
+        query: output_attention.Query | PictureQuery | KeyNormsQuery | None = None
         slot = over.OVERLAY_SLOT
         if self.overlay == "bits":
             slot, query = over.BITS_SLOT, over.bits_query(state, self.picture)
-        elif self.overlay in over.ATTENTION:
-            query = over.attention_query(run, state, self.overlay)
+        elif self.overlay in over.ATTENTION or self.overlay == "keys":
+            keys = self.overlay == "keys"
+            query = over.keys_query(run, state) if keys else over.attention_query(run, state, self.overlay)
             asked = state.asked.get(slot)
             follows = state.selected is None and asked is not None
             if asked is not None and (asked.query == query or (follows and select.is_waiting(state, slot))):
@@ -171,9 +173,12 @@ class CanvasResult(QWidget):
         if self.overlay == "bits":
             self.bits = over.bits_of(state, self.picture)
             return (over.of_bits(self.bits.surprisal_bits), id(self.bits)) if self.bits else (None, None)
-        got = select.answer(state, over.OVERLAY_SLOT) if self.overlay in over.ATTENTION else None
-        if got is None:
+        got = select.answer(state, over.OVERLAY_SLOT)
+        if got is None or self.overlay == "none":
             return None, None
+        if self.overlay == "keys":
+            self.keys = over.of_keys(got.answer, over.key_heads(run, state), image.pixels)
+            return (None if self.keys is None else self.keys.levels), (got.generation, state.focus)
         self.start_weight = over.start_weight(got.answer)
         return over.of_attention(got.answer, image.pixels), got.generation
 

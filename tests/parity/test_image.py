@@ -93,6 +93,15 @@ def test_a_grid_of_completions_equals_sampling_with_generate(random_imagegpt: Lo
     assert len({tuple(ids) for ids in ours.sequences}) == 5
 
 
+def test_beams_of_pixels_equal_those_of_generate(random_imagegpt: LoadedModel) -> None:
+    params = {"num_beams": 3, "num_return_sequences": 2}
+    given = [ids_of(random_imagegpt, 48)]
+    expected = generate(random_imagegpt, given, max_new_tokens=16, **params)
+    ours = paint(random_imagegpt, Prompt(image=PICTURE, keep_rows=6), **params)
+    assert ours.sequences == unpadded(given, expected.sequences, copies=2)
+    assert all(len(ids) == 1 + SIDE * SIDE for ids in ours.sequences)
+
+
 def test_pictures_given_to_different_depths_are_completed_together(random_imagegpt: LoadedModel) -> None:
     """A batch padded on the left has more slots than the model has positions."""
     depths = (3, 40, 0, 63)

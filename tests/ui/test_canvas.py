@@ -18,7 +18,7 @@ from app.state import intents as i
 from app.state import select
 from app.theme.colormaps import indices, sequential
 from app.widgets.pixel_words import COVER
-from core.contract import AttentionAnswer, RolloutAnswer
+from core.contract import AttentionAnswer, KeyNormsAnswer, RolloutAnswer
 from tests.ui.harness import Driven
 from tests.ui.real import live, opened
 
@@ -167,6 +167,11 @@ def test_every_overlay_is_what_core_measured(one: Driven, qtbot: QtBot) -> None:
         elif overlay == "none":
             assert np.array_equal(shown, plain)
             continue
+        elif overlay == "keys":
+            answer = one.state.answers["canvas.attention"].answer
+            assert isinstance(answer, KeyNormsAnswer)
+            norms = answer.norms[one.state.focus.head, 1:]
+            where, levels = np.arange(255), indices((norms - norms.min()) / np.ptp(norms))
         else:
             where = np.arange(256) if overlay == "bits" else np.arange(256)[painted]
             levels = expected[overlay]
