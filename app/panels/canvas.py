@@ -76,6 +76,7 @@ class CanvasPanel(Panel):
         self._theme = ""
         self._run_id: int | None = None
         self._begun: object = None
+        self._chosen: tuple[object, object] = (None, None)
         self._overlays: list[over.Overlay] = ["none", "none"]  # of each page
         self._described: Moment = None
         self._show_page(START)
@@ -129,7 +130,9 @@ class CanvasPanel(Panel):
         for control in (self.menu, self.go_on):
             control.setEnabled(image_draft.run_facts(state) is not None)
         self.again.setEnabled(select.step(state) is not None and state.run is not None and not state.run.has_beams)
-        self.many.show_key(str(select.params(state).num_return_sequences))
+        if state.overrides is not self._chosen[0] or state.model is not self._chosen[1]:
+            self._chosen = (state.overrides, state.model)
+            self.many.show_key(str(select.params(state).num_return_sequences))
         if self.twins.shown is not None:
             self._show_table(state)
         views = (self.result.canvas, self.result.grid, self.result.swatches)

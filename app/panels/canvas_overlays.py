@@ -74,14 +74,14 @@ def of_steps(run: RunView, overlay: Overlay, pixels: int) -> Levels:
     return found
 
 
-def of_attention(answer: ViewAnswer | PictureAnswer | None, pixels: int) -> Levels | None:
-    """Weights on pixels; the first position is the start of the picture, which is no pixel."""
+def of_attention(answer: ViewAnswer | PictureAnswer | None, pixels: int) -> tuple[Levels, float] | None:
+    """Weights on pixels, and the one on the start of the picture: the first position is no pixel."""
     levels = output_attention.levels_of(answer)
-    if levels is None:
+    if levels is None or not len(levels):
         return None
     found = np.full(pixels, -1, np.int16)
     found[: len(levels) - 1] = levels[1 : pixels + 1]
-    return found
+    return found, float((levels[0] / 255.0) ** 2)
 
 
 def of_bits(bits: NDArray[np.float32]) -> Levels:
@@ -139,12 +139,6 @@ def bits_of(state: AppState, picture: Picture | None) -> PictureAnswer | None:
     answer = got.answer if got is not None else None
     same = isinstance(answer, PictureAnswer) and picture is not None and answer.query.picture == picture
     return answer if same else None  # type: ignore[return-value]
-
-
-def start_weight(answer: ViewAnswer | PictureAnswer | None) -> float | None:
-    """How much of the attention lies on the start of the picture, which no pixel shows."""
-    levels = output_attention.levels_of(answer)
-    return None if levels is None or not len(levels) else float((levels[0] / 255.0) ** 2)
 
 
 def picture_of(token_ids: NDArray[np.int64], image: ImageFacts) -> Picture | None:

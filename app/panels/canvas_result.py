@@ -16,13 +16,14 @@ from app.state.branch_intents import ForceToken
 from app.state.intents import AskView, SelectStep, ShowRow, WithdrawView
 from app.state.run import RunColumns, RunView
 from app.state.state import AppState
-from app.theme.colormaps import rgb, sequential
+from app.theme.colormaps import rgb
 from app.theme.palette import Palette
 from app.widgets import candidate_rows, numbers
 from app.widgets.focus_ring import FocusRing
+from app.widgets.ink import Ink
 from app.widgets.picture_grid import PictureGrid
 from app.widgets.pixel_canvas import PixelCanvas
-from app.widgets.pixel_words import covered, packed_rgb, painted
+from app.widgets.pixel_words import painted
 from app.widgets.swatches import Swatch, Swatches
 from core.contract import ImageFacts, KeyNormsQuery, Picture, PictureAnswer, PictureQuery, StepSnapshot
 
@@ -65,9 +66,13 @@ class CanvasResult(QWidget):
         self._palette: Palette | None = None
         self._key: object = None
         self._count = 0
-        self._rows = 0
+        self._rows: list[int] = []  # steps of each row that the grid shows
+        self._row_inked: NDArray[np.int64] = np.zeros((0, 0), np.int64)
         self._hover: int | None = None
+        self._told: StepSnapshot | None = None  # whose colours the swatches show
         self._ids: NDArray[np.int64] = np.zeros(0, np.int64)  # (H · W,), of the sequence shown
+        self._inked: NDArray[np.int64] = np.zeros(0, np.int64)  # the same, a chequer where nothing is painted
+        self._ink: Ink | None = None
         self._painted: tuple[object, ...] = ()
         self._asked: set[str] = set()
         self.overlay: over.Overlay = "none"
@@ -80,7 +85,7 @@ class CanvasResult(QWidget):
 
     def set_palette(self, palette: Palette) -> None:
         """Colours of another theme."""
-        self._palette, self._painted = palette, ()
+        self._palette, self._painted, self._key = palette, (), None
         for view in (self.canvas, self.grid, self.swatches):
             view.set_palette(palette)
 
@@ -132,21 +137,30 @@ class CanvasResult(QWidget):
             hint = self.tr("Load an image model, such as tiny-imagegpt, then press Ctrl+Enter.")
         self.canvas.set_message(self.tr("The picture appears here, pixel by pixel"), hint)
         self.grid.hide()
+        self._told = None
         self.swatches.show_rows((), "")
 
     def _follow(self, run: RunView, image: ImageFacts) -> None:
         if run.key != self._key:
             self._key, self._count, self.bits, self.start_weight, self.picture = run.key, 0, None, None, None
-            self._ids = np.full(image.pixels, UNPAINTED, np.int64)
-            prompt = run.prompt.token_ids[1:]
-            self._ids[: len(prompt)] = prompt
+            self._begin(run, image)
         if run.count > self._count:
             first = run.prompt_tokens - 1
             new = run.column("token_id")[self._count :]
             place = slice(first + self._count, min(first + run.count, image.pixels))
-            self._ids[place] = new[: place.stop - place.start]
+            self._ids[place] = self._inked[place] = new[: place.stop - place.start]
             self._count = run.count
-            self.picture = over.picture_of(self._ids, image)
+            self.picture = over.picture_of(self._ids, image) if place.stop == image.pixels else None
+
+    def _begin(self, run: RunView, image: ImageFacts) -> None:
+        """Another sequence: what was given of it."""
+        assert self._palette is not None
+        self._rows = []
+        self._ink = Ink(image.palette, (rgb(self._palette.raised), rgb(self._palette.line)))
+        self._inked = self._ink.blank(image.height, image.width)
+        self._ids = np.full(image.pixels, UNPAINTED, np.int64)
+        prompt = run.prompt.token_ids[1:]
+        self._ids[: len(prompt)] = self._inked[: len(prompt)] = prompt
 
     # overlays
 
@@ -179,27 +193,18 @@ class CanvasResult(QWidget):
         if self.overlay == "keys":
             self.keys = over.of_keys(got.answer, over.key_heads(run, state), image.pixels)
             return (None if self.keys is None else self.keys.levels), (got.generation, state.focus)
-        self.start_weight = over.start_weight(got.answer)
-        return over.of_attention(got.answer, image.pixels), got.generation
+        found = over.of_attention(got.answer, image.pixels)
+        if found is None:
+            return None, None
+        levels, self.start_weight = found
+        return levels, got.generation
 
     def _paint(self, run: RunView, image: ImageFacts, levels: NDArray[np.int16] | None, version: object) -> None:
         key = (run.key, run.count, self.overlay, version)
-        if key == self._painted or self._palette is None:
+        if key == self._painted or self._ink is None:
             return
         self._painted = key
-        colours = self._colours(self._ids, image)
-        if levels is not None:
-            levels[self._ids < 0] = -1
-            colours = covered(colours, levels, sequential())
-        self.canvas.show_pixels(packed_rgb(colours).reshape(image.height, image.width))
-
-    def _colours(self, ids: NDArray[np.int64], image: ImageFacts) -> NDArray[np.uint8]:
-        """(H · W, 3); what is not painted is a quiet chequer, so that white is not taken for it."""
-        assert self._palette is not None
-        colours = painted(ids, image.palette, rgb(self._palette.raised))
-        odd = (np.add.outer(np.arange(image.height), np.arange(image.width)) % 2).reshape(-1) == 1
-        colours[odd & (ids < 0)] = rgb(self._palette.line)
-        return colours
+        self.canvas.show_pixels(self._ink.picture(self._inked, levels).reshape(image.height, image.width))
 
     # completions
 
@@ -209,15 +214,28 @@ class CanvasResult(QWidget):
         if several == self.grid.isHidden():
             self.grid.setVisible(several)
         if not several:
-            self._rows = 0
+            self._rows = []
             return
         columns = [run.sequences.row(row) for row in range(rows)]
-        total = sum(c.count for c in columns) + (run.finish is not None)
-        if total != self._rows or self.grid.count != rows:
-            self._rows = total
-            shown = [self._row_picture(run, row, columns[row], image) for row in range(rows)]
-            self.grid.show_pictures(shown, [str(row + 1) for row in range(rows)])
+        done = [c.count for c in columns]
+        if self._rows != done and self._ink is not None:
+            self._follow_rows(run, columns, image, self._ink)
+            shown = self._ink.picture(self._row_inked).reshape(rows, image.height, image.width)
+            self.grid.show_pictures(list(shown), [str(row + 1) for row in range(rows)])
         self.grid.set_marks(run.row)
+
+    def _follow_rows(self, run: RunView, columns: list[RunColumns], image: ImageFacts, ink: Ink) -> None:
+        """What is new in each row since the last time."""
+        if len(self._rows) != len(columns):
+            self._rows = [-1] * len(columns)
+            self._row_inked = np.tile(ink.blank(image.height, image.width), (len(columns), 1))
+        for row, of in enumerate(columns):
+            prompt = run.started.rows[row].token_ids[1:]
+            if self._rows[row] < 0:
+                self._row_inked[row, : len(prompt)] = prompt
+            before, stop = max(0, self._rows[row]), min(of.count, image.pixels - len(prompt))
+            self._row_inked[row, len(prompt) + before : len(prompt) + stop] = of.column("token_id", stop)[before:]
+            self._rows[row] = of.count
 
     def painting(self, ids: NDArray[np.int64], unpainted: tuple[int, int, int]) -> NDArray[np.uint8] | None:
         """A sequence as plain pixels (H, W, 3); None without one."""
@@ -243,10 +261,6 @@ class CanvasResult(QWidget):
         ids[len(prompt) : stop] = columns.column("token_id", stop - len(prompt))
         return ids
 
-    def _row_picture(self, run: RunView, row: int, columns: RunColumns, image: ImageFacts) -> NDArray[np.uint32]:
-        ids = self._row_ids(run, row, columns, image)
-        return packed_rgb(self._colours(ids, image)).reshape(image.height, image.width)
-
     # the shown pixel
 
     def _shown_step(self) -> StepSnapshot | None:
@@ -261,7 +275,10 @@ class CanvasResult(QWidget):
         return select.step(state)
 
     def _show_swatches(self) -> None:
-        step, image = self._shown_step(), image_draft.run_facts(self._state) if self._state else None
+        if self._shown_step() is not None and self._shown_step() is self._told:
+            return
+        self._told = self._shown_step()
+        step, image = self._told, image_draft.run_facts(self._state) if self._state else None
         if step is None or image is None:
             hovered = self._hover is not None and self._hover < len(self._ids) and self._ids[self._hover] >= 0
             self.swatches.show_rows((), self.tr("This pixel was given.") if hovered else "")

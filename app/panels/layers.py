@@ -59,6 +59,8 @@ class LayersPanel(Panel):
         self._asked_s = 0.0
         self._problem = ""
         self._shown: tuple[object, ...] = ()
+        self._drawn: tuple[object, ...] = ()
+        self._pictures: list[NDArray[np.uint32]] = []
         self._described: Moment = None
         self.token_ids: NDArray[np.int64] = np.zeros((0, 0), np.int64)  # (L + 1, H · W), -1 where not known
         self.probability: NDArray[np.float32] = np.zeros((0, 0), np.float32)  # NaN where not known
@@ -78,7 +80,7 @@ class LayersPanel(Panel):
     def render(self, state: AppState) -> None:  # type: ignore[override]
         self._state = state
         if state.theme != self._theme:
-            self._theme, self._shown = state.theme, ()
+            self._theme, self._shown, self._drawn = state.theme, (), ()
             for widget in (self.grid, self.twins, self.readout):
                 widget.set_palette(select.palette(state))
         run, image = state.run, image_draft.run_facts(state)
@@ -156,8 +158,8 @@ class LayersPanel(Panel):
     # showing
 
     def _show_nothing(self, state: AppState, reason: str) -> None:
-        self._key = None
-        self.grid.show_pictures((), ())
+        self._key, self._shown, self._drawn = None, (), ()
+        self.grid.show_pictures(())
         title = self.tr("What each layer would have painted appears here")
         hint = self.tr("Run an image model: one small picture for every layer.")
         self.grid.set_message(reason or title, "" if reason else hint)
@@ -170,15 +172,18 @@ class LayersPanel(Panel):
         shown = (self._key, self._version, pixel, state.selected is None)
         if shown != self._shown:
             self._shown = shown
-            surface = rgb(select.palette(state).raised)
-            pictures = [
-                packed_rgb(painted(ids, image.palette, surface)).reshape(image.height, image.width)
-                for ids in self.token_ids
-            ]
+            if shown[:2] != self._drawn:
+                self._drawn = shown[:2]
+                surface = rgb(select.palette(state).raised)
+                self._pictures = [
+                    packed_rgb(painted(ids, image.palette, surface)).reshape(image.height, image.width)
+                    for ids in self.token_ids
+                ]
+                self.grid.show_pictures(self._pictures)
             rows = self._rows()
             captions = [f"{name} {p:.2f}" for name, _, p in rows] or self._names()
             ids = [] if pixel is None else self.token_ids[:, pixel].tolist()
-            self.grid.show_pictures(pictures, captions, [image.rgb(i) for i in ids] if rows else ())
+            self.grid.set_captions(captions, [image.rgb(i) for i in ids] if rows else ())
             place = "" if pixel is None else self.tr("row {0}, column {1}").format(*divmod(pixel, image.width))
             self.readout.set_wordings(self._problem or place, place)
             self._show_table()

@@ -145,9 +145,23 @@ class Card(QDockWidget):
         self.setWidget(body)
         self.buttons = CardButtons(self, self.header)
         self.buttons.hide()
+        self._covered = False  # another tab is in front; Qt calls the card visible all the same
+        self._missed: object = None  # the state it was given meanwhile
+        self.visibilityChanged.connect(self._uncovered)
+
+    def _uncovered(self, seen: bool) -> None:
+        covered = not seen and self.isVisible()
+        if covered and not self._covered:
+            self.panel.hidden()
+        self._covered = covered
+        if seen and self._missed is not None:
+            self.render(self._missed)
 
     def render(self, state: object) -> None:  # type: ignore[override]
-        """Render the panel, then its title bar."""
+        """Render the panel, then its title bar; once it is in front, where another tab covers it."""
+        self._missed = state if self._covered else None
+        if self._covered:
+            return
         self.panel.render(state)  # type: ignore[arg-type]
         self.header.show_texts(self.panel.subtitle, self.panel.header_right)
 

@@ -68,18 +68,24 @@ class PictureGrid(QWidget):
     def show_pictures(
         self,
         pictures: Sequence[Pixels],
-        captions: Sequence[str],
-        swatches: Sequence[tuple[int, int, int] | None] = (),
+        captions: Sequence[str] | None = None,
     ) -> None:
-        """Show (H, W) words each; the arrays must stay as they are until the next call."""
+        """Show (H, W) words each; the arrays must stay as they are until the next call. None: the captions stay."""
         self._pictures = []
         for one in pictures:
             pixels = np.ascontiguousarray(one)
             height, width = pixels.shape
             self._pictures.append((QImage(pixels.data, width, height, 4 * width, QImage.Format.Format_RGB32), pixels))
-        self._captions, self._swatches = captions, swatches
+        if captions is not None:
+            self._captions, self._swatches = captions, ()
         self._fit()
         self.update()
+
+    def set_captions(self, captions: Sequence[str], swatches: Sequence[tuple[int, int, int] | None] = ()) -> None:
+        """A line below each picture, and a square of a colour before it."""
+        if (captions, swatches) != (self._captions, self._swatches):
+            self._captions, self._swatches = captions, swatches
+            self.update()
 
     def set_marks(self, selected: int | None, pixel: int | None = None) -> None:
         """Frame a picture, and one pixel in all of them."""

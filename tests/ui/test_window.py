@@ -330,3 +330,18 @@ def test_status_keeps_its_place_while_numbers_change(settings: Path) -> None:
         before = [f.geometry() for f in figures]
         one.frames(60)
         assert [f.geometry() for f in figures] == before
+
+
+def test_a_card_behind_another_one_is_rendered_when_it_comes_to_the_front(settings: Path) -> None:
+    with driven(settings, size=(1440, 900)) as one:
+        one.do(i.SetLayout("sample"))
+        one.frames(4)
+        plan = one.window.workspace.cards["plan"]
+        rendered: list[object] = []
+        plan.panel.render = rendered.append  # type: ignore[method-assign]
+        one.do(i.Run())
+        one.frames(6)
+        assert rendered == []
+        plan.raise_()
+        one.frames(2)
+        assert rendered[-1] is one.state
