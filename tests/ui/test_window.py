@@ -344,4 +344,4 @@ def test_a_card_behind_another_one_is_rendered_when_it_comes_to_the_front(settin
         assert rendered == []
         plan.raise_()
         one.frames(2)
-        assert rendered[-1] is one.state
+        assert rendered[-1].run is one.state.run  # type: ignore[attr-defined]
