@@ -162,13 +162,13 @@ class Window(QMainWindow):
         card.raise_()
 
     def _offer(self, state: AppState) -> None:
-        """Open the card that a kind of run needs, once; who closes it has seen it."""
-        name = select.card_for(state)
-        if name is not None and name not in self._offered:
-            self._offered.add(name)
+        """Open the cards that a kind of run needs, once; who closes one has seen it."""
+        for name in select.cards_for(state):
             card = self.workspace.cards.get(name)
-            if card is not None and not card.isVisible():
-                self.workspace.bring_up(name)
+            if name not in self._offered and card is not None:
+                self._offered.add(name)
+                if not card.isVisible():
+                    self.workspace.bring_up(name)
 
     def hidden(self) -> None:
         """The cards are told for themselves."""

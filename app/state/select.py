@@ -117,18 +117,20 @@ def colour_values(run: RunView, by: ColourBy, start: int = 0) -> NDArray[np.floa
     return np.asarray(1.0 - np.clip(np.log1p(run.column("rank")[start:]) / math.log1p(RANK_TOP), 0.0, 1.0))
 
 
-def card_for(state: AppState) -> str | None:
-    """The card that shows what is particular about the run: its pixels, its beams or its rows."""
+def cards_for(state: AppState) -> tuple[str, ...]:
+    """The cards that show what is particular about the run: its pixels, its beams, what its mode did, its rows."""
     run = state.run
     if run is None:
-        return None
+        return ()
+    paints = run.model.image is not None
+    found = ["canvas"] if paints else []
     if run.has_beams:
-        return "beams"
-    if run.count and (run.step(0).detail is not None or run.step(0).guidance is not None):
-        return "mode"
-    if run.model.image is not None:
-        return "canvas"
-    return "rows" if len(run.started.rows) > 1 else None
+        found.append("beams")
+    elif run.count and (run.step(0).detail is not None or run.step(0).guidance is not None):
+        found.append("mode")
+    elif len(run.started.rows) > 1 and not paints:
+        found.append("rows")
+    return tuple(found)
 
 
 def entropy_levels(entropy_bits: NDArray[np.float64]) -> NDArray[np.float64]:

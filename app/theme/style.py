@@ -50,6 +50,7 @@ QPushButton[link="true"] {
 }
 QPushButton[link="true"]:hover, QPushButton[link="true"]:focus { text-decoration: underline; }
 
+QPushButton:checked { background: $soft; font-weight: 600; }
 QPushButton[segment="first"] { border-top-right-radius: 0; border-bottom-right-radius: 0; border-right: none; }
 QPushButton[segment="last"] { border-top-left-radius: 0; border-bottom-left-radius: 0; }
 QPushButton[segment="middle"] { border-radius: 0; border-right: none; }

@@ -20,7 +20,7 @@ from app.widgets.text_cache import TextCache
 GAP_PX = 8
 CAPTION_PX = 16
 SWATCH_PX = 10
-LEAST_TEXT_PX = 40  # narrower remains of a caption say nothing
+LEAST_TEXT_PX = 64  # narrower remains of a caption say nothing
 Pixels = NDArray[np.uint32]
 
 
@@ -173,7 +173,10 @@ class PictureGrid(QWidget):
             painter.setPen(QColor(self._palette.line))
             painter.drawRect(place)
             x += SWATCH_PX + 4
-        if number < len(self._captions) and box.right() - x >= LEAST_TEXT_PX:
+        if (
+            number < len(self._captions)
+            and min(self._mono.width(self._captions[number]), LEAST_TEXT_PX) <= box.right() - x
+        ):
             painter.setPen(QColor(self._palette.accent if number == self._selected else self._palette.secondary))
             self._mono.draw(painter, x, baseline, self._mono.elided(self._captions[number], box.right() - x))
 
