@@ -11,7 +11,7 @@ from app.panels.panel import Dispatch
 from app.state import image_draft
 from app.state.image_draft import ImageDraft
 from app.state.image_intents import DrawPixels, KeepPixels
-from app.state.intents import AskView, WithdrawView
+from app.state.intents import AskView, ChooseModel, WithdrawView
 from app.state.state import AppState
 from app.theme.colormaps import rgb, sequential
 from app.theme.palette import Palette
@@ -24,6 +24,7 @@ from app.widgets.segmented import Segmented
 from core.contract import ImageFacts, PictureAnswer
 
 PENCIL, FILL, PICK, ERASER = range(4)
+EMBEDDED = "tiny-imagegpt"
 
 
 class CanvasStart(QWidget):
@@ -38,6 +39,9 @@ class CanvasStart(QWidget):
         self.canvas.tooltip = self._tooltip
         self.canvas.dragged.connect(lambda count: dispatch(KeepPixels(count)))
         self.canvas.stroked.connect(self._stroked)
+        self.load = QPushButton(self.tr("Load Tiny ImageGPT"))
+        self.load.setToolTip(self.tr("A small image model that travels with the program"))
+        self.load.clicked.connect(lambda: dispatch(ChooseModel(EMBEDDED)))
         self.draw = QPushButton(self.tr("Draw"))
         self.draw.setCheckable(True)
         self.draw.setToolTip(self.tr("Draw with the model's colours; Ctrl+Z takes a stroke back"))
@@ -51,6 +55,7 @@ class CanvasStart(QWidget):
             FocusRing(view)
         row = QHBoxLayout()
         row.setSpacing(8)
+        row.addWidget(self.load)
         row.addWidget(self.draw)
         row.addWidget(self.tools)
         row.addStretch(1)
@@ -102,17 +107,19 @@ class CanvasStart(QWidget):
             self._asked = True
             self._dispatch(AskView(over.BITS_SLOT, query))
         self.bits = over.bits_of(state, draft.picture) if wants else None
-        shown = (draft, image, id(self.bits))
+        shown = (draft, image, id(self.bits), state.loading)
         if shown == self._shown or self._palette is None:
             return
         self._shown, self._draft, self._image = shown, draft, image
-        self.draw.setEnabled(image is not None)
+        self.draw.setVisible(image is not None)
+        self.load.setVisible(image is None)
+        self.load.setEnabled(state.loading is None or state.loading.spec.name != EMBEDDED)
         if image is None:
             self.draw.setChecked(False)
             self.canvas.show_pixels(None)
             self.canvas.set_message(
                 self.tr("The picture to begin with appears here"),
-                self.tr("Load an image model, such as tiny-imagegpt, in the toolbar."),
+                self.tr("Load an image model: the small one below, or another one in the toolbar."),
             )
             return
         self.colours.show_colours(image.palette)

@@ -152,17 +152,16 @@ class PromptPanel(Panel):
 
     def open_picture(self, path: Path) -> None:
         """Begin with a picture file; it is read off this thread, and what is wrong with it is said."""
-        if not isinstance(self._model, ModelInfo) or self._model.image is None:
-            what = self.tr("Pictures are for image models; load one first, such as tiny-imagegpt.")
-            self.dispatch(Announce("error", what))
-            return
         self._files.start(lambda: pictures.read_file(path), self._opened)
 
     def _opened(self, one: pictures.Opened) -> None:
         if one.picture is None:
             self.dispatch(Announce("error", one.problem))
-        else:
-            self.dispatch(StartPicture(one.picture, one.title, one.notes))
+            return
+        self.dispatch(StartPicture(one.picture, one.title, one.notes))
+        if not isinstance(self._model, ModelInfo) or self._model.image is None:
+            what = self.tr("“{0}” waits for an image model; load one, such as tiny-imagegpt.")
+            self.dispatch(Announce("info", what.format(one.title)))
 
     def hidden(self) -> None:
         self._rest.stop()

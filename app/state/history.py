@@ -134,6 +134,8 @@ def _with(state: AppState, values: Mapping[str, Any]) -> AppState:
         tab: Tab = next((t for t in _TABS if t in prompt), "chat")
         if "image" in prompt:
             prompt["image"] = replace(prompt["image"], since=draft.generation + 1)
+            if state.model is None or state.model.image is None:
+                tab = draft.tab  # the picture waits for a model that paints
         state = replace(state, draft=replace(draft, tab=tab, generation=draft.generation + 1, **prompt))
     return state
 

@@ -52,8 +52,8 @@ def run_facts(state: AppState) -> ImageFacts | None:
 
 
 def on_intent(draft: Draft, image: ImageFacts | None, intent: i.ImageIntent) -> Draft:
-    """The draft after an intent; whatever is chosen, the Image tab is in front."""
-    before = draft.image
+    """The draft after an intent; the Image tab is in front then, unless a picture has to wait for an image model."""
+    before, tab = draft.image, draft.tab if image is None else "image"
     match intent:
         case i.StartEmpty():
             after = ImageDraft(touched=True)
@@ -65,11 +65,11 @@ def on_intent(draft: Draft, image: ImageFacts | None, intent: i.ImageIntent) -> 
             after = replace(before, keep=limited(count, image), touched=True)
         case i.DrawPixels(token_ids):
             after = _drawn(before, image, token_ids)
-    if after == before and draft.tab == "image":
+    if after == before and draft.tab == tab:
         return draft
     if not isinstance(intent, i.KeepPixels):
         after = replace(after, since=draft.generation + 1)
-    return replace(draft, image=after, tab="image", generation=draft.generation + 1)
+    return replace(draft, image=after, tab=tab, generation=draft.generation + 1)
 
 
 def _drawn(before: ImageDraft, image: ImageFacts | None, token_ids: tuple[int, ...]) -> ImageDraft:
@@ -115,6 +115,8 @@ def for_model(draft: Draft, before: ModelInfo | None, after: ModelInfo) -> Image
     keep = image.keep
     if old is not None and (old.height, old.width) != (new.height, new.width):
         keep = round(image.keep / old.pixels * new.height) * new.width
+    elif old is None and not keep:
+        keep = half(new)  # it waited for a model that paints
     return replace(image, keep=limited(keep, new), token_ids=None, since=draft.generation + 1)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PySide6.QtCore import QPoint, Qt
+from PySide6.QtGui import QAccessible
 from pytestqt.qtbot import QtBot
 
 import core
@@ -19,12 +20,13 @@ from app.state import select
 from app.theme.colormaps import indices, sequential
 from app.widgets.pixel_words import COVER
 from core.contract import AttentionAnswer, KeyNormsAnswer, RolloutAnswer
-from tests.ui.harness import Driven
+from tests.ui.harness import Driven, clipped
 from tests.ui.real import live, opened
+from tests.ui.test_accessible import controls, say
 
 MODEL = "tiny-imagegpt"
 LEFT = Qt.MouseButton.LeftButton
-ROWS = 13  # given: 48 pixels are painted
+ROWS = 14  # given: 32 pixels are painted
 HERE = {"device": "cpu", "dtype": "fp32"}
 
 
@@ -85,7 +87,7 @@ def test_a_sample_is_completed_pixel_by_pixel(one: Driven, qtbot: QtBot) -> None
     for pixel in (3, 130, 250):
         point = canvas.result.canvas.pixel_rect(pixel).center().toPoint()
         assert shot.pixelColor(point).getRgb()[:3] == tuple(expected.pictures[0].reshape(-1, 3)[pixel].tolist())
-    assert "256 of 256 pixels are there, 208 of them given" in canvas.result.canvas.accessibleDescription()
+    assert "256 of 256 pixels are there, 224 of them given" in canvas.result.canvas.accessibleDescription()
 
 
 def test_pixels_appear_while_the_run_goes_on_and_it_can_be_stepped(one: Driven, qtbot: QtBot) -> None:
@@ -230,7 +232,7 @@ def test_another_colour_makes_a_branch_and_the_rest_is_painted_anew(one: Driven,
     one.do(i.SetParameter("do_sample", True))
     before = one.state.run.branch_id if one.state.run else 0
     qtbot.mouseClick(panel.again, LEFT)
-    live(one, lambda: one.state.run is not None and one.state.run.branch_id > before and one.state.run.count == 48)
+    live(one, lambda: one.state.run is not None and one.state.run.branch_id > before and one.state.run.count == 32)
     assert panel.result.token_ids[: ROWS * 16 + 12].tolist() == first[: ROWS * 16 + 12].tolist()
 
 
@@ -302,3 +304,54 @@ def test_a_drawing_is_made_with_the_palette_and_taken_back(one: Driven, qtbot: Q
     click(qtbot, page.canvas, 2 * 16 + 5)
     one.frames(2)
     assert image.palette[one.state.draft.image.token_ids[37]].tolist() == ground  # type: ignore[index]
+
+
+def test_paintings_are_saved_off_the_window_s_thread(one: Driven, qtbot: QtBot, tmp_path: Path) -> None:
+    one.do(i.SetParameter("num_return_sequences", 2))
+    run(one, qtbot)
+    panel, state = one.panel("canvas"), one.state.run
+    assert state is not None
+    for name, save in (("a.png", panel.save_painting), ("b.png", panel.save_grid), ("c.gif", panel.save_animation)):
+        save(tmp_path / name)
+        live(one, lambda: not panel._files.busy)
+        assert one.state.notices[-1].text == f"Saved {name}."
+    saved = pictures.read_file(tmp_path / "a.png").picture
+    assert saved is not None
+    side = saved.width // 16
+    assert side > 8
+    assert np.array_equal(saved.array()[::side, ::side].reshape(-1, 3), colours(panel.result.canvas))
+    assert pictures.read_file(tmp_path / "c.gif").notes == ("The first frame of an animation.",)
+    panel.save_painting(tmp_path / "a.png" / "no.png")
+    live(one, lambda: not panel._files.busy)
+    assert "cannot be written" in one.state.notices[-1].text
+
+
+def test_everything_has_a_name_and_its_place_at_every_size_and_theme(one: Driven, qtbot: QtBot) -> None:
+    one.do(i.SetParameter("num_return_sequences", 4))
+    run(one, qtbot)
+    panel = one.panel("canvas")
+    for page in (1, 0):
+        panel.tabs.setCurrentIndex(page)
+        panel.start.draw.setChecked(page == 0)
+        one.do(i.SetTheme("dark" if page else "contrast"))
+        for size in ((1024, 640), (1440, 900)):
+            one.window.resize(*size)
+            one.do(i.SetLayout("image"))
+            one.frames(3)
+            assert clipped(one.window) == []
+        for widget in (*controls(panel), *controls(one.panel("prompt").image)):
+            assert say(widget, QAccessible.Text.Name), type(widget).__name__
+            assert widget.accessibleDescription() or say(widget, QAccessible.Text.Description), widget.accessibleName()
+    for view in (panel.result.canvas, panel.result.grid, panel.result.swatches, one.panel("layers").grid):
+        assert view.accessibleName()
+        assert "row" in view.accessibleDescription().lower() or "layer" in view.accessibleDescription()
+    panel.tabs.setCurrentIndex(1)
+    panel.twins.button.setChecked(True)
+    one.frames(2)
+    state, table = one.state.run, panel.twins.views[0].rows
+    assert state is not None
+    assert table.rowCount() == state.count
+    assert [table.index(3, c).data() for c in (0, 1, 2)] == ["14", "3", state.step(3).piece]
+    panel.twins.tabs.setCurrentIndex(1)
+    one.frames(2)
+    assert panel.twins.views[1].rows.rowCount() == 4

@@ -135,12 +135,15 @@ def test_a_dropped_picture_is_begun_with_and_a_bad_one_is_a_sentence(tmp_path: P
 
 
 @pytest.mark.usefixtures("qapp")
-def test_models_of_text_take_no_picture_and_say_so(tmp_path: Path) -> None:
+def test_a_picture_waits_for_an_image_model(tmp_path: Path) -> None:
     path = save(tmp_path / "cat.png", PIXELS)
     with driven(tmp_path / "settings.json") as one:
         drop(one, path)
-        one.frames(2)
-        assert one.state.notices[-1].text == "Pictures are for image models; load one first, such as tiny-imagegpt."
+        one.until(lambda: bool(one.state.notices), frames=20_000)
+        assert one.state.notices[-1].text == "“cat.png” waits for an image model; load one, such as tiny-imagegpt."
+        assert (one.state.draft.tab, one.state.draft.image.title) == ("text", "cat.png")
+        assert update(one.state, _ready()).draft.tab == "image"  # type: ignore[arg-type]
+        assert update(one.state, _ready()).draft.image.keep == 12  # type: ignore[arg-type]
         tabs = one.panel("prompt").tabs
         assert not tabs.isTabEnabled(3)
         assert "reads text" in tabs.tabToolTip(3)
