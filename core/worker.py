@@ -272,7 +272,7 @@ class Worker:
         session, started = self.branches.part(command, self._interrupted, self.paused_at)
         self.hooks.close()
         self._go_on(session, started, command.max_steps)
-        if command.max_steps == 0:
+        if command.max_steps == 0 and not session.put:
             self._pause()
         self._report_branches()
 
@@ -382,8 +382,8 @@ class Worker:
             self._end_run()
             return
         if steps and self.steps_left is not None:
-            self.steps_left -= 1
-            if self.steps_left <= 0:
+            self.steps_left -= not steps[0].put
+            if self.steps_left <= 0 and not session.put:
                 self._pause()
         self._settle()
         self.credit_s = min(MOST_CREDIT_S, self.credit_s + spent_s * VIEW_SHARE / (1 - VIEW_SHARE))
