@@ -202,7 +202,9 @@ class Worker:
             case SwitchBranch():
                 self._switch(command)
             case DropBranch():
-                self.branches.drop(command.run_id, command.branch_id)
+                ended = self.branches.drop(command.run_id, command.branch_id)
+                if ended is not None:
+                    self.mailbox.put(ended.result())
                 self._report_branches()
             case SetParams():
                 self._set_params(command)
@@ -256,7 +258,8 @@ class Worker:
             assistant=self._assistant(command.spec.assistant),
         )
         self.desk.clear()
-        self.branches.begin(session)
+        for ended in self.branches.begin(session):
+            self.mailbox.put(ended.result())
         self._go_on(session, session.started, command.spec.max_steps)
 
     def _go_on(self, session: Session, event: Event, max_steps: int | None) -> None:
