@@ -4,6 +4,15 @@ Commands go in (`commands`), events come out (`events`), errors are typed (`erro
 a recording or a test needs to speak with the worker is here.
 """
 
+from core.contract.branches import (
+    BranchesHeld,
+    BranchMemory,
+    BranchStarted,
+    BranchSwitched,
+    DropBranch,
+    StartBranch,
+    SwitchBranch,
+)
 from core.contract.commands import (
     Ask,
     CancelLoad,
@@ -164,6 +173,10 @@ __all__ = [
     "AttributionAnswer",
     "AttributionQuery",
     "BeamDetail",
+    "BranchMemory",
+    "BranchStarted",
+    "BranchSwitched",
+    "BranchesHeld",
     "CachePlan",
     "CacheReport",
     "CancelLoad",
@@ -188,6 +201,7 @@ __all__ = [
     "DistributionQuery",
     "DolaDetail",
     "DrawPlan",
+    "DropBranch",
     "DtypeEstimate",
     "DummyInput",
     "ErrorReport",
@@ -271,6 +285,7 @@ __all__ = [
     "Shutdown",
     "StagePlan",
     "StageReport",
+    "StartBranch",
     "StartRun",
     "StateChanged",
     "StepDetail",
@@ -278,6 +293,7 @@ __all__ = [
     "StepSnapshot",
     "StepTiming",
     "StopRun",
+    "SwitchBranch",
     "TensorFact",
     "ThumbnailAnswer",
     "ThumbnailQuery",

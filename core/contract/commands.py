@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from core.contract.branches import DropBranch, StartBranch, SwitchBranch
 from core.contract.picture import PictureQuery
 from core.contract.specs import ModelSpec, Prompt, RunSpec
 from core.contract.views import ViewQuery
@@ -182,5 +183,8 @@ Command = (
     | ExportOnnx
     | CheckOnnx
     | CancelOnnx
+    | StartBranch
+    | SwitchBranch
+    | DropBranch
     | Shutdown
 )

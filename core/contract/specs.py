@@ -83,6 +83,8 @@ class RunSpec:
     assistant: a smaller model with the same vocabulary that drafts tokens, for assisted generation.
     force_words: phrases that constrained beams must say, as texts; of several alternatives one is enough. They join
         those of the parameter force_words_ids.
+    branch_budget_bytes: cache and records that the branches not in use may hold together; beyond it the one used
+        longest ago gives its cache up first.
     negative_prompt: what classifier-free guidance (guidance_scale) steers away from; None: the last token alone.
     """
 
@@ -103,3 +105,4 @@ class RunSpec:
     assistant: ModelSpec | None = None
     negative_prompt: Prompt | None = None
     force_words: tuple[tuple[str, ...], ...] = ()
+    branch_budget_bytes: int = 1 << 30
