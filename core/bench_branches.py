@@ -78,9 +78,8 @@ def branches_table(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """The results for people."""
     if not results:
         return []
-    lines = [
-        f"{'branch':<12}{'dtype':<7}{'positions':>10}{'fork ms':>10}{'prefill ms':>12}{'×':>8}{'steps':>8}{'to reach':>10}"
-    ]
+    head = f"{'branch':<12}{'dtype':<7}{'positions':>10}{'fork ms':>10}{'prefill ms':>12}"
+    lines = [f"{head}{'×':>8}{'steps':>8}{'to reach':>10}"]
     for one in results:
         reach = f"{TARGET_TIMES:.0f}" if one["positions"] == TARGET_AT else ""
         head = f"{one['model']:<12}{one['dtype']:<7}{one['positions']:>10,}"

@@ -339,6 +339,24 @@ def test_what_cannot_be_is_refused_and_changes_nothing(
     assert (parent.result(), cache_length(parent.cache), parent.trace.nbytes) == before
 
 
+def test_a_script_has_branches_too(tiny_gpt2: LoadedModel) -> None:
+    import core
+    from tests.conftest import TINY_GPT2
+
+    first = core.run(TINY_GPT2, "Once upon a time", params=SAMPLED | {"eos_token_id": ()}, seed=2, dtype="fp32")
+    length = len(first.sequences[0]) - 14
+    other = core.branch(first, length + 5, text=" dragon")
+    assert other.sequences[0][: length + 5] == first.sequences[0][: length + 5]
+    assert [step.id.index for step in other.steps] == list(range(14))
+    assert other.text.startswith(first.text[: other.text.index(" dragon")])
+    assert other.attention(0).shape[2] == len(other.sequences[0]) - 1
+    assert np.allclose(other.logits(3), first.logits(3), atol=1e-4)
+    again = core.branch(other, length + 2, row=0)
+    assert again.sequences == first.sequences
+    with pytest.raises(core.contract.PromptError):
+        core.branch(first, 99)
+
+
 def test_a_beam_and_torchs_draws_have_no_branches(random_gpt2: LoadedModel) -> None:
     beams = begun(random_gpt2, [prompt_of(random_gpt2, 6)], {"num_beams": 3, "max_new_tokens": 5})
     with pytest.raises(ParameterError, match="Beams"):
