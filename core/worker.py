@@ -202,7 +202,9 @@ class Worker:
             case SwitchBranch():
                 self._switch(command)
             case DropBranch():
-                self.branches.drop(command.run_id, command.branch_id)
+                ended = self.branches.drop(command.run_id, command.branch_id)
+                if ended is not None:
+                    self.mailbox.put(ended.result())
                 self._report_branches()
             case SetParams():
                 self._set_params(command)
@@ -256,7 +258,8 @@ class Worker:
             assistant=self._assistant(command.spec.assistant),
         )
         self.desk.clear()
-        self.branches.begin(session)
+        for ended in self.branches.begin(session):
+            self.mailbox.put(ended.result())
         self._go_on(session, session.started, command.spec.max_steps)
 
     def _go_on(self, session: Session, event: Event, max_steps: int | None) -> None:
@@ -272,7 +275,7 @@ class Worker:
         session, started = self.branches.part(command, self._interrupted, self.paused_at)
         self.hooks.close()
         self._go_on(session, started, command.max_steps)
-        if command.max_steps == 0:
+        if command.max_steps == 0 and not session.put:
             self._pause()
         self._report_branches()
 
@@ -382,8 +385,8 @@ class Worker:
             self._end_run()
             return
         if steps and self.steps_left is not None:
-            self.steps_left -= 1
-            if self.steps_left <= 0:
+            self.steps_left -= not steps[0].put
+            if self.steps_left <= 0 and not session.put:
                 self._pause()
         self._settle()
         self.credit_s = min(MOST_CREDIT_S, self.credit_s + spent_s * VIEW_SHARE / (1 - VIEW_SHARE))
