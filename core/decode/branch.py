@@ -228,6 +228,13 @@ def take_over(run: Session, parting: Parting) -> int:
     return max(0, held - row.padding)
 
 
+def continue_guidance(run: Session, parting: Parting) -> None:
+    """The negative prompt's stream goes on, too, where there is one."""
+    ours, theirs = run.guidance, parting.parent.guidance
+    if ours is not None and theirs is not None and not run.several and parting.kept:
+        ours.continue_from(theirs, run)
+
+
 def _held(session: Session, run: Session, most: int, source: Row | None) -> tuple[int, int]:
     """The lane of a session that holds the first slots of `run`, and how many of them."""
     most = min(most, cache_length(session.cache), session.ids.shape[1])
