@@ -274,6 +274,7 @@ class Worker:
     def _part(self, command: StartBranch) -> None:
         session, started = self.branches.part(command, self._interrupted, self.paused_at)
         self.hooks.close()
+        self.running = False
         self._go_on(session, started, command.max_steps)
         if command.max_steps == 0 and not session.put:
             self._pause()

@@ -84,7 +84,7 @@ class TimelinePanel(Panel):
             self._described = describe_selection(self, (self.plot,), state, self._described)
             return
         restart = run.key != self._key
-        if restart or len(run.flags) != len(self._flags):
+        if restart or len(run.flags) + bool(run.branch_id) != len(self._flags):
             self._flags = flags_of(run)
         self._key = run.key
         self._series = (
@@ -139,7 +139,10 @@ class TimelinePanel(Panel):
 def flags_of(run: RunView) -> tuple[Flag, ...]:
     """The changes made while the run went on, each with its old and new value."""
     before = [run.started.params, *(f.params for f in run.flags)]
-    return tuple(Flag(f.index, step_text.change_text(b, f)) for b, f in zip(before, run.flags, strict=False))
+    flags = [Flag(f.index, step_text.change_text(b, f)) for b, f in zip(before, run.flags, strict=False)]
+    if run.branch_id:
+        flags.append(Flag(run.kept, tr("branch")))
+    return tuple(flags)
 
 
 def _readout(run: RunView, index: int) -> tuple[str, ...]:
