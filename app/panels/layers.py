@@ -19,8 +19,8 @@ from app.state.texts import tr
 from app.theme.colormaps import rgb
 from app.widgets import numbers
 from app.widgets.focus_ring import FocusRing
+from app.widgets.ink import Ink
 from app.widgets.picture_grid import PictureGrid
-from app.widgets.pixel_words import packed_rgb, painted
 from app.widgets.readout import Readout, share_room
 from app.widgets.table_data import Column, Table
 from app.widgets.twin import Twin, TwinStack
@@ -60,7 +60,6 @@ class LayersPanel(Panel):
         self._problem = ""
         self._shown: tuple[object, ...] = ()
         self._drawn: tuple[object, ...] = ()
-        self._pictures: list[NDArray[np.uint32]] = []
         self._described: Moment = None
         self.token_ids: NDArray[np.int64] = np.zeros((0, 0), np.int64)  # (L + 1, H · W), -1 where not known
         self.probability: NDArray[np.float32] = np.zeros((0, 0), np.float32)  # NaN where not known
@@ -174,12 +173,11 @@ class LayersPanel(Panel):
             self._shown = shown
             if shown[:2] != self._drawn:
                 self._drawn = shown[:2]
-                surface = rgb(select.palette(state).raised)
-                self._pictures = [
-                    packed_rgb(painted(ids, image.palette, surface)).reshape(image.height, image.width)
-                    for ids in self.token_ids
-                ]
-                self.grid.show_pictures(self._pictures)
+                palette = select.palette(state)
+                ink = Ink(image.palette, (rgb(palette.raised), rgb(palette.line)))
+                known = np.where(self.token_ids < 0, ink.blank(image.height, image.width), self.token_ids)
+                words = ink.picture(known).reshape(len(known), image.height, image.width)
+                self.grid.show_pictures(list(words))
             rows = self._rows()
             captions = [f"{name} {p:.2f}" for name, _, p in rows] or self._names()
             ids = [] if pixel is None else self.token_ids[:, pixel].tolist()
