@@ -179,7 +179,7 @@ class LayersPanel(Panel):
                 words = ink.picture(known).reshape(len(known), image.height, image.width)
                 self.grid.show_pictures(list(words))
             rows = self._rows()
-            captions = [f"{name} {p:.2f}" for name, _, p in rows] or self._names()
+            captions = [f"{name} {_brief(p)}" for name, _, p in rows] or self._names()
             ids = [] if pixel is None else self.token_ids[:, pixel].tolist()
             self.grid.set_captions(captions, [image.rgb(i) for i in ids] if rows else ())
             place = "" if pixel is None else self.tr("row {0}, column {1}").format(*divmod(pixel, image.width))
@@ -230,3 +230,8 @@ class LayersPanel(Panel):
 def _hex(image: ImageFacts, token_id: int) -> str:
     red, green, blue = image.rgb(token_id) or (0, 0, 0)
     return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _brief(probability: float) -> str:
+    """Three characters: `.87`, `1.0`."""
+    return "1.0" if probability >= 0.995 else f"{probability:.2f}"[1:]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PySide6.QtCore import Qt, QTimer, Slot
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QMenu, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QApplication, QMenu, QStackedWidget, QVBoxLayout, QWidget
 
 from app import pictures
 from app.background import Background
@@ -123,7 +123,11 @@ class PromptPanel(Panel):
         self.text.show_text(draft.text)
         self.batch.show_text(draft.batch)
         self.chat.show_draft(draft)
+        held = self.stack.isAncestorOf(QApplication.focusWidget()) if QApplication.focusWidget() else False
+        turned = self.stack.currentIndex() != TABS.index(draft.tab)
         self.stack.setCurrentIndex(TABS.index(draft.tab))
+        if turned and held and draft.tab == "image":
+            self.image.samples.setFocus(Qt.FocusReason.OtherFocusReason)  # Qt would take the first button
         self.stack.setMinimumHeight(LEAST_PX[draft.tab])
         if draft.tab == "image":
             self.image.show_draft(draft.image, model.image if model else None)
