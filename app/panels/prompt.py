@@ -123,7 +123,8 @@ class PromptPanel(Panel):
         self.text.show_text(draft.text)
         self.batch.show_text(draft.batch)
         self.chat.show_draft(draft)
-        held = self.stack.isAncestorOf(QApplication.focusWidget()) if QApplication.focusWidget() else False
+        focus = QApplication.focusWidget()
+        held = focus is not None and self.stack.isAncestorOf(focus)
         turned = self.stack.currentIndex() != TABS.index(draft.tab)
         self.stack.setCurrentIndex(TABS.index(draft.tab))
         if turned and held and draft.tab == "image":
