@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Iterable
 
 from core.contract import (
+    BreakpointHit,
     Event,
+    InterventionsApplied,
     ParamsApplied,
     RunFinished,
     RunStarted,
@@ -15,7 +17,7 @@ from core.contract import (
     WorkerState,
 )
 
-_IN_ORDER = StepSnapshot | ParamsApplied | RunFinished | RunStarted  # never one before another
+_IN_ORDER = StepSnapshot | ParamsApplied | InterventionsApplied | RunFinished | RunStarted  # never one before another
 _AT_ONCE = (WorkerState.PAUSED, WorkerState.DECODING)  # states that say nothing about what was shown
 
 
@@ -36,10 +38,11 @@ class Pacer:
         out: list[Event] = []
         room = self._room(limit_tps, paused, now_s)
         for event in events:
-            if isinstance(event, RunStarted):
-                out += self._queue  # what is left of the run before, to its end
+            if isinstance(event, RunStarted | BreakpointHit):
+                out += self._queue  # what is left of the run before, to its end; or up to where it stopped
                 self._queue.clear()
-                self.waiting, self.ended, self.hurry = 0, False, False
+                self.waiting, self.ended = 0, False
+                self.hurry = self.hurry and isinstance(event, BreakpointHit)
             if self._waits(event):
                 self._queue.append(event)
                 self.waiting += isinstance(event, StepSnapshot)

@@ -15,7 +15,7 @@ from app.state.state import LayoutName
 from app.theme.style import GAP_PX
 from app.widgets.card import Card
 
-STATE_VERSION = 3  # raise it when cards are added or renamed: older arrangements are then ignored
+STATE_VERSION = 4  # raise it when cards are added or renamed: older arrangements are then ignored
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,7 @@ BEHIND: Mapping[LayoutName, Mapping[str, str]] = {  # as a second tab: the card,
 }
 DESKS = ("config", "onnx")  # closed at first; opened, they come up as tabs beside the output
 TABBED = ("lens", "walk")  # closed at first; opened, they share the place of the largest view of the model
+ACTING = ("interventions", "breakpoints", "watches")  # closed at first; opened, they share a low place
 
 
 BELOW_OUTPUT = ("errors", "rows", "beams")  # cards that are opened in the middle column
@@ -66,7 +67,7 @@ class Workspace(QMainWindow):
         self._later.timeout.connect(self._share)
         for name, card in self.cards.items():
             card.topLevelChanged.connect(self._arranged_by_hand)
-            if name in (*TABBED, *DESKS):
+            if name in (*TABBED, *ACTING, *DESKS):
                 card.toggleViewAction().triggered.connect(lambda visible, card=card: self._opened(card, visible))
                 continue
             card.closed.connect(self._arranged_by_hand)
@@ -97,6 +98,8 @@ class Workspace(QMainWindow):
         for name, card in self.cards.items():
             if name in TABBED and name not in shown:
                 self.tabifyDockWidget(self.cards[self._home_of_tabs(columns)], card)
+            elif name in ACTING and name not in shown:
+                self.tabifyDockWidget(self.cards[self._low_home(columns)], card)
             elif name not in shown and name not in DESKS:  # kept at the end of the last column, in case it is wanted
                 home = columns[min(1, len(columns) - 1)] if name in BELOW_OUTPUT else columns[-1]
                 self.splitDockWidget(self.cards[home.cards[-1][0]], card, Qt.Orientation.Vertical)
@@ -113,6 +116,10 @@ class Workspace(QMainWindow):
     def _home_of_tabs(self, columns: list[Column]) -> str:
         names = [name for column in columns for name, _ in column.cards]
         return "attention" if "attention" in names else columns[-1].cards[0][0]
+
+    def _low_home(self, columns: list[Column]) -> str:
+        names = [name for column in columns for name, _ in column.cards]
+        return next((name for name in ("timeline", "candidates") if name in names), columns[-1].cards[-1][0])
 
     def _opened(self, card: Card, visible: bool) -> None:
         """A card that shares its place comes to the front, the columns keep their shares."""

@@ -13,21 +13,34 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.contract import (
+    Breakpoint,
+    BreakpointHit,
+    FinishReason,
     GenerationPlan,
     Grammar,
-    HypothesisEnded,
+    Intervention,
     ModelSpec,
     ParameterError,
     PictureAnswer,
     PictureQuery,
-    PrefillProgress,
     Prompt,
     PromptError,
     RunSpec,
     StepSnapshot,
 )
 from core.contract.specs import DrawSource
-from core.prompts import Ids, Image, Images, Messages, Text, to_negative, to_picture, to_prompts
+from core.prompts import (
+    Ids,
+    Image,
+    Images,
+    Messages,
+    Text,
+    to_breakpoints,
+    to_interventions,
+    to_negative,
+    to_picture,
+    to_prompts,
+)
 from core.result import RunResult
 
 # torch is imported when a model is first used, so that `import core.api` stays quick.
@@ -36,7 +49,7 @@ if TYPE_CHECKING:
 
     from core.decode.extras import Extras
     from core.decode.pipeline import AllowedTokens, Processor
-    from core.decode.session import Session
+    from core.decode.session import RunEvent, Session
     from core.decode.stopping import Criterion
     from core.models.load_control import LoadControl
     from core.models.loaded import LoadedModel
@@ -67,6 +80,8 @@ def run(
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
     negative_prompt: str | Sequence[int] | None = None,
+    interventions: Sequence[Intervention | str] = (),
+    breakpoints: Sequence[Breakpoint | str] = (),
     device: str = "auto",
     dtype: str = "auto",
     logits_processor: Sequence[Processor] = (),
@@ -96,6 +111,10 @@ def run(
     assistant_model: a smaller model with the same vocabulary that drafts tokens (assisted generation).
     negative_prompt: text or token ids that classifier-free guidance (`guidance_scale`) steers away from; with a
         scale and no negative prompt it is the last token of each prompt, as in `generate()`.
+    interventions: changes to what the model computes, from the first position on: `ScaleHeads`, `SkipPart`, `Steer`,
+        `MutePositions` of `core.contract`, or texts such as `"heads 3.1"` or `'steer 6 * 4 = "love" - "hate"'`.
+    breakpoints: conditions that end the run after the token that meets one, with the finish reason `breakpoint`:
+        `EntropyAbove` and the others of `core.contract`, or texts such as `"entropy>5"`.
     device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. dtype: `auto`, `bf16` or `fp32`.
     logits_processor: own stages, called with ids (B, T) of rows of equal length, without padding, and scores (B, V);
         they come after those that `params` ask for and before temperature. One of a class that `params` ask for takes
@@ -119,13 +138,15 @@ def run(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
         negative_prompt=to_negative(negative_prompt),
+        interventions=to_interventions(interventions), breakpoints=to_breakpoints(breakpoints),
     )  # fmt: skip
     extras = _extras(
         logits_processor, stopping_criteria, prefix_allowed_tokens_fn, past_key_values, inputs_embeds
     )  # fmt: skip
     session = open_session(load_model(model, device, dtype), spec, extras=extras)
-    steps = [event for event in events(session) if isinstance(event, StepSnapshot)]
-    return RunResult(session, steps, _lock)
+    seen = list(events(session))
+    steps = [event for event in seen if isinstance(event, StepSnapshot)]
+    return RunResult(session, steps, _lock, [event for event in seen if isinstance(event, BreakpointHit)])
 
 
 def stream(
@@ -147,6 +168,8 @@ def stream(
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
     negative_prompt: str | Sequence[int] | None = None,
+    interventions: Sequence[Intervention | str] = (),
+    breakpoints: Sequence[Breakpoint | str] = (),
     device: str = "auto",
     dtype: str = "auto",
     logits_processor: Sequence[Processor] = (),
@@ -167,6 +190,7 @@ def stream(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
         negative_prompt=to_negative(negative_prompt),
+        interventions=to_interventions(interventions), breakpoints=to_breakpoints(breakpoints),
     )  # fmt: skip
     extras = _extras(
         logits_processor, stopping_criteria, prefix_allowed_tokens_fn, past_key_values, inputs_embeds
@@ -227,6 +251,7 @@ def plan(
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
     negative_prompt: str | Sequence[int] | None = None,
+    interventions: Sequence[Intervention | str] = (),
     device: str = "auto",
     dtype: str = "auto",
 ) -> GenerationPlan:
@@ -236,6 +261,7 @@ def plan(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
         negative_prompt=to_negative(negative_prompt),
+        interventions=to_interventions(interventions),
     )  # fmt: skip
     session = open_session(load_model(model, device, dtype), spec)
     try:
@@ -331,17 +357,21 @@ def open_session(
         session = Session(
             loaded, spec, run_id=next(_numbers), cancelled=cancelled, assistant=assistant, extras=extras or NONE
         )
+    for problem in session.breaks.take_problems():
+        raise ParameterError(problem.reason)
     if spec.negative_prompt is not None and session.params.guidance_scale == 1:
         raise ParameterError("A negative prompt has no effect while guidance_scale is 1; set it, to 1.5 for example.")
     return session
 
 
-def events(session: Session) -> Generator[PrefillProgress | StepSnapshot | HypothesisEnded, None, None]:
-    """Run a session to its end, event by event; closing the generator ends the run as cancelled."""
+def events(session: Session) -> Generator[RunEvent, None, None]:
+    """Run a session to its end or a breakpoint, event by event; closing the generator ends the run as cancelled."""
     try:
         while not session.finished:
             with _lock, session.attached():
                 done = session.advance()
             yield from done
+            if any(isinstance(event, BreakpointHit) for event in done):
+                session.cancel(FinishReason.BREAKPOINT)
     finally:
         session.cancel()

@@ -29,6 +29,8 @@ from core.contract.commands import (
     PreviewPlan,
     ResumeRun,
     SaveModel,
+    SetBreakpoints,
+    SetInterventions,
     SetParams,
     Shutdown,
     StartRun,
@@ -38,6 +40,7 @@ from core.contract.commands import (
 )
 from core.contract.errors import PromptError, TokenglassError
 from core.contract.events import (
+    BreakpointHit,
     CommandRefused,
     Event,
     LoadFailed,
@@ -168,7 +171,7 @@ class Worker:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as problem:  # some libraries raise outside Exception (pyo3 panics)
-            epoch = command.epoch if isinstance(command, SetParams) else None
+            epoch = command.epoch if isinstance(command, SetParams | SetInterventions) else None
             self.mailbox.put(CommandRefused(type(command).__name__, error_report(problem), epoch))
             if not self.running:
                 self.hooks.close()
@@ -188,8 +191,8 @@ class Worker:
                 self._resume(command.max_steps)
             case StopRun():
                 self._end_run()
-            case SetParams():
-                self._set_params(command)
+            case SetParams() | SetInterventions() | SetBreakpoints():
+                self._change_run(command)
             case Tokenize() | PreviewModel() | PreviewPlan():
                 self.drafts.take(command, self.loaded)
             case Fetched():
@@ -280,9 +283,18 @@ class Worker:
         self.paused_at, self.steps_left = None, max_steps
         self._settle()
 
-    def _set_params(self, command: SetParams) -> None:
-        if self.session is not None and self.running:
-            self.mailbox.put(self.session.set_params(command.changes, command.epoch))
+    def _change_run(self, command: SetParams | SetInterventions | SetBreakpoints) -> None:
+        session = self.session
+        if session is None or not self.running:
+            return
+        match command:
+            case SetParams(changes, epoch):
+                self.mailbox.put(session.set_params(changes, epoch))
+            case SetInterventions(run_id, interventions, epoch) if run_id == session.run_id:
+                self.mailbox.put(session.set_interventions(interventions, epoch))
+            case SetBreakpoints(run_id, breakpoints) if run_id == session.run_id:
+                for problem in session.set_breakpoints(breakpoints):
+                    self.mailbox.put(problem)
 
     def _plan(self) -> None:
         self.drafts.plan(self.loaded, self.session, self._assistant)
@@ -311,8 +323,8 @@ class Worker:
             return
         if steps and self.steps_left is not None:
             self.steps_left -= 1
-            if self.steps_left <= 0:
-                self._pause()
+        if self.steps_left == 0 or any(isinstance(event, BreakpointHit) for event in events):
+            self._pause()
         self._settle()
         self.credit_s = min(MOST_CREDIT_S, self.credit_s + spent_s * VIEW_SHARE / (1 - VIEW_SHARE))
         while self.desk and self._advancing and self.credit_s > 0 and self.inbox.empty():

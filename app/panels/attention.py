@@ -29,6 +29,7 @@ from app.panels.attention_questions import (
 from app.panels.attention_range import RangeChoice
 from app.panels.panel import Dispatch, Panel
 from app.state import select
+from app.state.acting_intents import MuteHead, UnmuteHeads
 from app.state.intents import AskView, JoinHeads, SelectStep, SetFocus, ToggleHead, WithdrawView
 from app.state.run import RunView
 from app.state.state import AppState, AttentionFocus, Head
@@ -70,6 +71,8 @@ class AttentionPanel(Panel):
         self.thumbnails.setAccessibleName(self.tr("Attention of every head, layers down, heads across"))
         self.thumbnails.clicked.connect(lambda layer, head: dispatch(SetFocus(layer, head)))
         self.thumbnails.toggled.connect(lambda layer, head: dispatch(ToggleHead(layer, head)))
+        self.thumbnails.muted.connect(lambda layer, head: dispatch(MuteHead(layer, head)))
+        self.thumbnails.unmuted.connect(lambda: dispatch(UnmuteHeads()))
         self.summaries = HeadSummaries()
         self.thumbnails.tooltip = self.summaries.tooltip
         self.thumbnails.visible_changed.connect(self._thumbnails_scrolled)
@@ -153,6 +156,7 @@ class AttentionPanel(Panel):
             self.twins.set_palette(palette)
             self._show_legend()
         self._show_choices(state)
+        self.thumbnails.set_muted(select.muted_heads(state.acting.interventions))
         run = state.run
         status = select.view_status(state, "attention")
         available = status is None or status.available
@@ -400,7 +404,7 @@ class AttentionPanel(Panel):
             joined = [
                 (by, self.tr("{0} of {1}").format(name, chosen) if chosen else name) for by, name in self._joins()
             ]
-            self.head.set_options([*joined, *((str(i), str(i)) for i in range(info.heads))])
+            self.head.set_options([*joined, *words.head_options(state, info.heads)])
             if self.thumbnails.set_shape(info.layers, info.heads):
                 self._share_width()
             head = state.focus.head

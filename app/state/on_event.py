@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
-from app.state import desks, notices, params, plan, samples
+from app.state import acting, desks, notices, params, plan, samples
 from app.state.run import begin, with_end, with_step
 from app.state.shown import of_sequence
 from app.state.state import EMPTY, AppState, AttentionFocus, Draft
 from core.contract import (
     Answered,
+    BreakpointHit,
+    BreakpointProblem,
     ChatMessage,
     CommandRefused,
     Event,
     HypothesisEnded,
+    InterventionsApplied,
     LoadFailed,
     LoadProgress,
     ModelInfo,
@@ -41,6 +44,9 @@ def on_event(state: AppState, event: Event) -> AppState:
     match event:
         case StepSnapshot() | PrefillProgress() | ParamsApplied() | HypothesisEnded() | RunFinished() | RunStarted():
             return _on_run_event(state, event)
+        case InterventionsApplied() | BreakpointHit() | BreakpointProblem():
+            run = state.run
+            return state if run is None or run.run_id != event.run_id else acting.on_event(state, run, event)
         case StateChanged(worker):
             return replace(state, worker=worker)
         case LoadProgress(model_id, stage, fraction):
@@ -114,7 +120,7 @@ def _run_started(state: AppState, event: RunStarted) -> AppState:
         state = _remember_prompt(state, request.spec.prompts[0])
         request = None
     return replace(
-        state,
+        acting.run_started(state),
         run=run,
         requested=request,
         draft=draft,
@@ -167,6 +173,7 @@ def _model_ready(state: AppState, info: ModelInfo) -> AppState:
         tokenized=None,
         token_error=None,
     )
+    state = acting.model_ready(state, info)
     loading = state.loading if state.loading and state.loading.model_id != info.model_id else None
     # Three eighths up: past the layers that mostly copy, before those that mostly predict.
     focus = AttentionFocus(layer=info.layers * 3 // 8, head=min(4, info.heads - 1))
@@ -201,7 +208,7 @@ def _load_failed(state: AppState, event: LoadFailed) -> AppState:
 
 def _refused(state: AppState, event: CommandRefused) -> AppState:
     if event.epoch is not None:
-        state = params.refused(state, event.epoch)
+        state = acting.refused(params.refused(state, event.epoch), event.epoch)
     if event.command == "StartRun":
         state = replace(state, requested=None, pending=EMPTY)
         if event.error.code == "prompt_cancelled":  # the user has just stopped it

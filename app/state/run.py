@@ -15,6 +15,7 @@ from core.contract import (
     GenerationParams,
     GenerationPlan,
     HypothesisEnded,
+    InterventionsApplied,
     ModelInfo,
     ParamsApplied,
     PrefillProgress,
@@ -146,7 +147,8 @@ class Sequences:
 class RunView:
     """The newest run, and the sequence of it that the window shows.
 
-    params: in force for the newest step. flags: the changes made while it ran, with the index they act from.
+    params: in force for the newest step. flags: the changes made while it ran, with the index they act from; acts:
+    those of interventions.
     sequences: everything it said. columns: of the sequence shown; another object when another one is shown.
     count: steps of it that this state sees. row: that it belongs to.
     beam: it is at its newest step. follows: it is the best beam, whichever that is.
@@ -162,6 +164,7 @@ class RunView:
     beam: int = 0
     follows: bool = True
     flags: tuple[ParamsApplied, ...] = ()
+    acts: tuple[InterventionsApplied, ...] = ()
     prefill: PrefillProgress | None = None
     finish: RunFinished | None = None
 
@@ -173,8 +176,9 @@ class RunView:
     @property
     def plan(self) -> GenerationPlan:
         """What the run does, with the changes made so far."""
-        changed = (flag.plan for flag in reversed(self.flags) if flag.plan is not None)
-        return next(changed, self.started.plan)
+        both: tuple[ParamsApplied | InterventionsApplied, ...] = (*self.flags, *self.acts)
+        changes = sorted(both, key=lambda change: change.epoch, reverse=True)
+        return next((change.plan for change in changes if change.plan is not None), self.started.plan)
 
     @property
     def key(self) -> tuple[int, int]:

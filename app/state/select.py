@@ -17,8 +17,11 @@ from core.contract import (
     Answered,
     ChatMessage,
     GenerationParams,
+    Intervention,
+    MutePositions,
     Prompt,
     RunSpec,
+    ScaleHeads,
     StepSnapshot,
     ViewStatus,
     WorkerState,
@@ -144,6 +147,23 @@ def colour_ends(by: ColourBy) -> tuple[str, str]:
     }[by]
 
 
+def interventions(run: RunView, index: int | None = None) -> tuple[Intervention, ...]:
+    """The interventions in force when the step with this index was chosen; None: for the next one."""
+    acts = [act for act in run.acts if index is None or act.index <= index]
+    return acts[-1].interventions if acts else run.started.interventions
+
+
+def muted_heads(asked: tuple[Intervention, ...]) -> frozenset[tuple[int, int]]:
+    """(layer, head) of every head that is muted."""
+    scaled = (one for one in asked if isinstance(one, ScaleHeads) and one.factor == 0)
+    return frozenset((one.layer, head) for one in scaled for head in one.heads)
+
+
+def muted_positions(asked: tuple[Intervention, ...], row: int) -> frozenset[int]:
+    """The positions of a row that are hidden from later queries."""
+    return frozenset(p for one in asked if isinstance(one, MutePositions) and one.row == row for p in one.positions)
+
+
 def view_status(state: AppState, view: str) -> ViewStatus | None:
     """The self-test result of `attention` or `distribution` for the run's (else the loaded) model."""
     model = state.run.model if state.run else state.model
@@ -219,6 +239,8 @@ def run_spec(state: AppState, max_steps: int | None = None) -> RunSpec:
         reuse_prefix=state.draft.tab == "chat",
         max_steps=max_steps,
         grammar=state.grammar,
+        interventions=state.acting.interventions,
+        breakpoints=state.acting.breakpoints,
         **_mode_texts(state),
     )
 

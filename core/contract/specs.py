@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from core.contract.breakpoints import Breakpoint
+from core.contract.interventions import Intervention
 from core.contract.picture import Picture
 
 DrawSource = Literal["counter", "torch"]
@@ -84,6 +86,8 @@ class RunSpec:
     force_words: phrases that constrained beams must say, as texts; of several alternatives one is enough. They join
         those of the parameter force_words_ids.
     negative_prompt: what classifier-free guidance (guidance_scale) steers away from; None: the last token alone.
+    interventions: changes to what the model computes, in force from the first position on.
+    breakpoints: conditions that stop the run between two tokens.
     """
 
     prompts: tuple[Prompt, ...]
@@ -103,3 +107,5 @@ class RunSpec:
     assistant: ModelSpec | None = None
     negative_prompt: Prompt | None = None
     force_words: tuple[tuple[str, ...], ...] = ()
+    interventions: tuple[Intervention, ...] = ()
+    breakpoints: tuple[Breakpoint, ...] = ()

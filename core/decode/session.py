@@ -14,25 +14,33 @@ from itertools import pairwise
 import torch
 from transformers.cache_utils import Cache
 
+from core.contract.breakpoints import Breakpoint
 from core.contract.errors import ParameterError, TokenglassError, ViewUnavailableError
 from core.contract.events import (
+    BreakpointHit,
+    BreakpointProblem,
     FinishReason,
     HypothesisEnded,
+    InterventionsApplied,
     ParamsApplied,
     PrefillProgress,
     PromptRow,
     RunFinished,
     RunStarted,
 )
+from core.contract.interventions import Intervention
 from core.contract.params import PARAMETERS, GenerationParams
 from core.contract.snapshot import StepSnapshot
 from core.contract.specs import RunSpec
 from core.contract.together import check_together
 from core.contract.views import Place, ViewAnswer, ViewQuery
 from core.decode import engine, given, prepare
+from core.decode.acts import Acts
+from core.decode.breakpoints import Breaks
 from core.decode.extras import NONE, Extras
 from core.decode.forward import Forward, ForwardCancelled
 from core.decode.guidance import Guidance
+from core.decode.interventions import History, hidden_keys, make_acts, preview_logits
 from core.decode.kv import cache_length, fork_cache, layer_keys, new_cache, take_rows
 from core.decode.lengths import settle_lengths
 from core.decode.modes import PLAIN, Mode, Past, make_mode
@@ -48,6 +56,8 @@ from core.trace.record import Trace
 from core.trace.recording import Recording, Strand
 from core.trace.replay import ReadOut
 from core.trace.views import derive
+
+RunEvent = PrefillProgress | StepSnapshot | HypothesisEnded | BreakpointHit | BreakpointProblem
 
 
 class Session:
@@ -84,6 +94,7 @@ class Session:
         else:
             prompts = [given.embedded_row(embeds)] * copies
         self.embeds = embeds  # (1, T, E)
+        self.prompts, self.cancelled = tuple(prompts), cancelled
         slots = prepare.pad_left(prompts, engine.pad_id(loaded, self.asked), loaded.device)
         self.prompt_slots = slots.ids.shape[1]
         self.lengths = settle_lengths(self.asked, self._chosen(), self.prompt_slots)
@@ -100,6 +111,9 @@ class Session:
         self.past: list[list[PastLane]] = []  # the lanes after each step, where lanes move
         self.ids = slots.ids  # (B, slots so far)
         self.forward = Forward(loaded, self.padding, cancelled)
+        self.acts = History()
+        self.acts.put(0, make_acts(self, spec.interventions))
+        self.forward.acts = self.acts.now
         self.limit = min(self.prompt_slots + self.params.max_new_tokens, loaded.info.max_positions + max(self.padding))
         check_room(loaded, len(self.rows) * (1 if self.mode.copies else self.params.num_beams), self.limit)
         self.cache = new_cache(len(self.forward.anatomy.layers), self.limit)
@@ -116,6 +130,7 @@ class Session:
         self.guidance: Guidance | None = None  # once it has acted
         self.stages: tuple[Stage, ...]
         self._configure(self.params)
+        self.breaks = Breaks(self, spec.breakpoints)
         self.params_since = [(0, self.params)]  # from which token on which were in force
         self.mode.begin(self)
         self.started = RunStarted(
@@ -128,6 +143,7 @@ class Session:
             max_length=self.limit,
             plan=make_plan(self),
             reused_positions=self.reused,
+            interventions=self.acts.now.asked,
         )
 
     def _chosen(self) -> frozenset[str]:
@@ -237,9 +253,8 @@ class Session:
                 self.pending_logits = self.pending_logits[rows]
             if self.guidance is not None:
                 self.guidance.regroup(sources)
-        before, self.lanes = self.padding, lanes
-        if self.padding != before:
-            self.forward.place_rows(self.padding)
+        self.lanes = lanes
+        self.forward.place_rows(self.padding, [lane.index for lane in lanes])
 
     def fed_input(self, start: int, stop: int) -> torch.Tensor:
         """What is fed for these slots of the prompt: ids (B, n), or embeddings (B, n, E)."""
@@ -273,8 +288,10 @@ class Session:
         return self.pending_logits is None and cache_length(self.cache) < self.prompt_slots
 
     @torch.inference_mode()
-    def advance(self) -> tuple[PrefillProgress | StepSnapshot | HypothesisEnded, ...]:
+    def advance(self) -> tuple[RunEvent, ...]:
         """One unit of work: a prefill chunk, or one decode step of all rows. Call inside `attached()`.
+
+        What breakpoints say follows the step; whoever drives the run stops at a `BreakpointHit`.
 
         A pass that is broken off ends the run as cancelled; a failing one ends it with the error. Both
         leave cache, trace and everything generated as they were before the pass.
@@ -283,7 +300,9 @@ class Session:
         try:
             if self.in_prefill:
                 return (engine.prefill_chunk(self),)
-            events = engine.decode_step(self)
+            events: tuple[RunEvent, ...] = engine.decode_step(self)
+            hits = self.breaks.after([event for event in events if isinstance(event, StepSnapshot)])
+            events = (*events, *self.breaks.take_problems(), *hits)
             if self.mode.is_over(self):
                 self.cancel()
             return events
@@ -320,6 +339,18 @@ class Session:
         self.params_since.append((self.new_tokens, self.params))
         changed = tuple(n for n in PARAMETERS if getattr(before, n) != getattr(self.params, n))
         return ParamsApplied(self.run_id, epoch, self.new_tokens, self.params, changed, make_plan(self))
+
+    def set_interventions(self, asked: tuple[Intervention, ...], epoch: int) -> InterventionsApplied:
+        """Exactly these from the next position on. Raises as `make_acts` does; then nothing has changed."""
+        self.acts.put(cache_length(self.cache), make_acts(self, asked))
+        self.forward.acts, self.epoch = self.acts.now, epoch
+        decided = self.pending_logits is not None  # the next token follows a position that was fed already
+        return InterventionsApplied(self.run_id, epoch, self.new_tokens + decided, asked, make_plan(self))
+
+    def set_breakpoints(self, breakpoints: Sequence[Breakpoint]) -> list[BreakpointProblem]:
+        """Exactly these from the next token on; returns what is wrong with some."""
+        self.breaks = Breaks(self, breakpoints)
+        return self.breaks.take_problems()
 
     def take_record_s(self) -> float:
         """Seconds spent recording since the last call."""
@@ -396,6 +427,8 @@ class Session:
             final_scores=partial(final_scores, self),
             replay=partial(replay, self),
             read_out=self.read_out,
+            hidden=partial(hidden_keys, self),
+            preview=partial(preview_logits, self),
         )
 
     def _strand(self, place: Place) -> Strand:
@@ -417,8 +450,13 @@ class Session:
         what = f"no beam {place.beam} in row {place.row}" if place.beam else f"no row {place.row}"
         raise ViewUnavailableError(f"There is {what}; the run has {len({row.index for row in self.rows})}.")
 
-    def feed_again(self, strand: Strand, start: int, stop: int) -> tuple[Cache, Trace, Strand]:
-        """Feed positions again for their records: on a fork of the cache, or alone where rows have moved."""
+    def feed_again(
+        self, strand: Strand, start: int, stop: int, acts: Acts | None = None
+    ) -> tuple[Cache, Trace, Strand]:
+        """Feed positions again for their records: on a fork of the cache, or alone where rows have moved.
+
+        The interventions are those that were in force, or for the positions meant other ones.
+        """
         budget = self.spec.trace_budget_bytes + (1 << 40)
         if self.several:
             begin, cache, padding = 0, new_cache(len(self.forward.anatomy.layers), stop), 0
@@ -427,12 +465,15 @@ class Session:
         ids = torch.tensor([strand.token_ids[:stop]], device=self.ids.device)
         trace = Trace(budget, start=padding + begin, keeps_keys=self.several)
         # The positions meant are passes of their own, and so are embeddings.
-        marks = sorted({begin, start, stop, min(max(self.unseen, begin), stop)})
-        with self.attached(), self.forward.rows_placed([padding]):
+        changes = (slot - strand.padding for slot in self.acts.marks(strand.padding + begin, strand.padding + stop))
+        marks = sorted({begin, start, stop, min(max(self.unseen, begin), stop), *changes})
+        with self.attached(), self.forward.rows_placed([padding], [strand.row]):
             for first, last in pairwise(marks):
                 source = ids if self.embeds is None or first >= self.unseen else self.embeds
-                for at in range(first, last, self.spec.prefill_chunk):
-                    self.forward(source[:, at : min(at + self.spec.prefill_chunk, last)], cache, trace)
+                others = acts if acts is not None and first >= start else self.acts.at(strand.padding + first)
+                with self.forward.acting(others):
+                    for at in range(first, last, self.spec.prefill_chunk):
+                        self.forward(source[:, at : min(at + self.spec.prefill_chunk, last)], cache, trace)
         return cache, trace, dataclasses.replace(strand, path=Path(0, 0), padding=padding, fed=None)
 
     def close(self) -> None:

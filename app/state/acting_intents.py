@@ -1,0 +1,119 @@
+"""What the user wants to do to runs besides parameters: interventions, breakpoints, watched tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.contract import Breakpoint, Intervention
+
+
+@dataclass(frozen=True, slots=True)
+class AddIntervention:
+    """Intervene from the next token on, and in later runs."""
+
+    intervention: Intervention
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeIntervention:
+    """Another intervention in the place of one, such as another factor."""
+
+    act_id: int
+    intervention: Intervention
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchIntervention:
+    """On or off; it stays in the list."""
+
+    act_id: int
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveIntervention:
+    """Out of the list; None removes all of them."""
+
+    act_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class MuteHead:
+    """Mute a head, or let it speak again."""
+
+    layer: int
+    head: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnmuteHeads:
+    """Every muted head speaks again."""
+
+
+@dataclass(frozen=True, slots=True)
+class MutePosition:
+    """Hide a position of a row from later queries, or show it again."""
+
+    row: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShowPreview:
+    """Show at the candidates what the interventions would change at the shown step."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AddBreakpoint:
+    """Stop at this from the next token on, and in later runs."""
+
+    breakpoint: Breakpoint
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchBreakpoint:
+    """On or off; it stays in the list."""
+
+    break_id: int
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveBreakpoint:
+    """Out of the list; None removes all of them."""
+
+    break_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PinToken:
+    """Watch the probability of a token."""
+
+    token_id: int
+    piece: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnpinToken:
+    """Watch it no more."""
+
+    token_id: int
+
+
+ActingIntent = (
+    AddIntervention
+    | ChangeIntervention
+    | SwitchIntervention
+    | RemoveIntervention
+    | MuteHead
+    | UnmuteHeads
+    | MutePosition
+    | ShowPreview
+    | AddBreakpoint
+    | SwitchBreakpoint
+    | RemoveBreakpoint
+    | PinToken
+    | UnpinToken
+)
