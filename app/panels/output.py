@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QPushButton, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QMenu, QPushButton, QToolButton, QVBoxLayout, QWidget
 
-from app.panels import tables
+from app.panels import tables, token_menu
 from app.panels.accessible import Moment, describe_selection
 from app.panels.output_attention import SOURCE_TEXT, SOURCES, Query, Source, levels_of, query_of, same_view
 from app.panels.panel import Dispatch, Panel
 from app.state import select
+from app.state.acting import stopped_text
 from app.state.intents import AskView, SelectStep, SetColour, WithdrawView
 from app.state.run import RunView
 from app.state.state import AppState, ColourBy
@@ -63,6 +64,7 @@ class OutputPanel(Panel):
         self.flow.setAccessibleName(self.tr("Output tokens"))
         FocusRing(self.flow)
         self.flow.tooltip = self._tooltip
+        self.flow.fill_menu = self._fill_menu
         self.flow.clicked.connect(self._clicked)
         self.flow.follow_changed.connect(lambda _follow: self._show_newest_button())
         box = QVBoxLayout(self)
@@ -133,6 +135,7 @@ class OutputPanel(Panel):
         self._show_row(run, state)
         selected = None if state.selected is None else run.prompt_tokens + min(state.selected, run.count - 1)
         self.flow.set_selected(selected if run.count else None)
+        self.flow.set_struck(select.muted_positions(state.acting.interventions, run.row))
         self._show_newest_button()
 
     def describe(self) -> str:
@@ -252,6 +255,20 @@ class OutputPanel(Panel):
             return
         self._select(token - run.prompt_tokens)
 
+    def _fill_menu(self, menu: QMenu, token: int) -> None:
+        state = self._state
+        run = state.run if state else None
+        if state is None or run is None or token >= run.prompt_tokens + run.count:
+            return
+        if token < run.prompt_tokens:
+            token_id, piece = run.prompt.token_ids[token], run.prompt.pieces[token]
+        else:
+            step = run.step(token - run.prompt_tokens)
+            token_id, piece = step.token_id, step.piece
+        if token_id >= 0:  # embeddings have no token
+            token_menu.add_token(menu, self.dispatch, state.acting, token_id, piece)
+        token_menu.add_position(menu, self.dispatch, state.acting, run.row, token, select.fed_positions(run))
+
     def _select(self, index: int) -> None:
         run = self._state.run if self._state else None
         self.dispatch(SelectStep(None if run is not None and index == run.count - 1 else index))
@@ -302,6 +319,9 @@ def _progress(state: AppState) -> tuple[str, ...]:
         return ("",)
     if run.finish is not None:
         return (tr(ENDED.get(run.finish.finish_reason, run.finish.finish_reason)),)
+    stopped = stopped_text(state)
+    if stopped:
+        return stopped, tr("at a breakpoint")
     if run.count == 0 and run.prefill is not None:
         done, total = f"{run.prefill.done:,}", f"{run.prefill.total:,}"
         long, short = tr("reading the prompt, {0} of {1} tokens"), tr("reading {0} of {1}")

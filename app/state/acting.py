@@ -55,8 +55,19 @@ def on_intent(state: AppState, intent: a.ActingIntent) -> AppState:
             return _with_acts(state, _toggled_head(state.acting, layer, head))
         case a.UnmuteHeads():
             return _with_acts(state, tuple(x for x in acts if not _mutes_heads(x.intervention)))
+        case a.SetMuted(row, positions):
+            return _with_acts(state, _muted(state.acting, row, positions))
         case a.MutePosition(row, position):
             return _with_acts(state, _toggled_position(state.acting, row, position))
+
+
+def _muted(acting: Acting, row: int, positions: tuple[int, ...]) -> tuple[Act, ...]:
+    """One line for all positions of a row, in the place of those that were there."""
+    others = tuple(
+        x for x in acting.acts if not (isinstance(x.intervention, MutePositions) and x.intervention.row == row)
+    )
+    made = (Act(acting.last_id + 1, MutePositions(row, positions)),) if positions else ()
+    return (*others, *made)
 
 
 def _with_acts(state: AppState, acts: tuple[Act, ...]) -> AppState:

@@ -59,6 +59,14 @@ class MutePosition:
 
 
 @dataclass(frozen=True, slots=True)
+class SetMuted:
+    """Hide exactly these positions of a row."""
+
+    row: int
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ShowPreview:
     """Show at the candidates what the interventions would change at the shown step."""
 
@@ -110,6 +118,7 @@ ActingIntent = (
     | MuteHead
     | UnmuteHeads
     | MutePosition
+    | SetMuted
     | ShowPreview
     | AddBreakpoint
     | SwitchBreakpoint

@@ -56,6 +56,7 @@ class TokenFlow(QAbstractScrollArea):
         self._follow = True
         self._empty = ("", "")
         self.tooltip: Callable[[int], str] = lambda token: ""
+        self.fill_menu: Callable[[QMenu, int], None] = lambda menu, token: None
         self.verticalScrollBar().setRange(0, 0)
         self.verticalScrollBar().valueChanged.connect(self._scrolled)
 
@@ -130,6 +131,12 @@ class TokenFlow(QAbstractScrollArea):
         values = array("h", b"" if levels is None else levels.astype(np.int16).tobytes())
         if values.tobytes() != self._marks.underlines.tobytes():
             self._marks.underlines = values
+            self.viewport().update()
+
+    def set_struck(self, tokens: frozenset[int]) -> None:
+        """A line through these tokens."""
+        if tokens != self._marks.struck:
+            self._marks.struck = tokens
             self.viewport().update()
 
     def set_selected(self, token: int | None) -> None:
@@ -310,9 +317,14 @@ class TokenFlow(QAbstractScrollArea):
         self.copied.emit(text)
 
     def contextMenuEvent(self, event: QContextMenuEvent) -> None:
-        """Copy what is marked, the output, or everything."""
+        """What can be done with the token under the pointer (by keyboard the selected one); copy some or all."""
         menu = QMenu(self)
         menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        keyboard = event.reason() == QContextMenuEvent.Reason.Keyboard
+        token = self._marks.selected if keyboard else self.token_at(event.pos())
+        if token is not None:
+            self.fill_menu(menu, token)
+            menu.addSeparator()
         if self._marks.marked:
             menu.addAction(self.tr("Copy selection"), self.copy)
         first, last = self._marks.prompt_tokens, self.tokens - 1

@@ -127,6 +127,7 @@ from core.contract.interventions import (
     notation,
     parse_intervention,
     parse_positions,
+    position_ranges,
     words,
 )
 from core.contract.looking import (
@@ -377,6 +378,7 @@ __all__ = [
     "parse_positions",
     "plan_steps",
     "plan_summary",
+    "position_ranges",
     "validate",
     "words",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,7 +82,7 @@ def words(one: Intervention) -> str:
             return f"{difference} × {scale:g} added before layer {layer}"
         case MutePositions(row, positions):
             what = "position" if len(positions) == 1 else "positions"
-            return f"{what} {_ranges(positions)} muted" + (f" in row {row}" if row else "")
+            return f"{what} {position_ranges(positions)} muted" + (f" in row {row}" if row else "")
 
 
 _PART_WORDS: dict[Part, str] = {"attention": "attention", "mlp": "MLP"}
@@ -105,7 +105,7 @@ def notation(one: Intervention) -> str:
             texts = [json.dumps(t if isinstance(t, str) else list(t), ensure_ascii=False) for t in (toward, away)]
             return f"steer {layer} * {scale:g} = {' - '.join(texts)}"
         case MutePositions(row, positions):
-            return f"mute {row}: {_ranges(positions)}"
+            return f"mute {row}: {position_ranges(positions)}"
 
 
 _HEADS = re.compile(r"heads?\s+(\d+)\.(\d+(?:\s*,\s*\d+)*)(?:\s*\*\s*(\S+))?")
@@ -163,7 +163,7 @@ def parse_positions(text: str) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _ranges(positions: tuple[int, ...]) -> str:
+def position_ranges(positions: Iterable[int]) -> str:
     """(3, 5, 6, 7) → `3, 5-7`."""
     parts: list[list[int]] = []
     for position in sorted(set(positions)):

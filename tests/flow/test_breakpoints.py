@@ -146,7 +146,7 @@ def test_a_breakpoint_that_makes_no_sense_is_told_and_the_others_hold(
     with run.attached():
         events = [event for _ in range(3) for event in run.advance()]
     assert [e.index for e in events if isinstance(e, BreakpointHit)] == [1]
-    with pytest.raises(ParameterError, match="cannot|no |at least|above|empty|longer"):
+    with pytest.raises(ParameterError, match=words):
         core.run("tiny-gpt2", "Once", breakpoints=[wrong], device="cpu", dtype="fp32")
 
 

@@ -1,0 +1,23 @@
+"""The tables of previews and watched tokens. Pure functions, no Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from app.panels.tables import token
+from app.state.texts import tr
+from app.widgets import numbers
+from app.widgets.candidate_rows import CandidateRow
+from app.widgets.table_data import Column, Table
+
+
+def preview_table(rows: Sequence[CandidateRow], key: object) -> Table:
+    """The candidates of a preview: probability before and after the interventions, and the difference."""
+    columns = (
+        Column(tr("token"), rows, lambda row: token(row.piece), numeric=False),
+        Column("id", [row.token_id for row in rows]),
+        Column(tr("before"), [row.raw for row in rows], numbers.probability),
+        Column(tr("after"), [row.final for row in rows], numbers.probability),
+        Column(tr("change"), [row.final - row.raw for row in rows], lambda value: f"{value:+.3f}"),
+    )
+    return Table(columns, len(rows), key, next((i for i, row in enumerate(rows) if row.chosen), None))
