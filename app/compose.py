@@ -23,6 +23,7 @@ from app.panels.prompt import PromptPanel
 from app.panels.rows import RowsPanel
 from app.panels.timeline import TimelinePanel
 from app.panels.walk import WalkPanel
+from app.panels.watches import WatchesPanel
 from app.panels.waterfall import WaterfallPanel
 from app.settings import Settings
 from app.state.state import ModelChoice
@@ -52,6 +53,7 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
         CachePanel(dispatch),
         InterventionsPanel(dispatch),
         BreakpointsPanel(dispatch),
+        WatchesPanel(dispatch),
         ConfigPanel(dispatch),
         OnnxPanel(dispatch),
         RowsPanel(dispatch),

@@ -15,7 +15,7 @@ from core.contract import MutePositions, TokenIn
 def add_token(menu: QMenu, dispatch: Dispatch, acting: Acting, token_id: int, piece: str) -> None:
     """Watch the token; stop where it is chosen."""
     named = step_text.quoted(piece)
-    if any(pin.token_id == token_id for pin in acting.pins):
+    if any(pin.token == token_id for pin in acting.pins):
         menu.addAction(tr("Watch {0} no more").format(named), lambda: dispatch(UnpinToken(token_id)))
     else:
         menu.addAction(tr("Watch {0}").format(named), lambda: dispatch(PinToken(token_id, piece)))

@@ -143,15 +143,15 @@ def _replaced(acting: Acting, old: Act, new: tuple[Act, ...]) -> tuple[Act, ...]
 def _on_break(state: AppState, intent: a.AddBreakpoint | a.SwitchBreakpoint | a.RemoveBreakpoint) -> AppState:
     acting = state.acting
     match intent:
-        case a.AddBreakpoint(one):
+        case a.AddBreakpoint(one, on):
             try:
                 check_breakpoint(one)
             except ParameterError as error:
                 return notices.announce(state, "error", error.message)
             same = next((x for x in acting.breaks if x.breakpoint == one), None)
             if same is not None:
-                return _on_break(state, a.SwitchBreakpoint(same.break_id, True))
-            made = Break(acting.last_id + 1, one)
+                return _on_break(state, a.SwitchBreakpoint(same.break_id, on))
+            made = Break(acting.last_id + 1, one, on)
             acting = replace(acting, breaks=(*acting.breaks, made), last_id=made.break_id)
         case a.SwitchBreakpoint(break_id, on):
             breaks = tuple(replace(x, on=on, problem="") if x.break_id == break_id else x for x in acting.breaks)
@@ -163,12 +163,12 @@ def _on_break(state: AppState, intent: a.AddBreakpoint | a.SwitchBreakpoint | a.
 
 
 def _on_pin(state: AppState, intent: a.PinToken | a.UnpinToken) -> AppState:
-    pins = tuple(pin for pin in state.acting.pins if pin.token_id != intent.token_id)
+    pins = tuple(pin for pin in state.acting.pins if pin.token != intent.token)
     if isinstance(intent, a.PinToken):
         if len(pins) >= MOST_PINS:
             text = tr("At most {0} tokens can be watched; remove one first.").format(MOST_PINS)
             return notices.announce(state, "info", text)
-        pins = (*pins, Pin(intent.token_id, intent.piece))
+        pins = (*pins, Pin(intent.token, intent.piece))
     return replace(state, acting=replace(state.acting, pins=pins))
 
 

@@ -78,6 +78,7 @@ class AddBreakpoint:
     """Stop at this from the next token on, and in later runs."""
 
     breakpoint: Breakpoint
+    on: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +98,9 @@ class RemoveBreakpoint:
 
 @dataclass(frozen=True, slots=True)
 class PinToken:
-    """Watch the probability of a token."""
+    """Watch the probability of a token: an id and its text, or a text whose first token it is."""
 
-    token_id: int
+    token: int | str
     piece: str
 
 
@@ -107,7 +108,7 @@ class PinToken:
 class UnpinToken:
     """Watch it no more."""
 
-    token_id: int
+    token: int | str
 
 
 ActingIntent = (

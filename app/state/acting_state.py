@@ -29,9 +29,9 @@ class Break:
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """A token whose probability is watched."""
+    """A token whose probability is watched: an id and its text, or a text whose first token it is."""
 
-    token_id: int
+    token: int | str
     piece: str
 
 

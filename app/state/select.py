@@ -132,6 +132,13 @@ def card_for(state: AppState) -> str | None:
     return "rows" if len(run.started.rows) > 1 else None
 
 
+def acting_cards(state: AppState) -> tuple[str, ...]:
+    """The cards that have something to tell: interventions that were made, tokens watched, a breakpoint that stopped."""
+    acting = state.acting
+    some = (("interventions", acting.acts), ("watches", acting.pins), ("breakpoints", acting.hits))
+    return tuple(name for name, things in some if things)
+
+
 def entropy_levels(entropy_bits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Entropies scaled to [0, 1], bright where the model was sure."""
     return np.asarray(1.0 - np.clip(entropy_bits / ENTROPY_TOP_BITS, 0.0, 1.0))

@@ -51,11 +51,12 @@ class InterventionAnswer:
 class WatchQuery:
     """How probable tokens were after each of the positions [start, stop), before the pipeline; stop None: the newest.
 
+    tokens: ids, or texts, of which the first token is watched (a leading space belongs to a word).
     At most `WATCHED_AT_ONCE` positions are answered; ask again for the rest.
     """
 
     run_id: int
-    token_ids: tuple[int, ...]
+    tokens: tuple[int | str, ...]
     positions: tuple[int, int | None]
     row: int = 0
     branch_id: int = 0
@@ -65,9 +66,14 @@ class WatchQuery:
 
 @dataclass(frozen=True, slots=True)
 class WatchAnswer:
-    """`logprob` (K, n), natural logarithms, and `rank` (K, n), 0 = likeliest, of the tokens after `positions`."""
+    """`logprob` (K, n), natural logarithms, and `rank` (K, n), 0 = likeliest, of the tokens after `positions`.
+
+    token_ids, pieces: the K tokens that are watched.
+    """
 
     query: WatchQuery
+    token_ids: tuple[int, ...]
+    pieces: tuple[str, ...]
     positions: tuple[int, int]
     logprob: FloatArray
     rank: IntArray

@@ -428,6 +428,7 @@ class Session:
             replay=partial(replay, self),
             read_out=self.read_out,
             hidden=partial(hidden_keys, self),
+            encode=partial(self.loaded.text.encode, add_special_tokens=False, cancelled=self.cancelled),
             preview=partial(preview_logits, self),
         )
 

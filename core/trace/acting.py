@@ -81,10 +81,9 @@ def derive_watch(recording: Recording, query: WatchQuery) -> Generator[None, Non
     start, stop = recording.span(strand, query.positions)
     stop = min(stop, start + WATCHED_AT_ONCE)
     width = recording.info.output_size
-    wrong = next((i for i in query.token_ids if not 0 <= i < width), None)
-    if wrong is not None or not query.token_ids:
-        what = "no token" if wrong is None else f"token {wrong}"
-        raise ViewUnavailableError(f"There is {what} to watch; ids end at {width - 1}.")
+    token_ids = tuple(_token(recording, one, width) for one in query.tokens)
+    if not token_ids:
+        raise ViewUnavailableError("No token is watched; name one by its text or its id.")
     at_once, trace = max(1, SLICE_LOGITS // width), recording.recorded()
     logprob: list[FloatArray] = []
     rank = []
@@ -92,13 +91,25 @@ def derive_watch(recording: Recording, query: WatchQuery) -> Generator[None, Non
         end = min(begin + at_once, stop)
         stream = residuals(trace, strand, recording.info.layers, begin, end)  # (n, E)
         logprobs = torch.log_softmax(recording.anatomy.read_out(stream), dim=-1)  # (n, V)
-        own = logprobs[:, list(query.token_ids)]  # (n, K)
+        own = logprobs[:, list(token_ids)]  # (n, K)
         logprob.append(own.T.cpu().numpy())
-        rank.append(torch.stack([_rank(logprobs, own[:, k], i) for k, i in enumerate(query.token_ids)]).cpu().numpy())
+        rank.append(torch.stack([_rank(logprobs, own[:, k], i) for k, i in enumerate(token_ids)]).cpu().numpy())
         yield
     joined, ranks = np.concatenate(logprob, axis=1), np.concatenate(rank, axis=1)
     joined.flags.writeable = ranks.flags.writeable = False
-    return WatchAnswer(query, (start, stop), joined, ranks)
+    return WatchAnswer(query, token_ids, tuple(map(recording.piece, token_ids)), (start, stop), joined, ranks)
+
+
+def _token(recording: Recording, one: int | str, width: int) -> int:
+    """The id that is meant. Raises `ViewUnavailableError` where there is none."""
+    if isinstance(one, str):
+        ids = recording.encode(one)
+        if not ids:
+            raise ViewUnavailableError(f"“{one}” is no token of {recording.info.title}; write another text or an id.")
+        return ids[0]
+    if not 0 <= one < width:
+        raise ViewUnavailableError(f"There is no token {one}; ids of {recording.info.title} end at {width - 1}.")
+    return one
 
 
 def _rank(logprobs: torch.Tensor, own: torch.Tensor, token_id: int) -> torch.Tensor:

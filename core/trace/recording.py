@@ -43,6 +43,7 @@ class Recording:
     replay: the same stage by stage, with changed parameters.
     read_out: what the waterfall looked at last.
     hidden: keys that the queries at positions [start, stop) of a strand did not see, (stop - start, stop); None: none.
+    encode: a text as token ids, without special tokens. Raises `PromptError`.
     preview: logits (V,) after a position fed once more under other interventions.
     """
 
@@ -57,6 +58,7 @@ class Recording:
     replay: Callable[[Strand, int, torch.Tensor, Mapping[str, object]], Replay]
     read_out: ReadOut
     hidden: Callable[[Strand, int, int], torch.Tensor | None]
+    encode: Callable[[str], list[int]]
     preview: Callable[[Strand, int, tuple[Intervention, ...]], torch.Tensor]
 
     def recorded(self) -> Trace:
