@@ -29,7 +29,7 @@ from app.panels.attention_questions import (
 from app.panels.attention_range import RangeChoice
 from app.panels.panel import Dispatch, Panel
 from app.state import select
-from app.state.acting_intents import MuteHead, UnmuteHeads
+from app.state.acting_intents import MuteHead, Part, SkipLayer, UnmuteHeads
 from app.state.intents import AskView, JoinHeads, SelectStep, SetFocus, ToggleHead, WithdrawView
 from app.state.run import RunView
 from app.state.state import AppState, AttentionFocus, Head
@@ -72,6 +72,7 @@ class AttentionPanel(Panel):
         self.thumbnails.clicked.connect(lambda layer, head: dispatch(SetFocus(layer, head)))
         self.thumbnails.toggled.connect(lambda layer, head: dispatch(ToggleHead(layer, head)))
         self.thumbnails.muted.connect(lambda layer, head: dispatch(MuteHead(layer, head)))
+        self.thumbnails.skipped.connect(lambda layer, part: dispatch(SkipLayer(layer, cast(Part, part))))
         self.thumbnails.unmuted.connect(lambda: dispatch(UnmuteHeads()))
         self.summaries = HeadSummaries()
         self.thumbnails.tooltip = self.summaries.tooltip
@@ -156,7 +157,8 @@ class AttentionPanel(Panel):
             self.twins.set_palette(palette)
             self._show_legend()
         self._show_choices(state)
-        self.thumbnails.set_muted(select.muted_heads(state.acting.interventions))
+        asked = state.acting.interventions
+        self.thumbnails.set_muted(select.muted_heads(asked), select.skipped_parts(asked))
         run = state.run
         status = select.view_status(state, "attention")
         available = status is None or status.available

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QPushButton, QWidget
 
 import core
@@ -14,7 +15,7 @@ from app.state.acting_intents import AddBreakpoint, RemoveBreakpoint, SwitchBrea
 from app.state.acting_state import Break
 from app.state.state import AppState
 from app.state.texts import tr
-from app.widgets.kind_form import FormField, FormKind, KindForm, number, whole
+from app.widgets.kind_form import FormField, FormKind, FormToggle, KindForm, number, whole
 from app.widgets.switch_list import SwitchEntry, SwitchList, form_and_list
 from core.contract import (
     AttentionAbove,
@@ -52,18 +53,26 @@ class BreakpointsPanel(Panel):
         )
         self.list.switched.connect(lambda number, on: dispatch(SwitchBreakpoint(number, on)))
         self.list.removed.connect(lambda number: dispatch(RemoveBreakpoint(number)))
+        self.toggle = FormToggle(self.form, self)
         self.clear = QPushButton(self.tr("Clear all"))
         self.clear.setProperty("link", True)
         self.clear.setToolTip(self.tr("Remove every breakpoint"))
         self.clear.clicked.connect(lambda: dispatch(RemoveBreakpoint(None)))
         form_and_list(self.form, self.list, self)
         self._shown: tuple[object, ...] = ()
+        self._theme = ""
+
+    def header_widgets(self) -> tuple[QWidget, ...]:
+        return (self.toggle,)
 
     def header_right_widgets(self) -> tuple[QWidget, ...]:
         return (self.clear,)
 
     def render(self, state: AppState) -> None:  # type: ignore[override]
         self._state = state
+        if state.theme != self._theme:
+            self._theme = state.theme
+            self.toggle.set_accent(select.palette(state).accent)
         run = state.run
         shown = (state.acting.breaks, state.acting.hits, run is not None, run is not None and run.finish is not None)
         if shown == self._shown:
@@ -71,7 +80,11 @@ class BreakpointsPanel(Panel):
         self._shown = shown
         self.list.show_entries([_entry(one, state) for one in state.acting.breaks])
         self.clear.setEnabled(bool(state.acting.breaks))
+        self.toggle.fit(self.height(), not state.acting.breaks)
         self.subtitle = stopped_text(state)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        self.toggle.fit(self.height(), not self.list.rows)
 
     def _add(self, thing: object) -> None:
         if isinstance(thing, Breakpoint):

@@ -26,6 +26,7 @@ from app.widgets.text_lines import TextLines
 from app.widgets.twin import Twin, TwinStack
 from core.contract import CacheReport, ModelInfo
 
+MUTED_PX = 180  # from this height on muted positions have a line, where there are some
 TALL_PX = 340  # from this height on the growth line stands below the bars
 RECENT_STEPS = 64
 WORDY_PX = 380  # from this width on the formula names its factors
@@ -125,7 +126,7 @@ class CachePanel(Panel):
     def _show_muted(self) -> None:
         """Where there is room for one more line, or something to be told."""
         self.muted.show_positions(self._muted)
-        self.muted.setVisible(bool(self._muted) or self.height() >= TALL_PX)
+        self.muted.setVisible(self.height() >= (MUTED_PX if self._muted else TALL_PX))
 
     def _mute(self, positions: tuple[int, ...]) -> None:
         self.dispatch(SetMuted(0 if self._run is None else self._run.row, positions))

@@ -203,7 +203,7 @@ class CandidatesPanel(Panel):
         count = len(answer.query.interventions)
         under = self.tr("under 1 intervention") if count == 1 else self.tr("under {0} interventions").format(count)
         step = self.tr("preview of step {0}").format(index)
-        self.moment.set_wordings(f"{step}, {under}", step)
+        self.moment.set_wordings(f"{step}, {under}", step, self.tr("preview"))
         self.readout.set_wordings(*candidates_preview.readout(run, index, answer))
         self.bars.set_rows(candidate_rows.preview_rows(answer, run.step(index).token_id))
         self.needle.hide()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QPushButton, QToolButton, QWidget
 
 from app.panels.panel import Dispatch, Panel
@@ -21,7 +22,7 @@ from app.state.acting_state import Act
 from app.state.intents import Announce
 from app.state.state import AppState
 from app.state.texts import tr
-from app.widgets.kind_form import FormField, FormKind, KindForm, number
+from app.widgets.kind_form import FormField, FormKind, FormToggle, KindForm, number
 from app.widgets.switch_list import SwitchEntry, SwitchList, form_and_list
 from core.contract import (
     Intervention,
@@ -64,6 +65,7 @@ class InterventionsPanel(Panel):
         self.preview.setAccessibleName(self.tr("Preview at the candidates"))
         self.preview.setAccessibleDescription(tip)
         self.preview.clicked.connect(lambda on: dispatch(ShowPreview(on)))
+        self.toggle = FormToggle(self.form, self)
         self.clear = QPushButton(self.tr("Clear all"))
         self.clear.setProperty("link", True)
         self.clear.setToolTip(self.tr("Remove every intervention"))
@@ -73,7 +75,7 @@ class InterventionsPanel(Panel):
         self._theme = ""
 
     def header_widgets(self) -> tuple[QWidget, ...]:
-        return (self.preview,)
+        return (self.toggle, self.preview)
 
     def header_right_widgets(self) -> tuple[QWidget, ...]:
         return (self.clear,)
@@ -89,6 +91,7 @@ class InterventionsPanel(Panel):
             self._theme = state.theme
             accent = select.palette(state).accent
             self.preview.setStyleSheet(f"QToolButton:checked {{ color: {accent} }}")
+            self.toggle.set_accent(accent)
         shown = (state.acting.acts, state.acting.epoch, state.acting.preview, select.is_active(state))
         if shown == self._shown:
             return
@@ -97,9 +100,13 @@ class InterventionsPanel(Panel):
         pending = tr("from the next token") if acting.epoch is not None else ""
         self.list.show_entries([_entry(act, pending if act.on else "") for act in acting.acts])
         self.clear.setEnabled(bool(acting.acts))
+        self.toggle.fit(self.height(), not acting.acts)
         self.preview.setChecked(acting.preview)
         count = len(acting.interventions)
         self.header_right = tr("{0} on").format(count) if count else ""
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        self.toggle.fit(self.height(), not self.list.rows)
 
     def _add(self, thing: object) -> None:
         if isinstance(thing, Intervention):
@@ -136,10 +143,8 @@ def _kinds(row: Callable[[], int]) -> tuple[FormKind, ...]:
     parts = (("attention", tr("attention")), ("mlp", tr("MLP")))
     heads = FormField(tr("heads"), tr("Heads, such as 1,4"), "", hint="1,4")
     factor = FormField("×", tr("Factor, 0 mutes"), "0")
-    toward = FormField(
-        tr("toward"), tr("Prompt to steer toward, or token ids such as [12, 7]"), "", True, tr("a prompt")
-    )
-    away = FormField(tr("from"), tr("Prompt to steer away from, may be empty"), "", True, tr("a prompt, or nothing"))
+    toward = FormField("", tr("Prompt to steer toward, or token ids such as [12, 7]"), "", True, tr("toward a prompt"))
+    away = FormField("", tr("Prompt to steer away from, may be empty"), "", True, tr("away from one"))
     scale = FormField("×", tr("Scale of the vector"), "4")
     positions = FormField(tr("positions"), tr("Positions, such as 3, 5-7"), "", True, "3, 5-7")
     return (

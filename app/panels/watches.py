@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 import numpy as np
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
 
 from app.panels import acting_tables
@@ -22,7 +23,7 @@ from app.state.state import AppState
 from app.state.texts import tr
 from app.widgets import numbers, step_text
 from app.widgets.focus_ring import FocusRing
-from app.widgets.kind_form import FormField, FormKind, KindForm, whole
+from app.widgets.kind_form import FormField, FormKind, FormToggle, KindForm, whole
 from app.widgets.pin_list import PinList
 from app.widgets.series_plot import Lane, Series, SeriesPlot
 from app.widgets.twin import Twin, TwinStack
@@ -36,12 +37,14 @@ class WatchesPanel(Panel):
     """Two plots over the steps, the list of tokens beside them, a form to add one."""
 
     name = "watches"
+    heavy = True
 
     def __init__(self, dispatch: Dispatch, parent: QWidget | None = None) -> None:
         super().__init__(dispatch, parent)
         self.title = self.tr("Watches")
         self.columns = WatchColumns()
         self.form = KindForm(self.tr("Watch a token"), _kinds(), self._add, self)
+        self.toggle = FormToggle(self.form, self)
         self.plot = SeriesPlot(self._lanes(0))
         self.plot.setAccessibleName(self.tr("Probability and rank of the watched tokens over the steps"))
         self.plot.set_empty(
@@ -80,7 +83,7 @@ class WatchesPanel(Panel):
         self._described: Moment = None
 
     def header_widgets(self) -> tuple[QWidget, ...]:
-        return (self.twins.button,)
+        return (self.twins.button, self.toggle)
 
     def hidden(self) -> None:
         if self._asked:
@@ -92,6 +95,7 @@ class WatchesPanel(Panel):
         if state.theme != self._theme:
             self._theme = state.theme
             self.twins.set_palette(select.palette(state))
+            self.toggle.set_accent(select.palette(state).accent)
             self._drawn = ()
         run, pins = state.run, state.acting.pins
         if run is None or run.key != self._key:
@@ -103,6 +107,9 @@ class WatchesPanel(Panel):
             self._ask(run, state)
         self._draw(run, state)
         self._described = describe_selection(self, (self.plot,), state, self._described)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        self.toggle.fit(self.height(), not self.columns.columns)
 
     # questions
 
@@ -163,6 +170,7 @@ class WatchesPanel(Panel):
         series += [Series(np.log10(1.0 + column.rank(steps))) for column in columns]
         self.plot.show_steps(tuple(series) if steps else (), (), selected, restart)
         self.list.setVisible(bool(columns))
+        self.toggle.fit(self.height(), not columns)
         at = None if not steps else index
         self.list.show_pins([_line(c, at, colour) for c, colour in zip(columns, colours, strict=True)])
         if self.twins.shown is not None:

@@ -23,6 +23,7 @@ from core.contract import (
     ScaleHeads,
     SetBreakpoints,
     SetInterventions,
+    SkipPart,
     check_breakpoint,
     check_interventions,
     hit_words,
@@ -55,6 +56,8 @@ def on_intent(state: AppState, intent: a.ActingIntent) -> AppState:
             return _with_acts(state, _toggled_head(state.acting, layer, head))
         case a.UnmuteHeads():
             return _with_acts(state, tuple(x for x in acts if not _mutes_heads(x.intervention)))
+        case a.SkipLayer(layer, part):
+            return _with_acts(state, _toggled_skip(state.acting, SkipPart(layer, part)))
         case a.SetMuted(row, positions):
             return _with_acts(state, _muted(state.acting, row, positions))
         case a.MutePosition(row, position):
@@ -122,6 +125,13 @@ def _toggled_head(acting: Acting, layer: int, head: int) -> tuple[Act, ...]:
     return (*acting.acts, Act(acting.last_id + 1, ScaleHeads(layer, (head,))))
 
 
+def _toggled_skip(acting: Acting, one: SkipPart) -> tuple[Act, ...]:
+    if any(act.on and act.intervention == one for act in acting.acts):
+        return tuple(act for act in acting.acts if act.intervention != one)
+    others = tuple(act for act in acting.acts if act.intervention != one)
+    return (*others, Act(acting.last_id + 1, one))
+
+
 def _toggled_position(acting: Acting, row: int, position: int) -> tuple[Act, ...]:
     for act in acting.acts:
         one = act.intervention
@@ -165,6 +175,10 @@ def _on_break(state: AppState, intent: a.AddBreakpoint | a.SwitchBreakpoint | a.
 def _on_pin(state: AppState, intent: a.PinToken | a.UnpinToken) -> AppState:
     pins = tuple(pin for pin in state.acting.pins if pin.token != intent.token)
     if isinstance(intent, a.PinToken):
+        width = state.model.output_size if state.model is not None else None
+        if isinstance(intent.token, int) and width is not None and intent.token >= width:
+            text = tr("There is no token {0}; ids of this model end at {1}.").format(intent.token, width - 1)
+            return notices.announce(state, "error", text)
         if len(pins) >= MOST_PINS:
             text = tr("At most {0} tokens can be watched; remove one first.").format(MOST_PINS)
             return notices.announce(state, "info", text)

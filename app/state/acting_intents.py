@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core.contract import Breakpoint, Intervention
+from core.contract.interventions import Part as Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,14 @@ class MuteHead:
 @dataclass(frozen=True, slots=True)
 class UnmuteHeads:
     """Every muted head speaks again."""
+
+
+@dataclass(frozen=True, slots=True)
+class SkipLayer:
+    """Skip a layer's attention or MLP, or no more."""
+
+    layer: int
+    part: Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +127,7 @@ ActingIntent = (
     | RemoveIntervention
     | MuteHead
     | UnmuteHeads
+    | SkipLayer
     | MutePosition
     | SetMuted
     | ShowPreview

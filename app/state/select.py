@@ -22,6 +22,7 @@ from core.contract import (
     Prompt,
     RunSpec,
     ScaleHeads,
+    SkipPart,
     StepSnapshot,
     ViewStatus,
     WorkerState,
@@ -133,7 +134,7 @@ def card_for(state: AppState) -> str | None:
 
 
 def acting_cards(state: AppState) -> tuple[str, ...]:
-    """The cards that have something to tell: interventions that were made, tokens watched, a breakpoint that stopped."""
+    """The cards that have something to tell: interventions made, tokens watched, a breakpoint that stopped the run."""
     acting = state.acting
     some = (("interventions", acting.acts), ("watches", acting.pins), ("breakpoints", acting.hits))
     return tuple(name for name, things in some if things)
@@ -164,6 +165,11 @@ def muted_heads(asked: tuple[Intervention, ...]) -> frozenset[tuple[int, int]]:
     """(layer, head) of every head that is muted."""
     scaled = (one for one in asked if isinstance(one, ScaleHeads) and one.factor == 0)
     return frozenset((one.layer, head) for one in scaled for head in one.heads)
+
+
+def skipped_parts(asked: tuple[Intervention, ...]) -> frozenset[tuple[int, str]]:
+    """(layer, part) of everything that is skipped."""
+    return frozenset((one.layer, one.part) for one in asked if isinstance(one, SkipPart))
 
 
 def muted_positions(asked: tuple[Intervention, ...], row: int) -> frozenset[int]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from PySide6.QtCore import Qt, Slot
-from PySide6.QtWidgets import QHBoxLayout, QLabel, QLineEdit, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtCore import QSize, Qt, Slot
+from PySide6.QtGui import QResizeEvent
+from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QLineEdit, QPushButton, QToolButton, QWidget
 
 from app.state.texts import tr
 from app.theme import fonts
 from app.widgets.choice import Choice
 from core.contract import ParameterError
 
-NUMBER_PX, LEAST_TEXT_PX = 46, 64
+NUMBER_PX, LEAST_TEXT_PX = 42, 44
+NARROW_PX = 440  # below it the fields have a line of their own
+SHORT_PX = 150  # of a panel: below it the form gives way to the list, until it is asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +65,42 @@ class KindForm(QWidget):
         self.problem.setWordWrap(True)
         self.problem.setProperty("error", True)
         self.problem.hide()
-        line = QHBoxLayout()
-        line.setSpacing(8)
-        line.addWidget(self.kind)
+        self._fields = QWidget()
+        pages = QHBoxLayout(self._fields)
+        pages.setContentsMargins(0, 0, 0, 0)
         for kind in kinds:
-            line.addWidget(self._page(kind), 1)
-        line.addWidget(self.add)
-        box = QVBoxLayout(self)
-        box.setContentsMargins(0, 0, 0, 0)
-        box.setSpacing(4)
-        box.addLayout(line)
-        box.addWidget(self.problem)
+            pages.addWidget(self._page(kind), 1)
+        self._grid = QGridLayout(self)
+        self._grid.setContentsMargins(0, 0, 0, 0)
+        self._grid.setHorizontalSpacing(8)
+        self._grid.setVerticalSpacing(4)
+        self._grid.setColumnStretch(1, 1)
+        self._narrow: bool | None = None
+        self._arrange(narrow=False)
         self.choose(kinds[0].key)
+
+    def _arrange(self, narrow: bool) -> None:
+        if narrow == self._narrow:
+            return
+        self._narrow = narrow
+        for widget in (self.kind, self._fields, self.add, self.problem):
+            self._grid.removeWidget(widget)
+        self._grid.addWidget(self.kind, 0, 0)
+        if narrow:
+            self._grid.addWidget(self._fields, 1, 0, 1, 3)
+        else:
+            self._grid.addWidget(self._fields, 0, 1)
+        self._grid.addWidget(self.add, 0, 2)
+        self._grid.addWidget(self.problem, 2, 0, 1, 3)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """One line, or two where it is narrow."""
+        super().resizeEvent(event)
+        self._arrange(self.width() < NARROW_PX)
+
+    def minimumSizeHint(self) -> QSize:
+        """What two lines need."""
+        return QSize(240, super().minimumSizeHint().height())
 
     def choose(self, key: str) -> None:
         """The fields of another kind."""
@@ -146,6 +173,35 @@ class KindForm(QWidget):
     def _say(self, text: str) -> None:
         self.problem.setText(text)
         self.problem.setVisible(bool(text))
+
+
+class FormToggle(QToolButton):
+    """Shows a form or folds it away: by itself where there is little room, and as the user wants it."""
+
+    def __init__(self, form: KindForm, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._form = form
+        self._chosen = False
+        self.setText(self.tr("add…"))
+        self.setCheckable(True)
+        self.setChecked(True)
+        self.setProperty("plain", True)
+        self.setToolTip(form.kind.accessibleName())
+        self.setAccessibleName(form.kind.accessibleName())
+        self.toggled.connect(form.setVisible)
+        self.clicked.connect(self._clicked)
+
+    def _clicked(self) -> None:
+        self._chosen = True
+
+    def fit(self, height: int, empty: bool) -> None:
+        """The panel is so high, and its list perhaps empty."""
+        if not self._chosen:
+            self.setChecked(empty or height >= SHORT_PX)
+
+    def set_accent(self, colour: str) -> None:
+        """Colours of another theme."""
+        self.setStyleSheet(f"QToolButton:checked {{ color: {colour} }}")
 
 
 def number(text: str, what: str) -> float:

@@ -57,7 +57,7 @@ class SwitchRow(QWidget):
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 4, 0)
         row.setSpacing(8)
-        for widget, share in ((self.box, 0), (self.text, 1), (self.value, 0), (self.note, 0), (self.remove, 0)):
+        for widget, share in ((self.box, 0), (self.text, 1), (self.note, 0), (self.value, 0), (self.remove, 0)):
             row.addWidget(widget, share)
         self.setFixedHeight(28)
         self.show_entry(entry)

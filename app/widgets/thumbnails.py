@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,7 @@ class Thumbnails(QAbstractScrollArea):
     toggled = Signal(int, int)  # with Ctrl: into the set of chosen heads, or out of it
     muted = Signal(int, int)  # with Shift, M, or from the menu: mute a head, or let it speak again
     unmuted = Signal()  # from the menu: every head speaks again
+    skipped = Signal(int, str)  # from the menu: attention or MLP of a layer, or no more
     visible_changed = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -81,6 +83,7 @@ class Thumbnails(QAbstractScrollArea):
         self._chosen: tuple[int, ...] = ()
         self._kinds: Mapping[tuple[int, int], str] = {}
         self._muted: frozenset[tuple[int, int]] = frozenset()
+        self._skips: frozenset[tuple[int, str]] = frozenset()
         self.tooltip: Callable[[int, int], str] = lambda layer, head: ""
         self._scale: Scale = "sqrt"
         self._grid = Grid(16, 1, 1)
@@ -136,10 +139,10 @@ class Thumbnails(QAbstractScrollArea):
             self._kinds = kinds
             self.viewport().update()
 
-    def set_muted(self, muted: frozenset[tuple[int, int]]) -> None:
-        """Dim and strike these heads, (layer, head)."""
-        if muted != self._muted:
-            self._muted = muted
+    def set_muted(self, muted: frozenset[tuple[int, int]], skips: frozenset[tuple[int, str]] = frozenset()) -> None:
+        """Dim and strike these heads, (layer, head), and all of a layer whose attention is skipped, (layer, part)."""
+        if (muted, skips) != (self._muted, self._skips):
+            self._muted, self._skips = muted, skips
             self.viewport().update()
 
     def set_focus(self, layer: int, head: int | None, chosen: tuple[int, ...] = ()) -> None:
@@ -247,7 +250,7 @@ class Thumbnails(QAbstractScrollArea):
         faded.setAlpha(FADED)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         for column, head in enumerate(heads):
-            if (layer, head) in self._muted:
+            if (layer, head) in self._muted or (layer, "attention") in self._skips:
                 x = LEFT_PX + column * self._grid.pitch
                 painter.fillRect(QRectF(x, y, side, side), faded)
                 painter.setPen(QPen(QColor(self._palette.error), 2))
@@ -317,6 +320,12 @@ class Thumbnails(QAbstractScrollArea):
             text = self.tr("Let head {0}.{1} speak") if place in self._muted else self.tr("Mute head {0}.{1}")
             menu.addAction(text.format(layer, head), lambda: self.muted.emit(layer, head))
         menu.addAction(self.tr("Let all heads speak"), self.unmuted.emit).setEnabled(bool(self._muted))
+        if place is not None:
+            layer = place[0]
+            for part, name in (("attention", self.tr("attention")), ("mlp", self.tr("MLP"))):
+                skips = (layer, part) in self._skips
+                text = self.tr("Skip the {0} of layer {1} no more") if skips else self.tr("Skip the {0} of layer {1}")
+                menu.addAction(text.format(name, layer), partial(self.skipped.emit, layer, part))
         menu.popup(event.globalPos())
 
     def viewportEvent(self, event: QEvent) -> bool:

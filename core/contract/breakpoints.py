@@ -119,7 +119,7 @@ def hit_words(one: Breakpoint, value: float | int | str) -> str:
         case CacheAbove(nbytes):
             return f"KV cache {_bytes(int(value))} > {_bytes(nbytes)}"
         case EveryTokens(count):
-            return f"{value} tokens, every {count}" if count > 1 else "every token"
+            return f"{value} tokens, a multiple of {count}" if count > 1 else "every token"
 
 
 _UNITS = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
