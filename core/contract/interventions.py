@@ -57,7 +57,10 @@ class Steer:
 
 @dataclass(frozen=True, slots=True)
 class MutePositions:
-    """Hide positions of a row from every later query, by the attention mask; their keys stay in the cache."""
+    """Hide positions of a row from every later query, by the attention mask; their keys stay in the cache.
+
+    To delete the keys would compute the same, but rows of the past that saw them could not be derived any more.
+    """
 
     row: int
     positions: tuple[int, ...]

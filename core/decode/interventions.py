@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -30,6 +31,10 @@ from core.trace.recording import Strand
 
 if TYPE_CHECKING:
     from core.decode.session import Session
+
+
+MOST_KEPT = 32  # steering prompts a model whose residuals are remembered: plans and previews ask for them often
+_known: WeakKeyDictionary[nn.Module, dict[str | tuple[int, ...], torch.Tensor]] = WeakKeyDictionary()
 
 
 def make_acts(run: Session, asked: tuple[Intervention, ...]) -> Acts:
@@ -120,9 +125,9 @@ def steering_vector(run: Session, steer: Steer) -> torch.Tensor:
 @torch.inference_mode()
 def _residuals(run: Session, prompt: str | tuple[int, ...]) -> torch.Tensor:
     """What enters each layer at the last token of a prompt, (L + 1, E) float32; no intervention acts on it."""
-    known = run.acts.residuals.get(prompt)
-    if known is not None:
-        return known
+    known = _known.setdefault(run.loaded.module, {})
+    if prompt in known:
+        return known[prompt]
     given = Prompt(text=prompt) if isinstance(prompt, str) else Prompt(ids=prompt)
     try:
         [row] = prepare.prompt_rows(run.loaded, (given,), 1, run.cancelled)
@@ -139,16 +144,17 @@ def _residuals(run: Session, prompt: str | tuple[int, ...]) -> torch.Tensor:
     except PromptError as problem:
         raise PromptError(f"A steering prompt cannot be used. {problem.message}") from problem
     found = torch.stack([residual[0, -1].float() for residual in forward.take_residuals()])
-    run.acts.residuals[prompt] = found
+    while len(known) >= MOST_KEPT:
+        del known[next(iter(known))]
+    known[prompt] = found
     return found
 
 
 class History:
-    """What was in force for which slots of a run. residuals: of steering prompts, by prompt, read once."""
+    """What was in force for which slots of a run."""
 
     def __init__(self) -> None:
         self._since: list[tuple[int, Acts]] = [(0, NO_ACTS)]
-        self.residuals: dict[str | tuple[int, ...], torch.Tensor] = {}
 
     @property
     def now(self) -> Acts:
