@@ -111,7 +111,7 @@ def notation(one: Intervention) -> str:
             return f"mute {row}: {position_ranges(positions)}"
 
 
-_HEADS = re.compile(r"heads?\s+(\d+)\.(\d+(?:\s*,\s*\d+)*)(?:\s*\*\s*(\S+))?")
+_HEADS = re.compile(r"heads?\s+(\d+)\.([\d,\s-]*\d)(?:\s*\*\s*(\S+))?")
 _SKIP = re.compile(r"skip\s+(\d+)\.(attention|mlp)")
 _STEER = re.compile(r"steer\s+(\d+)\s*\*\s*(\S+)\s*=\s*(.*)", re.DOTALL)
 _MUTE = re.compile(r"mute\s+(?:(\d+)\s*:\s*)?([\d,\s-]+)")
@@ -123,8 +123,7 @@ def parse_intervention(text: str) -> Intervention:
     stripped = text.strip()
     try:
         if found := _HEADS.fullmatch(stripped):
-            heads = tuple(sorted({int(head) for head in found[2].split(",")}))
-            return ScaleHeads(int(found[1]), heads, float(found[3] or 0))
+            return ScaleHeads(int(found[1]), parse_positions(found[2]), float(found[3] or 0))
         if found := _SKIP.fullmatch(stripped):
             return SkipPart(int(found[1]), "mlp" if found[2] == "mlp" else "attention")
         if found := _STEER.fullmatch(stripped):

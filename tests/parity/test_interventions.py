@@ -19,6 +19,8 @@ from core.contract import (
     ScaleHeads,
     SkipPart,
     Steer,
+    ViewUnavailableError,
+    WatchQuery,
 )
 from core.decode.session import Session
 from core.models.block import find_parts
@@ -305,3 +307,59 @@ def test_what_a_model_has_not_is_refused_in_a_sentence(tiny_gpt2: LoadedModel, w
     assert session.epoch == 0
     with pytest.raises(TokenglassError, match=words):
         open_session(tiny_gpt2, [prompt_of(tiny_gpt2, 5)], interventions=(wrong,))
+
+
+def test_watched_tokens_are_as_probable_as_in_a_plain_pass(loaded: LoadedModel) -> None:
+    rows = [prompt_of(loaded, 9), prompt_of(loaded, 6, 3)]
+    ours = run(loaded, rows)
+    ids, tokens = ours.sequences[1][:-1], (3, 17, 0)
+    answer = ours.session.answer(WatchQuery(1, tokens, (2, None), row=1))
+    logprobs = torch.log_softmax(full_logits(loaded, ids), dim=-1)[2:]
+    assert answer.positions == (2, len(ids))
+    assert answer.token_ids == tokens
+    for k, token in enumerate(tokens):
+        assert abs(answer.logprob[k] - logprobs[:, token].numpy()).max() < CLOSE
+        above = (logprobs > logprobs[:, token : token + 1] + CLOSE).sum(1).numpy()
+        near = (logprobs > logprobs[:, token : token + 1] - CLOSE).sum(1).numpy()
+        assert ((above <= answer.rank[k]) & (answer.rank[k] < near)).all()
+
+
+def test_a_text_is_watched_by_its_first_token_and_wrong_tokens_are_told(tiny_gpt2: LoadedModel) -> None:
+    session = run(tiny_gpt2, [prompt_of(tiny_gpt2, 5)], {"max_new_tokens": 2}).session
+    answer = session.answer(WatchQuery(1, (" the dog",), (0, 3)))
+    assert answer.pieces == (tiny_gpt2.text.piece(tiny_gpt2.text.encode(" the dog")[0]),)
+    for wrong, words in (((), "No token is watched"), ((10**6,), "no token 1000000"), (("",), "is no token")):
+        with pytest.raises(ViewUnavailableError, match=words):
+            session.answer(WatchQuery(1, wrong, (0, None)))
+
+
+def test_a_preview_where_records_were_dropped_feeds_them_again(tiny_gpt2: LoadedModel) -> None:
+    prompt, asked = prompt_of(tiny_gpt2, 40), (ScaleHeads(2, (0, 1)),)
+    whole = run(tiny_gpt2, [prompt], {"max_new_tokens": 4}, prefill_chunk=20)
+    poor = run(tiny_gpt2, [prompt], {"max_new_tokens": 4}, prefill_chunk=20, trace_budget_bytes=1)
+    with pytest.raises(ViewUnavailableError):
+        poor.session.answer(DistributionQuery(1, 10))
+    ours, theirs = (one.session.answer(InterventionQuery(1, 10, asked)) for one in (poor, whole))
+    assert ours.token_ids.tolist() == theirs.token_ids.tolist()
+    assert abs(ours.after - theirs.after).max() < CLOSE
+    assert abs(ours.before - theirs.before).max() < CLOSE
+
+
+def test_guidance_and_a_changed_model_agree(tiny_gpt2: LoadedModel) -> None:
+    copy = changed(tiny_gpt2, lambda model: _mute(model, 1, 2, tiny_gpt2.info.head_dim))
+    guided = {"guidance_scale": 1.7}
+    ours = run(tiny_gpt2, [prompt_of(tiny_gpt2, 9)], guided, interventions=(ScaleHeads(1, (2,)),))
+    assert ours.sequences == run(copy, [prompt_of(tiny_gpt2, 9)], guided).sequences
+
+
+def test_a_pass_that_is_broken_off_leaves_no_hook_of_an_intervention(tiny_gpt2: LoadedModel) -> None:
+    spec = open_session(
+        tiny_gpt2, [prompt_of(tiny_gpt2, 9)], interventions=(ScaleHeads(1, (2,)), SkipPart(2, "mlp"))
+    ).spec
+    looks = iter([False] * 10 + [True] * 100)
+    session = Session(tiny_gpt2, spec, run_id=1, cancelled=lambda: next(looks))
+    with session.attached():
+        while not session.finished:
+            session.advance()
+    assert session.result().finish_reason == "cancelled"
+    assert_no_hooks(tiny_gpt2.module)

@@ -45,7 +45,7 @@ def test_notation_is_read_back_and_words_say_what_happens(one: Intervention, sai
     ("text", "meant"),
     [
         ("head 2.7", ScaleHeads(2, (7,))),
-        ("heads 2.7, 1,7 * 0.25", ScaleHeads(2, (1, 7), 0.25)),
+        ("heads 2.7, 1-3,7 * 0.25", ScaleHeads(2, (1, 2, 3, 7), 0.25)),
         ("  skip 1.attention ", SkipPart(1, "attention")),
         ('steer 3*2 = "a"-"b"', Steer(3, 2.0, "a", "b")),
         ("mute 4", MutePositions(0, (4,))),
