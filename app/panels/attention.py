@@ -334,7 +334,9 @@ class AttentionPanel(Panel):
         which = self.twins.shown
         if which == HEADS:
             known = self.summaries
-            self.twins.show_table(looking_tables.heads_table(known.by_layer, known.version) if known.by_layer else None)
+            muted = select.muted_heads(self._state.acting.interventions) if self._state else frozenset()
+            made = looking_tables.heads_table(known.by_layer, known.version, muted) if known.by_layer else None
+            self.twins.show_table(made)
         elif which is not None:
             table = None
             if position is not None and self.matrix.rows:

@@ -104,6 +104,7 @@ def _on_run_event(
             run = replace(run, params=event.params, flags=(*run.flags, event))
             return replace(params.applied(state, event.epoch), run=run)
         case RunFinished():
+            state = acting.gone_on(state)  # it stopped at its last token
             state = of_sequence(replace(state, draft=_with_answer(state, event), pending=EMPTY), with_end(run, event))
             return notices.report(state, event.error) if event.error else state
 

@@ -253,8 +253,10 @@ class Session:
                 self.pending_logits = self.pending_logits[rows]
             if self.guidance is not None:
                 self.guidance.regroup(sources)
+        places = [(lane.padding, lane.index) for lane in self.lanes]
         self.lanes = lanes
-        self.forward.place_rows(self.padding, [lane.index for lane in lanes])
+        if places != [(lane.padding, lane.index) for lane in lanes]:
+            self.forward.place_rows(self.padding, [lane.index for lane in lanes])
 
     def fed_input(self, start: int, stop: int) -> torch.Tensor:
         """What is fed for these slots of the prompt: ids (B, n), or embeddings (B, n, E)."""

@@ -11,6 +11,7 @@ from PySide6.QtCore import QPoint, Qt
 from PySide6.QtTest import QTest
 from pytestqt.qtbot import QtBot
 
+from app.panels import looking_tables
 from app.state import acting_intents as a
 from app.state import intents as i
 from app.state import select
@@ -69,6 +70,13 @@ def test_a_head_is_muted_by_a_click_in_the_middle_of_a_run_and_the_model_obeys(o
     one.frames(2)
     assert one.panel("attention").head._options[-1][1].endswith("(muted)")
     assert one.state.worker is WorkerState.READY
+    live(one, lambda: answered(one))
+    panel = one.panel("attention")
+    panel.twins.button.click()
+    live(one, lambda: bool(panel.summaries.by_layer.get(0)))
+    kinds = looking_tables.heads_table(panel.summaries.by_layer, 1, maps._muted).columns[2]
+    assert all(kinds.cell(head).endswith("muted") for head in heads)
+    assert not kinds.cell(len(heads)).endswith("muted")
 
 
 def test_menu_keyboard_and_list_mute_and_unmute(one: Driven) -> None:
