@@ -321,7 +321,7 @@ def _progress(state: AppState) -> tuple[str, ...]:
         return (tr(ENDED.get(run.finish.finish_reason, run.finish.finish_reason)),)
     stopped = stopped_text(state)
     if stopped:
-        return stopped, tr("at a breakpoint")
+        return stopped, tr("at a breakpoint"), tr("stopped")
     if run.count == 0 and run.prefill is not None:
         done, total = f"{run.prefill.done:,}", f"{run.prefill.total:,}"
         long, short = tr("reading the prompt, {0} of {1} tokens"), tr("reading {0} of {1}")

@@ -24,12 +24,13 @@ from app.state.texts import tr
 from app.widgets import numbers, step_text
 from app.widgets.focus_ring import FocusRing
 from app.widgets.kind_form import FormField, FormKind, FormToggle, KindForm, whole
-from app.widgets.pin_list import PinList
+from app.widgets.pin_list import WIDTH_PX, PinList
 from app.widgets.series_plot import Lane, Series, SeriesPlot
 from app.widgets.twin import Twin, TwinStack
 from core.contract import ParameterError, WatchAnswer, WorkerState
 
 SLOT = "watches"
+LEAST_LIST_PX, LIST_SHARE = 124, 0.36  # of the width, for the list of tokens
 LIVE_INTERVAL_S = 0.25  # between two questions while tokens are produced
 
 
@@ -110,6 +111,7 @@ class WatchesPanel(Panel):
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         self.toggle.fit(self.height(), not self.columns.columns)
+        self.list.setFixedWidth(max(LEAST_LIST_PX, min(WIDTH_PX, int(self.width() * LIST_SHARE))))
 
     # questions
 

@@ -76,7 +76,6 @@ class PinList(ScrollColumn):
         self.rows: list[PinRow] = []
         self.column.setSpacing(0)
         self.column.addStretch(1)
-        self.setFixedWidth(WIDTH_PX)
 
     def show_pins(self, pins: Sequence[tuple[str, str, str, str]]) -> None:
         """Show these."""
@@ -94,4 +93,4 @@ class PinList(ScrollColumn):
 
     def minimumSizeHint(self) -> QSize:
         """Two rows."""
-        return QSize(WIDTH_PX, 2 * ROW_PX)
+        return QSize(0, 2 * ROW_PX)
