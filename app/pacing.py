@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterable
 
 from core.contract import (
+    BranchStarted,
+    BranchSwitched,
     BreakpointHit,
     Event,
     InterventionsApplied,
@@ -17,6 +19,7 @@ from core.contract import (
     WorkerState,
 )
 
+_BEGINS = RunStarted | BranchStarted | BranchSwitched  # something else is shown from here on
 _IN_ORDER = StepSnapshot | ParamsApplied | InterventionsApplied | RunFinished | RunStarted  # never one before another
 _AT_ONCE = (WorkerState.PAUSED, WorkerState.DECODING)  # states that say nothing about what was shown
 
@@ -38,7 +41,7 @@ class Pacer:
         out: list[Event] = []
         room = self._room(limit_tps, paused, now_s)
         for event in events:
-            if isinstance(event, RunStarted | BreakpointHit):
+            if isinstance(event, _BEGINS | BreakpointHit):
                 out += self._queue  # what is left of the run before, to its end; or up to where it stopped
                 self._queue.clear()
                 self.waiting, self.ended = 0, False

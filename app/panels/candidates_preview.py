@@ -17,10 +17,8 @@ def query_of(state: AppState) -> InterventionQuery | None:
     run, index = state.run, select.step_index(state)
     if run is None or index is None or not state.acting.preview:
         return None
-    at = run.place
     position = select.query_position(run, index)
-    asked = state.acting.interventions
-    return InterventionQuery(run.run_id, position, asked, row=at.row, beam=at.beam, index=at.index)
+    return InterventionQuery(run.run_id, position, state.acting.interventions, **run.place.named)
 
 
 def answer_of(state: AppState, query: InterventionQuery | None) -> InterventionAnswer | None:

@@ -146,10 +146,10 @@ def flags_of(run: RunView) -> tuple[Flag, ...]:
     """The changes made while the run went on, each with its old and new value."""
     before = [run.started.params, *(f.params for f in run.flags)]
     flags = [Flag(f.index, step_text.change_text(b, f)) for b, f in zip(before, run.flags, strict=False)]
-    acts = [run.started.interventions, *(act.interventions for act in run.acts)]
+    acts = [run.base, *(act.interventions for act in run.acts)]
     flags += [Flag(act.index, change_text(act, b)) for b, act in zip(acts, run.acts, strict=False)]
-    if run.started.interventions:
-        flags.append(Flag(0, ", ".join(map(words, run.started.interventions))))
+    if run.base:
+        flags.append(Flag(0, ", ".join(map(words, run.base))))
     return tuple(sorted(flags, key=lambda flag: flag.index))
 
 

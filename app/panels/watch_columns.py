@@ -99,6 +99,6 @@ class WatchColumns:
         self._turn += 1
         done = missing[0] if self._turn % 2 else missing[-1]
         tokens = tuple(column.pin.token for column in self.columns if column.done == done)
-        start, at = select.query_position(run, done), run.place
+        start = select.query_position(run, done)
         stop = min(start + (PORTION_LIVE if live else PORTION_IDLE), select.query_position(run, run.count))
-        return WatchQuery(run.run_id, tokens, (start, stop), at.row, beam=at.beam, index=at.index)
+        return WatchQuery(run.run_id, tokens, (start, stop), **run.place.named)

@@ -230,6 +230,31 @@ def gone_on(state: AppState) -> AppState:
     return replace(state, acting=replace(state.acting, hits=()), selected=selected)
 
 
+def cleared(state: AppState, before: RunView | None = None) -> AppState:
+    """Another branch is in use than `before`: it is stopped at no breakpoint."""
+    same = before is not None and state.run is not None and state.run.branch == before.branch
+    return state if same or not state.acting.hits else replace(state, acting=replace(state.acting, hits=()))
+
+
+def told_anew(state: AppState, run: RunView) -> AppState:
+    """A branch that goes on is to be told the interventions of the list, where it was told others."""
+    if run.finish is not None or select.interventions(run) == state.acting.interventions:
+        return replace(state, acting=replace(state.acting, epoch=None)) if state.acting.epoch is not None else state
+    epoch = state.epoch + 1
+    return replace(state, acting=replace(state.acting, epoch=epoch), epoch=epoch)
+
+
+def after_switch(before: AppState, after: AppState) -> tuple[Command, ...]:
+    """What a branch gone back to has to be told."""
+    run = after.run
+    if run is None or run.finish is not None:
+        return ()
+    epoch = after.acting.epoch
+    acts = () if epoch is None or epoch == before.acting.epoch else (after.acting.interventions,)
+    told = tuple(SetInterventions(run.run_id, asked, epoch or 0) for asked in acts)
+    return (*told, SetBreakpoints(run.run_id, after.acting.breakpoints))
+
+
 def run_started(state: AppState) -> AppState:
     """Nothing has been hit yet in a new run."""
     acting = state.acting

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.state.acting_intents import ActingIntent as ActingIntent
+from app.state.branch_intents import BranchIntent as BranchIntent
 from app.state.desk_intents import DeskIntent as DeskIntent
 from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Preset, Tab
 from app.theme.palette import ThemeName
@@ -417,4 +418,5 @@ Intent = (
     | Waiting
     | DeskIntent
     | ActingIntent
+    | BranchIntent
 )

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from core.contract import (
     BeamDetail,
+    BranchStarted,
     GenerationParams,
     GenerationPlan,
     HypothesisEnded,
+    Intervention,
     InterventionsApplied,
     ModelInfo,
     ParamsApplied,
@@ -97,6 +99,13 @@ class RunColumns:
         self.texts.append(step.text)
         self.count = i + 1
 
+    def fork(self, count: int) -> RunColumns:
+        """Columns of their own that begin with the first `count` steps of these."""
+        twin = RunColumns()
+        twin._buffers = {name: buffer.copy() for name, buffer in self._buffers.items()}
+        twin.snapshots, twin.texts, twin.count = self.snapshots[:count], self.texts[:count], count
+        return twin
+
     def column(self, name: str, count: int) -> NDArray[Any]:
         """The first `count` values of a column, a read-only view."""
         view = self._buffers[name][:count]
@@ -148,10 +157,12 @@ class RunView:
     """The newest run, and the sequence of it that the window shows.
 
     params: in force for the newest step. flags: the changes made while it ran, with the index they act from; acts:
-    those of interventions.
+    those of interventions, which were `base` at first.
     sequences: everything it said. columns: of the sequence shown; another object when another one is shown.
     count: steps of it that this state sees. row: that it belongs to.
     beam: it is at its newest step. follows: it is the best beam, whichever that is.
+    branch_id: 0 for the run itself. kept: steps that a branch has in common with the one it parts from. slots: of
+    padding in front of a branch, which is alone but stays where its row was.
     """
 
     started: RunStarted
@@ -165,8 +176,17 @@ class RunView:
     follows: bool = True
     flags: tuple[ParamsApplied, ...] = ()
     acts: tuple[InterventionsApplied, ...] = ()
+    base: tuple[Intervention, ...] = ()
     prefill: PrefillProgress | None = None
     finish: RunFinished | None = None
+    branch_id: int = 0
+    kept: int = 0
+    slots: int | None = None
+
+    @property
+    def branch(self) -> tuple[int, int]:
+        """The run and the branch."""
+        return self.run_id, self.branch_id
 
     @property
     def run_id(self) -> int:
@@ -177,7 +197,8 @@ class RunView:
     def plan(self) -> GenerationPlan:
         """What the run does, with the changes made so far."""
         both: tuple[ParamsApplied | InterventionsApplied, ...] = (*self.flags, *self.acts)
-        changes = sorted(both, key=lambda change: change.epoch, reverse=True)
+        own = (change for change in both if change.branch_id == self.branch_id)
+        changes = sorted(own, key=lambda change: change.epoch, reverse=True)
         return next((change.plan for change in changes if change.plan is not None), self.started.plan)
 
     @property
@@ -193,7 +214,8 @@ class RunView:
     @property
     def place(self) -> Place:
         """Where views find the sequence shown."""
-        return Place(self.row, self.beam, self.count - 1 if self.has_beams and self.count else None)
+        index = self.count - 1 if self.has_beams and self.count else None
+        return Place(self.row, self.beam, index, self.branch_id)
 
     @property
     def prompt(self) -> PromptRow:
@@ -203,6 +225,8 @@ class RunView:
     @property
     def padding(self) -> int:
         """Slots of padding in front of the row shown: shorter prompts of a batch are filled up on the left."""
+        if self.slots is not None:
+            return self.slots
         return max(len(row.token_ids) for row in self.started.rows) - self.prompt_tokens
 
     @property
@@ -231,17 +255,48 @@ class RunView:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A sequence of a run, as view queries name it: the beam it was after step `index` (None: the newest)."""
+    """A sequence of a run and branch, as queries name it: the beam it was after step `index` (None: the newest)."""
 
     row: int = 0
     beam: int = 0
     index: int | None = None
+    branch_id: int = 0
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """As keyword arguments of a query."""
+        return {"row": self.row, "beam": self.beam, "index": self.index, "branch_id": self.branch_id}
 
 
 def begin(started: RunStarted, model: ModelInfo) -> RunView:
     """The run before its first step."""
     sequences = Sequences()
-    return RunView(started, model, started.params, sequences, sequences.row(0))
+    return RunView(started, model, started.params, sequences, sequences.row(0), base=started.interventions)
+
+
+def begin_branch(parent: RunView, started: BranchStarted) -> RunView:
+    """The branch before its own first step: it begins with what it has in common with its parent."""
+    sequences = Sequences()
+    columns = parent.sequences.row(started.row).fork(started.kept_tokens)
+    sequences.rows[0] = columns
+    acts = tuple(act for act in parent.acts if act.index < started.kept_tokens)
+    own = started.started.interventions
+    if own != (acts[-1].interventions if acts else parent.base):  # the same branch under other interventions
+        acts += (InterventionsApplied(started.run_id, 0, started.kept_tokens, own, None, started.branch_id),)
+    return RunView(
+        started.started,
+        parent.model,
+        started.started.params,
+        sequences,
+        columns,
+        columns.count,
+        flags=tuple(flag for flag in parent.flags if flag.index < started.kept_tokens),
+        branch_id=started.branch_id,
+        kept=started.kept_tokens,
+        slots=started.padding,
+        acts=acts,
+        base=parent.base,
+    )
 
 
 def with_step(run: RunView, step: StepSnapshot) -> RunView:

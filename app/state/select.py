@@ -158,7 +158,7 @@ def colour_ends(by: ColourBy) -> tuple[str, str]:
 def interventions(run: RunView, index: int | None = None) -> tuple[Intervention, ...]:
     """The interventions in force when the step with this index was chosen; None: for the next one."""
     acts = [act for act in run.acts if index is None or act.index <= index]
-    return acts[-1].interventions if acts else run.started.interventions
+    return acts[-1].interventions if acts else run.base
 
 
 def muted_heads(asked: tuple[Intervention, ...]) -> frozenset[tuple[int, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from core.contract.branches import DropBranch, StartBranch, SwitchBranch
 from core.contract.breakpoints import Breakpoint
 from core.contract.interventions import Intervention
 from core.contract.picture import PictureQuery
@@ -203,5 +204,8 @@ Command = (
     | ExportOnnx
     | CheckOnnx
     | CancelOnnx
+    | StartBranch
+    | SwitchBranch
+    | DropBranch
     | Shutdown
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from core.contract.branches import BranchesHeld, BranchStarted, BranchSwitched
 from core.contract.breakpoints import Breakpoint
 from core.contract.configs import ConfigDescription, SavedModel
 from core.contract.detail import Hypothesis
@@ -157,6 +158,7 @@ class PrefillProgress:
     done: int
     total: int
     elapsed_ms: float
+    branch_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,7 @@ class HypothesisEnded:
     run_id: int
     index: int
     hypothesis: Hypothesis
+    branch_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +181,7 @@ class ParamsApplied:
     params: GenerationParams
     changed: tuple[str, ...]
     plan: GenerationPlan | None = None  # the run's plan as it is now
+    branch_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +196,7 @@ class InterventionsApplied:
     index: int
     interventions: tuple[Intervention, ...]
     plan: GenerationPlan | None = None  # the run's plan as it is now
+    branch_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +212,7 @@ class BreakpointHit:
     value: float | int | str
     row: int = 0
     beam: int = 0
+    branch_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +222,7 @@ class BreakpointProblem:
     run_id: int
     breakpoint: Breakpoint
     reason: str
+    branch_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +241,7 @@ class RunFinished:
     error: ErrorReport | None = None
     scores: tuple[float, ...] | None = None  # of beams, one a sequence: log-probability / length ** length_penalty
     places: tuple[tuple[int, int, int | None], ...] = ()  # row, beam, index by which views find each sequence
+    branch_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,4 +385,7 @@ Event = (
     | OnnxProgress
     | OnnxFinished
     | Planned
+    | BranchStarted
+    | BranchSwitched
+    | BranchesHeld
 )

@@ -180,6 +180,12 @@ def _short(text: str) -> str:
     return text if len(text) <= 100 else text[:99] + "…"
 
 
+def of_row(asked: tuple[Intervention, ...], row: int) -> tuple[Intervention, ...]:
+    """What of it concerns one row, for a run of that row alone."""
+    kept = (one for one in asked if not isinstance(one, MutePositions) or one.row == row)
+    return tuple(MutePositions(0, one.positions) if isinstance(one, MutePositions) else one for one in kept)
+
+
 def check_interventions(
     asked: tuple[Intervention, ...], title: str, layers: int, heads: int, hidden_size: int, rows: int
 ) -> None:

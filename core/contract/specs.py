@@ -85,6 +85,8 @@ class RunSpec:
     assistant: a smaller model with the same vocabulary that drafts tokens, for assisted generation.
     force_words: phrases that constrained beams must say, as texts; of several alternatives one is enough. They join
         those of the parameter force_words_ids.
+    branch_budget_bytes: cache and records that the branches not in use may hold together; beyond it the one used
+        longest ago gives its cache up first.
     negative_prompt: what classifier-free guidance (guidance_scale) steers away from; None: the last token alone.
     interventions: changes to what the model computes, in force from the first position on.
     breakpoints: conditions that stop the run between two tokens.
@@ -109,3 +111,4 @@ class RunSpec:
     force_words: tuple[tuple[str, ...], ...] = ()
     interventions: tuple[Intervention, ...] = ()
     breakpoints: tuple[Breakpoint, ...] = ()
+    branch_budget_bytes: int = 1 << 30

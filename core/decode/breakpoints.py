@@ -42,10 +42,14 @@ Look = Callable[[StepSnapshot], Value | None]  # what was compared, where the co
 
 
 class Breaks:
-    """The breakpoints of a run. Those that make no sense here are among the `problems`, and the others act."""
+    """The breakpoints of a run. Those that make no sense here are among the `problems`, and the others act.
+
+    Tokens that were put there instead of being chosen meet none.
+    """
 
     def __init__(self, run: Session, breakpoints: Sequence[Breakpoint]) -> None:
         self._run = run
+        self.asked = tuple(breakpoints)
         self.problems: list[BreakpointProblem] = []
         self._looks: dict[Breakpoint, Look] = {}
         self._said = {row.index: row.text[-SEARCHED:] for row in run.rows}
@@ -68,7 +72,7 @@ class Breaks:
         for step in steps if self._looks else ():
             if step.id.beam:
                 continue
-            for one, look in tuple(self._looks.items()):
+            for one, look in () if step.put else tuple(self._looks.items()):
                 try:
                     value = look(step)
                 except TimeoutError:
@@ -78,13 +82,13 @@ class Breaks:
                 else:
                     if value is not None:
                         at = step.id
-                        hits.append(BreakpointHit(at.run_id, at.index, one, value, at.row, at.beam))
+                        hits.append(BreakpointHit(at.run_id, at.index, one, value, at.row, at.beam, at.branch_id))
             self._hear(step)
         return hits
 
     def _leave_out(self, one: Breakpoint, reason: str) -> None:
         self._looks.pop(one, None)
-        self.problems.append(BreakpointProblem(self._run.run_id, one, reason))
+        self.problems.append(BreakpointProblem(self._run.run_id, one, reason, self._run.branch_id))
 
     def _hear(self, step: StepSnapshot) -> None:
         self._said[step.id.row] = (self._said.get(step.id.row, "") + step.text)[-SEARCHED:]

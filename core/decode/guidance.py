@@ -114,6 +114,15 @@ class Guidance:
             return run.ids[:, run.prompt_slots - 1 :]
         return torch.cat([self._negative.expand(len(run.lanes), -1), run.ids[:, run.prompt_slots :]], dim=1)
 
+    def forget(self) -> None:
+        """Give cache and records back; what is missed then is fed at once when the stream is next needed."""
+        crop_cache(self.cache, 0)
+        for layer in self.cache.layers:
+            layer.reset()
+        if self.trace is not None:
+            self.trace.crop(0)
+        self._logits = self._guided = None
+
     def regroup(self, sources: Sequence[int]) -> None:
         """As `Session.regroup`."""
         take_rows(self.cache, sources)

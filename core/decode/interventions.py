@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -19,6 +20,7 @@ from core.contract.interventions import (
     SkipPart,
     Steer,
     check_interventions,
+    of_row,
 )
 from core.contract.specs import Prompt
 from core.decode import prepare
@@ -171,11 +173,15 @@ class History:
         self._since = [entry for entry in self._since if entry[0] < slot]
         self._since.append((slot, acts))
 
-    def take(self, before: History, slot: int) -> None:
-        """Slots before this one are another run's; from it on holds what holds already."""
+    def take(self, before: History, slot: int, row: int = 0) -> None:
+        """Slots before this one are a row of another run's; from it on holds what holds already."""
         now = self.now
-        self._since = [entry for entry in before._since if entry[0] < slot]
+        self._since = [(since, _of_row(acts, row)) for since, acts in before._since if since < slot]
         self.put(slot, now)
+
+    def upto(self, start: int, stop: int) -> int:
+        """How far the same is in force from `start` on, `stop` at most."""
+        return self.marks(start, stop)[1]
 
     def at(self, slot: int) -> Acts:
         """In force when this slot was fed."""
@@ -199,6 +205,13 @@ class History:
         for query, positions in enumerate(muted):
             hidden[query, [p for p in positions if p < stop]] = True
         return hidden
+
+
+def _of_row(acts: Acts, row: int) -> Acts:
+    if not acts.muted:
+        return acts
+    muted = {0: acts.muted[row]} if row in acts.muted else {}
+    return replace(acts, asked=of_row(acts.asked, row), muted=muted)
 
 
 def hidden_keys(run: Session, strand: Strand, start: int, stop: int) -> torch.Tensor | None:

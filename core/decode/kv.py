@@ -194,6 +194,14 @@ class GrowLayer(CacheLayerMixin):
         keys, values = buffer.position_bytes
         return self.length * keys, self.length * values, *buffer.allocated_bytes
 
+    def storages(self) -> dict[int, int]:
+        """The storages of K and V, perhaps shared with forks: address → bytes."""
+        buffer = self._buffer
+        if buffer is None:
+            return {}
+        pairs = zip((buffer.keys, buffer.values), buffer.allocated_bytes, strict=True)
+        return {states.untyped_storage().data_ptr(): count for states, count in pairs}
+
 
 def _empty_like(states: torch.Tensor, capacity: int) -> torch.Tensor:
     batch, heads, _, width = states.shape
@@ -211,6 +219,25 @@ def fork_cache(cache: Cache, length: int | None = None, limit: int | None = None
     if length is not None:
         crop_cache(twin, length)
     return twin
+
+
+def fork_row(cache: Cache, row: int, length: int, limit: int | None = None) -> Cache:
+    """A cache with the first `length` slots of one row of the batch; of a batch of several they are copied."""
+    layers = list(_grow_layers(cache))
+    if layers[0].keys.shape[0] == 1:
+        return fork_cache(cache, length, limit)
+    twin = new_cache(len(layers), limit)
+    for ours, theirs in zip(_grow_layers(twin), layers, strict=True):
+        ours.update(theirs.keys[row : row + 1, :, :length], theirs.values[row : row + 1, :, :length])
+    return twin
+
+
+def storages(cache: Cache) -> dict[int, int]:
+    """The storages that a cache holds, perhaps with others: address → bytes."""
+    held: dict[int, int] = {}
+    for layer in _grow_layers(cache):
+        held |= layer.storages()
+    return held
 
 
 def foreign_lengths(cache: Cache) -> list[int]:

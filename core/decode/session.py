@@ -33,8 +33,8 @@ from core.contract.params import PARAMETERS, GenerationParams
 from core.contract.snapshot import StepSnapshot
 from core.contract.specs import RunSpec
 from core.contract.together import check_together
-from core.contract.views import Place, ViewAnswer, ViewQuery
-from core.decode import engine, given, prepare
+from core.contract.views import ViewAnswer, ViewQuery
+from core.decode import branch, engine, given, prepare
 from core.decode.acts import Acts
 from core.decode.breakpoints import Breaks
 from core.decode.extras import NONE, Extras
@@ -49,6 +49,7 @@ from core.decode.plan import make_plan
 from core.decode.replay import final_scores, replay
 from core.decode.room import check_room
 from core.decode.rows import Clock, PastLane, Row
+from core.decode.sequences import result_of, strand_at
 from core.decode.stopping import RowStop, Timer
 from core.models.loaded import LoadedModel
 from core.trace.path import Path
@@ -64,7 +65,7 @@ class Session:
     """One run. `cancelled` is read inside the model, before every layer, from any thread's flag.
 
     before: the run before on this model; with `spec.reuse_prefix` its cache and records are continued where the tokens
-    are the same. assistant: the model that `spec.assistant` names, loaded.
+    are the same. assistant: the model that `spec.assistant` names, loaded. parting: what a branch begins with.
     Raises `PromptError` or `ParameterError` when the run cannot begin.
     """
 
@@ -79,6 +80,7 @@ class Session:
         before: Session | None = None,
         assistant: LoadedModel | None = None,
         extras: Extras = NONE,
+        parting: branch.Parting | None = None,
     ) -> None:
         self.loaded, self.spec, self.extras = loaded, spec, extras
         self.run_id, self.branch_id, self.epoch = run_id, branch_id, 0
@@ -89,13 +91,16 @@ class Session:
         copies = self.asked.num_return_sequences if self.mode.copies else 1
         embeds = None if extras.inputs_embeds is None else given.to_embeds(loaded, extras.inputs_embeds)
         self.unseen = 0 if embeds is None else embeds.shape[1]  # first slots, of which nobody knows the tokens
-        if embeds is None:
+        if parting is not None:
+            prompts = [parting.prompt]
+        elif embeds is None:
             prompts = prepare.prompt_rows(loaded, spec.prompts, copies, cancelled)
         else:
             prompts = [given.embedded_row(embeds)] * copies
         self.embeds = embeds  # (1, T, E)
         self.prompts, self.cancelled = tuple(prompts), cancelled
-        slots = prepare.pad_left(prompts, engine.pad_id(loaded, self.asked), loaded.device)
+        least = 0 if parting is None else parting.row.padding  # its slots are those of the records
+        slots = prepare.pad_left(prompts, engine.pad_id(loaded, self.asked), loaded.device, least)
         self.prompt_slots = slots.ids.shape[1]
         self.lengths = settle_lengths(self.asked, self._chosen(), self.prompt_slots)
         self.params = self.lengths.params
@@ -110,6 +115,13 @@ class Session:
         self.lanes = list(self.rows)  # what the batch consists of
         self.past: list[list[PastLane]] = []  # the lanes after each step, where lanes move
         self.ids = slots.ids  # (B, slots so far)
+        self.first_row = 0  # of a branch: the row of the run whose draws it continues
+        self.put: list[int] = []  # tokens that come next without being chosen
+        if parting is not None:
+            branch.continue_row(self, parting)
+        self.kept_tokens = self.new_tokens
+        self.opening_slots = self.ids.shape[1]  # fed before the first choice
+        self.refill_to = 0  # slots whose keys and values were given up
         self.forward = Forward(loaded, self.padding, cancelled)
         self.acts = History()
         self.acts.put(0, make_acts(self, spec.interventions))
@@ -117,9 +129,13 @@ class Session:
         self.limit = min(self.prompt_slots + self.params.max_new_tokens, loaded.info.max_positions + max(self.padding))
         check_room(loaded, len(self.rows) * (1 if self.mode.copies else self.params.num_beams), self.limit)
         self.cache = new_cache(len(self.forward.anatomy.layers), self.limit)
-        self.several = len(self.rows) > 1 or self.mode.moves_lanes
+        self.several: bool = (
+            len(self.rows) > 1 or self.mode.moves_lanes or (parting is not None and parting.parent.several)
+        )
         self.trace = Trace(spec.trace_budget_bytes, keeps_keys=self.several) if spec.trace else None
         self.reused = 0 if before is None else given.reuse(self, before)
+        if parting is not None:
+            self.reused = branch.take_over(self, parting)
         if extras.past is not None:
             self.reused = given.adopt(self, extras.past)
         self.pending_logits: torch.Tensor | None = None  # (B, V) that the next step begins with, fed already
@@ -131,7 +147,9 @@ class Session:
         self.stages: tuple[Stage, ...]
         self._configure(self.params)
         self.breaks = Breaks(self, spec.breakpoints)
-        self.params_since = [(0, self.params)]  # from which token on which were in force
+        past = () if parting is None else parting.parent.params_since
+        self.params_since: list[tuple[int, GenerationParams]]  # from which token on which were in force
+        self.params_since = [*(s for s in past if s[0] < self.kept_tokens), (self.kept_tokens, self.params)]
         self.mode.begin(self)
         self.started = RunStarted(
             model_id=loaded.info.model_id,
@@ -223,7 +241,8 @@ class Session:
 
     def pipeline_rows(self) -> Rows:
         """The batch as stages see it."""
-        return Rows(self.ids[:, self.unseen :], tuple(self.padding), tuple(lane.index for lane in self.lanes))
+        numbers = (self.first_row + lane.index for lane in self.lanes)
+        return Rows(self.ids[:, self.unseen :], tuple(self.padding), tuple(numbers))
 
     # -- lanes
 
@@ -287,7 +306,8 @@ class Session:
     @property
     def in_prefill(self) -> bool:
         """Whether positions of the prompt are still to be fed."""
-        return self.pending_logits is None and cache_length(self.cache) < self.prompt_slots
+        fed = cache_length(self.cache)
+        return fed < self.refill_to or (self.pending_logits is None and fed < self.opening_slots)
 
     @torch.inference_mode()
     def advance(self) -> tuple[RunEvent, ...]:
@@ -300,6 +320,8 @@ class Session:
         """
         self.timer.start()
         try:
+            if cache_length(self.cache) < self.refill_to:
+                return (engine.refill_chunk(self),)
             if self.in_prefill:
                 return (engine.prefill_chunk(self),)
             events: tuple[RunEvent, ...] = engine.decode_step(self)
@@ -340,14 +362,15 @@ class Session:
         self.epoch = epoch
         self.params_since.append((self.new_tokens, self.params))
         changed = tuple(n for n in PARAMETERS if getattr(before, n) != getattr(self.params, n))
-        return ParamsApplied(self.run_id, epoch, self.new_tokens, self.params, changed, make_plan(self))
+        return ParamsApplied(self.run_id, epoch, self.new_tokens, self.params, changed, make_plan(self), self.branch_id)
 
     def set_interventions(self, asked: tuple[Intervention, ...], epoch: int) -> InterventionsApplied:
         """Exactly these from the next position on. Raises as `make_acts` does; then nothing has changed."""
         self.acts.put(cache_length(self.cache), make_acts(self, asked))
         self.forward.acts, self.epoch = self.acts.now, epoch
         decided = self.pending_logits is not None  # the next token follows a position that was fed already
-        return InterventionsApplied(self.run_id, epoch, self.new_tokens + decided, asked, make_plan(self))
+        index = self.new_tokens + decided
+        return InterventionsApplied(self.run_id, epoch, index, asked, make_plan(self), self.branch_id)
 
     def set_breakpoints(self, breakpoints: Sequence[Breakpoint]) -> list[BreakpointProblem]:
         """Exactly these from the next token on; returns what is wrong with some."""
@@ -356,16 +379,20 @@ class Session:
 
     def take_record_s(self) -> float:
         """Seconds spent recording since the last call."""
-        traces = (self.trace, None if self.guidance is None else self.guidance.trace)
-        return sum(trace.take_record_s() for trace in traces if trace is not None)
+        return sum(trace.take_record_s() for trace in self.traces)
 
     # -- results
 
     @property
+    def traces(self) -> tuple[Trace, ...]:
+        """The records: of the sequences, and of the negative prompt's stream."""
+        traces = (self.trace, None if self.guidance is None else self.guidance.trace)
+        return tuple(trace for trace in traces if trace is not None)
+
+    @property
     def trace_bytes(self) -> int:
         """What the records hold in addition to the caches."""
-        traces = (self.trace, None if self.guidance is None else self.guidance.trace)
-        return sum(trace.nbytes for trace in traces if trace is not None)
+        return sum(trace.nbytes for trace in self.traces)
 
     @property
     def new_tokens(self) -> int:
@@ -374,23 +401,7 @@ class Session:
 
     def result(self) -> RunFinished:
         """The run as it stands."""
-        clock, new = self.clock, self.new_tokens
-        reasons = tuple(str(row.finish_reason or FinishReason.CANCELLED) for row in self.rows)
-        scores = [row.score for row in self.rows if row.score is not None]
-        return RunFinished(
-            run_id=self.run_id,
-            finish_reason=reasons[0],
-            finish_reasons=reasons,
-            texts=tuple(row.text for row in self.rows),
-            sequences=tuple((*row.prompt.token_ids, *row.token_ids) for row in self.rows),
-            prompt_tokens=tuple(len(row.prompt.token_ids) for row in self.rows),
-            new_tokens=new,
-            ttft_ms=None if clock.first_token is None else 1e3 * (clock.first_token - clock.started),
-            tokens_per_s=(new - 1) / clock.decode_s if clock.decode_s and new > 1 else None,
-            error=None if self.error is None else self.error.report(),
-            scores=tuple(scores) if len(scores) == len(self.rows) else None,
-            places=tuple((row.index, row.beam, row.ended_at) for row in self.rows),
-        )
+        return result_of(self)
 
     # -- views
 
@@ -420,8 +431,8 @@ class Session:
         """What views are derived from."""
         return Recording(
             trace=self.trace,
-            strand=self._strand,
-            cached_keys=lambda layer, strand, stop: layer_keys(self.cache, layer)[0, :, :stop],
+            strand=partial(strand_at, self),
+            cached_keys=self._cached_keys,
             anatomy=self.forward.anatomy,
             info=self.loaded.info,
             piece=self.loaded.text.piece,
@@ -434,24 +445,9 @@ class Session:
             preview=partial(preview_logits, self),
         )
 
-    def _strand(self, place: Place) -> Strand:
-        """The sequence that a question means."""
-        if place.index is not None and self.mode.moves_lanes and 0 <= place.index < len(self.past):
-            for lane in self.past[place.index]:
-                if (lane.row, lane.beam) == (place.row, place.beam):
-                    return lane.strand()
-        rows: list[Row] = self.rows
-        if self.mode.moves_lanes:  # the lanes, and rows that have left the batch; hypotheses are found by their step
-            rows = [*self.lanes, *(r for r in self.rows if r.finish_reason is not None and r.ended_at is None)]
-        for row in rows:
-            if (row.index, row.beam) == (place.row, place.beam):
-                return row.strand()
-        for lanes in reversed(self.past if place.index is None else ()):  # it has left the batch
-            for lane in lanes:
-                if (lane.row, lane.beam) == (place.row, place.beam):
-                    return lane.strand()
-        what = f"no beam {place.beam} in row {place.row}" if place.beam else f"no row {place.row}"
-        raise ViewUnavailableError(f"There is {what}; the run has {len({row.index for row in self.rows})}.")
+    def _cached_keys(self, layer: int, strand: Strand, stop: int) -> torch.Tensor:
+        branch.check_held(self)
+        return layer_keys(self.cache, layer)[0, :, :stop]
 
     def feed_again(
         self, strand: Strand, start: int, stop: int, acts: Acts | None = None
@@ -464,6 +460,7 @@ class Session:
         if self.several:
             begin, cache, padding = 0, new_cache(len(self.forward.anatomy.layers), stop), 0
         else:
+            branch.check_held(self)
             begin, cache, padding = start, fork_cache(self.cache, strand.padding + start), strand.padding
         ids = torch.tensor([strand.token_ids[:stop]], device=self.ids.device)
         trace = Trace(budget, start=padding + begin, keeps_keys=self.several)
@@ -482,5 +479,6 @@ class Session:
     def close(self) -> None:
         """Give cache and records back."""
         self.cache = new_cache(len(self.forward.anatomy.layers))
+        self.refill_to = 0
         self.trace = self.guidance = None
         self.read_out = ReadOut()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -54,6 +55,7 @@ class AttentionWatch(Protocol):
 
 _watch: ContextVar[AttentionWatch | None] = ContextVar("tokenglass_attention_watch", default=None)
 _tap: ContextVar[AttentionTap | None] = ContextVar("tokenglass_attention_tap", default=None)
+_seen: WeakSet[nn.Module] = WeakSet()  # models whose modules tell already what they attend
 
 
 @contextmanager
@@ -84,7 +86,10 @@ def family_eager(module: nn.Module) -> AttentionForward:
 
 @contextmanager
 def taps_attached(model: PreTrainedModel) -> Iterator[None]:
-    """Let tap and watch see modules without attention interface, too, for the time of the block."""
+    """Let tap and watch see modules without attention interface, too, for the time of the outermost block."""
+    if model in _seen:
+        yield
+        return
 
     def see(call: Attended) -> None:
         tap, watch = _tap.get(), _watch.get()
@@ -93,8 +98,12 @@ def taps_attached(model: PreTrainedModel) -> Iterator[None]:
         if watch is not None:
             watch.attended(call.module, call.query, call.key, call.value, call.mask, call.scaling, call.output)
 
-    with own_attention_seen(model, see):
-        yield
+    _seen.add(model)
+    try:
+        with own_attention_seen(model, see):
+            yield
+    finally:
+        _seen.discard(model)
 
 
 def _tokenglass_attention(

@@ -18,10 +18,12 @@ from core.contract import (
     MutePositions,
     ScaleHeads,
     SkipPart,
+    StartBranch,
     Steer,
     ViewUnavailableError,
     WatchQuery,
 )
+from core.decode.branch import begin_branch, give_up_cache, take_cache
 from core.decode.session import Session
 from core.models.block import find_parts
 from core.models.loaded import LoadedModel
@@ -363,3 +365,62 @@ def test_a_pass_that_is_broken_off_leaves_no_hook_of_an_intervention(tiny_gpt2: 
             session.advance()
     assert session.result().finish_reason == "cancelled"
     assert_no_hooks(tiny_gpt2.module)
+
+
+def part(parent: Session, position: int, **command: Any) -> Session:
+    """A branch, run to its end."""
+    branch, _ = begin_branch(parent, StartBranch(1, parent.branch_id + 1, position, **command))
+    with branch.attached():
+        while not branch.finished:
+            branch.advance()
+    return branch
+
+
+def logits_of(session: Session) -> torch.Tensor:
+    return recorded_logits(Ours(session, [], [], session.result()))
+
+
+def test_a_rewound_step_under_an_intervention_says_what_its_preview_said(loaded: LoadedModel) -> None:
+    asked, parent = (ScaleHeads(0, (0, 1)), SkipPart(1, "mlp")), run(loaded, [prompt_of(loaded, 9)])
+    preview = parent.session.answer(InterventionQuery(1, 11, asked))
+    branch = part(parent.session, 12, interventions=asked)
+    assert branch.started.interventions == asked
+    assert branch.reused == 11  # the last token kept is fed again, under the interventions
+    logits = logits_of(branch)
+    assert (logits[:11] - recorded_logits(parent)[:11]).abs().max() < CLOSE
+    found = torch.log_softmax(logits[11], dim=-1)[torch.tensor(preview.token_ids)]
+    assert (found - torch.tensor(preview.after)).abs().max() < CLOSE
+    assert recorded_logits(parent).shape[0] == 20  # the parent is as it was
+    assert parent.session.acts.now.asked == ()
+    with torch.inference_mode():
+        _, trace, strand = branch.feed_again(branch.rows[0].strand(), 0, len(logits))
+        again = branch.forward.anatomy.read_out(trace.residuals(loaded.info.layers, 0, len(logits), strand.path))
+    assert (again - logits).abs().max() < CLOSE
+    back = part(branch, 12, interventions=())  # and away again
+    assert back.result().sequences[0] == parent.finished.sequences[0]
+    assert part(branch, 16).acts.now.asked == asked
+
+
+def test_a_cache_given_up_is_filled_as_it_was(tiny_gpt2: LoadedModel) -> None:
+    asked = (ScaleHeads(0, (0, 1)),)
+    parent = run(tiny_gpt2, [prompt_of(tiny_gpt2, 9)])
+    branch = part(parent.session, 12, interventions=asked)
+    weights = branch.answer(AttentionQuery(1, 2, branch_id=1)).weights
+    give_up_cache(branch)
+    assert take_cache(branch, [parent.session]) == 11  # what came after was fed under other interventions
+    with branch.attached():
+        while branch.refill_to:
+            branch.advance()
+    assert abs(branch.answer(AttentionQuery(1, 2, branch_id=1)).weights - weights).max() < CLOSE
+
+
+def test_a_branch_of_a_row_keeps_the_positions_muted_there(tiny_gpt2: LoadedModel) -> None:
+    rows, muted = (
+        [prompt_of(tiny_gpt2, 9), prompt_of(tiny_gpt2, 6, 3)],
+        (MutePositions(1, (1, 2)), MutePositions(0, (0,))),
+    )
+    parent = run(tiny_gpt2, rows, interventions=muted)
+    branch = part(parent.session, 10, row=1)
+    assert branch.acts.now.asked == (MutePositions(0, (1, 2)),)
+    assert branch.result().sequences[0] == parent.finished.sequences[1]
+    assert branch.answer(AttentionQuery(1, 1, branch_id=1)).weights[:, :, [1, 2]].max() == 0
