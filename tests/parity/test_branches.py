@@ -11,6 +11,7 @@ from core.contract import (
     AttentionQuery,
     DistributionQuery,
     ParameterError,
+    Prompt,
     PromptError,
     StartBranch,
     StepSnapshot,
@@ -267,6 +268,22 @@ def test_modes_with_a_state_of_their_own(random_llama: LoadedModel, params: dict
             assert [s.token_id for s in steps] == [s.token_id for s in again[kept:]]
         assert ours.result().new_tokens == 12
     assert_no_hooks(random_llama.module)
+
+
+def test_the_negative_prompts_stream_is_not_fed_again(random_llama: LoadedModel) -> None:
+    params = {"guidance_scale": 1.6, "do_sample": True, "max_new_tokens": 12}
+    negative = Prompt(ids=(4, 5, 6, 7))
+    parent = open_session(random_llama, [prompt_of(random_llama, 8)], params, seed=3, negative_prompt=negative)
+    advance(parent)
+    session, _ = begin_branch(parent, StartBranch(1, 1, 8 + 6, token_ids=(33,)))
+    assert session.guidance is not None
+    assert session.guidance.fed == 4 + 6 - 1
+    steps = advance(session)
+    check(session, steps, parent, negative_prompt=negative)
+    for position in (8 + 2, 8 + 9):  # the stream's records reach back through the parting
+        replayed = session.answer(WaterfallQuery(1, position))
+        assert replayed.token_id in (None, session.rows[0].token_ids[position - 8 + 1])
+        assert "guidance_scale" in [stage.name for stage in replayed.stages]
 
 
 def test_a_grammar_goes_on_from_what_was_said(tiny_gpt2: LoadedModel) -> None:
