@@ -238,8 +238,9 @@ def take_over(run: Session, parting: Parting) -> int:
     return max(0, held - row.padding)
 
 
-def continue_guidance(run: Session, parting: Parting) -> None:
-    """The negative prompt's stream goes on, too, where there is one."""
+def continue_others(run: Session, parting: Parting) -> None:
+    """What else was fed goes on, too: the negative prompt's stream, the draft model."""
+    run.mode.continue_from(parting.parent.mode, min(parting.position, run.ids.shape[1] - 1))
     ours, theirs = run.guidance, parting.parent.guidance
     if ours is not None and theirs is not None and not run.several and parting.kept:
         ours.continue_from(theirs, run)
