@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 
 VIEW_SHARE = 0.08  # of the worker's time while it decodes
 MOST_CREDIT_S = 0.05  # unused share does not pile up into a stall
+MOST_DEBT_S = 0.06  # taken in advance where somebody waits; paid back before anything else is derived
 
 
 Inbox = queue.SimpleQueue[Command | Fetched]
@@ -277,6 +278,7 @@ class Worker:
     def _part(self, command: StartBranch) -> None:
         session, started = self.branches.part(command, self._interrupted, self.paused_at)
         self.hooks.close()
+        self.running = False
         self._go_on(session, started, command.max_steps)
         if command.max_steps == 0 and not session.put:
             self._pause()
@@ -404,7 +406,9 @@ class Worker:
             self._pause()
         self._settle()
         self.credit_s = min(MOST_CREDIT_S, self.credit_s + spent_s * VIEW_SHARE / (1 - VIEW_SHARE))
-        while self.desk and self._advancing and self.credit_s > 0 and self.inbox.empty():
+        while self.desk and self._advancing and self.inbox.empty():
+            if self.credit_s <= (-MOST_DEBT_S if self.desk.awaited else 0.0):
+                break
             self.credit_s -= self._derive_slice()
         self._report_vitals(session)
 
