@@ -169,6 +169,10 @@ class Window(QMainWindow):
                 self._offered.add(name)
                 if not card.isVisible():
                     self.workspace.bring_up(name)
+        for name in select.acting_cards(state):
+            if name not in self._offered:
+                self._offered.add(name)
+                self._reveal(name)
 
     def hidden(self) -> None:
         """The cards are told for themselves."""

@@ -31,6 +31,8 @@ from core.contract.commands import (
     PreviewPlan,
     ResumeRun,
     SaveModel,
+    SetBreakpoints,
+    SetInterventions,
     SetParams,
     Shutdown,
     StartRun,
@@ -40,6 +42,7 @@ from core.contract.commands import (
 )
 from core.contract.errors import PromptError, TokenglassError
 from core.contract.events import (
+    BreakpointHit,
     CommandRefused,
     Event,
     LoadFailed,
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
 
 VIEW_SHARE = 0.08  # of the worker's time while it decodes
 MOST_CREDIT_S = 0.05  # unused share does not pile up into a stall
+MOST_DEBT_S = 0.06  # taken in advance where somebody waits; paid back before anything else is derived
 
 
 Inbox = queue.SimpleQueue[Command | Fetched]
@@ -177,7 +181,7 @@ class Worker:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as problem:  # some libraries raise outside Exception (pyo3 panics)
-            epoch = command.epoch if isinstance(command, SetParams) else None
+            epoch = command.epoch if isinstance(command, SetParams | SetInterventions) else None
             self.mailbox.put(CommandRefused(type(command).__name__, error_report(problem), epoch))
             if not self.running:
                 self.hooks.close()
@@ -206,8 +210,8 @@ class Worker:
                 if ended is not None:
                     self.mailbox.put(ended.result())
                 self._report_branches()
-            case SetParams():
-                self._set_params(command)
+            case SetParams() | SetInterventions() | SetBreakpoints():
+                self._change_run(command)
             case Tokenize() | PreviewModel() | PreviewPlan():
                 self.drafts.take(command, self.loaded)
             case Fetched():
@@ -334,9 +338,18 @@ class Worker:
         self.paused_at, self.steps_left = None, max_steps
         self._settle()
 
-    def _set_params(self, command: SetParams) -> None:
-        if self.session is not None and self.running:
-            self.mailbox.put(self.session.set_params(command.changes, command.epoch))
+    def _change_run(self, command: SetParams | SetInterventions | SetBreakpoints) -> None:
+        session = self.session
+        if session is None or not self.running:
+            return
+        match command:
+            case SetParams(changes, epoch):
+                self.mailbox.put(session.set_params(changes, epoch))
+            case SetInterventions(run_id, interventions, epoch) if run_id == session.run_id:
+                self.mailbox.put(session.set_interventions(interventions, epoch))
+            case SetBreakpoints(run_id, breakpoints) if run_id == session.run_id:
+                for problem in session.set_breakpoints(breakpoints):
+                    self.mailbox.put(problem)
 
     @property
     def _refilling(self) -> bool:
@@ -385,13 +398,17 @@ class Worker:
         if session.finished:
             self._end_run()
             return
+        stops = any(isinstance(event, BreakpointHit) for event in events)
         if steps and self.steps_left is not None:
             self.steps_left -= not steps[0].put
-            if self.steps_left <= 0 and not session.put:
-                self._pause()
+            stops = stops or (self.steps_left <= 0 and not session.put)
+        if stops:
+            self._pause()
         self._settle()
         self.credit_s = min(MOST_CREDIT_S, self.credit_s + spent_s * VIEW_SHARE / (1 - VIEW_SHARE))
-        while self.desk and self._advancing and self.credit_s > 0 and self.inbox.empty():
+        while self.desk and self._advancing and self.inbox.empty():
+            if self.credit_s <= (-MOST_DEBT_S if self.desk.awaited else 0.0):
+                break
             self.credit_s -= self._derive_slice()
         self._report_vitals(session)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from app.state.acting_intents import ActingIntent as ActingIntent
 from app.state.branch_intents import BranchIntent as BranchIntent
 from app.state.desk_intents import DeskIntent as DeskIntent
 from app.state.image_intents import ImageIntent as ImageIntent
@@ -418,5 +419,6 @@ Intent = (
     | Waiting
     | DeskIntent
     | ImageIntent
+    | ActingIntent
     | BranchIntent
 )

@@ -150,7 +150,7 @@ class Card(QDockWidget):
         self.visibilityChanged.connect(self._uncovered)
 
     def _uncovered(self, seen: bool) -> None:
-        covered = not seen and self.isVisible()
+        covered = self.heavy and not seen and self.isVisible()
         if covered and not self._covered:
             self.panel.hidden()
         self._covered = covered
@@ -158,7 +158,7 @@ class Card(QDockWidget):
             self.render(self._missed)
 
     def render(self, state: object) -> None:  # type: ignore[override]
-        """Render the panel, then its title bar; once it is in front, where another tab covers it."""
+        """Render the panel, then its title bar. A heavy panel that another tab covers waits until it is in front."""
         self._missed = state if self._covered else None
         if self._covered:
             return

@@ -332,16 +332,17 @@ def test_status_keeps_its_place_while_numbers_change(settings: Path) -> None:
         assert [f.geometry() for f in figures] == before
 
 
-def test_a_card_behind_another_one_is_rendered_when_it_comes_to_the_front(settings: Path) -> None:
+def test_a_heavy_card_behind_another_one_is_rendered_when_it_comes_to_the_front(settings: Path) -> None:
     with driven(settings, size=(1440, 900)) as one:
-        one.do(i.SetLayout("sample"))
+        one.do(i.SetLayout("image"))
         one.frames(4)
-        plan = one.window.workspace.cards["plan"]
+        attention = one.window.workspace.cards["attention"]
+        assert attention.heavy
         rendered: list[object] = []
-        plan.panel.render = rendered.append  # type: ignore[method-assign]
+        attention.panel.render = rendered.append  # type: ignore[method-assign]
         one.do(i.Run())
         one.frames(6)
         assert rendered == []
-        plan.raise_()
+        attention.raise_()
         one.frames(2)
         assert rendered[-1].run is one.state.run  # type: ignore[attr-defined]
