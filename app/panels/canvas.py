@@ -212,7 +212,7 @@ class CanvasPanel(Panel):
             facts = image_draft.facts(state)
             if facts is None:
                 return ("",)
-            count = self.tr("{0} of {1} pixels given").format(state.draft.image.given, facts.pixels)
+            count = self.tr("{0} of {1} pixels given").format(f"{state.draft.image.given:,}", f"{facts.pixels:,}")
             return " · ".join((*bits, count)), (bits or [count])[0]
         if self.result.overlay == "bits" and self.result.picture is None:
             bits = [self.tr("bits once it is complete")]
@@ -221,7 +221,7 @@ class CanvasPanel(Panel):
         if self.result.overlay == "keys" and self.result.keys is not None:
             ends = (numbers.significant(v) for v in (self.result.keys.low, self.result.keys.high))
             bits = [self.tr("keys {0} to {1} long, layer {2}").format(*ends, state.focus.layer)]
-        count = self.tr("{0} of {1} pixels").format(run.prompt_tokens - 1 + run.count, image.pixels)
+        count = self.tr("{0} of {1} pixels").format(f"{run.prompt_tokens - 1 + run.count:,}", f"{image.pixels:,}")
         return " · ".join((*bits, count)), count
 
     def _show_table(self, state: AppState) -> None:
