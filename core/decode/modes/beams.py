@@ -62,6 +62,24 @@ class Search:
     lanes: list[list[int]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """What a search was before a step."""
+
+    over: bool
+    improvable: bool
+    pools: list[tuple[list[Row], bool]]
+
+    @staticmethod
+    def of(search: Search) -> _Kept:
+        return _Kept(search.over, search.improvable, [(list(pool.rows), pool.done) for pool in search.pools])
+
+    def give_back(self, search: Search) -> None:
+        search.over, search.improvable = self.over, self.improvable
+        for pool, (rows, done) in zip(search.pools, self.pools, strict=True):
+            pool.rows, pool.done = rows, done
+
+
 class Beams(Mode):
     """The common part; the modes say in `follow` how the lanes go on."""
 
@@ -79,6 +97,7 @@ class Beams(Mode):
         self.followed: list[Candidate] = []  # by which each lane of the batch came about; none before the first step
         self._expanded = False
         self._ended: list[tuple[Ended, Hypothesis]] = []  # at this step
+        self._before: list[_Kept] = []  # of the searches, while a step is not yet told
 
     def feed(self, run: Session) -> torch.Tensor:
         """Logits (1, B, V). A prompt is fed once; from then on a row has as many lanes as beams."""
@@ -100,6 +119,7 @@ class Beams(Mode):
     def choose(self, run: Session, processed: Processed, place: int) -> Choice:
         """The tokens of the next lanes, and the present lanes that they continue."""
         self._ended = []
+        self._before = [_Kept.of(search) for search in self.searches]
         open_searches = self._place_lanes(run)
         processed, followed = self.follow(run, processed, open_searches)
         followed = _in_place(run, followed)
@@ -175,6 +195,7 @@ class Beams(Mode):
 
     def settle(self, run: Session) -> None:
         """Lanes whose search is over leave the batch."""
+        self._before = []
         going = [number for number, lane in enumerate(run.lanes) if self._goes_on(lane)]
         if 0 < len(going) < len(run.lanes):
             self.followed = [self.followed[number] for number in going]
@@ -192,6 +213,8 @@ class Beams(Mode):
 
     def conclude(self, run: Session, reason: FinishReason) -> list[Row]:
         """The best hypotheses of each prompt. Where a search is cut short, running beams count as if they had ended."""
+        for search, kept in zip(self.searches, self._before, strict=False):
+            kept.give_back(search)  # the step failed: nobody was told what it completed
         rows: list[Row] = []
         for search in self.searches:
             if not search.over:

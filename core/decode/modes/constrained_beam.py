@@ -60,6 +60,8 @@ class ConstrainedBeamSearch(ClassicBeams):
         lanes, pool = search.lanes[0], search.pools[0]
         candidates = self.candidates(run, lanes, scores[lanes], final)
         followed: list[Candidate] = []
+        if all(map(stops, candidates)) and not self._advances(run, lanes, scores, final, followed):
+            return [replace(candidate, beam=beam) for beam, candidate in enumerate(candidates[: self.size])]
         for rank, candidate in enumerate(candidates):
             if stops(candidate):
                 if rank < self.size and self._progress(run, candidate.lane).completed:
