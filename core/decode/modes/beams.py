@@ -6,6 +6,7 @@ with which tokens the lanes go on, and which of them end a hypothesis.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -144,6 +145,12 @@ class Beams(Mode):
         """How the searches go on; `end` is called for those candidates that complete a hypothesis."""
         raise NotImplementedError
 
+    def lost(self, run: Session, dead: list[int]) -> list[int]:
+        """A search goes on with the beams that are left; without any it ends with what it has found, if anything."""
+        alive = {lane.index for number, lane in enumerate(run.lanes) if number not in dead and _score(lane) > -math.inf}
+        found = {search.prompt.index for search in self.searches if any(pool.rows for pool in search.pools)}
+        return [number for number in dead if run.lanes[number].index not in alive | found]
+
     def _place_lanes(self, run: Session) -> list[Search]:
         for search in self.searches:
             search.lanes = [[] for _ in range(self.groups)]
@@ -174,6 +181,8 @@ class Beams(Mode):
 
     def end(self, run: Session, pool: Pool, candidate: Candidate) -> None:
         """The candidate, which has a reason to end, completes a hypothesis."""
+        if candidate.score == -math.inf:
+            return  # the pipeline rules it out
         parent = run.lanes[candidate.lane]
         assert candidate.reason is not None
         row = parent.fork()
@@ -220,16 +229,19 @@ class Beams(Mode):
             if not search.over:
                 self._cut_short(run, search)
             best = best_first(search.pools)[: run.params.num_return_sequences]
-            if not search.over:
-                best = best or [search.prompt.fork() for _ in range(run.params.num_return_sequences)]
-                for row in best:
-                    row.end(reason)
-            rows += best
+            # Of a search that finds too few, the rest is the prompt alone, as in `generate()`.
+            lacking = [search.prompt.fork() for _ in range(run.params.num_return_sequences - len(best))]
+            for row in lacking:
+                row.score = OUT_OF_REACH if best else None
+            for row in lacking if search.over else [*best, *lacking]:
+                row.end(FinishReason.STOP if search.over else reason)
+            rows += [*best, *lacking]
         return rows
 
     def _cut_short(self, run: Session, search: Search) -> None:
         for lane in run.lanes:
-            if self.searches[lane.index] is search and lane.token_ids and self._goes_on(lane):
+            possible = lane.token_ids and _score(lane) > -math.inf
+            if self.searches[lane.index] is search and possible and self._goes_on(lane):
                 row = lane.fork()
                 row.ended_at, row.fed = len(row.token_ids) - 1, cache_length(run.cache)
                 row.score = length_score(_score(lane), len(row.token_ids), run.params.length_penalty)
