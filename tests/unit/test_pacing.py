@@ -98,7 +98,8 @@ def test_time_without_tokens_is_not_saved_up() -> None:
 
 def test_nothing_of_a_run_overtakes_the_tokens_held_back() -> None:
     ended = HypothesisEnded(1, 4, Hypothesis(0, 1, 4, -1.0, (1, 2), "xx", True))
-    marks: list[Event] = [ended, ParamsApplied(1, 1, 5, GenerationParams(), ("top_k",)), PrefillProgress(1, 1, 2, 1.0), FINISH]
+    changed = ParamsApplied(1, 1, 5, GenerationParams(), ("top_k",))
+    marks: list[Event] = [ended, changed, PrefillProgress(1, 1, 2, 1.0), FINISH]
     sent = [event for n, mark in enumerate(marks) for event in (*steps(5 * n, 5 * n + 5), mark)]
     pacer = Pacer()
     got = pacer.take(sent, 10.0, False, 0.0)
