@@ -47,6 +47,7 @@ from core.contract.events import (
     Event,
     LoadFailed,
     ModelReady,
+    RunFinished,
     StateChanged,
     Vitals,
     WorkerState,
@@ -146,13 +147,19 @@ class Worker:
         self.loaded = self.assistant = None
 
     def _give_up(self, problem: BaseException) -> None:
-        """End the run, or else the views asked for, and say why."""
-        if self.running and self.session is not None:
-            self.session.error = self.session.error or typed_error(problem)
-            self._end_run()
-        else:
-            self.desk.clear()
-            self.mailbox.put(CommandRefused("Ask", error_report(problem)))
+        """End the run, or else the views asked for, and say why. Never raises: the thread would be gone."""
+        try:
+            if self.running and self.session is not None:
+                self.session.error = self.session.error or typed_error(problem)
+                self._end_run()
+            else:
+                self.desk.clear()
+                self.mailbox.put(CommandRefused("Ask", error_report(problem)))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as another:
+            self.mailbox.put(CommandRefused("Worker", error_report(another)))
+            self._settle()
 
     def _overtaken(self) -> Callable[[], bool]:
         """Whether from now on a load is asked for or given up, or all ends: what takes long beside it gives up."""
@@ -428,16 +435,26 @@ class Worker:
         """Stop what runs and say how it ended; the session stays for views."""
         self.hooks.close()
         if self.running and self.session is not None:
-            try:
-                self._conclude(self.session)
-            except (KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException as problem:  # the detokeniser may panic on what it held back
-                self.session.error = self.session.error or typed_error(problem)
-                self._conclude(self.session)
+            self._tell_end(self.session)
         self.running, self.paused_at = False, None
         self._settle()
         self._report_branches()
+
+    def _tell_end(self, session: Session) -> None:
+        """Whatever fails on the way, a run that began is told to have ended, and the thread goes on."""
+        ways: list[Callable[[], None]] = [
+            lambda: self._conclude(session),
+            lambda: self._conclude(session),  # cancelling failed, as where the detokeniser panics on what it held back
+            lambda: self.mailbox.put(broken_off(session)),
+        ]
+        for conclude in ways:
+            try:
+                conclude()
+                return
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as problem:
+                session.error = session.error or typed_error(problem)
 
     def _conclude(self, session: Session) -> None:
         if self.paused_at is not None:
@@ -461,3 +478,20 @@ class Worker:
             self.enter(WorkerState.PAUSED)
         else:
             self.enter(WorkerState.PREFILL if self.session.in_prefill else WorkerState.DECODING)
+
+
+def broken_off(session: Session) -> RunFinished:
+    """The end of a run that cannot even say what it has made."""
+    return RunFinished(
+        run_id=session.run_id,
+        finish_reason="cancelled",
+        finish_reasons=("cancelled",),
+        texts=("",),
+        sequences=((),),
+        prompt_tokens=(0,),
+        new_tokens=0,
+        ttft_ms=None,
+        tokens_per_s=None,
+        error=None if session.error is None else session.error.report(),
+        branch_id=session.branch_id,
+    )
