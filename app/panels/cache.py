@@ -172,7 +172,7 @@ class CachePanel(Panel):
         self.text.set_paragraphs(
             formula(run, report, terse), outlook(run.model, report, float(np.median(recent)), terse)
         )
-        self.kind.set_wordings(" · ".join((run.plan.cache.kind, run.model.dtype)), run.model.dtype, "")
+        self.kind.set_wordings(" · ".join((run.plan.cache.kind, run.model.dtype)), run.plan.cache.kind, "")
         used_text, allocated_text = numbers.byte_count(report.used_bytes), numbers.byte_count(report.allocated_bytes)
         both = self.tr("{0} used · {1} allocated").format(used_text, allocated_text)
         self.readout.set_wordings(both, f"{used_text} / {allocated_text}", used_text)

@@ -8,7 +8,7 @@ from typing import Literal
 from app.state.desk_intents import DeskIntent as DeskIntent
 from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Preset, Tab
 from app.theme.palette import ThemeName
-from core.contract import Grammar, ViewQuery
+from core.contract import CacheSpec, Grammar, ViewQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,13 @@ class SetGrammar:
     """What the text of the next run must be; None: anything."""
 
     grammar: Grammar | None
+
+
+@dataclass(frozen=True, slots=True)
+class SetCache:
+    """How the next run keeps its keys and values."""
+
+    spec: CacheSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,6 +381,7 @@ Intent = (
     | SetModeText
     | ShowMore
     | SetSeed
+    | SetCache
     | SetGrammar
     | SelectTab
     | EditText

@@ -50,6 +50,8 @@ def on_intent(state: AppState, intent: i.Intent) -> AppState:
             return replace(state, seed=max(0, seed))
         case i.SetGrammar(grammar):
             return replace(state, grammar=grammar)
+        case i.SetCache(spec):
+            return replace(state, cache=spec)
         case i.SelectStep(index):
             return _select(state, index)
         case i.MoveSelection(delta):

@@ -219,6 +219,7 @@ def run_spec(state: AppState, max_steps: int | None = None) -> RunSpec:
         reuse_prefix=state.draft.tab == "chat",
         max_steps=max_steps,
         grammar=state.grammar,
+        cache=state.cache,
         **_mode_texts(state),
     )
 

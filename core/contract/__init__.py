@@ -4,6 +4,17 @@ Commands go in (`commands`), events come out (`events`), errors are typed (`erro
 a recording or a test needs to speak with the worker is here.
 """
 
+from core.contract.cache import (
+    CACHE_KINDS,
+    CACHE_MEANINGS,
+    CACHE_TITLES,
+    WINDOWED,
+    CacheKind,
+    CacheReport,
+    CacheSpec,
+    LayerLayout,
+    parse_cache,
+)
 from core.contract.commands import (
     Ask,
     CancelLoad,
@@ -134,7 +145,7 @@ from core.contract.plan import (
 )
 from core.contract.plan_words import ORIGIN_WORDS, plan_steps, plan_summary
 from core.contract.preview import DtypeEstimate, ModelPreview
-from core.contract.snapshot import CacheReport, Candidates, StepId, StepSnapshot, StepTiming
+from core.contract.snapshot import Candidates, StepId, StepSnapshot, StepTiming
 from core.contract.specs import ChatMessage, Grammar, GrammarKind, ModelSpec, Prompt, RunSpec
 from core.contract.together import check_together, in_mode, inactive_reason
 from core.contract.views import (
@@ -153,9 +164,13 @@ from core.contract.views import (
 )
 
 __all__ = [
+    "CACHE_KINDS",
+    "CACHE_MEANINGS",
+    "CACHE_TITLES",
     "MODES",
     "ORIGIN_WORDS",
     "PARAMETERS",
+    "WINDOWED",
     "Answered",
     "Ask",
     "AssistedDetail",
@@ -164,8 +179,10 @@ __all__ = [
     "AttributionAnswer",
     "AttributionQuery",
     "BeamDetail",
+    "CacheKind",
     "CachePlan",
     "CacheReport",
+    "CacheSpec",
     "CancelLoad",
     "CancelOnnx",
     "Candidates",
@@ -208,6 +225,7 @@ __all__ = [
     "ImageFacts",
     "InputPlan",
     "InternalError",
+    "LayerLayout",
     "LengthPlan",
     "LensAnswer",
     "LensQuery",
@@ -300,6 +318,7 @@ __all__ = [
     "check_together",
     "in_mode",
     "inactive_reason",
+    "parse_cache",
     "plan_steps",
     "plan_summary",
     "validate",

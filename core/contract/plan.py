@@ -80,7 +80,10 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True)
 class CachePlan:
-    """The KV cache. limit: positions it will ever hold. window: what sliding layers attend to, though all is kept."""
+    """The KV cache. limit: positions that the run will ever feed. window: what sliding layers attend to.
+
+    budget: positions that each layer keeps at most between two steps; None: all. meaning: the kind in a sentence.
+    """
 
     kind: str
     layers: int
@@ -88,6 +91,8 @@ class CachePlan:
     limit: int
     rows: int
     window: int | None
+    budget: int | None = None
+    meaning: str = ""
 
 
 @dataclass(frozen=True, slots=True)

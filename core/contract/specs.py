@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from core.contract.cache import CacheSpec
 from core.contract.picture import Picture
 
 DrawSource = Literal["counter", "torch"]
@@ -83,6 +84,7 @@ class RunSpec:
     assistant: a smaller model with the same vocabulary that drafts tokens, for assisted generation.
     force_words: phrases that constrained beams must say, as texts; of several alternatives one is enough. They join
         those of the parameter force_words_ids.
+    cache: how keys and values are kept; of the negative prompt's stream, too.
     negative_prompt: what classifier-free guidance (guidance_scale) steers away from; None: the last token alone.
     """
 
@@ -103,3 +105,4 @@ class RunSpec:
     assistant: ModelSpec | None = None
     negative_prompt: Prompt | None = None
     force_words: tuple[tuple[str, ...], ...] = ()
+    cache: CacheSpec = field(default_factory=CacheSpec)

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from core.contract.cache import CacheReport
 from core.contract.detail import GuidanceDetail
 from core.contract.errors import InternalError, NonFiniteLogitsError, OutOfMemoryError, TokenglassError
 from core.contract.events import FinishReason, HypothesisEnded, PrefillProgress
 from core.contract.params import GenerationParams
-from core.contract.snapshot import CacheReport, StepId, StepSnapshot, StepTiming
+from core.contract.snapshot import StepId, StepSnapshot, StepTiming
 from core.decode.kv import cache_length, cache_report
 from core.decode.observe import Observation, Processed, observe, process
 from core.decode.pipeline import Rows, culprit
@@ -43,7 +44,7 @@ def prefill_chunk(run: Session) -> PrefillProgress:
     if negative is not None and negative.fed < negative.prompt_slots:
         negative.feed_chunk(run)
     else:
-        done, stop = stop, min(stop + run.spec.prefill_chunk, run.prompt_slots)
+        done, stop = stop, stop + run.cache.chunk(run.spec.prefill_chunk, run.prompt_slots - stop)
         logits = run.forward(run.fed_input(done, stop), run.cache, run.trace)  # (B, V)
         run.mode.prefilled(run)
         if stop == run.prompt_slots:

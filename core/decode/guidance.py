@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from core.contract.cache import CacheReport
 from core.contract.detail import GuidanceDetail
 from core.contract.errors import ParameterError, PromptError, ViewUnavailableError
 from core.contract.params import GenerationParams
-from core.contract.snapshot import CacheReport
 from core.decode import prepare
-from core.decode.kv import cache_length, cache_report, crop_cache, new_cache, take_rows
+from core.decode.kv import cache_length, cache_report, crop_cache, take_rows
 from core.decode.modes.mode import Past
 from core.decode.pipeline import Rows, Stage
 from core.decode.rows import Row
@@ -70,7 +70,7 @@ class Guidance:
                 f"{info.max_positions:,} positions of {info.title}; it acts at the next run."
             )
         limit = min(self.prompt_slots + run.params.max_new_tokens, info.max_positions)
-        self.cache = new_cache(len(run.forward.anatomy.layers), limit)
+        self.cache = run.new_cache(limit)
         self.trace = Trace(run.spec.trace_budget_bytes, only_final=True) if run.spec.trace else None
         self._begun = cache_length(run.cache)  # slots of the run itself that were fed without this stream
         self._logits: torch.Tensor | None = None  # (B, V) after the newest slot
@@ -88,7 +88,8 @@ class Guidance:
     def feed_chunk(self, run: Session) -> None:
         """Feed the next slots of what the stream has missed, at most `prefill_chunk` of them."""
         fed = self.fed
-        ids = self._ids(run)[:, fed : fed + run.spec.prefill_chunk]
+        ids = self._ids(run)
+        ids = ids[:, fed : fed + self.cache.chunk(run.spec.prefill_chunk, ids.shape[1] - fed)]
         with run.forward.rows_placed([0] * len(run.lanes)):
             self._logits = run.forward(ids, self.cache, self.trace)
 

@@ -12,7 +12,6 @@ from functools import partial
 from itertools import pairwise
 
 import torch
-from transformers.cache_utils import Cache
 
 from core.contract.errors import ParameterError, TokenglassError, ViewUnavailableError
 from core.contract.events import (
@@ -33,7 +32,8 @@ from core.decode import engine, given, prepare
 from core.decode.extras import NONE, Extras
 from core.decode.forward import Forward, ForwardCancelled
 from core.decode.guidance import Guidance
-from core.decode.kv import cache_length, fork_cache, layer_keys, new_cache, take_rows
+from core.decode.kv import RunCache, cache_length, check_kind, check_mode, fork_cache, make_cache, take_rows
+from core.decode.kv.sight import CacheSight
 from core.decode.lengths import settle_lengths
 from core.decode.modes import PLAIN, Mode, Past, make_mode
 from core.decode.pipeline import PipelineContext, Rows, Stage, build_pipeline
@@ -73,10 +73,13 @@ class Session:
         self.loaded, self.spec, self.extras = loaded, spec, extras
         self.run_id, self.branch_id, self.epoch = run_id, branch_id, 0
         self.asked = prepare.resolve_params(loaded, spec)  # as they were chosen; `params` are those in force
+        check_kind(loaded.module, loaded.info, spec.cache)
         self.changed: frozenset[str] = frozenset()  # chosen by the user since the run began
         self.assistant = assistant
         self.mode: Mode = make_mode(self.asked, spec, loaded, assistant, cancelled)
         copies = self.asked.num_return_sequences if self.mode.copies else 1
+        early_exit = self.asked.assistant_early_exit is not None and assistant is None
+        check_mode(spec.cache, self.mode.name, early_exit, loaded.info.sliding_window is not None)
         embeds = None if extras.inputs_embeds is None else given.to_embeds(loaded, extras.inputs_embeds)
         self.unseen = 0 if embeds is None else embeds.shape[1]  # first slots, of which nobody knows the tokens
         if embeds is None:
@@ -101,8 +104,9 @@ class Session:
         self.ids = slots.ids  # (B, slots so far)
         self.forward = Forward(loaded, self.padding, cancelled)
         self.limit = min(self.prompt_slots + self.params.max_new_tokens, loaded.info.max_positions + max(self.padding))
-        check_room(loaded, len(self.rows) * (1 if self.mode.copies else self.params.num_beams), self.limit)
-        self.cache = new_cache(len(self.forward.anatomy.layers), self.limit)
+        lanes = len(self.rows) * (1 if self.mode.copies else self.params.num_beams)
+        check_room(loaded, lanes, self.limit, spec.cache, min(spec.prefill_chunk, self.prompt_slots))
+        self.cache = self.new_cache(self.limit)
         self.several = len(self.rows) > 1 or self.mode.moves_lanes
         self.trace = Trace(spec.trace_budget_bytes, keeps_keys=self.several) if spec.trace else None
         self.reused = 0 if before is None else given.reuse(self, before)
@@ -208,6 +212,10 @@ class Session:
     def pipeline_rows(self) -> Rows:
         """The batch as stages see it."""
         return Rows(self.ids[:, self.unseen :], tuple(self.padding), tuple(lane.index for lane in self.lanes))
+
+    def new_cache(self, limit: int) -> RunCache:
+        """An empty cache of the run's kind, for so many slots."""
+        return make_cache(self.loaded.module, len(self.forward.anatomy.layers), self.spec.cache, limit)
 
     # -- lanes
 
@@ -388,7 +396,7 @@ class Session:
         return Recording(
             trace=self.trace,
             strand=self._strand,
-            cached_keys=lambda layer, strand, stop: layer_keys(self.cache, layer)[0, :, :stop],
+            source=CacheSight(self.cache),
             anatomy=self.forward.anatomy,
             info=self.loaded.info,
             piece=self.loaded.text.piece,
@@ -417,26 +425,35 @@ class Session:
         what = f"no beam {place.beam} in row {place.row}" if place.beam else f"no row {place.row}"
         raise ViewUnavailableError(f"There is {what}; the run has {len({row.index for row in self.rows})}.")
 
-    def feed_again(self, strand: Strand, start: int, stop: int) -> tuple[Cache, Trace, Strand]:
-        """Feed positions again for their records: on a fork of the cache, or alone where rows have moved."""
+    def feed_again(self, strand: Strand, start: int, stop: int) -> tuple[RunCache, Trace, Strand]:
+        """Feed positions again for their records: on a fork of the cache, or alone where rows have moved.
+
+        Also alone where the cache has dropped what they attended to. Without a cache they are fed on a growing one.
+        """
         budget = self.spec.trace_budget_bytes + (1 << 40)
-        if self.several:
-            begin, cache, padding = 0, new_cache(len(self.forward.anatomy.layers), stop), 0
+        slot = strand.padding + start
+        alone = self.several or self.cache.feeds_all or self.cache.reusable(slot) < slot
+        if alone:
+            begin, cache, padding = 0, self.cache.empty_like(self.loaded.module, stop), 0
         else:
-            begin, cache, padding = start, fork_cache(self.cache, strand.padding + start), strand.padding
+            begin, cache, padding = start, fork_cache(self.cache, slot, strand.padding + stop), strand.padding
         ids = torch.tensor([strand.token_ids[:stop]], device=self.ids.device)
-        trace = Trace(budget, start=padding + begin, keeps_keys=self.several)
+        trace = Trace(budget, start=padding + begin, keeps_keys=alone and not cache.newest_only)
+        trace.source = CacheSight(cache) if alone else None
         # The positions meant are passes of their own, and so are embeddings.
         marks = sorted({begin, start, stop, min(max(self.unseen, begin), stop)})
         with self.attached(), self.forward.rows_placed([padding]):
             for first, last in pairwise(marks):
                 source = ids if self.embeds is None or first >= self.unseen else self.embeds
-                for at in range(first, last, self.spec.prefill_chunk):
-                    self.forward(source[:, at : min(at + self.spec.prefill_chunk, last)], cache, trace)
+                at = first
+                while at < last:
+                    upto = at + cache.chunk(self.spec.prefill_chunk, last - at)
+                    self.forward(source[:, at:upto], cache, trace)
+                    at = upto
         return cache, trace, dataclasses.replace(strand, path=Path(0, 0), padding=padding, fed=None)
 
     def close(self) -> None:
         """Give cache and records back."""
-        self.cache = new_cache(len(self.forward.anatomy.layers))
+        self.cache = self.cache.empty_like(self.loaded.module, 0)
         self.trace = self.guidance = None
         self.read_out = ReadOut()
