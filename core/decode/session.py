@@ -432,7 +432,7 @@ class Session:
         """
         budget = self.spec.trace_budget_bytes + (1 << 40)
         slot = strand.padding + start
-        alone = self.several or self.cache.feeds_all or self.cache.reusable(slot) < slot
+        alone = self.several or not self.cache.holds_all or not self.cache.can_crop(slot)
         if alone:
             begin, cache, padding = 0, self.cache.empty_like(self.loaded.module, stop), 0
         else:
@@ -442,6 +442,9 @@ class Session:
         trace.source = CacheSight(cache) if alone else None
         # The positions meant are passes of their own, and so are embeddings.
         marks = sorted({begin, start, stop, min(max(self.unseen, begin), stop)})
+        if self.spec.cache.kind == "heavy_hitters":
+            marks = self._portions(strand, stop)
+            ids = torch.tensor([strand.token_ids[: marks[-1]]], device=self.ids.device)
         with self.attached(), self.forward.rows_placed([padding]):
             for first, last in pairwise(marks):
                 source = ids if self.embeds is None or first >= self.unseen else self.embeds
@@ -451,6 +454,13 @@ class Session:
                     self.forward(source[:, at:upto], cache, trace)
                     at = upto
         return cache, trace, dataclasses.replace(strand, path=Path(0, 0), padding=padding, fed=None)
+
+    def _portions(self, strand: Strand, stop: int) -> list[int]:
+        """Where the passes of a strand began and ended, up to the one that holds the position before `stop`."""
+        length = len(self.rows[strand.row].prompt.token_ids)
+        chunked = range(self.spec.prefill_chunk - strand.padding, length, self.spec.prefill_chunk)
+        ends = [*(end for end in chunked if end > 0), *range(length, max(stop, length) + 1)]
+        return [0, *ends[: 1 + next(n for n, end in enumerate(ends) if end >= stop)]]
 
     def close(self) -> None:
         """Give cache and records back."""

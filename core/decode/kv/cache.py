@@ -99,10 +99,14 @@ class RunCache(Cache):  # type: ignore[misc]
         for layer in self.kind_layers():
             layer.crop(min(0, length - layer.length))
 
+    def can_crop(self, length: int) -> bool:
+        """Whether it can become what it was after `length` slots."""
+        return all(layer.can_crop(length) for layer in self.kind_layers())
+
     def reusable(self, length: int) -> int:
         """How many of the first `length` slots a fork can begin with: all that are there, or none."""
         length = min(length, self.length)
-        return length if all(layer.can_crop(length) for layer in self.kind_layers()) else 0
+        return length if self.can_crop(length) else 0
 
     def fork(self, limit: int | None = None) -> RunCache:
         """A cache with the same content that goes on on its own."""
@@ -139,10 +143,7 @@ class RunCache(Cache):  # type: ignore[misc]
 
     def keys_since(self, start: int) -> list[torch.Tensor]:
         """Copies of the keys of the slots from `start` on, a tensor (B, H_kv, n, D) a layer."""
-        return [
-            layer.held_keys()[:, :, max(0, layer.held - (layer.length - start)) :].clone()
-            for layer in self.kind_layers()
-        ]
+        return [layer.newest_keys(layer.length - start) for layer in self.kind_layers()]
 
     # -- what is held
 

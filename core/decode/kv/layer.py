@@ -85,6 +85,11 @@ class KindLayer(CacheLayerMixin, ABC):  # type: ignore[misc]
         keys: torch.Tensor = self.keys
         return keys
 
+    def newest_keys(self, count: int) -> torch.Tensor:
+        """A copy of the keys (B, H_kv, count, D) of the last slots of the newest pass."""
+        keys = self.held_keys()
+        return keys[:, :, keys.shape[2] - count :].clone()
+
     def held_values(self) -> torch.Tensor:
         """Values (B, H_kv, T, D) of the slots held."""
         values: torch.Tensor = self.values

@@ -39,6 +39,10 @@ class NoCache(RunCache):
         if self.ids is not None:
             self.ids = self.ids[:, :length]
 
+    def can_crop(self, length: int) -> bool:
+        """Always."""
+        return length <= self.length
+
     def reusable(self, length: int) -> int:
         """Any length."""
         return min(length, self.length)

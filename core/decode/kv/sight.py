@@ -65,14 +65,15 @@ class CacheSight:
         slots = held.slots()
         if slots is None or held.held == held.length:
             return None
-        if (start, stop) != (held.length - 1, held.length):
+        if start < held.begun:
             raise ViewUnavailableError(
                 "The cache has dropped positions since then, each head others, and keeps no list of them; recompute "
                 "this step alone.",
                 can_recompute=True,
             )
-        hidden = torch.ones(slots.shape[1], stop, dtype=torch.bool, device=slots.device)
-        return hidden.scatter_(1, slots[0], False)[:, None]  # (H_kv, 1, stop)
+        hidden = torch.ones(slots.shape[1], held.length, dtype=torch.bool, device=slots.device)
+        hidden.scatter_(1, slots[0], False)
+        return hidden[:, None, :stop].expand(-1, stop - start, -1)  # (H_kv, R, stop); later slots are hidden anyway
 
     def _layer(self, layer: int) -> KindLayer:
         if self._cache.feeds_all:

@@ -60,6 +60,7 @@ class DynamicSlidingKind(DynamicSlidingWindowLayer, KindLayer):  # type: ignore[
         self.length = 0
         self._before: tuple[torch.Tensor, torch.Tensor] | None = None
         self._begun = 0
+        self._full: torch.Tensor | None = None  # keys that the newest pass attended to
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """As transformers does it."""
@@ -73,7 +74,13 @@ class DynamicSlidingKind(DynamicSlidingWindowLayer, KindLayer):  # type: ignore[
         self._begun = self.length
         found: tuple[torch.Tensor, torch.Tensor] = DynamicSlidingWindowLayer.update(self, key_states, value_states)
         self.length = self.cumulative_length
+        self._full = found[0]
         return found
+
+    def newest_keys(self, count: int) -> torch.Tensor:
+        """Of a long pass more is gone already than the records want; what it returned shares the storage."""
+        assert self._full is not None
+        return self._full[:, :, self._full.shape[2] - count :].clone()
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """As transformers says it."""
@@ -126,6 +133,8 @@ class DynamicSlidingKind(DynamicSlidingWindowLayer, KindLayer):  # type: ignore[
         if self._before is not None and self._before[0].ndim == 4 and list(sources) != [*range(len(self._before[0]))]:
             rows = torch.tensor(list(sources), device=self._before[0].device)
             self._before = self._before[0][rows], self._before[1][rows]
+        if self._full is not None and list(sources) != [*range(len(self._full))]:
+            self._full = self._full[torch.tensor(list(sources), device=self._full.device)]
 
     def sizes(self) -> Held:
         """Bytes of the tensors and of their storages."""

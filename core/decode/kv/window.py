@@ -181,9 +181,14 @@ class RelativeLayer(WindowLayer):
         shift = self.shifts()
         if not bool(shift.any()):
             return self.held_keys()
-        count = self._last_sink(self.shared.widest)
         keys = self.held_keys()
-        turned = self.rotate(keys[:, :, :count], shift)
+        count = min(self.held, self._last_sink(self.shared.widest))
+        first = keys[:, :, :count]
+        turned = self.rotate(first, shift)
+        if self.shared.padded:  # each row has its sinks elsewhere
+            begin = (self.shared.padding - torch.arange(count, device=keys.device)[:, None]).T  # (B, count)
+            sink = (begin <= 0) & (begin > -self.sinks)
+            turned = torch.where(sink[:, None, :, None], turned, first)
         return torch.cat([turned, keys[:, :, count:]], dim=2)
 
     def shifts(self) -> torch.Tensor:
