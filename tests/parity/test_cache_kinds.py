@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
+from transformers.cache_utils import Cache, DynamicLayer
 from transformers.models.imagegpt.modeling_imagegpt import ImageGPTAttention
 
 from core.contract import CacheSpec, ParameterError
 from core.models.loaded import LoadedModel
-from tests.parity.reference import Ours, dense, plain, prompt_of, run
+from tests.parity.reference import Ours, dense, full_logits, open_session, plain, prompt_of, run
 
 PROMPT, NEW = 23, 11
 CLOSE = {"atol": 2e-4, "rtol": 1e-4}
@@ -117,3 +119,59 @@ def test_a_kind_that_a_model_cannot_use_is_refused_with_the_reason(
     ):
         with pytest.raises(ParameterError, match=words):
             kept_as(loaded, spec, [prompt_of(loaded, 5)])
+
+
+class Rounded(DynamicLayer):
+    """What 8 bits mean, written down once more: every token of every head is rounded before it is stored."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def rounded(self, states: torch.Tensor) -> torch.Tensor:
+        found = states.clone()
+        for place in itertools.product(*map(range, states.shape[:3])):
+            numbers = states[place].double()
+            largest = float(numbers.abs().max())
+            if self.kind == "int8":
+                found[place] = torch.round(numbers * 127 / largest) * largest / 127
+            else:
+                found[place] = (numbers * 448 / largest).to(torch.float8_e4m3fn).double() * largest / 448
+        return found
+
+    def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().update(self.rounded(key_states), self.rounded(value_states))
+
+
+@pytest.mark.parametrize("kind", ["fp8", "int8"])
+def test_8_bits_equal_a_dynamic_cache_of_rounded_numbers(loaded: LoadedModel, kind: Any) -> None:
+    ours = kept_as(loaded, CacheSpec(kind), [prompt_of(loaded, PROMPT)])
+    cache = Cache(layers=[Rounded(kind) for _ in range(loaded.info.layers)])
+    found = []
+    with plain(loaded) as model:
+        bounds = [(0, 7), (7, 14), (14, 21), (21, 23), *((n, n + 1) for n in range(PROMPT, PROMPT + NEW - 1))]
+        for start, stop in bounds:
+            ids = torch.tensor([ours.sequences[0][start:stop]])
+            positions = torch.arange(start, stop)[None]
+            output = model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True)
+            found.append(output.logits[0, -1])
+    expected = torch.log_softmax(torch.stack(found[3:]).float(), -1)
+    # A number between two bytes may fall either way.
+    assert float((raw(ours, loaded) - expected).abs().median()) < 1e-4
+    torch.testing.assert_close(raw(ours, loaded), expected, atol=0.2, rtol=0.05)
+
+
+@pytest.mark.parametrize(("kind", "logit_error", "kl_nats"), [("fp8", 0.5, 5e-3), ("int8", 0.1, 5e-4)])
+def test_8_bits_change_the_logits_of_a_trained_model_by_so_much(
+    tiny_gpt2: LoadedModel, kind: Any, logit_error: float, kl_nats: float
+) -> None:
+    """The logits have a standard deviation of 2.7; README and lab say these bounds."""
+    ids = tiny_gpt2.text.encode("Once upon a time there was a little dog who lived in a big house. The dog was happy.")
+    with torch.inference_mode():
+        session = open_session(tiny_gpt2, [ids], cache=CacheSpec(kind))
+        with session.attached():
+            ours = session.forward.positions(session.ids, session.cache, None, len(ids))[0]
+    exact = full_logits(tiny_gpt2, ids)
+    assert float((ours - exact).abs().max()) < logit_error
+    p, q = torch.log_softmax(exact, -1), torch.log_softmax(ours, -1)
+    assert float((p.exp() * (p - q)).sum(-1).max()) < kl_nats
