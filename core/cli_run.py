@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from core.cli_picture import add_image_arguments, picture_prompt
-from core.contract import ChatMessage, Grammar, ModelSpec, Prompt, RunSpec, TokenglassError, validate
+from core.contract import (
+    CACHE_KINDS,
+    ChatMessage,
+    Grammar,
+    ModelSpec,
+    Prompt,
+    RunSpec,
+    TokenglassError,
+    parse_cache,
+    validate,
+)
 
 
 class UsageError(TokenglassError):
@@ -40,6 +50,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="a phrase that beams must say, or one of several; goes with --set num_beams=5; may be given several times",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--cache", default="growing", metavar="KIND[,window=N…]",
+        help=f"how keys and values are kept: {', '.join(CACHE_KINDS)}; such as sink,window=128,sinks=4",
+    )  # fmt: skip
     grammar = parser.add_mutually_exclusive_group()
     grammar.add_argument("--regex", metavar="PATTERN", help="the continuation matches this regular expression")
     grammar.add_argument("--json-schema", metavar="FILE", help="the continuation is JSON of this schema")
@@ -75,6 +89,7 @@ def run_spec(options: argparse.Namespace) -> RunSpec:
         options.seed,
         grammar=_grammar(options),
         assistant=assistant,
+        cache=parse_cache(options.cache),
         negative_prompt=None if options.negative_prompt is None else Prompt(text=options.negative_prompt),
         force_words=tuple(tuple(part for part in text.split("|") if part) for text in options.force_words),
     )

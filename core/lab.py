@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 
+from core.contract.cache_lab import RunExperiment, StopExperiment
 from core.contract.commands import CancelLoad, Command, LoadModel, Shutdown, StartRun, StopRun
 from core.contract.events import Event
 from core.controls import Flags
@@ -33,7 +34,7 @@ class Lab:
         """Hand a command to the worker. Those that interrupt take effect within a layer's time."""
         with self._submitting:
             match command:
-                case StopRun() | StartRun():
+                case StopRun() | StartRun() | RunExperiment() | StopExperiment():
                     self._flags.interrupt()
                 case CancelLoad():
                     self._flags.cancel_loads()

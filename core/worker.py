@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from core.chores import Chores
+from core.contract.cache_lab import RunExperiment, StopExperiment
 from core.contract.commands import (
     Ask,
     CancelLoad,
@@ -51,6 +52,7 @@ from core.contract.specs import ModelSpec
 from core.controls import Flags, LoadControl, QuietControl
 from core.desk import Desk, Meter, error_report, typed_error
 from core.drafts import Drafts, Fetched
+from core.experiments import Experiments
 from core.mailbox import Mailbox
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ class Worker:
         self.desk = Desk(mailbox)
         self.drafts = Drafts(inbox.put, mailbox, self._overtaken)
         self.chores = Chores(mailbox, self._overtaken)
+        self.experiments = Experiments(mailbox, self._interrupted)
         self.credit_s = 0.0
         self.meter = Meter()
         self.hooks = ExitStack()  # the running session's hooks
@@ -120,6 +123,10 @@ class Worker:
                     self._advance()
                 elif self.drafts.plan_wanted:
                     self._plan()
+                elif self.experiments:
+                    self.experiments.advance()
+                    if self.desk:
+                        self._derive_slice()
                 elif self.desk:
                     self._derive_slice()
             except (KeyboardInterrupt, SystemExit):
@@ -127,6 +134,7 @@ class Worker:
             except BaseException as problem:  # what session and desk have not turned into an answer themselves
                 self._give_up(problem)
         self.chores.close()
+        self.experiments.stop()
         self._end_run()
         self._forget_session()
         self.drafts.close()
@@ -151,7 +159,7 @@ class Worker:
     def _take_commands(self) -> list[Command | Fetched]:
         """All that wait; sleeps only when there is nothing to do. Superseded drafts are dropped."""
         commands: list[Command | Fetched] = []
-        if not self._advancing and not self.desk and not self.drafts.plan_wanted:
+        if not (self._advancing or self.desk or self.drafts.plan_wanted or self.experiments):
             commands.append(self.inbox.get())
         while True:
             try:
@@ -175,8 +183,10 @@ class Worker:
             self._settle()
 
     def _handle(self, command: Command | Fetched) -> None:
-        if isinstance(command, LoadModel | StartRun | StopRun):
+        if isinstance(command, LoadModel | StartRun | StopRun | RunExperiment | StopExperiment):
             self.interruptions_met += 1
+            if self.experiments:
+                self.experiments.stop()
         match command:
             case LoadModel():
                 self._load(command)
@@ -188,6 +198,8 @@ class Worker:
                 self._resume(command.max_steps)
             case StopRun():
                 self._end_run()
+            case RunExperiment():
+                self.experiments.begin(command, self.loaded, self.running)
             case SetParams():
                 self._set_params(command)
             case Tokenize() | PreviewModel() | PreviewPlan():
@@ -200,7 +212,7 @@ class Worker:
                 self.desk.withdraw(command.slot)
             case DescribeConfig() | SaveModel() | DescribeOnnx() | ExportOnnx() | CheckOnnx() | CancelOnnx():
                 self.chores.carry_out(command, self.loaded)
-            case CancelLoad() | Shutdown():
+            case CancelLoad() | Shutdown() | StopExperiment():
                 pass  # their flags did the work
 
     def _load(self, command: LoadModel) -> None:

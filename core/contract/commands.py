@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from core.contract.cache_lab import RunExperiment, StopExperiment
 from core.contract.picture import PictureQuery
 from core.contract.specs import ModelSpec, Prompt, RunSpec
 from core.contract.views import ViewQuery
@@ -182,5 +183,7 @@ Command = (
     | ExportOnnx
     | CheckOnnx
     | CancelOnnx
+    | RunExperiment
+    | StopExperiment
     | Shutdown
 )

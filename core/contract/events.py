@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from core.contract.cache_lab import ExperimentFinished, ExperimentProgress
 from core.contract.configs import ConfigDescription, SavedModel
 from core.contract.detail import Hypothesis
 from core.contract.errors import ErrorReport
@@ -83,6 +84,7 @@ class ModelInfo:
     revision: str = ""  # the commit, for models of the hub
     notices: tuple[str, ...] = ()  # what was left out or should be known, one sentence each
     image: ImageFacts | None = None  # what it paints, where tokens are pixels
+    layer_windows: tuple[int | None, ...] = ()  # of each layer; empty where none slides
 
     @property
     def output_size(self) -> int:
@@ -333,4 +335,6 @@ Event = (
     | OnnxProgress
     | OnnxFinished
     | Planned
+    | ExperimentProgress
+    | ExperimentFinished
 )

@@ -156,8 +156,10 @@ def test_8_bits_equal_a_dynamic_cache_of_rounded_numbers(loaded: LoadedModel, ki
             output = model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True)
             found.append(output.logits[0, -1])
     expected = torch.log_softmax(torch.stack(found[3:]).float(), -1)
-    # A number between two bytes may fall either way.
-    assert float((raw(ours, loaded) - expected).abs().median()) < 1e-4
+    # A number half way between two bytes may fall either way, which is little beside what rounding itself does.
+    exact = torch.log_softmax(full_logits(loaded, ours.sequences[0][:-1]), -1)[PROMPT - 1 :]
+    lost = (raw(ours, loaded) - exact).abs().median()
+    assert float((raw(ours, loaded) - expected).abs().median()) < 0.25 * float(lost)
     torch.testing.assert_close(raw(ours, loaded), expected, atol=0.2, rtol=0.05)
 
 

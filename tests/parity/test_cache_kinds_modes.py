@@ -193,8 +193,8 @@ def open_session_after(loaded: LoadedModel, ids: list[int], before: Session, spe
 def test_an_earlier_run_that_dropped_positions_cannot_be_passed_on(random_llama: LoadedModel) -> None:
     first = run(random_llama, [prompt_of(random_llama, 12)], {"max_new_tokens": 6}, cache=SLIDING)
     shorter = first.sequences[0][:9]
+    spec = RunSpec((Prompt(ids=tuple(shorter)),), {"max_new_tokens": 3}, cache=SLIDING)
     with pytest.raises(PromptError, match="has dropped what position 8"):
-        spec = RunSpec((Prompt(ids=tuple(shorter)),), {"max_new_tokens": 3}, cache=SLIDING)
         Session(random_llama, spec, extras=Extras(past=first.session))
 
 

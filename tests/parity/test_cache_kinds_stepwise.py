@@ -1,7 +1,7 @@
 """Heavy hitters and cache-relative sinks against oracles that go step by step and never drop anything.
 
-Both register an attention of their own with transformers, keep every key and value, and decide at each step by the words
-of the papers what the query may see.
+Both register an attention of their own with transformers, keep every key and value, and decide at each step by the
+words of the papers what the query may see.
 """
 
 from __future__ import annotations

@@ -147,7 +147,8 @@ def test_cache_relative_steps_are_shown_as_they_were(random_llama: LoadedModel) 
 @pytest.mark.parametrize("kind", ["fp8", "int8"])
 def test_what_is_shown_of_quantised_keys_is_what_ran(random_llama: LoadedModel, kind: Any) -> None:
     """A step's own attention output, made again from the weights shown and the values held, is the one that ran."""
-    session = open_session(random_llama, [prompt_of(random_llama, PROMPT)], {"max_new_tokens": NEW}, cache=CacheSpec(kind))
+    prompt = [prompt_of(random_llama, PROMPT)]
+    session = open_session(random_llama, prompt, {"max_new_tokens": NEW}, cache=CacheSpec(kind))
     outputs: list[torch.Tensor] = []
     handles = [
         layer.self_attn.o_proj.register_forward_pre_hook(lambda _m, args: outputs.append(args[0]))

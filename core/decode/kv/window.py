@@ -185,7 +185,7 @@ class RelativeLayer(WindowLayer):
         count = min(self.held, self._last_sink(self.shared.widest))
         first = keys[:, :, :count]
         turned = self.rotate(first, shift)
-        if self.shared.padded:  # each row has its sinks elsewhere
+        if self.shared.padded and self.shared.padding is not None:  # each row has its sinks elsewhere
             begin = (self.shared.padding - torch.arange(count, device=keys.device)[:, None]).T  # (B, count)
             sink = (begin <= 0) & (begin > -self.sinks)
             turned = torch.where(sink[:, None, :, None], turned, first)
