@@ -7,6 +7,7 @@ from pathlib import Path
 from app.panels.attention import AttentionPanel
 from app.panels.beams import BeamsPanel
 from app.panels.cache import CachePanel
+from app.panels.cache_lab import CacheLabPanel
 from app.panels.candidates import CandidatesPanel
 from app.panels.config_desk import ConfigPanel
 from app.panels.errors import ErrorsPanel
@@ -48,6 +49,7 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
         LensPanel(dispatch),
         WalkPanel(dispatch),
         CachePanel(dispatch),
+        CacheLabPanel(dispatch),
         ConfigPanel(dispatch),
         OnnxPanel(dispatch),
         RowsPanel(dispatch),

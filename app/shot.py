@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from app.state.state import LayoutName
-from core.contract import TokenglassError, parse_cache
+from core.contract import EXPERIMENTS, TokenglassError, parse_cache
 
 SIZES = ((1440, 900), (1024, 640))
 SMALLEST = (1024, 640)
@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         help="generation parameters instead of those the pictures usually have",
     )  # fmt: skip
     parser.add_argument("--cache", default="growing", metavar="KIND[,window=N…]", help="how keys and values are kept")
+    parser.add_argument("--experiment", choices=EXPERIMENTS, help="run this of the Cache lab afterwards")
     parser.add_argument("--show", action="append", default=[], metavar="CARD", help="open this card, too")
     parser.add_argument("--tokens", type=_tokens, default=64, metavar="N", help="how many to generate")
     parser.add_argument("--seed", type=int, default=11)
@@ -97,6 +98,8 @@ def take(options: argparse.Namespace) -> list[Path]:
         run = scene.state.run
         if run is not None and run.count > 4:
             scene.store.dispatch(i.SelectStep(run.count * 3 // 4))  # a past moment, so that marks are seen
+        if options.experiment is not None:
+            scene.experiment(options.experiment)
         for theme in themes:
             scene.store.dispatch(i.SetTheme(theme))
             for width, height in sizes:

@@ -15,7 +15,7 @@ from app.state.state import LayoutName
 from app.theme.style import GAP_PX
 from app.widgets.card import Card
 
-STATE_VERSION = 3  # raise it when cards are added or renamed: older arrangements are then ignored
+STATE_VERSION = 4  # raise it when cards are added or renamed: older arrangements are then ignored
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ _CENTRE = Column(48, (("output", 70), ("timeline", 30)))
 LAYOUTS: Mapping[LayoutName, tuple[Column, ...]] = {
     "sample": (_LEFT, _CENTRE, Column(31, (("candidates", 62), ("waterfall", 38)))),
     "attention": (_LEFT, Column(33, (("output", 100),)), Column(46, (("attention", 72), ("candidates", 28)))),
-    "cache": (_LEFT, Column(40, (("output", 60), ("timeline", 40))), Column(39, (("cache", 100),))),
+    "cache": (_LEFT, Column(40, (("output", 38), ("cachelab", 62))), Column(39, (("cache", 100),))),
     "everything": (_LEFT, _CENTRE, Column(31, (("candidates", 28), ("attention", 42), ("cache", 30)))),
     "model": (Column(45, (("config", 100),)), Column(55, (("onnx", 100),))),
 }
@@ -43,7 +43,7 @@ DESKS = ("config", "onnx")  # closed at first; opened, they come up as tabs besi
 TABBED = ("lens", "walk")  # closed at first; opened, they share the place of the largest view of the model
 
 
-BELOW_OUTPUT = ("errors", "rows", "beams")  # cards that are opened in the middle column
+BELOW_OUTPUT = ("errors", "rows", "beams", "cachelab")  # cards that are opened in the middle column
 
 
 class Workspace(QMainWindow):

@@ -16,7 +16,7 @@ from app.widgets.row_list import RowLine
 from app.widgets.series_plot import Flag, Series
 from app.widgets.table_data import Column, Table
 from app.widgets.visible_text import one_line
-from core.contract import BeamDetail, CacheReport, Hypothesis, StageReport, StepSnapshot, WaterfallAnswer
+from core.contract import BeamDetail, CacheReport, Hypothesis, LabTable, StageReport, StepSnapshot, WaterfallAnswer
 
 LONGEST = 40  # characters of a token in a cell
 
@@ -188,6 +188,30 @@ def layers_table(report: CacheReport, key: object) -> Table:
         Column(tr("V allocated, B"), report.value_allocated_bytes, _count),
     )
     return Table(columns, len(report.key_used_bytes), key)
+
+
+def lab_table(table: LabTable, key: object) -> Table:
+    """What an experiment measured."""
+    columns = []
+    for place, title in enumerate(table.columns):
+        cells = [row[place] for row in table.rows]
+        if any(isinstance(cell, str) for cell in cells):
+            columns.append(Column(tr(title), [cell or "" for cell in cells], str, numeric=False))
+        else:
+            whole = all(cell is None or isinstance(cell, int) for cell in cells)
+            values = [math.nan if cell is None else cell for cell in cells]
+            columns.append(Column(tr(title), values, _whole if whole else _measured))
+    return Table(tuple(columns), len(table.rows), (key, len(table.rows)))
+
+
+def _whole(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:,.0f}"
+
+
+def _measured(value: float) -> str:
+    if math.isnan(value):
+        return ""
+    return f"{value:.3g}" if 0 < abs(value) < 0.01 else significant(value)
 
 
 def growth_table(run: RunView, selected: int | None) -> Table:

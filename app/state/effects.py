@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.state import desks, params, select
+from app.state import cache_lab, desks, params, select
 from app.state import intents as i
 from app.state.state import AppState
 from core.contract import (
@@ -33,6 +33,8 @@ def commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Comma
 def _commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Command, ...]:
     if isinstance(intent, i.DeskIntent):
         return desks.commands(before, after, intent)
+    if isinstance(intent, i.LabIntent):
+        return cache_lab.commands(before, after, intent)
     match intent:
         case i.Run() | i.Step() | i.Regenerate() if (
             after.requested is not None and after.requested is not before.requested

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from app.state.desk_intents import CancelExperiment as CancelExperiment
 from app.state.desk_intents import DeskIntent as DeskIntent
+from app.state.desk_intents import LabIntent as LabIntent
+from app.state.desk_intents import PickExperiment as PickExperiment
+from app.state.desk_intents import StartExperiment as StartExperiment
 from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Preset, Tab
 from app.theme.palette import ThemeName
 from core.contract import CacheSpec, Grammar, ViewQuery
@@ -423,4 +427,5 @@ Intent = (
     | SetSpeed
     | Waiting
     | DeskIntent
+    | LabIntent
 )

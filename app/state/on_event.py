@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
-from app.state import desks, notices, params, plan, samples
+from app.state import cache_lab, desks, notices, params, plan, samples
 from app.state.run import begin, with_end, with_step
 from app.state.shown import of_sequence
 from app.state.state import EMPTY, AppState, AttentionFocus, Draft
@@ -14,6 +14,8 @@ from core.contract import (
     ChatMessage,
     CommandRefused,
     Event,
+    ExperimentFinished,
+    ExperimentProgress,
     HypothesisEnded,
     LoadFailed,
     LoadProgress,
@@ -66,6 +68,8 @@ def on_event(state: AppState, event: Event) -> AppState:
             return _previewed(state, event)
         case Planned():
             return plan.answered(state, event)
+        case ExperimentProgress() | ExperimentFinished():
+            return cache_lab.on_event(state, event)
         case _:
             return desks.on_event(state, event)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from app.state.desk_state import ConfigDesk, OnnxDesk
+from app.state.desk_state import CacheLab, ConfigDesk, OnnxDesk
 from app.state.run import RunView
 from app.theme.palette import ThemeName
 from core.contract import (
@@ -244,6 +244,7 @@ class AppState:
     answers: Mapping[str, Answered] = field(default_factory=lambda: EMPTY)
     config_desk: ConfigDesk = field(default_factory=ConfigDesk)
     onnx: OnnxDesk = field(default_factory=OnnxDesk)
+    cache_lab: CacheLab = field(default_factory=CacheLab)
     # Counters: the last identifier given out.
     last_model_id: int = 0
     last_run_id: int = 0

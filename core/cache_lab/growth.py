@@ -19,6 +19,7 @@ def measure(bench: Bench) -> Iterator[Report]:
     """
     limit = min(bench.experiment.positions or bench.most, bench.most)
     ids = bench.repeated(limit)
+    yield bench.warm_up()
     feeder = bench.feeder(CacheSpec(), limit)
     first = min(len(bench.ids), limit - 1)
     ms, size = bench.lane("Time of a step", "ms", "position"), bench.lane("Bytes of the cache", "MB", "position")

@@ -39,6 +39,7 @@ def measure(bench: Bench) -> Iterator[Report]:
     new = bench.experiment.new_tokens
     prompt = bench.prompt(new - 1)
     specs, left_out = _specs(bench, len(prompt) + new)
+    yield bench.warm_up()
     kl, ms = bench.lane("What each kind changes", "bits", "step"), bench.lane("Time of a token", "ms", "step")
     told: list[torch.Tensor] = []  # (V,) log-probabilities of the growing cache
     said: list[int] = []

@@ -22,6 +22,7 @@ def measure(bench: Bench) -> Iterator[Report]:
     new = bench.experiment.new_tokens
     prompt, cost = bench.prompt(new - 1), pass_cost(bench.loaded)
     limit = len(prompt) + new
+    yield bench.warm_up()
     ms = bench.lane("Time of a token", "ms", "position")
     work = None if cost is None else bench.lane("Work of a token", "GFLOPs", "position")
     feeders = {CACHED: bench.feeder(CacheSpec(), limit), UNCACHED: bench.feeder(CacheSpec("off"), limit)}
@@ -59,14 +60,14 @@ def _table(bench: Bench, rows: list[list[Any]], counted: bool) -> None:
 
 def _conclude(bench: Bench, said: dict[str, list[int]], ms: int) -> None:
     exact = bench.loaded.info.dtype == "fp32"
-    for name in (UNCACHED, GENERATE):
+    for name, how in ((UNCACHED, "without a cache"), (GENERATE, "by generate()")):
         same = _same(said[CACHED], said[name])
         count = len(said[CACHED])
         if same == count:
-            bench.find(f"All {count} tokens are the same cached and with {name}.", True)
+            bench.find(f"All {count} tokens are the same with a cache and {how}.", True)
         else:
             why = "" if exact else f"; {bench.loaded.info.dtype} rounds otherwise when more positions are fed at once"
-            bench.find(f"The first {same} of {count} tokens are the same cached and with {name}{why}.", not exact)
+            bench.find(f"The first {same} of {count} tokens are the same with a cache and {how}{why}.", not exact)
     cached, uncached = bench.line(ms, CACHED), bench.line(ms, UNCACHED)
     if len(cached) > 1:
         ratio = sum(uncached[1:]) / max(1e-9, sum(cached[1:]))
