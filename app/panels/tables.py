@@ -186,8 +186,24 @@ def layers_table(report: CacheReport, key: object) -> Table:
         Column(tr("K allocated, B"), report.key_allocated_bytes, _count),
         Column(tr("V used, B"), report.value_used_bytes, _count),
         Column(tr("V allocated, B"), report.value_allocated_bytes, _count),
+        *_layout_columns(report),
     )
     return Table(columns, len(report.key_used_bytes), key)
+
+
+def _layout_columns(report: CacheReport) -> tuple[Column, ...]:
+    """What else is known of each layer: beyond the window, scales, shape, precision, device, dropped positions."""
+    if not report.layouts or report.key_beyond_bytes is None or report.value_beyond_bytes is None:
+        return ()
+    layouts, scales = report.layouts, report.scale_bytes
+    return (
+        Column(tr("beyond the window, B"), report.key_beyond_bytes + report.value_beyond_bytes, _count),
+        Column(tr("scales, B"), [0] * len(layouts) if scales is None else scales, _count),
+        Column(tr("shape"), [str(layout.shape) for layout in layouts], str, numeric=False),
+        Column(tr("precision"), [layout.dtype for layout in layouts], str, numeric=False),
+        Column(tr("device"), [layout.device for layout in layouts], str, numeric=False),
+        Column(tr("dropped"), [layout.dropped for layout in layouts], _count),
+    )
 
 
 def lab_table(table: LabTable, key: object) -> Table:

@@ -41,6 +41,7 @@ from core.contract.cache_lab import (
     RunExperiment,
     StopExperiment,
 )
+from core.contract.cache_views import CacheContentAnswer, CacheContentQuery
 from core.contract.commands import (
     Ask,
     CancelLoad,
@@ -209,6 +210,8 @@ __all__ = [
     "AttributionAnswer",
     "AttributionQuery",
     "BeamDetail",
+    "CacheContentAnswer",
+    "CacheContentQuery",
     "CacheKind",
     "CachePlan",
     "CacheReport",

@@ -7,9 +7,10 @@ ten steps that people read.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from core.contract.cache import CacheSpec
 from core.contract.specs import DrawSource, Grammar
 
 Origin = Literal["user", "host", "model", "default"]
@@ -93,6 +94,7 @@ class CachePlan:
     window: int | None
     budget: int | None = None
     meaning: str = ""
+    spec: CacheSpec = field(default_factory=CacheSpec)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from core.contract.cache_views import CacheContentAnswer, CacheContentQuery
 from core.contract.looking import LookingAnswer, LookingQuery
 from core.contract.params import GenerationParams
 from core.contract.snapshot import FloatArray
@@ -196,5 +197,7 @@ class WaterfallAnswer:
     reason: str
 
 
-ViewQuery = AttentionQuery | ThumbnailQuery | DistributionQuery | WaterfallQuery | LookingQuery
-ViewAnswer = AttentionAnswer | ThumbnailAnswer | DistributionAnswer | WaterfallAnswer | LookingAnswer
+ViewQuery = AttentionQuery | ThumbnailQuery | DistributionQuery | WaterfallQuery | CacheContentQuery | LookingQuery
+ViewAnswer = (
+    AttentionAnswer | ThumbnailAnswer | DistributionAnswer | WaterfallAnswer | CacheContentAnswer | LookingAnswer
+)

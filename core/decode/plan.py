@@ -55,6 +55,7 @@ def make_plan(run: Session) -> GenerationPlan:
             info.sliding_window,
             run.spec.cache.budget,
             CACHE_MEANINGS[run.spec.cache.kind],
+            run.spec.cache,
         ),
         draws=DrawPlan(
             run.spec.seed if _draws(run) else None,

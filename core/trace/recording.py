@@ -38,6 +38,9 @@ class KeySource(Protocol):
     def keys(self, layer: int, stop: int) -> torch.Tensor:
         """(H_kv, stop, D) of the slots before `stop` of the only row."""
 
+    def content(self, layer: int, row: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """K and V (H_kv, T, D) of one row of the batch, and whether each slot is held, (H_kv, T)."""
+
     def unseen(self, layer: int, padding: int, start: int, stop: int, recorded: bool) -> torch.Tensor | None:
         """(R, stop) or (H_kv, R, stop), True where the queries at slots [start, stop) saw nothing; None: all seen.
 

@@ -25,15 +25,16 @@ class CacheSight:
         """Keys (H_kv, stop, D) of the first row as attended to; zeros in the slots that are gone."""
         held = self._layer(layer)
         keys = (held.seen_keys() if isinstance(held, RelativeLayer) else held.held_keys())[0]
-        slots = held.slots()
-        if slots is None:
-            return keys[:, :stop]
-        whole = keys.new_zeros(keys.shape[0], held.length, keys.shape[2])
-        if slots.ndim == 1:
-            whole[:, slots] = keys
-        else:
-            whole.scatter_(1, slots[0][..., None].expand_as(keys), keys)
-        return whole[:, :stop]
+        return _spread(held, keys, 0)[:, :stop]
+
+    def content(self, layer: int, row: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """K and V (H_kv, T, D) of a row, zeros in the slots that are gone, and whether each is held, (H_kv, T)."""
+        held = self._layer(layer)
+        if held.length == 0:
+            raise ViewUnavailableError("The cache is empty; nothing was fed yet, or the run was closed.")
+        keys, values = held.held_keys()[row], held.held_values()[row]
+        there = _spread(held, torch.ones_like(keys[..., :1]), row)[..., 0] > 0
+        return _spread(held, keys, row), _spread(held, values, row), there
 
     def unseen(self, layer: int, padding: int, start: int, stop: int, recorded: bool) -> torch.Tensor | None:
         """Who was hidden by the kind of cache from the queries at slots [start, stop), (R, stop) or (H_kv, R, stop).
@@ -80,6 +81,19 @@ class CacheSight:
             raise ViewUnavailableError("This run keeps no keys; recompute them.", can_recompute=True)
         held: KindLayer = self._cache.layers[layer]
         return held
+
+
+def _spread(held: KindLayer, states: torch.Tensor, row: int) -> torch.Tensor:
+    """(H_kv, held, D) of a row at their slots, (H_kv, length, D); zeros elsewhere."""
+    slots = held.slots()
+    if slots is None:
+        return states
+    whole = states.new_zeros(states.shape[0], held.length, states.shape[2])
+    if slots.ndim == 1:
+        whole[:, slots] = states
+    else:
+        whole.scatter_(1, slots[row][..., None].expand_as(states), states)
+    return whole
 
 
 def _gone(first: int, layer: int) -> ViewUnavailableError:
