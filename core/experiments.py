@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from core.contract.cache_lab import ExperimentFinished, ExperimentProgress, RunExperiment
+from core.contract.cache_lab import ExperimentFinished, ExperimentProgress, RunExperiment, StopExperiment
 from core.contract.errors import PromptCancelledError, PromptError
+from core.controls import Flags
 from core.desk import error_report
 from core.mailbox import Mailbox
 
@@ -19,10 +20,11 @@ TELL_EVERY_S = 1 / 15
 
 
 class Experiments:
-    """Only the worker thread calls it. `cancelled`: whether a command waits that ends what is going on."""
+    """Only the worker thread calls it. `interrupted`: whether a command waits that ends all that is going on."""
 
-    def __init__(self, mailbox: Mailbox, cancelled: Callable[[], bool]) -> None:
-        self._mailbox, self._cancelled = mailbox, cancelled
+    def __init__(self, mailbox: Mailbox, flags: Flags, interrupted: Callable[[], bool]) -> None:
+        self._mailbox, self._flags, self._interrupted = mailbox, flags, interrupted
+        self._met = 0
         self._number = 0
         self._bench: Bench | None = None
         self._reports: Iterator[Report] | None = None
@@ -31,11 +33,20 @@ class Experiments:
     def __bool__(self) -> bool:
         return self._reports is not None
 
-    def begin(self, command: RunExperiment, loaded: LoadedModel | None, running: bool) -> None:
+    def _cancelled(self) -> bool:
+        return self._interrupted() or self._flags.experiments_given_up > self._met
+
+    def take(self, command: RunExperiment | StopExperiment, loaded: LoadedModel | None, running: bool) -> None:
+        """Both end the experiment in progress."""
+        self._met += 1
+        self.stop()
+        if isinstance(command, RunExperiment):
+            self._begin(command, loaded, running)
+
+    def _begin(self, command: RunExperiment, loaded: LoadedModel | None, running: bool) -> None:
         """Start it; what cannot begin becomes an event."""
         from core.cache_lab import begin
 
-        self.stop()
         try:
             if running:
                 raise PromptError("A run is in progress; stop it first, so that nothing disturbs the measurement.")

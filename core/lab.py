@@ -34,8 +34,10 @@ class Lab:
         """Hand a command to the worker. Those that interrupt take effect within a layer's time."""
         with self._submitting:
             match command:
-                case StopRun() | StartRun() | RunExperiment() | StopExperiment():
+                case StopRun() | StartRun():
                     self._flags.interrupt()
+                case RunExperiment() | StopExperiment():
+                    self._flags.give_up_experiment()
                 case CancelLoad():
                     self._flags.cancel_loads()
                 case LoadModel():

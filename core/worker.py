@@ -96,7 +96,7 @@ class Worker:
         self.desk = Desk(mailbox)
         self.drafts = Drafts(inbox.put, mailbox, self._overtaken)
         self.chores = Chores(mailbox, self._overtaken)
-        self.experiments = Experiments(mailbox, self._interrupted)
+        self.experiments = Experiments(mailbox, flags, self._interrupted)
         self.credit_s = 0.0
         self.meter = Meter()
         self.hooks = ExitStack()  # the running session's hooks
@@ -183,10 +183,9 @@ class Worker:
             self._settle()
 
     def _handle(self, command: Command | Fetched) -> None:
-        if isinstance(command, LoadModel | StartRun | StopRun | RunExperiment | StopExperiment):
+        if isinstance(command, LoadModel | StartRun | StopRun):
             self.interruptions_met += 1
-            if self.experiments:
-                self.experiments.stop()
+            self.experiments.stop()
         match command:
             case LoadModel():
                 self._load(command)
@@ -198,8 +197,8 @@ class Worker:
                 self._resume(command.max_steps)
             case StopRun():
                 self._end_run()
-            case RunExperiment():
-                self.experiments.begin(command, self.loaded, self.running)
+            case RunExperiment() | StopExperiment():
+                self.experiments.take(command, self.loaded, self.running)
             case SetParams():
                 self._set_params(command)
             case Tokenize() | PreviewModel() | PreviewPlan():
@@ -212,7 +211,7 @@ class Worker:
                 self.desk.withdraw(command.slot)
             case DescribeConfig() | SaveModel() | DescribeOnnx() | ExportOnnx() | CheckOnnx() | CancelOnnx():
                 self.chores.carry_out(command, self.loaded)
-            case CancelLoad() | Shutdown() | StopExperiment():
+            case CancelLoad() | Shutdown():
                 pass  # their flags did the work
 
     def _load(self, command: LoadModel) -> None:

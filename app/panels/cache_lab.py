@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from PySide6.QtCore import Qt, Slot
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import (
     QFileDialog,
     QHBoxLayout,
@@ -50,7 +51,7 @@ class CacheLabPanel(Panel):
         self._theme = ""
         self.choice = Choice("", self.tr("Experiment"), self._picked)
         self.choice.set_options([(name, tr(EXPERIMENT_TITLES[name])) for name in EXPERIMENTS])
-        self.meaning = self._label()
+        self.meaning = ElidedLabel()
         self.meaning.setProperty("secondary", True)
         self.plot = LinePlot()
         self.plot.setAccessibleName(self.tr("What the experiment measured"))
@@ -85,6 +86,9 @@ class CacheLabPanel(Panel):
         label.setTextFormat(Qt.TextFormat.PlainText)
         label.setWordWrap(True)
         return label
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        self._scroll.setMaximumHeight(max(34, min(FINDINGS_PX, self.height() // 5)))
 
     def _make_footer(self) -> QHBoxLayout:
         self.bar = QProgressBar()

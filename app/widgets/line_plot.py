@@ -1,4 +1,4 @@
-"""Lines of points over a common axis, one plot below the other, each with its own legend."""
+"""Lines of points, one plot below the other, with one legend for all."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from app.widgets.empty import paint_empty
 from app.widgets.series import nice_top, ticks
 from app.widgets.text_cache import TextCache
 
-LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX = 44, 14, 34, 20
-LEAST_PX = 120  # of a plot with its texts
+LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX, LEGEND_PX = 44, 14, 20, 20, 16
+LEAST_PX = 76  # of a plot with its texts
 NEAR_PX = 12.0
 
 
@@ -82,7 +82,7 @@ class LinePlot(QWidget):
         self._lines = tuple(Line(n.name, places[n.plot], n.x, n.y) for n in lines if n.plot in places)
         self._names = list(dict.fromkeys(line.name for line in self._lines))
         self._ranges = [self._range(place) for place in range(len(self._plots))]
-        self.setMinimumHeight(LEAST_PX * max(1, len(self._plots)))
+        self.setMinimumHeight(LEAST_PX * max(1, len(self._plots)) + LEGEND_PX)
         self.update()
 
     def _range(self, plot: int) -> _Range:
@@ -104,8 +104,9 @@ class LinePlot(QWidget):
         return self._names.index(name) >= len(self._palette.categorical)
 
     def _box(self, plot: int) -> QRectF:
-        height = self.height() / max(1, len(self._plots))
-        top = plot * height + TOP_PX
+        legend = LEGEND_PX * len(self._legend_lines())
+        height = (self.height() - legend) / max(1, len(self._plots))
+        top = legend + plot * height + TOP_PX
         return QRectF(LEFT_PX, top, max(8, self.width() - LEFT_PX - RIGHT_PX), max(8, height - TOP_PX - BOTTOM_PX))
 
     def _place(self, plot: int, x: float, y: float) -> QPointF:
@@ -121,6 +122,7 @@ class LinePlot(QWidget):
         if not self._lines:
             paint_empty(painter, self.rect(), self._palette, *self._empty)
             return
+        self._paint_legend(painter)
         for plot in range(len(self._plots)):
             self._paint_frame(painter, plot)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
@@ -147,27 +149,38 @@ class LinePlot(QWidget):
             self._mono.draw_right(painter, box.left() - 6, y + self._mono.rise, f"{value:g}")
         title = facts.title if not facts.unit else f"{facts.title}, {facts.unit}"
         painter.setPen(QColor(self._palette.text))
-        self._ui.draw(painter, 0, box.top() - 22, self._ui.elided(title, self.width()))
-        self._paint_legend(painter, plot, box)
+        self._ui.draw(painter, 0, box.top() - 7, self._ui.elided(title, self.width()))
         painter.setPen(QColor(self._palette.secondary))
         name_px = self._ui.width(facts.x_name)
         self._ui.draw(painter, box.right() - name_px, box.bottom() + 14, facts.x_name)
-        for value in _round_values(r.low, r.high, max(2, int(box.width() // 90))):
+        for value in _round_values(r.low, r.high, max(4, int(box.width() // 90))):
             text = f"{value:,.0f}"
             x = self._place(plot, value, 0).x() - self._mono.width(text) / 2
             if x + self._mono.width(text) < box.right() - name_px - 8:
                 self._mono.draw(painter, x, box.bottom() + 14, text)
 
-    def _paint_legend(self, painter: QPainter, plot: int, box: QRectF) -> None:
-        x = box.left()
-        for name in dict.fromkeys(line.name for line in self._lines if line.plot == plot):
-            width = self._ui.width(name)
-            if x + width + 12 > box.right() + RIGHT_PX:
-                break  # the others are told by the pointer, and in the table
-            painter.fillRect(QRectF(x, box.top() - 12, 7, 7), self.colour(name))
-            painter.setPen(QColor(self._palette.secondary))
-            self._ui.draw(painter, x + 11, box.top() - 5, name)
-            x += width + 24
+    def _legend_lines(self) -> list[list[tuple[str, float]]]:
+        """The names in lines as wide as the widget, each with its x."""
+        lines: list[list[tuple[str, float]]] = [[]]
+        x = 0.0
+        for name in self._names:
+            width = self._ui.width(name) + 24
+            if lines[-1] and x + width > self.width():
+                lines.append([])
+                x = 0.0
+            lines[-1].append((name, x))
+            x += width
+        return lines
+
+    def _paint_legend(self, painter: QPainter) -> None:
+        for row, line in enumerate(self._legend_lines()):
+            baseline = LEGEND_PX * row + 11.0
+            for name, x in line:
+                painter.fillRect(QRectF(x, baseline - 7, 7, 7), self.colour(name))
+                if self._dashed(name):
+                    painter.fillRect(QRectF(x + 2, baseline - 7, 2, 7), QColor(self._palette.surface))
+                painter.setPen(QColor(self._palette.secondary))
+                self._ui.draw(painter, x + 11, baseline, name)
 
     def nearest(self, at: QPointF) -> tuple[Line, int] | None:
         """The point under the pointer."""

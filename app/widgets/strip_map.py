@@ -26,7 +26,7 @@ Floats = NDArray[np.float32]
 class StripMap(QWidget):
     """Blocks of rows below each other over the same positions; emits the position that is clicked.
 
-    Numbers that are NaN are gone: their cells are hatched. Each block has its own colour scale, from 0 to its maximum.
+    Numbers that are NaN are gone: their cells are grey. Each block has its own colour scale, from 0 to its maximum.
     """
 
     clicked = Signal(int)
@@ -73,7 +73,7 @@ class StripMap(QWidget):
 
     def _paint_images(self) -> None:
         self._images = []
-        gone = np.array(rgb(self._palette.muted), np.uint8)
+        gone = np.array(rgb(self._palette.grid), np.uint8)
         for _, values in self._blocks:
             known = values[np.isfinite(values)]
             top = float(known.max()) if len(known) else 1.0
