@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterable
 
 from core.contract import (
+    BranchStarted,
+    BranchSwitched,
     Event,
     ParamsApplied,
     RunFinished,
@@ -15,6 +17,7 @@ from core.contract import (
     WorkerState,
 )
 
+_BEGINS = RunStarted | BranchStarted | BranchSwitched  # something else is shown from here on
 _IN_ORDER = StepSnapshot | ParamsApplied | RunFinished | RunStarted  # never one before another
 _AT_ONCE = (WorkerState.PAUSED, WorkerState.DECODING)  # states that say nothing about what was shown
 
@@ -36,7 +39,7 @@ class Pacer:
         out: list[Event] = []
         room = self._room(limit_tps, paused, now_s)
         for event in events:
-            if isinstance(event, RunStarted):
+            if isinstance(event, _BEGINS):
                 out += self._queue  # what is left of the run before, to its end
                 self._queue.clear()
                 self.waiting, self.ended, self.hurry = 0, False, False

@@ -19,6 +19,7 @@ import transformers
 from transformers.cache_utils import DynamicLayer
 
 from core import api, bench_cache, bench_pipeline
+from core.bench_branches import branches_table, measure_branches
 from core.bench_modes import measure_modes, modes_table
 from core.bench_steps import bare_spec, engine_s, generate_s, prompt_ids
 from core.contract import (
@@ -63,10 +64,13 @@ def measure(
     """Everything as plain data. `window` may add what only a window can measure (start-up, lateness, stop)."""
     results = [result for name in models for result in _measure_model(name, quick, say)]
     modes = list(measure_modes(models, quick, say))
-    pipelines = {}
+    branches = [one for name in models for one in measure_branches(name, api.load_model(name), quick, say)]
+    pipelines: dict[str, dict[str, Any]] = {}
     for name in models:
         say(f"{name}: pipeline")
-        pipelines[name] = bench_pipeline.pipeline_cost(api.load_model(name))
+        # bf16 logits have many equal ones, which the filters that avoid a full sort cannot always do without.
+        costs = [bench_pipeline.pipeline_cost(api.load_model(name, dtype=dtype)) for dtype in ("auto", "fp32")]
+        pipelines[name] = {cost["dtype"]: cost for cost in costs}
     say("append cost")
     positions = bench_cache.POSITIONS[:1] if quick else bench_cache.POSITIONS
     growth = {}
@@ -81,6 +85,7 @@ def measure(
         "variants": VARIANTS,
         "decode": results,
         "modes": modes,
+        "branches": branches,
         "pipeline": pipelines,
         "append_us": append_cost(),
         "cache_layers": list(bench_cache.layer_costs(positions, 4 if quick else bench_cache.ROUNDS)),
@@ -201,8 +206,10 @@ def as_table(report: Mapping[str, Any]) -> str:
             head = f"{result['model']:<12}{result['dtype']:<7}{result['context']:>8,}"
             lines.append(f"{head}  {variant:2}{tps:>10.1f}{result['times_a'][variant]:>8.2f}{reach:>10}")
     lines += ["", *modes_table(report["modes"])]
-    for name, pipeline in report["pipeline"].items():
-        lines += ["", *bench_pipeline.as_lines(pipeline, name)]
+    lines += ["", *branches_table(report["branches"])]
+    for name, pipelines in report["pipeline"].items():
+        for pipeline in pipelines.values():
+            lines += ["", *bench_pipeline.as_lines(pipeline, name)]
     cost = report["append_us"]
     lines += ["", f"append at {APPEND_AT:,} positions: {cost['ours']:.0f} µs, DynamicLayer {cost['dynamic']:.0f} µs"]
     lines += ["", *bench_cache.as_lines(report["cache_layers"], report["cache_growth"]), ""]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -54,9 +54,11 @@ class Desk:
         """Drop all questions."""
         self._waiting.clear()
 
-    def derive_slice(self, session: Session | None, loaded: LoadedModel | None) -> float:
-        """One slice of the view that has waited longest; returns the seconds it took."""
+    def derive_slice(self, find: Callable[[int, int], Session | None], loaded: LoadedModel | None) -> float:
+        """One slice of the view that has waited longest; returns the seconds it took. find: run, branch → session."""
         slot, deriving = next(iter(self._waiting.items()))
+        query = deriving.ask.query
+        session = None if isinstance(query, PictureQuery) else find(query.run_id, query.branch_id)
         begun = perf_counter()
         answered = _one_slice(deriving, session, loaded)
         spent_s = perf_counter() - begun
@@ -100,7 +102,7 @@ def _slices(
         if loaded is None:
             raise ViewUnavailableError("No model is loaded; choose one first.")
         return derive_picture(loaded, query)
-    if session is None or session.run_id != query.run_id:
+    if session is None:
         raise ViewUnavailableError("That run is no longer held in memory; run it again.")
     return session.answer_in_slices(query)
 

@@ -13,7 +13,9 @@ from contextlib import ExitStack, suppress
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from core.branches import Branches
 from core.chores import Chores
+from core.contract.branches import DropBranch, StartBranch, SwitchBranch
 from core.contract.cache_lab import RunExperiment, StopExperiment
 from core.contract.commands import (
     Ask,
@@ -87,7 +89,7 @@ class Worker:
         self.state: WorkerState | None = None
         self.loaded: LoadedModel | None = None
         self.assistant: LoadedModel | None = None  # the draft model used last
-        self.session: Session | None = None
+        self.branches = Branches()
         self.loads_begun = 0
         self.interruptions_met = 0
         self.running = False
@@ -100,6 +102,11 @@ class Worker:
         self.credit_s = 0.0
         self.meter = Meter()
         self.hooks = ExitStack()  # the running session's hooks
+
+    @property
+    def session(self) -> Session | None:
+        """The branch in use: the run."""
+        return self.branches.current
 
     def enter(self, state: WorkerState) -> None:
         """Report a change of state."""
@@ -121,6 +128,8 @@ class Worker:
             try:
                 if self._advancing:
                     self._advance()
+                elif self._refilling:
+                    self._refill()
                 elif self.drafts.plan_wanted:
                     self._plan()
                 elif self.experiments:
@@ -159,7 +168,8 @@ class Worker:
     def _take_commands(self) -> list[Command | Fetched]:
         """All that wait; sleeps only when there is nothing to do. Superseded drafts are dropped."""
         commands: list[Command | Fetched] = []
-        if not (self._advancing or self.desk or self.drafts.plan_wanted or self.experiments):
+        busy = self._advancing or self._refilling or self.desk or self.drafts.plan_wanted or self.experiments
+        if not busy:
             commands.append(self.inbox.get())
         while True:
             try:
@@ -199,6 +209,15 @@ class Worker:
                 self._end_run()
             case RunExperiment() | StopExperiment():
                 self.experiments.take(command, self.loaded, self.running)
+            case StartBranch():
+                self._part(command)
+            case SwitchBranch():
+                self._switch(command)
+            case DropBranch():
+                ended = self.branches.drop(command.run_id, command.branch_id)
+                if ended is not None:
+                    self.mailbox.put(ended.result())
+                self._report_branches()
             case SetParams():
                 self._set_params(command)
             case Tokenize() | PreviewModel() | PreviewPlan():
@@ -250,13 +269,48 @@ class Worker:
             before=self.session,
             assistant=self._assistant(command.spec.assistant),
         )
-        self._forget_session()
-        self.session, self.steps_left = session, command.spec.max_steps
-        self.paused_at, self.meter, self.credit_s = None, Meter(), 0.0
+        self.desk.clear()
+        for ended in self.branches.begin(session):
+            self.mailbox.put(ended.result())
+        self._go_on(session, session.started, command.spec.max_steps)
+
+    def _go_on(self, session: Session, event: Event, max_steps: int | None) -> None:
+        """Advance this session from now on."""
+        self.steps_left, self.paused_at = max_steps, None
+        self.meter, self.credit_s = Meter(), 0.0
         self.hooks.enter_context(session.attached())
-        self.mailbox.put(session.started)
+        self.mailbox.put(event)
         self.running = True  # last: from here on the run is ended by a `RunFinished`
         self._settle()
+
+    def _part(self, command: StartBranch) -> None:
+        session, started = self.branches.part(command, self._interrupted, self.paused_at)
+        self.hooks.close()
+        self._go_on(session, started, command.max_steps)
+        if command.max_steps == 0 and not session.put:
+            self._pause()
+        self._report_branches()
+
+    def _switch(self, command: SwitchBranch) -> None:
+        session, switched, since = self.branches.switch(command.run_id, command.branch_id, self.paused_at)
+        self.hooks.close()
+        self.running = False
+        if session.finished:
+            self.paused_at = None
+            self.mailbox.put(switched)
+        else:
+            self._go_on(session, switched, None)
+            self.paused_at = since
+            self._pause()
+        self._settle()
+        self._report_branches()
+
+    def _report_branches(self) -> None:
+        """Keep to the budget, and tell what each branch holds, where there are several."""
+        self.branches.trim()
+        held = self.branches.held()
+        if held is not None:
+            self.mailbox.put_latest("branches", held)
 
     def _assistant(self, spec: ModelSpec | None) -> LoadedModel | None:
         """The draft model, kept for the next run. Raises `ModelLoadError`."""
@@ -295,6 +349,28 @@ class Worker:
         if self.session is not None and self.running:
             self.mailbox.put(self.session.set_params(command.changes, command.epoch))
 
+    @property
+    def _refilling(self) -> bool:
+        """Whether the branch in use has positions to be fed again."""
+        return self.session is not None and self.session.refill_to > 0
+
+    def _refill(self) -> None:
+        session = self.session
+        assert session is not None
+        self.enter(WorkerState.PREFILL)
+        try:
+            with session.attached():
+                for event in session.advance():
+                    self.mailbox.put(event)
+        except TokenglassError as problem:
+            self.mailbox.put(CommandRefused("SwitchBranch", problem.report()))
+            session.close()  # nothing can be derived from a part of it
+        if self.running and session.finished:
+            self._end_run()
+        if not self._refilling:
+            self._settle()
+            self._report_branches()
+
     def _plan(self) -> None:
         self.drafts.plan(self.loaded, self.session, self._assistant)
 
@@ -321,8 +397,8 @@ class Worker:
             self._end_run()
             return
         if steps and self.steps_left is not None:
-            self.steps_left -= 1
-            if self.steps_left <= 0:
+            self.steps_left -= not steps[0].put
+            if self.steps_left <= 0 and not session.put:
                 self._pause()
         self._settle()
         self.credit_s = min(MOST_CREDIT_S, self.credit_s + spent_s * VIEW_SHARE / (1 - VIEW_SHARE))
@@ -331,13 +407,16 @@ class Worker:
         self._report_vitals(session)
 
     def _derive_slice(self) -> float:
-        spent_s = self.desk.derive_slice(self.session, self.loaded)
+        spent_s = self.desk.derive_slice(self.branches.find, self.loaded)
         self.meter.view(spent_s)
         return spent_s
 
     def _report_vitals(self, session: Session, now: bool = False) -> None:
         if now or self.meter.due():
             self.mailbox.put_latest("vitals", Vitals(session.run_id, self.meter.share(), session.trace_bytes))
+            held = self.branches.held()
+            if held is not None:
+                self.mailbox.put_latest("branches", held)
 
     def _end_run(self) -> None:
         """Stop what runs and say how it ended; the session stays for views."""
@@ -352,6 +431,7 @@ class Worker:
                 self._conclude(self.session)
         self.running, self.paused_at = False, None
         self._settle()
+        self._report_branches()
 
     def _conclude(self, session: Session) -> None:
         if self.paused_at is not None:
@@ -363,9 +443,7 @@ class Worker:
 
     def _forget_session(self) -> None:
         self.desk.clear()
-        session, self.session = self.session, None
-        if session is not None:
-            session.close()
+        self.branches.clear()
 
     def _settle(self) -> None:
         """Report the state that follows from what there is."""

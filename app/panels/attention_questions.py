@@ -33,18 +33,31 @@ def focus_query(
     if first >= end:
         return None
     heads, reduce = select.heads_of(focus)
-    factor, at = pool_factor(count), run.place
+    factor, at = pool_factor(count), run.place.named
     if not have and count > CELLS and not recompute and span[0] % factor == 0:
         pool = -(-count // factor), -(-end // factor)
         return AttentionQuery(
-            run.run_id, focus.layer, heads, reduce, (span[0], end), pool, row=at.row, beam=at.beam, index=at.index
+            run.run_id,
+            focus.layer,
+            heads,
+            reduce,
+            (span[0], end),
+            pool,
+            **at,
         )
     most = max(16, LARGEST_ANSWER // fed)
     if recompute:
         most = min(most, RECOMPUTED_ROWS)
     stop = span[1] if end - first <= most else first + most
     return AttentionQuery(
-        run.run_id, focus.layer, heads, reduce, (first, stop), None, recompute, at.row, beam=at.beam, index=at.index
+        run.run_id,
+        focus.layer,
+        heads,
+        reduce,
+        (first, stop),
+        None,
+        recompute,
+        **at,
     )
 
 
@@ -56,17 +69,17 @@ def thumbnail_query(
     first: the position from which on there are records. A long context takes several questions, so that maps appear
     one after the other instead of all at the end.
     """
-    stale, at = _stale(visible, seen, fed, run.model.heads * fed), run.place
+    stale, at = _stale(visible, seen, fed, run.model.heads * fed), run.place.named
     if not stale or first >= fed:
         return None
-    return ThumbnailQuery(run.run_id, stale, (first, None), row=at.row, beam=at.beam, index=at.index)
+    return ThumbnailQuery(run.run_id, stale, (first, None), **at)
 
 
 def heads_query(run: RunView, visible: range, seen: dict[int, int], fed: int) -> HeadsQuery | None:
     """The same for the summaries of heads, over the newest queries."""
     rows = max(0, fed - SUMMARY_ROWS)
-    stale, at = _stale(visible, seen, fed, run.model.heads * (fed - rows)), run.place
-    return HeadsQuery(run.run_id, stale, (rows, None), at.row, beam=at.beam, index=at.index) if stale else None
+    stale, at = _stale(visible, seen, fed, run.model.heads * (fed - rows)), run.place.named
+    return HeadsQuery(run.run_id, stale, (rows, None), **at) if stale else None
 
 
 def _stale(visible: range, seen: dict[int, int], fed: int, weights: int) -> tuple[int, ...]:

@@ -35,14 +35,14 @@ def lens_query(
         wanted = columns.missing(visible.start, min(visible.stop, fed), PORTION)
     if wanted is None:
         return None
-    at = run.place
-    return LensQuery(run.run_id, wanted, recompute=recompute, row=at.row, beam=at.beam, index=at.index)
+    at = run.place.named
+    return LensQuery(run.run_id, wanted, recompute=recompute, **at)
 
 
 def norms_query(run: RunView, position: int, contributions: bool) -> NormsQuery:
     """Norms at the shown position."""
-    at = run.place
-    return NormsQuery(run.run_id, position, contributions, at.row, beam=at.beam, index=at.index)
+    at = run.place.named
+    return NormsQuery(run.run_id, position, contributions, **at)
 
 
 def attribution_query(run: RunView, state: AppState) -> AttributionQuery | None:
@@ -50,5 +50,5 @@ def attribution_query(run: RunView, state: AppState) -> AttributionQuery | None:
     index = select.step_index(state)
     if index is None:
         return None
-    position, token_id, at = select.query_position(run, index), run.step(index).token_id, run.place
-    return AttributionQuery(run.run_id, position, token_id, at.row, beam=at.beam, index=at.index)
+    position, token_id, at = select.query_position(run, index), run.step(index).token_id, run.place.named
+    return AttributionQuery(run.run_id, position, token_id, **at)

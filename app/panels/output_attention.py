@@ -43,13 +43,21 @@ def query_of(run: RunView, state: AppState, source: Source) -> Query | None:
         return None
     position, layer = select.query_position(run, index), state.focus.layer
     heads, reduce = select.heads_of(state.focus)
-    rows, at = (position, position + 1), run.place
+    rows, at = (position, position + 1), run.place.named
     if source == "attention":
-        return AttentionQuery(run.run_id, layer, heads, reduce, rows, row=at.row, beam=at.beam, index=at.index)
+        return AttentionQuery(run.run_id, layer, heads, reduce, rows, **at)
     if source == "column":
         key = min(position + 1, fed - 1)
-        return ColumnQuery(run.run_id, layer, key, heads, reduce, (0, fed), at.row, beam=at.beam, index=at.index)
-    return RolloutQuery(run.run_id, rows, at.row, beam=at.beam, index=at.index)
+        return ColumnQuery(
+            run.run_id,
+            layer,
+            key,
+            heads,
+            reduce,
+            (0, fed),
+            **at,
+        )
+    return RolloutQuery(run.run_id, rows, **at)
 
 
 def levels_of(answer: ViewAnswer | PictureAnswer | None) -> NDArray[np.int16] | None:

@@ -187,10 +187,10 @@ def wanted(run: RunView, state: AppState) -> dict[str, WalkQuery]:
     busy = state.worker in (WorkerState.DECODING, WorkerState.PREFILL)
     if not fed or index is None or (busy and state.selected is None):
         return {}
-    first, at = (0, min(run.prompt_tokens, FIRST_POSITIONS)), run.place
-    found = {FIRST_SLOT: WalkQuery(run.run_id, first, at.row, beam=at.beam, index=at.index)}
+    first, at = (0, min(run.prompt_tokens, FIRST_POSITIONS)), run.place.named
+    found = {FIRST_SLOT: WalkQuery(run.run_id, first, **at)}
     later = max(run.prompt_tokens, select.query_position(run, index))  # step 0 is the first pass itself
     if later < fed:
         one = later, later + 1
-        found[LATER_SLOT] = WalkQuery(run.run_id, one, at.row, beam=at.beam, index=at.index)
+        found[LATER_SLOT] = WalkQuery(run.run_id, one, **at)
     return found

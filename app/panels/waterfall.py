@@ -102,9 +102,9 @@ class WaterfallPanel(Panel):
         run, index = state.run, select.step_index(state)
         if run is None or index is None:
             return None
-        position, at = select.query_position(run, index), run.place
+        position, at = select.query_position(run, index), run.place.named
         changes = self._changes(state) if self._now else {}
-        return WaterfallQuery(run.run_id, position, changes, 20, at.row, 0, at.beam, at.index)
+        return WaterfallQuery(run.run_id, position, changes, 20, **at)
 
     def _ask(self, state: AppState, query: WaterfallQuery) -> None:
         asked = state.asked.get(SLOT)

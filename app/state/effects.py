@@ -9,6 +9,7 @@ from core.contract import (
     Ask,
     CancelLoad,
     Command,
+    DropBranch,
     LoadModel,
     PauseRun,
     PreviewModel,
@@ -17,6 +18,7 @@ from core.contract import (
     SetParams,
     StartRun,
     StopRun,
+    SwitchBranch,
     Tokenize,
     Withdraw,
 )
@@ -24,10 +26,27 @@ from core.contract import (
 
 def commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Command, ...]:
     """The commands to submit, in order."""
-    found = _commands(before, after, intent)
+    found = (*_branch_commands(before, after), *_commands(before, after, intent))
     if after.plan_generation == before.plan_generation:
         return found
     return (*found, PreviewPlan(after.plan_generation, select.run_spec(after)))
+
+
+def _branch_commands(before: AppState, after: AppState) -> tuple[Command, ...]:
+    """A branch asked for, gone to (also by undo), or deleted."""
+    if after.branches is before.branches:
+        return ()
+    found: list[Command] = []
+    request, run = after.branches.requested, after.run
+    if request is not None and request is not before.branches.requested:
+        found.append(request.command)
+    if run is not None and before.run is not None and run.branch != before.run.branch:
+        found.append(SwitchBranch(*run.branch))
+        node = after.branches.nodes[run.branch]
+        if after.epoch != before.epoch and node.asked is not None:
+            found.append(SetParams(params.differences(node.asked, select.params(after)), after.epoch))
+    found += [DropBranch(*key) for key in sorted(after.branches.deleted - before.branches.deleted)]
+    return tuple(found)
 
 
 def _commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Command, ...]:
@@ -52,7 +71,7 @@ def _commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Comm
             return (StopRun(),)
         case i.Run() | i.Regenerate():
             return ()
-        case _ if after.epoch != before.epoch:
+        case _ if after.epoch != before.epoch and after.branches is before.branches:
             changes = params.differences(select.params(before), select.params(after))
             return (SetParams(changes, after.epoch),)
         case i.TokenizeDraft() if after.model is not None:

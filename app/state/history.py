@@ -7,8 +7,9 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from app.state import branch_intents as b
+from app.state import branches, params
 from app.state import intents as i
-from app.state import params
 from app.state.state import AppState, Edit, History, Tab
 from app.state.texts import tr
 
@@ -35,6 +36,8 @@ _EDITS = (
     | i.AddTurn
     | i.ClearChat
     | i.Regenerate
+    | b.DeleteBranch
+    | b.RenameBranch
 )
 
 
@@ -54,6 +57,31 @@ def record(before: AppState, after: AppState, intent: i.Intent) -> AppState:
     else:
         past = (*past, Edit(_label(intent), key, changed))[-MOST_EDITS:]
     return replace(after, history=History(past))
+
+
+def moved(before: AppState, after: AppState) -> AppState:
+    """With a step of undo back to the branch that was in use before a new one began."""
+    if before.run is None or after.run is None or after.run.branch == before.run.branch:
+        return after
+    node = after.branches.nodes.get(after.run.branch)
+    if before.run.branch not in after.branches.nodes or node is None:
+        return after
+    old, new, past = _fields(before), _fields(after), after.history.past
+    values = {"place": before.run.branch} | {n: old[n] for n in DRAFT_FIELDS if old[n] != new[n]}
+    edit = Edit(tr(_BEGUN[node.kind]), None, values)
+    if node.kind == "run" and after.reroll and past and "turns" in past[-1].values:  # an answer generated again
+        past, edit = past[:-1], replace(past[-1], values={**values, **past[-1].values})
+    return replace(after, history=History((*past, edit)[-MOST_EDITS:]))
+
+
+_BEGUN = {
+    "run": "run",
+    "rewind": "rewind",
+    "force": "forced token",
+    "edit": "edit of the text",
+    "try": "another try",
+    "fork": "fork",
+}
 
 
 def undo(state: AppState) -> AppState:
@@ -81,15 +109,21 @@ def redo(state: AppState) -> AppState:
 def _exchange(state: AppState, edit: Edit) -> tuple[AppState, Edit | None]:
     """The fields of an edit exchanged with those of the state; None where they are the same already."""
     now = _fields(state)
-    if all(now[name] == value for name, value in edit.values.items()):
-        return state, None
     back = Edit(edit.label, None, {name: now[name] for name in edit.values})
-    return _with(state, edit.values), back
+    after = _with(state, edit.values)
+    # What is there already, or is there no more (a branch of a run long ago), is no step.
+    return (state, None) if _fields(after) == now else (after, back)
 
 
 def _with(state: AppState, values: Mapping[str, Any]) -> AppState:
     plain = {n: values[n] for n in ("seed", "config", "grammar", "mode_texts", "cache") if n in values}
     state = replace(state, **plain)
+    if "deleted" in values:
+        state = branches.with_deleted(state, values["deleted"])
+    if "names" in values:
+        state = branches.with_names(state, values["names"])
+    if values.get("place") is not None:
+        state = branches.show(state, values["place"])
     if "overrides" in values:
         state = params.with_overrides(state, values["overrides"])
     prompt = {n: values[n] for n in DRAFT_FIELDS if n in values}
@@ -102,6 +136,8 @@ def _with(state: AppState, values: Mapping[str, Any]) -> AppState:
 
 def _fields(state: AppState) -> Mapping[str, Any]:
     fields = {n: getattr(state, n) for n in STATE_FIELDS}
+    fields["place"] = None if state.run is None else state.run.branch
+    fields |= {"deleted": state.branches.deleted, "names": state.branches.names}
     return MappingProxyType(fields | {n: getattr(state.draft, n) for n in DRAFT_FIELDS})
 
 
@@ -134,6 +170,10 @@ def _label(intent: i.Intent) -> str:
     match intent:
         case i.SetParameter(name) | i.ResetParameter(name):
             return name
+        case b.DeleteBranch():
+            return tr("deletion of a branch")
+        case b.RenameBranch():
+            return tr("name of a branch")
         case i.SetSeed():
             return "seed"
         case i.ChooseMode() | i.SetModeText():

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
-from app.state import cache_lab, desks, notices, params, plan, samples
+from app.state import branches, cache_lab, desks, history, notices, params, plan, samples
+from app.state.branch_state import Key
 from app.state.run import begin, with_end, with_step
 from app.state.shown import of_sequence
 from app.state.state import EMPTY, AppState, AttentionFocus, Draft
 from core.contract import (
     Answered,
+    BranchesHeld,
+    BranchStarted,
+    BranchSwitched,
     ChatMessage,
     CommandRefused,
     Event,
@@ -43,6 +47,12 @@ def on_event(state: AppState, event: Event) -> AppState:
     match event:
         case StepSnapshot() | PrefillProgress() | ParamsApplied() | HypothesisEnded() | RunFinished() | RunStarted():
             return _on_run_event(state, event)
+        case BranchStarted():
+            return history.moved(state, branches.started(state, event))
+        case BranchSwitched():
+            return branches.switched(state, event)
+        case BranchesHeld():
+            return branches.held(state, event)
         case StateChanged(worker):
             return replace(state, worker=worker)
         case LoadProgress(model_id, stage, fraction):
@@ -87,9 +97,9 @@ def _on_run_event(
     if isinstance(event, RunStarted):
         return _run_started(state, event)
     run = state.run
-    run_id = event.id.run_id if isinstance(event, StepSnapshot) else event.run_id
-    if run is None or run.run_id != run_id:
-        return state
+    at = event.id if isinstance(event, StepSnapshot) else event
+    if run is None or run.branch != (at.run_id, at.branch_id):
+        return _of_another_branch(state, (at.run_id, at.branch_id), event)
     match event:
         case StepSnapshot():
             return of_sequence(state, with_step(run, event))
@@ -102,8 +112,25 @@ def _on_run_event(
             run = replace(run, params=event.params, flags=(*run.flags, event))
             return replace(params.applied(state, event.epoch), run=run)
         case RunFinished():
-            state = of_sequence(replace(state, draft=_with_answer(state, event), pending=EMPTY), with_end(run, event))
+            state = of_sequence(replace(state, draft=_with_answer(state, event)), with_end(run, event))
+            state = replace(branches.with_answer(branches.left(state)), pending=EMPTY)
             return notices.report(state, event.error) if event.error else state
+
+
+def _of_another_branch(
+    state: AppState, key: Key, event: StepSnapshot | PrefillProgress | ParamsApplied | HypothesisEnded | RunFinished
+) -> AppState:
+    """What a branch had still said when it was left."""
+    run = branches.view(state, key)
+    match event:
+        case StepSnapshot() if run is not None:
+            return branches.with_view(state, with_step(run, event))
+        case ParamsApplied() if run is not None:
+            return branches.with_view(state, replace(run, params=event.params, flags=(*run.flags, event)))
+        case RunFinished() if run is not None:
+            return branches.with_view(state, with_end(run, event))
+        case _:
+            return state
 
 
 def _run_started(state: AppState, event: RunStarted) -> AppState:
@@ -117,7 +144,8 @@ def _run_started(state: AppState, event: RunStarted) -> AppState:
             draft = _with_sent(draft, request.spec.prompts[0].messages or ())
         state = _remember_prompt(state, request.spec.prompts[0])
         request = None
-    return replace(
+    before, state = state, branches.begun(state, run)
+    after = replace(
         state,
         run=run,
         requested=request,
@@ -128,6 +156,7 @@ def _run_started(state: AppState, event: RunStarted) -> AppState:
         answers=EMPTY,
         answer_floor=state.last_generation,
     )
+    return history.moved(before, after)
 
 
 def _remember_prompt(state: AppState, prompt: Prompt) -> AppState:
@@ -185,6 +214,7 @@ def _model_ready(state: AppState, info: ModelInfo) -> AppState:
         plan=None,
         plan_error=None,
         run=None,
+        branches=branches.forgotten(state),
         selected=None,
         vitals=None,
         asked=EMPTY,
@@ -206,6 +236,8 @@ def _load_failed(state: AppState, event: LoadFailed) -> AppState:
 def _refused(state: AppState, event: CommandRefused) -> AppState:
     if event.epoch is not None:
         state = params.refused(state, event.epoch)
+    if event.command == "StartBranch":
+        state = branches.refused(state)
     if event.command == "StartRun":
         state = replace(state, requested=None, pending=EMPTY)
         if event.error.code == "prompt_cancelled":  # the user has just stopped it

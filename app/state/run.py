@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from core.contract import (
     BeamDetail,
+    BranchStarted,
     GenerationParams,
     GenerationPlan,
     HypothesisEnded,
@@ -96,6 +97,13 @@ class RunColumns:
         self.texts.append(step.text)
         self.count = i + 1
 
+    def fork(self, count: int) -> RunColumns:
+        """Columns of their own that begin with the first `count` steps of these."""
+        twin = RunColumns()
+        twin._buffers = {name: buffer.copy() for name, buffer in self._buffers.items()}
+        twin.snapshots, twin.texts, twin.count = self.snapshots[:count], self.texts[:count], count
+        return twin
+
     def column(self, name: str, count: int) -> NDArray[Any]:
         """The first `count` values of a column, a read-only view."""
         view = self._buffers[name][:count]
@@ -150,6 +158,8 @@ class RunView:
     sequences: everything it said. columns: of the sequence shown; another object when another one is shown.
     count: steps of it that this state sees. row: that it belongs to.
     beam: it is at its newest step. follows: it is the best beam, whichever that is.
+    branch_id: 0 for the run itself. kept: steps that a branch has in common with the one it parts from. slots: of
+    padding in front of a branch, which is alone but stays where its row was.
     """
 
     started: RunStarted
@@ -164,6 +174,14 @@ class RunView:
     flags: tuple[ParamsApplied, ...] = ()
     prefill: PrefillProgress | None = None
     finish: RunFinished | None = None
+    branch_id: int = 0
+    kept: int = 0
+    slots: int | None = None
+
+    @property
+    def branch(self) -> tuple[int, int]:
+        """The run and the branch."""
+        return self.run_id, self.branch_id
 
     @property
     def run_id(self) -> int:
@@ -189,7 +207,8 @@ class RunView:
     @property
     def place(self) -> Place:
         """Where views find the sequence shown."""
-        return Place(self.row, self.beam, self.count - 1 if self.has_beams and self.count else None)
+        index = self.count - 1 if self.has_beams and self.count else None
+        return Place(self.row, self.beam, index, self.branch_id)
 
     @property
     def prompt(self) -> PromptRow:
@@ -199,6 +218,8 @@ class RunView:
     @property
     def padding(self) -> int:
         """Slots of padding in front of the row shown: shorter prompts of a batch are filled up on the left."""
+        if self.slots is not None:
+            return self.slots
         return max(len(row.token_ids) for row in self.started.rows) - self.prompt_tokens
 
     @property
@@ -227,17 +248,42 @@ class RunView:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A sequence of a run, as view queries name it: the beam it was after step `index` (None: the newest)."""
+    """A sequence of a run and branch, as queries name it: the beam it was after step `index` (None: the newest)."""
 
     row: int = 0
     beam: int = 0
     index: int | None = None
+    branch_id: int = 0
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """As keyword arguments of a query."""
+        return {"row": self.row, "beam": self.beam, "index": self.index, "branch_id": self.branch_id}
 
 
 def begin(started: RunStarted, model: ModelInfo) -> RunView:
     """The run before its first step."""
     sequences = Sequences()
     return RunView(started, model, started.params, sequences, sequences.row(0))
+
+
+def begin_branch(parent: RunView, started: BranchStarted) -> RunView:
+    """The branch before its own first step: it begins with what it has in common with its parent."""
+    sequences = Sequences()
+    columns = parent.sequences.row(started.row).fork(started.kept_tokens)
+    sequences.rows[0] = columns
+    return RunView(
+        started.started,
+        parent.model,
+        started.started.params,
+        sequences,
+        columns,
+        columns.count,
+        flags=tuple(flag for flag in parent.flags if flag.index < started.kept_tokens),
+        branch_id=started.branch_id,
+        kept=started.kept_tokens,
+        slots=started.padding,
+    )
 
 
 def with_step(run: RunView, step: StepSnapshot) -> RunView:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from app.state.branch_state import BranchState
 from app.state.desk_state import CacheLab, ConfigDesk, OnnxDesk
 from app.state.run import RunView
 from app.theme.palette import ThemeName
@@ -196,7 +197,7 @@ class AppState:
     plan, plan_error: what Run would do now, or why it could not begin; `plan_generation` counts the questions.
     reroll: how often the answer to the same messages was asked for again; other draws each time.
     pending: parameter name → epoch of the change that no step has run under yet.
-    requested: the run asked for but not started yet. run: the newest run, running or finished.
+    requested: the run asked for but not started yet. run: the branch in use of the newest run, or of one gone back to.
     stepping: the run goes on step by step, as often as it is asked to.
     selected: index of the selected step; None follows the newest one.
     asked, answers: per slot, the last question and the last answer. An answer may belong to an earlier question
@@ -231,6 +232,7 @@ class AppState:
     requested: RunRequest | None = None
     stepping: bool = False
     run: RunView | None = None
+    branches: BranchState = field(default_factory=BranchState)
     selected: int | None = None
     focus: AttentionFocus = field(default_factory=AttentionFocus)
     colour_by: ColourBy = "probability"

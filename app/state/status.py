@@ -46,6 +46,9 @@ def _aside(state: AppState) -> str:
     waiting, run = state.pace.waiting, state.run
     if waiting:
         return tr("1 token waits") if waiting == 1 else tr("{0} tokens wait").format(f"{waiting:,}")
+    if run is not None and state.branches.reuse is not None:
+        text = tr("re-used {0} positions, recomputed {1}")
+        return text.format(*(f"{count:,}" for count in state.branches.reuse))
     reused = run.started.reused_positions if run else 0
     return tr("re-used {0} positions").format(f"{reused:,}") if reused else ""
 

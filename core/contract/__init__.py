@@ -4,6 +4,15 @@ Commands go in (`commands`), events come out (`events`), errors are typed (`erro
 a recording or a test needs to speak with the worker is here.
 """
 
+from core.contract.branches import (
+    BranchesHeld,
+    BranchMemory,
+    BranchStarted,
+    BranchSwitched,
+    DropBranch,
+    StartBranch,
+    SwitchBranch,
+)
 from core.contract.cache import (
     CACHE_KINDS,
     CACHE_MEANINGS,
@@ -210,6 +219,10 @@ __all__ = [
     "AttributionAnswer",
     "AttributionQuery",
     "BeamDetail",
+    "BranchMemory",
+    "BranchStarted",
+    "BranchSwitched",
+    "BranchesHeld",
     "CacheContentAnswer",
     "CacheContentQuery",
     "CacheKind",
@@ -240,6 +253,7 @@ __all__ = [
     "DistributionQuery",
     "DolaDetail",
     "DrawPlan",
+    "DropBranch",
     "DtypeEstimate",
     "DummyInput",
     "ErrorReport",
@@ -335,6 +349,7 @@ __all__ = [
     "Shutdown",
     "StagePlan",
     "StageReport",
+    "StartBranch",
     "StartRun",
     "StateChanged",
     "StepDetail",
@@ -343,6 +358,7 @@ __all__ = [
     "StepTiming",
     "StopExperiment",
     "StopRun",
+    "SwitchBranch",
     "TensorFact",
     "ThumbnailAnswer",
     "ThumbnailQuery",

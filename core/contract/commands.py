@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from core.contract.branches import DropBranch, StartBranch, SwitchBranch
 from core.contract.cache_lab import RunExperiment, StopExperiment
 from core.contract.picture import PictureQuery
 from core.contract.specs import ModelSpec, Prompt, RunSpec
@@ -185,5 +186,8 @@ Command = (
     | CancelOnnx
     | RunExperiment
     | StopExperiment
+    | StartBranch
+    | SwitchBranch
+    | DropBranch
     | Shutdown
 )

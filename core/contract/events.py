@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from core.contract.branches import BranchesHeld, BranchStarted, BranchSwitched
 from core.contract.cache_lab import ExperimentFinished, ExperimentProgress
 from core.contract.configs import ConfigDescription, SavedModel
 from core.contract.detail import Hypothesis
@@ -156,6 +157,7 @@ class PrefillProgress:
     done: int
     total: int
     elapsed_ms: float
+    branch_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,7 @@ class HypothesisEnded:
     run_id: int
     index: int
     hypothesis: Hypothesis
+    branch_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +180,7 @@ class ParamsApplied:
     params: GenerationParams
     changed: tuple[str, ...]
     plan: GenerationPlan | None = None  # the run's plan as it is now
+    branch_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +199,7 @@ class RunFinished:
     error: ErrorReport | None = None
     scores: tuple[float, ...] | None = None  # of beams, one a sequence: log-probability / length ** length_penalty
     places: tuple[tuple[int, int, int | None], ...] = ()  # row, beam, index by which views find each sequence
+    branch_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,4 +342,7 @@ Event = (
     | Planned
     | ExperimentProgress
     | ExperimentFinished
+    | BranchStarted
+    | BranchSwitched
+    | BranchesHeld
 )

@@ -71,6 +71,7 @@ class StepSnapshot:
     finish_reason: set on the last token of its row (`stop`, `length`, `length_limit`, …).
     detail: what the mode adds: beams, candidates tried, drafts. guidance: what guidance adds to any mode.
     pixel, rgb: row, column and colour, where tokens are pixels.
+    put: the token was not chosen but put there, as the beginning of a branch.
     """
 
     id: StepId
@@ -95,6 +96,7 @@ class StepSnapshot:
     second_cache: CacheReport | None = None
     pixel: tuple[int, int] | None = None
     rgb: tuple[int, int, int] | None = None
+    put: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The object `tokenglass generate --json` prints for this token, with what the mode adds."""
@@ -109,6 +111,8 @@ class StepSnapshot:
             more["second_kv_allocated_bytes"] = self.second_cache.layer_allocated_bytes
         if self.pixel is not None:
             more |= {"pixel": list(self.pixel), "rgb": None if self.rgb is None else list(self.rgb)}
+        if self.put:
+            more["put"] = True
         finals = [None if np.isneginf(f) else float(f) for f in top.final_logprob]
         return {
             "row": self.id.row,

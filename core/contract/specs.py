@@ -85,6 +85,8 @@ class RunSpec:
     force_words: phrases that constrained beams must say, as texts; of several alternatives one is enough. They join
         those of the parameter force_words_ids.
     cache: how keys and values are kept; of the negative prompt's stream, too.
+    branch_budget_bytes: cache and records that the branches not in use may hold together; beyond it the one used
+        longest ago gives its cache up first.
     negative_prompt: what classifier-free guidance (guidance_scale) steers away from; None: the last token alone.
     """
 
@@ -106,3 +108,4 @@ class RunSpec:
     negative_prompt: Prompt | None = None
     force_words: tuple[tuple[str, ...], ...] = ()
     cache: CacheSpec = field(default_factory=CacheSpec)
+    branch_budget_bytes: int = 1 << 30

@@ -23,7 +23,8 @@ from core.contract.errors import InternalError, NonFiniteLogitsError, OutOfMemor
 from core.contract.events import FinishReason, HypothesisEnded, PrefillProgress
 from core.contract.params import GenerationParams
 from core.contract.snapshot import StepId, StepSnapshot, StepTiming
-from core.decode.kv import cache_length, cache_report
+from core.decode.kv import cache_length, cache_report, crop_cache
+from core.decode.modes.mode import Choice
 from core.decode.observe import Observation, Processed, observe, process
 from core.decode.pipeline import Rows, culprit
 from core.decode.rows import PastLane, Row
@@ -31,7 +32,6 @@ from core.decode.stopping import asked_to_stop
 from core.models.loaded import LoadedModel
 
 if TYPE_CHECKING:
-    from core.decode.modes import Choice
     from core.decode.session import Session
 
 StepEvents = tuple[StepSnapshot | HypothesisEnded, ...]
@@ -44,15 +44,32 @@ def prefill_chunk(run: Session) -> PrefillProgress:
     if negative is not None and negative.fed < negative.prompt_slots:
         negative.feed_chunk(run)
     else:
-        done, stop = stop, stop + run.cache.chunk(run.spec.prefill_chunk, run.prompt_slots - stop)
-        logits = run.forward(run.fed_input(done, stop), run.cache, run.trace)  # (B, V)
+        stop, logits = _feed_chunk(run, stop, run.opening_slots)
         run.mode.prefilled(run)
-        if stop == run.prompt_slots:
+        if stop == run.opening_slots:
             run.pending_logits = logits
     run.clock.prefill_s += perf_counter() - begun
     elapsed_ms = 1e3 * (perf_counter() - run.clock.started)
     fed, total = (0, 0) if negative is None else (negative.fed, negative.prompt_slots)
-    return PrefillProgress(run.run_id, stop + fed, run.prompt_slots + total, elapsed_ms)
+    return PrefillProgress(run.run_id, stop + fed, run.opening_slots + total, elapsed_ms, run.branch_id)
+
+
+def refill_chunk(run: Session) -> PrefillProgress:
+    """Feed the next positions of those whose keys and values were given up."""
+    begun = perf_counter()
+    stop, _ = _feed_chunk(run, cache_length(run.cache), run.refill_to)
+    total, elapsed_ms = run.refill_to, 1e3 * (perf_counter() - begun)
+    if stop == total:
+        run.refill_to = 0
+    return PrefillProgress(run.run_id, stop, total, elapsed_ms, run.branch_id)
+
+
+def _feed_chunk(run: Session, done: int, end: int) -> tuple[int, torch.Tensor]:
+    """Feed a chunk of the slots [done, end); returns where it ends, and the logits (B, V) there."""
+    stop, trace = done + run.cache.chunk(run.spec.prefill_chunk, end - done), run.trace
+    if trace is not None and done < trace.stop:  # recorded already, only keys and values are missing
+        stop, trace = min(stop, trace.stop), None
+    return stop, run.forward(run.fed_input(done, stop), run.cache, trace)
 
 
 def decode_step(run: Session) -> StepEvents:
@@ -60,12 +77,13 @@ def decode_step(run: Session) -> StepEvents:
     # 1. Forward: the mode feeds what must be fed to know the next scores; guidance follows in its own stream.
     begun, guidance = perf_counter(), run.guiding
     with nullcontext() if guidance is None else guidance.abreast(run):
-        fed = run.mode.feed(run)  # (n, B, V)
+        fed = run.mode.feed_put(run) if run.put else run.mode.feed(run)  # (n, B, V)
     _check_finite(fed, run)
     forward_s = perf_counter() - begun + run.clock.take_prefill_s()
     record_s = run.take_record_s()
 
     events: list[StepSnapshot | HypothesisEnded] = []
+    put = False
     for place, raw in enumerate(fed):
         # 2. Pipeline: raw logits become the final scores, stage by stage.
         at_pipeline, before_s = perf_counter(), run.forward.spent_s
@@ -73,7 +91,8 @@ def decode_step(run: Session) -> StepEvents:
         processed = _process(run, scores)
 
         # 3. Choice: the mode takes one token a lane.
-        choice = run.mode.choose(run, processed, place)
+        put = bool(run.put)
+        choice = Choice(run.put[:1], [None]) if put else run.mode.choose(run, processed, place)
         processed = choice.processed or processed
         tried_s = run.forward.spent_s - before_s  # some modes try their candidates on the model
         forward_s += tried_s
@@ -100,11 +119,16 @@ def decode_step(run: Session) -> StepEvents:
         # 5. Append: the tokens become part of their sequences, and may be their end.
         if choice.parents is not None:
             run.regroup(choice.parents, choice.lanes or [run.lanes[parent].fork() for parent in choice.parents])
-        events += _append(run, choice, processed.final, seen, timing, reports, guided)
+        events += _append(run, choice, processed.final, seen, timing, reports, guided, put)
         if choice.over or all(lane.finish_reason is not None for lane in run.lanes):
             break
 
     # 6. Settle: lanes that ended leave the batch, what was fed in vain is forgotten.
+    if put and cache_length(run.cache) >= run.ids.shape[1]:  # an end was put there, and more after it
+        if run.cache.can_crop(run.ids.shape[1] - 1):  # else it is longer than what was said, and nothing continues it
+            crop_cache(run.cache, run.ids.shape[1] - 1)
+        if run.trace is not None:
+            run.trace.crop(run.ids.shape[1] - 1)
     run.mode.settle(run)
     return tuple(events)
 
@@ -117,6 +141,7 @@ def _append(
     timing: StepTiming,
     reports: tuple[CacheReport, CacheReport | None],
     guided: list[GuidanceDetail | None] | None,
+    put: bool,
 ) -> list[StepSnapshot | HypothesisEnded]:
     """Add each lane's token to its sequence; what happened, lane by lane, then the hypotheses that ended."""
     index = run.new_tokens
@@ -168,10 +193,16 @@ def _append(
                 second_cache=reports[1],
                 pixel=None if image is None else image.pixel(lane.position - 1),
                 rgb=None if image is None else image.rgb(token_id),
+                put=put,
             )
         )
+    if put:
+        del run.put[0]
     steps.sort(key=lambda step: (step.id.row, step.id.beam))
-    return [*steps, *(HypothesisEnded(run.run_id, index, hypothesis) for hypothesis in choice.hypotheses)]
+    return [
+        *steps,
+        *(HypothesisEnded(run.run_id, index, h, run.branch_id) for h in choice.hypotheses),
+    ]
 
 
 def _ask_criteria(run: Session, choice: Choice, final: torch.Tensor, texts: list[str]) -> None:

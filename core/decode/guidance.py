@@ -115,6 +115,13 @@ class Guidance:
             return run.ids[:, run.prompt_slots - 1 :]
         return torch.cat([self._negative.expand(len(run.lanes), -1), run.ids[:, run.prompt_slots :]], dim=1)
 
+    def forget(self) -> None:
+        """Give cache and records back; what is missed then is fed at once when the stream is next needed."""
+        self.cache.forget()
+        if self.trace is not None:
+            self.trace.crop(0)
+        self._logits = self._guided = None
+
     def regroup(self, sources: Sequence[int]) -> None:
         """As `Session.regroup`."""
         take_rows(self.cache, sources)

@@ -56,13 +56,14 @@ def prompt_rows(
     loaded: LoadedModel, prompts: tuple[Prompt, ...], copies: int, cancelled: Cancelled = never
 ) -> list[PromptRow]:
     """The rows of a run: every prompt `copies` times, an empty one begun with BOS. Raises `PromptError`."""
-    rows = [_runnable(loaded, tokenize(loaded, prompt, cancelled)) for prompt in prompts]
+    rows = [runnable(loaded, tokenize(loaded, prompt, cancelled)) for prompt in prompts]
     if not rows:
         raise PromptError("There is no prompt to run.")
     return [row for row in rows for _ in range(copies)]
 
 
-def _runnable(loaded: LoadedModel, row: PromptRow) -> PromptRow:
+def runnable(loaded: LoadedModel, row: PromptRow) -> PromptRow:
+    """The row, an empty one begun with BOS. Raises `PromptError` for one that does not fit."""
     info = loaded.info
     if not row.token_ids:
         bos = info.bos_token_id
@@ -113,9 +114,9 @@ class Slots:
     padding: torch.Tensor  # (B,)
 
 
-def pad_left(rows: list[PromptRow], pad_id: int, device: torch.device) -> Slots:
-    """Rows of token ids as one tensor."""
-    width = max(len(row.token_ids) for row in rows)
+def pad_left(rows: list[PromptRow], pad_id: int, device: torch.device, least: int = 0) -> Slots:
+    """Rows of token ids as one tensor, with at least so many slots of padding in front of each."""
+    width = max(len(row.token_ids) for row in rows) + least
     padding = [width - len(row.token_ids) for row in rows]
     ids = [[pad_id] * pad + list(row.token_ids) for pad, row in zip(padding, rows, strict=True)]
     return Slots(torch.tensor(ids, device=device), torch.tensor(padding, device=device))

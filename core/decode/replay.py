@@ -70,7 +70,7 @@ def params_at(run: Session, strand: Strand, position: int) -> GenerationParams:
 
 def _rows(run: Session, strand: Strand, position: int, logits: torch.Tensor) -> Rows:
     ids = torch.tensor([[0] * strand.padding + list(strand.token_ids[: position + 1])], device=logits.device)
-    return Rows(ids[:, run.unseen :], (strand.padding,), (strand.row,))
+    return Rows(ids[:, run.unseen :], (strand.padding,), (run.first_row + strand.row,))
 
 
 def _start(run: Session, logits: torch.Tensor) -> torch.Tensor:
@@ -97,7 +97,7 @@ def _chooser(
             return None, None, f"In {mode} {_NOT_ALONE[mode]}, so one step does not tell the token."
         if run.spec.draw_source == "torch":
             return None, None, "torch's generator does not tell its draws."
-        u = uniform(run.spec.seed, strand.row, position + 1, reroll=run.spec.reroll)
+        u = uniform(run.spec.seed, run.first_row + strand.row, position + 1, reroll=run.spec.reroll)
         return inverse_cdf(scores, u), u, ""
 
     return choose

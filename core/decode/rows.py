@@ -39,6 +39,7 @@ class Row:
     """One sequence: its prompt, what it has said, where its records are.
 
     index: of the row it belongs to, in the order of the prompts. path: the batch row of each slot, see `Path`.
+    ends: after each of its tokens, the characters of `text` so far.
     score: of beams, the sum of its log-probabilities; of a hypothesis that sum divided by length ** length_penalty.
     """
 
@@ -50,6 +51,7 @@ class Row:
     path: Path
     beam: int = 0
     token_ids: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
     link: Link | None = None
     text: str = ""
     score: float | None = None
@@ -68,6 +70,7 @@ class Row:
         self.link = Link(token_id, self.link)
         text = self.stream.push(token_id)
         self.text += text
+        self.ends.append(len(self.text))
         return text
 
     def reason_to_end(self, token_id: int, params: GenerationParams) -> FinishReason | None:
@@ -87,7 +90,13 @@ class Row:
 
     def fork(self) -> Row:
         """A second sequence with the same past."""
-        return replace(self, token_ids=list(self.token_ids), stop=copy.copy(self.stop), stream=self.stream.fork())
+        return replace(
+            self,
+            token_ids=list(self.token_ids),
+            ends=list(self.ends),
+            stop=copy.copy(self.stop),
+            stream=self.stream.fork(),
+        )
 
     def strand(self) -> Strand:
         """This sequence, for views."""

@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import pairwise
 
 import torch
 
@@ -28,11 +27,11 @@ from core.contract.snapshot import StepSnapshot
 from core.contract.specs import RunSpec
 from core.contract.together import check_together
 from core.contract.views import Place, ViewAnswer, ViewQuery
-from core.decode import engine, given, prepare
+from core.decode import again, branch, engine, given, prepare
 from core.decode.extras import NONE, Extras
 from core.decode.forward import Forward, ForwardCancelled
 from core.decode.guidance import Guidance
-from core.decode.kv import RunCache, cache_length, check_kind, check_mode, fork_cache, make_cache, take_rows
+from core.decode.kv import RunCache, cache_length, check_kind, check_mode, make_cache, take_rows
 from core.decode.kv.sight import CacheSight
 from core.decode.lengths import settle_lengths
 from core.decode.modes import PLAIN, Mode, Past, make_mode
@@ -54,7 +53,7 @@ class Session:
     """One run. `cancelled` is read inside the model, before every layer, from any thread's flag.
 
     before: the run before on this model; with `spec.reuse_prefix` its cache and records are continued where the tokens
-    are the same. assistant: the model that `spec.assistant` names, loaded.
+    are the same. assistant: the model that `spec.assistant` names, loaded. parting: what a branch begins with.
     Raises `PromptError` or `ParameterError` when the run cannot begin.
     """
 
@@ -69,6 +68,7 @@ class Session:
         before: Session | None = None,
         assistant: LoadedModel | None = None,
         extras: Extras = NONE,
+        parting: branch.Parting | None = None,
     ) -> None:
         self.loaded, self.spec, self.extras = loaded, spec, extras
         self.run_id, self.branch_id, self.epoch = run_id, branch_id, 0
@@ -82,12 +82,15 @@ class Session:
         check_mode(spec.cache, self.mode.name, early_exit, loaded.info.sliding_window is not None)
         embeds = None if extras.inputs_embeds is None else given.to_embeds(loaded, extras.inputs_embeds)
         self.unseen = 0 if embeds is None else embeds.shape[1]  # first slots, of which nobody knows the tokens
-        if embeds is None:
+        if parting is not None:
+            prompts = [parting.prompt]
+        elif embeds is None:
             prompts = prepare.prompt_rows(loaded, spec.prompts, copies, cancelled)
         else:
             prompts = [given.embedded_row(embeds)] * copies
         self.embeds = embeds  # (1, T, E)
-        slots = prepare.pad_left(prompts, engine.pad_id(loaded, self.asked), loaded.device)
+        least = 0 if parting is None else parting.row.padding  # its slots are those of the records
+        slots = prepare.pad_left(prompts, engine.pad_id(loaded, self.asked), loaded.device, least)
         self.prompt_slots = slots.ids.shape[1]
         self.lengths = settle_lengths(self.asked, self._chosen(), self.prompt_slots)
         self.params = self.lengths.params
@@ -102,14 +105,25 @@ class Session:
         self.lanes = list(self.rows)  # what the batch consists of
         self.past: list[list[PastLane]] = []  # the lanes after each step, where lanes move
         self.ids = slots.ids  # (B, slots so far)
+        self.first_row = 0  # of a branch: the row of the run whose draws it continues
+        self.put: list[int] = []  # tokens that come next without being chosen
+        if parting is not None:
+            branch.continue_row(self, parting)
+        self.kept_tokens = self.new_tokens
+        self.opening_slots = self.ids.shape[1]  # fed before the first choice
+        self.refill_to = 0  # slots whose keys and values were given up
         self.forward = Forward(loaded, self.padding, cancelled)
         self.limit = min(self.prompt_slots + self.params.max_new_tokens, loaded.info.max_positions + max(self.padding))
         lanes = len(self.rows) * (1 if self.mode.copies else self.params.num_beams)
         check_room(loaded, lanes, self.limit, spec.cache, min(spec.prefill_chunk, self.prompt_slots))
         self.cache = self.new_cache(self.limit)
-        self.several = len(self.rows) > 1 or self.mode.moves_lanes
+        self.several: bool = (
+            len(self.rows) > 1 or self.mode.moves_lanes or (parting is not None and parting.parent.several)
+        )
         self.trace = Trace(spec.trace_budget_bytes, keeps_keys=self.several) if spec.trace else None
         self.reused = 0 if before is None else given.reuse(self, before)
+        if parting is not None:
+            self.reused = branch.take_over(self, parting)
         if extras.past is not None:
             self.reused = given.adopt(self, extras.past)
         self.pending_logits: torch.Tensor | None = None  # (B, V) that the next step begins with, fed already
@@ -120,7 +134,10 @@ class Session:
         self.guidance: Guidance | None = None  # once it has acted
         self.stages: tuple[Stage, ...]
         self._configure(self.params)
-        self.params_since = [(0, self.params)]  # from which token on which were in force
+        # From which token on which were in force.
+        past = () if parting is None else parting.parent.params_since
+        self.params_since: list[tuple[int, GenerationParams]]  # from which token on which were in force
+        self.params_since = [*(s for s in past if s[0] < self.kept_tokens), (self.kept_tokens, self.params)]
         self.mode.begin(self)
         self.started = RunStarted(
             model_id=loaded.info.model_id,
@@ -211,7 +228,8 @@ class Session:
 
     def pipeline_rows(self) -> Rows:
         """The batch as stages see it."""
-        return Rows(self.ids[:, self.unseen :], tuple(self.padding), tuple(lane.index for lane in self.lanes))
+        numbers = (self.first_row + lane.index for lane in self.lanes)
+        return Rows(self.ids[:, self.unseen :], tuple(self.padding), tuple(numbers))
 
     def new_cache(self, limit: int) -> RunCache:
         """An empty cache of the run's kind, for so many slots."""
@@ -278,7 +296,8 @@ class Session:
     @property
     def in_prefill(self) -> bool:
         """Whether positions of the prompt are still to be fed."""
-        return self.pending_logits is None and cache_length(self.cache) < self.prompt_slots
+        fed = cache_length(self.cache)
+        return fed < self.refill_to or (self.pending_logits is None and fed < self.opening_slots)
 
     @torch.inference_mode()
     def advance(self) -> tuple[PrefillProgress | StepSnapshot | HypothesisEnded, ...]:
@@ -289,6 +308,8 @@ class Session:
         """
         self.timer.start()
         try:
+            if cache_length(self.cache) < self.refill_to:
+                return (engine.refill_chunk(self),)
             if self.in_prefill:
                 return (engine.prefill_chunk(self),)
             events = engine.decode_step(self)
@@ -327,20 +348,24 @@ class Session:
         self.epoch = epoch
         self.params_since.append((self.new_tokens, self.params))
         changed = tuple(n for n in PARAMETERS if getattr(before, n) != getattr(self.params, n))
-        return ParamsApplied(self.run_id, epoch, self.new_tokens, self.params, changed, make_plan(self))
+        return ParamsApplied(self.run_id, epoch, self.new_tokens, self.params, changed, make_plan(self), self.branch_id)
 
     def take_record_s(self) -> float:
         """Seconds spent recording since the last call."""
-        traces = (self.trace, None if self.guidance is None else self.guidance.trace)
-        return sum(trace.take_record_s() for trace in traces if trace is not None)
+        return sum(trace.take_record_s() for trace in self.traces)
 
     # -- results
 
     @property
+    def traces(self) -> tuple[Trace, ...]:
+        """The records: of the sequences, and of the negative prompt's stream."""
+        traces = (self.trace, None if self.guidance is None else self.guidance.trace)
+        return tuple(trace for trace in traces if trace is not None)
+
+    @property
     def trace_bytes(self) -> int:
         """What the records hold in addition to the caches."""
-        traces = (self.trace, None if self.guidance is None else self.guidance.trace)
-        return sum(trace.nbytes for trace in traces if trace is not None)
+        return sum(trace.nbytes for trace in self.traces)
 
     @property
     def new_tokens(self) -> int:
@@ -350,6 +375,7 @@ class Session:
     def result(self) -> RunFinished:
         """The run as it stands."""
         clock, new = self.clock, self.new_tokens
+        own = new - self.kept_tokens
         reasons = tuple(str(row.finish_reason or FinishReason.CANCELLED) for row in self.rows)
         scores = [row.score for row in self.rows if row.score is not None]
         return RunFinished(
@@ -361,10 +387,11 @@ class Session:
             prompt_tokens=tuple(len(row.prompt.token_ids) for row in self.rows),
             new_tokens=new,
             ttft_ms=None if clock.first_token is None else 1e3 * (clock.first_token - clock.started),
-            tokens_per_s=(new - 1) / clock.decode_s if clock.decode_s and new > 1 else None,
+            tokens_per_s=(own - 1) / clock.decode_s if clock.decode_s and own > 1 else None,
             error=None if self.error is None else self.error.report(),
             scores=tuple(scores) if len(scores) == len(self.rows) else None,
             places=tuple((row.index, row.beam, row.ended_at) for row in self.rows),
+            branch_id=self.branch_id,
         )
 
     # -- views
@@ -396,7 +423,7 @@ class Session:
         return Recording(
             trace=self.trace,
             strand=self._strand,
-            source=CacheSight(self.cache),
+            source=CacheSight(self.cache, partial(branch.check_held, self)),
             anatomy=self.forward.anatomy,
             info=self.loaded.info,
             piece=self.loaded.text.piece,
@@ -426,44 +453,12 @@ class Session:
         raise ViewUnavailableError(f"There is {what}; the run has {len({row.index for row in self.rows})}.")
 
     def feed_again(self, strand: Strand, start: int, stop: int) -> tuple[RunCache, Trace, Strand]:
-        """Feed positions again for their records: on a fork of the cache, or alone where rows have moved.
-
-        Also alone where the cache has dropped what they attended to. Without a cache they are fed on a growing one.
-        """
-        budget = self.spec.trace_budget_bytes + (1 << 40)
-        slot = strand.padding + start
-        alone = self.several or not self.cache.holds_all or not self.cache.can_crop(slot)
-        if alone:
-            begin, cache, padding = 0, self.cache.empty_like(self.loaded.module, stop), 0
-        else:
-            begin, cache, padding = start, fork_cache(self.cache, slot, strand.padding + stop), strand.padding
-        ids = torch.tensor([strand.token_ids[:stop]], device=self.ids.device)
-        trace = Trace(budget, start=padding + begin, keeps_keys=alone and not cache.newest_only)
-        trace.source = CacheSight(cache) if alone else None
-        # The positions meant are passes of their own, and so are embeddings.
-        marks = sorted({begin, start, stop, min(max(self.unseen, begin), stop)})
-        if self.spec.cache.kind == "heavy_hitters":
-            marks = self._portions(strand, stop)
-            ids = torch.tensor([strand.token_ids[: marks[-1]]], device=self.ids.device)
-        with self.attached(), self.forward.rows_placed([padding]):
-            for first, last in pairwise(marks):
-                source = ids if self.embeds is None or first >= self.unseen else self.embeds
-                at = first
-                while at < last:
-                    upto = at + cache.chunk(self.spec.prefill_chunk, last - at)
-                    self.forward(source[:, at:upto], cache, trace)
-                    at = upto
-        return cache, trace, dataclasses.replace(strand, path=Path(0, 0), padding=padding, fed=None)
-
-    def _portions(self, strand: Strand, stop: int) -> list[int]:
-        """Where the passes of a strand began and ended, up to the one that holds the position before `stop`."""
-        length = len(self.rows[strand.row].prompt.token_ids)
-        chunked = range(self.spec.prefill_chunk - strand.padding, length, self.spec.prefill_chunk)
-        ends = [*(end for end in chunked if end > 0), *range(length, max(stop, length) + 1)]
-        return [0, *ends[: 1 + next(n for n, end in enumerate(ends) if end >= stop)]]
+        """Positions fed once more, for their records; see `again.feed_again`."""
+        return again.feed_again(self, strand, start, stop)
 
     def close(self) -> None:
         """Give cache and records back."""
         self.cache = self.cache.empty_like(self.loaded.module, 0)
+        self.refill_to = 0
         self.trace = self.guidance = None
         self.read_out = ReadOut()

@@ -59,6 +59,11 @@ class RowStop:
         self._timer = timer
         self._finished = finished
 
+    def resume(self, text: str, params: GenerationParams) -> None:
+        """As if the row had said `text` and had not ended."""
+        seen, longest = self._tail + text, max((len(s) for s in params.stop_strings), default=1)
+        self._tail = seen[-max(longest, 64) :]
+
     def check(self, token_ids: Sequence[int], text: str, params: GenerationParams) -> FinishReason | None:
         """The reason to end after the newest of the row's own `token_ids`, which completed `text`; None to go on."""
         if token_ids[-1] in params.eos_token_id or self._completes_stop_string(text, params.stop_strings):

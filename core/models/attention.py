@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -73,6 +74,7 @@ class AttentionGate(Protocol):
 _gate: ContextVar[AttentionGate | None] = ContextVar("tokenglass_attention_gate", default=None)
 _watch: ContextVar[AttentionWatch | None] = ContextVar("tokenglass_attention_watch", default=None)
 _tap: ContextVar[AttentionTap | None] = ContextVar("tokenglass_attention_tap", default=None)
+_seen: WeakSet[nn.Module] = WeakSet()  # models whose modules tell already what they attend
 
 
 @contextmanager
@@ -113,7 +115,10 @@ def family_eager(module: nn.Module) -> AttentionForward:
 
 @contextmanager
 def taps_attached(model: PreTrainedModel) -> Iterator[None]:
-    """Let tap and watch see modules without attention interface, too, for the time of the block."""
+    """Let tap and watch see modules without attention interface, too, for the time of the outermost block."""
+    if model in _seen:
+        yield
+        return
 
     def see(call: Attended) -> None:
         tap, watch, gate = _tap.get(), _watch.get(), _gate.get()
@@ -128,8 +133,12 @@ def taps_attached(model: PreTrainedModel) -> Iterator[None]:
         gate = _gate.get()
         return mask if gate is None else gate.mask(module, query, mask, additive=True)
 
-    with own_attention_seen(model, see, mask_of):
-        yield
+    _seen.add(model)
+    try:
+        with own_attention_seen(model, see, mask_of):
+            yield
+    finally:
+        _seen.discard(model)
 
 
 def _tokenglass_attention(

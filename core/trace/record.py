@@ -106,6 +106,11 @@ class Trace:
         """Bytes of this segment's records and of those it continues."""
         return self._nbytes + (0 if self.parent is None else self.parent.nbytes)
 
+    @property
+    def own_nbytes(self) -> int:
+        """Bytes of this segment's records alone."""
+        return self._nbytes
+
     # -- recording, called from inside the forward pass
 
     def take(self, module: nn.Module, query: torch.Tensor, scaling: float | None, extras: Mapping[str, Any]) -> None:
@@ -151,6 +156,7 @@ class Trace:
                     blocks.append(last.part(stop))
                     self._nbytes += blocks[-1].nbytes
         self.stop = max(self.start, min(self.stop, stop))
+        self.evicted_before = min(self.evicted_before, self.stop)
 
     def rollback(self) -> None:
         """The pass was broken off: forget it."""
@@ -199,8 +205,11 @@ class Trace:
     # -- branches
 
     def fork(self, at: int) -> Trace:
-        """A new segment that continues this one after slot `at`; nothing is copied."""
-        return Trace(self.budget_bytes, self, at, self.keeps_keys, self.only_final)
+        """A new segment that continues this one, or the one it continues, after slot `at`; nothing is copied."""
+        parent = self
+        while parent.parent is not None and at <= parent.start:
+            parent = parent.parent
+        return Trace(self.budget_bytes, parent, at, self.keeps_keys, self.only_final)
 
     # -- reading
 

@@ -34,9 +34,11 @@ __all__ = [
     "foreign_lengths",
     "foreign_shape",
     "fork_cache",
+    "fork_row",
     "keys_since",
     "make_cache",
     "new_cache",
+    "storages",
     "take_rows",
 ]
 
@@ -55,6 +57,25 @@ def fork_cache(cache: RunCache, length: int | None = None, limit: int | None = N
     if length is not None:
         twin.crop_to(length)
     return twin
+
+
+def fork_row(cache: RunCache, row: int, length: int, limit: int | None = None) -> RunCache:
+    """A cache with the first `length` slots of one row of the batch; of a batch of several they are copied.
+
+    Raises `CannotRewindError` where what it would need was dropped.
+    """
+    twin = cache.fork(limit)
+    twin.take_rows([row])
+    twin.crop_to(length)
+    return twin
+
+
+def storages(cache: RunCache) -> dict[int, int]:
+    """The storages that a cache holds, perhaps with others: address → bytes."""
+    held: dict[int, int] = {}
+    for layer in cache.kind_layers():
+        held |= {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in layer.tensors()}
+    return held
 
 
 def foreign_lengths(cache: Cache) -> list[int]:

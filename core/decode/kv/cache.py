@@ -99,6 +99,11 @@ class RunCache(Cache):  # type: ignore[misc]
         for layer in self.kind_layers():
             layer.crop(min(0, length - layer.length))
 
+    def forget(self) -> None:
+        """Everything, and give the storages back."""
+        for layer in self.kind_layers():
+            layer.reset()
+
     def can_crop(self, length: int) -> bool:
         """Whether it can become what it was after `length` slots."""
         return all(layer.can_crop(length) for layer in self.kind_layers())

@@ -112,9 +112,15 @@ class GrowLayer(KindLayer):
         """Forget everything and give the storage back."""
         if self._buffer is not None:
             self._buffer.owners.discard(self)
-        limit = self.limit
-        self._buffer = None
-        GrowLayer.__init__(self, limit)  # keys, values and is_initialized as they were at the beginning
+        super().reset()
+
+    def blank(self) -> GrowLayer:
+        """As it was at the beginning."""
+        return type(self)(self.limit)
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """The buffer's, perhaps shared with forks."""
+        return () if self._buffer is None else self._buffer.parts
 
     def take_rows(self, sources: Sequence[int], since: int) -> None:
         """Row k becomes what row `sources[k]` is; before slot `since` they are the same already.

@@ -123,13 +123,17 @@ class HeavyLayer(KindLayer):
                 "What the heavy hitters were at an earlier position is not kept; feed the text again."
             )
         if length == 0:
-            HeavyLayer.__init__(self, self.window, self.heavy, self.shared)
+            self.reset()
             return
         assert self._slots is not None
         assert self._before is not None
         kept = self._before.shape[2]
         self.keys, self.values = self.keys[:, :, :kept], self.values[:, :, :kept]
         self._slots, self._sums, self.length = self._slots[:, :, :kept], self._before, length
+
+    def blank(self) -> HeavyLayer:
+        """As it was at the beginning."""
+        return HeavyLayer(self.window, self.heavy, self.shared)
 
     def fork(self, limit: int | None, shared: Shared) -> HeavyLayer:
         """A layer that shares the tensors."""

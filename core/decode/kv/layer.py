@@ -118,7 +118,21 @@ class KindLayer(CacheLayerMixin, ABC):  # type: ignore[misc]
         sizes = self.sizes()
         return sizes.key_used, sizes.value_used, sizes.key_allocated, sizes.value_allocated
 
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """What the storages hang on."""
+        return () if self.keys is None else (self.keys, self.values)
+
     # -- what changes it
+
+    @abstractmethod
+    def blank(self) -> KindLayer:
+        """A layer of the same kind and sizes that holds nothing."""
+
+    def reset(self) -> None:
+        """Forget everything and give the storages back."""
+        fresh = self.blank()
+        self.__dict__.clear()
+        self.__dict__.update(fresh.__dict__)
 
     @abstractmethod
     def crop(self, tokens_to_remove: int) -> None:

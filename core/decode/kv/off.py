@@ -39,6 +39,10 @@ class NoCache(RunCache):
         if self.ids is not None:
             self.ids = self.ids[:, :length]
 
+    def forget(self) -> None:
+        """All ids."""
+        self.ids = None
+
     def can_crop(self, length: int) -> bool:
         """Always."""
         return length <= self.length

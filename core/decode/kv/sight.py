@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from core.contract.errors import ViewUnavailableError
@@ -15,11 +17,11 @@ from core.decode.kv.window import RelativeLayer, WindowLayer
 class CacheSight:
     """The cache of a run as views read it. Implements `KeySource`. Slots count padding.
 
-    gone: why there are no keys, of a run that keeps none; None: there are.
+    check: raises `ViewUnavailableError` where the cache was given up.
     """
 
-    def __init__(self, cache: RunCache) -> None:
-        self._cache = cache
+    def __init__(self, cache: RunCache, check: Callable[[], None] = lambda: None) -> None:
+        self._cache, self._check = cache, check
 
     def keys(self, layer: int, stop: int) -> torch.Tensor:
         """Keys (H_kv, stop, D) of the first row as attended to; zeros in the slots that are gone."""
@@ -77,6 +79,7 @@ class CacheSight:
         return hidden[:, None, :stop].expand(-1, stop - start, -1)  # (H_kv, R, stop); later slots are hidden anyway
 
     def _layer(self, layer: int) -> KindLayer:
+        self._check()
         if self._cache.feeds_all:
             raise ViewUnavailableError("This run keeps no keys; recompute them.", can_recompute=True)
         held: KindLayer = self._cache.layers[layer]

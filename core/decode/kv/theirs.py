@@ -37,6 +37,14 @@ class DynamicKind(DynamicLayer, KindLayer):  # type: ignore[misc]
         DynamicLayer.crop(self, -count)
         self.length -= count
 
+    def blank(self) -> DynamicKind:
+        """As it was at the beginning."""
+        return DynamicKind()
+
+    def reset(self) -> None:
+        """Forget everything and give the storages back."""
+        KindLayer.reset(self)
+
     def fork(self, limit: int | None, shared: Shared) -> DynamicKind:
         """A layer that shares the tensors."""
         twin = DynamicKind()
@@ -100,7 +108,7 @@ class DynamicSlidingKind(DynamicSlidingWindowLayer, KindLayer):  # type: ignore[
 
     def can_crop(self, length: int) -> bool:
         """Below the window everything is held; beyond it only the newest pass can be taken back."""
-        return length in (self.length, self._begun) or self.length < self.sliding_window
+        return length in (0, self.length, self._begun) or self.length < self.sliding_window
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last positions. Raises `CannotRewindError`."""
@@ -111,14 +119,22 @@ class DynamicSlidingKind(DynamicSlidingWindowLayer, KindLayer):  # type: ignore[
             raise CannotRewindError(
                 "A sliding layer of DynamicCache cannot go back beyond its window; feed the text again."
             )
-        if length == self._begun:
-            if self._before is None:
-                DynamicSlidingKind.__init__(self, self.sliding_window)
-                return
+        if length == 0:
+            self.reset()
+            return
+        if length == self._begun and self._before is not None:
             self.keys, self.values = self._before
         else:
             self.keys, self.values = self.keys[:, :, :length], self.values[:, :, :length]
         self.length = self.cumulative_length = length
+
+    def blank(self) -> DynamicSlidingKind:
+        """As it was at the beginning."""
+        return DynamicSlidingKind(self.sliding_window)
+
+    def reset(self) -> None:
+        """Forget everything and give the storages back."""
+        KindLayer.reset(self)
 
     def fork(self, limit: int | None, shared: Shared) -> DynamicSlidingKind:
         """A layer that shares the tensors."""
@@ -196,6 +212,14 @@ class StaticKind(StaticLayer, KindLayer):  # type: ignore[misc]
         """Forget the last positions: what they left is masked and written over."""
         self.length = max(0, self.length - checked_removal(tokens_to_remove))
         self.cumulative_length.fill_(self.length)
+
+    def blank(self) -> StaticKind:
+        """As it was at the beginning, nothing allocated."""
+        return StaticKind(self.max_cache_len)
+
+    def reset(self) -> None:
+        """Forget everything and give the storages back."""
+        KindLayer.reset(self)
 
     def fork(self, limit: int | None, shared: Shared) -> StaticKind:
         """A layer with a copy of the buffer: this kind writes in place. limit: slots of the copy."""

@@ -104,9 +104,12 @@ class WindowLayer(KindLayer):
 
     def can_crop(self, length: int) -> bool:
         """Whether everything that the query at slot `length` sees is still held."""
-        return length <= self.length and (
-            self.recent == self.front or max(self.front, length - self.window + 1) >= self.recent
-        )
+        whole = self.recent == self.front or length == 0
+        return length <= self.length and (whole or max(self.front, length - self.window + 1) >= self.recent)
+
+    def blank(self) -> WindowLayer:
+        """As it was at the beginning."""
+        return self._empty(self.shared)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last positions, given as a negative number. Raises `CannotRewindError`."""
@@ -118,6 +121,9 @@ class WindowLayer(KindLayer):
                 f"The cache keeps a window of {self.window:,} positions, and what position {length:,} would see was "
                 "dropped; feed the text again."
             )
+        if length == 0:
+            self.reset()
+            return
         kept = self.held - (self.length - length)
         self.keys, self.values, self.length = self.keys[:, :, :kept], self.values[:, :, :kept], length
 

@@ -106,7 +106,7 @@ class Assisted(Mode):
         """A number in [0, 1) from the run's source of draws."""
         if self.generator is not None:
             return float(torch.rand((), generator=self.generator, dtype=torch.float64, device=self.generator.device))
-        return uniform(run.spec.seed, run.lanes[0].index, position, purpose, reroll=run.spec.reroll)
+        return uniform(run.spec.seed, run.first_row, position, purpose, reroll=run.spec.reroll)
 
     def settle(self, run: Session) -> None:
         """What was fed in vain is forgotten, and the schedule learns."""

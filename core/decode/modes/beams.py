@@ -68,6 +68,7 @@ class Beams(Mode):
     fixed = frozenset({"num_return_sequences", "num_beams", "num_beam_groups", "force_words_ids"})
     on_logprobs = True
     moves_lanes = True
+    has_beams = True
     judges_ends = True
 
     def begin(self, run: Session) -> None:

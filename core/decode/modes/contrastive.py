@@ -60,6 +60,18 @@ class Contrastive(Mode):
         """The hidden states of the prompt are what the first candidates are compared with."""
         self._remember(_hidden(run))
 
+    def feed(self, run: Session) -> torch.Tensor:
+        """The logits are there since the candidates were tried, except after a token that was put there."""
+        fed = run.pending_logits is None
+        logits = run.feed_newest()
+        if fed:
+            self._remember(_hidden(run))
+        return logits[None]
+
+    def feed_put(self, run: Session) -> torch.Tensor:
+        """As ever."""
+        return self.feed(run)
+
     def choose(self, run: Session, processed: Processed, place: int) -> Choice:
         """The candidate with the highest score of each lane; its logits become the pending ones."""
         k = min(run.params.top_k, processed.final.shape[-1])

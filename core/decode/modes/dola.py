@@ -77,6 +77,10 @@ class Dola(Mode):
         self._contrast = contrast_with(run, layers, [self._entering[layer] for layer in layers], logits)
         return logits[None]
 
+    def feed_put(self, run: Session) -> torch.Tensor:
+        """The contrast is told also where it decides nothing."""
+        return self.feed(run)
+
     def opening(self, run: Session, params: GenerationParams, past: Past | None = None) -> tuple[Stage, ...]:
         """The contrast. Raises as `Mode.opening`."""
         layers = candidate_layers(run, params)

@@ -20,6 +20,8 @@ from core.decode.pipeline import Stage
 from core.decode.rows import Row
 from core.trace.recording import Strand
 
+MOST_PUT = 16  # tokens fed at once where they are not chosen; the logits of all of them are looked at
+
 if TYPE_CHECKING:
     from core.decode.observe import Processed
     from core.decode.session import Session
@@ -77,6 +79,7 @@ class Mode:
     on_logprobs: the pipeline works on log-probabilities instead of logits, as beam search does in transformers.
     one_row: it takes one prompt only.
     moves_lanes: lanes change places or are tried side by side, so the trace keeps keys and past lanes.
+    has_beams: its lanes are hypotheses that are chosen together.
     judges_ends: it asks the caller's stopping criteria itself, before it chooses.
     copies: it draws for each lane on its own, so `num_return_sequences` means as many lanes a prompt.
     """
@@ -85,6 +88,7 @@ class Mode:
     fixed: frozenset[str] = frozenset({"num_return_sequences"})
     on_logprobs = False
     moves_lanes = False
+    has_beams = False
     judges_ends = False
     one_row = False
     copies = False
@@ -113,6 +117,15 @@ class Mode:
     def feed(self, run: Session) -> torch.Tensor:
         """Logits (n, B, V) float32 of the n positions that this step decides; the newest tokens are fed for them."""
         return run.feed_newest()[None]
+
+    def feed_put(self, run: Session) -> torch.Tensor:
+        """The same where the next tokens are not chosen, but were put there: several of them in one pass."""
+        count = 1 if run.pending_logits is not None or run.guiding is not None else min(MOST_PUT, len(run.put))
+        count = run.cache.chunk(count, count)
+        if count == 1:
+            return run.feed_newest()[None]
+        ids = torch.cat([run.ids[:, -1:], run.ids.new_tensor([run.put[: count - 1]])], dim=1)  # (1, n)
+        return run.forward.positions(ids, run.cache, run.trace, count).transpose(0, 1)
 
     def choose(self, run: Session, processed: Processed, place: int) -> Choice:
         """One token a lane from the scores (B, V) after the pipeline; `place` counts the positions of this step."""

@@ -23,7 +23,8 @@ class CounterSample(Mode):
     def choose(self, run: Session, processed: Processed, place: int) -> Choice:
         """One draw a lane."""
         spec = run.spec
-        draws = [uniform(spec.seed, lane.index, lane.position, reroll=spec.reroll) for lane in run.lanes]
+        first = run.first_row
+        draws = [uniform(spec.seed, first + lane.index, lane.position, reroll=spec.reroll) for lane in run.lanes]
         return Choice([inverse_cdf(processed.final[lane], u) for lane, u in enumerate(draws)], draws)
 
 

@@ -1,0 +1,286 @@
+"""A branch: a session that begins with what another one said up to a position, and says something else there.
+
+It is what a fresh run would be that had said the same so far: kept tokens count as generated, draws are those of the
+row it parted from. Nothing of what both have in common is computed again: the cache is forked (copy on write), the
+records are segments with a parent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from core.contract.branches import BranchStarted, StartBranch
+from core.contract.errors import ParameterError, PromptError, ViewUnavailableError
+from core.contract.events import PromptRow
+from core.contract.specs import Prompt, RunSpec
+from core.decode import prepare
+from core.decode.kv import cache_length, fork_row
+from core.decode.rows import Row
+from core.models.loaded import LoadedModel
+
+if TYPE_CHECKING:
+    from core.decode.session import Session
+
+
+@dataclass(frozen=True)
+class Parting:
+    """Where a branch parts from a row of `parent`, which may be a branch itself.
+
+    prompt: its own, another one than the row's where it parts inside the prompt. kept: generated tokens it begins
+    with. put: tokens it says next. position: tokens of the row that it has in common, prompt included.
+    donors: other branches whose cache may hold what the parent's does not hold any more.
+    """
+
+    parent: Session
+    row: Row
+    prompt: PromptRow
+    kept: tuple[int, ...]
+    put: tuple[int, ...]
+    position: int
+    donors: tuple[Session, ...] = ()
+
+
+def begin_branch(
+    parent: Session,
+    command: StartBranch,
+    cancelled: Callable[[], bool] = lambda: False,
+    donors: Iterable[Session] = (),
+) -> tuple[Session, BranchStarted]:
+    """The branch, not advanced yet. Raises `PromptError` or `ParameterError`; `parent` is never changed."""
+    from core.decode.session import Session
+
+    spec = _spec(parent, command)
+    parting = _parting(parent, command, tuple(donors))
+    _check_mode(parent, spec)
+    branch = Session(
+        parent.loaded,
+        spec,
+        run_id=parent.run_id,
+        branch_id=command.branch_id,
+        cancelled=cancelled,
+        assistant=parent.assistant,
+        extras=dataclasses.replace(parent.extras, inputs_embeds=None, past=None),
+        parting=parting,
+    )
+    kept, most = len(parting.kept), branch.params.max_new_tokens
+    if kept + len(parting.put) > most or kept == most:
+        raise ParameterError(
+            f"The branch would begin with {kept + len(parting.put):,} tokens, but max_new_tokens is {most:,}; raise it."
+        )
+    padding = branch.rows[0].padding
+    return branch, BranchStarted(
+        run_id=parent.run_id,
+        branch_id=command.branch_id,
+        parent=parent.branch_id,
+        row=command.row,
+        position=parting.position,
+        kept_tokens=kept,
+        put=parting.put,
+        started=branch.started,
+        padding=padding,
+        reused_positions=branch.reused,
+        recomputed_positions=branch.opening_slots - padding - branch.reused,
+    )
+
+
+def _spec(parent: Session, command: StartBranch) -> RunSpec:
+    """The parent's, with everything that was changed while it ran."""
+    changed = {name: getattr(parent.asked, name) for name in parent.changed}
+    mode = parent.spec.mode if not command.params else None
+    if mode is None and parent.spec.mode is not None:
+        changed = {"do_sample": parent.asked.do_sample, **changed}
+    return dataclasses.replace(
+        parent.spec,
+        params={**parent.spec.params, **changed, **command.params},
+        mode=mode,
+        reroll=parent.spec.reroll if command.reroll is None else command.reroll,
+        reuse_prefix=False,
+        max_steps=command.max_steps,
+    )
+
+
+def _check_mode(parent: Session, spec: RunSpec) -> None:
+    params = prepare.resolve_params(parent.loaded, spec)
+    name = params.infer_mode(parent.assistant is not None)
+    if parent.mode.has_beams or "beam" in name:
+        raise ParameterError(
+            "Beams are chosen together, so no branch can part from one of them; take greedy_search or sample, and run "
+            "again."
+        )
+    if spec.draw_source == "torch" and params.samples:
+        raise ParameterError(
+            "torch's generator cannot be set back to a token, so a branch would draw other numbers; take draw_source "
+            "counter."
+        )
+
+
+def _parting(parent: Session, command: StartBranch, donors: tuple[Session, ...]) -> Parting:
+    if parent.unseen:
+        raise PromptError("A run that began with embeddings has no branches; begin it with tokens.")
+    row = next((row for row in parent.rows if row.index == command.row), None)
+    if row is None:
+        raise PromptError(f"There is no row {command.row}; the run has {len(parent.rows)}.")
+    prompt, position = row.prompt.token_ids, command.position
+    length = len(prompt) + len(row.token_ids)
+    if not 0 <= position <= length:
+        raise PromptError(f"There is no position {position:,}; the sequence has {length:,} tokens.")
+    before = (*prompt, *row.token_ids)[:position]
+    put = _put(parent.loaded, before, command)
+    if position >= len(prompt):
+        return Parting(parent, row, row.prompt, before[len(prompt) :], put, position, donors)
+    # Tokens that happen to be the same are in common, too.
+    while put and position < len(prompt) and put[0] == prompt[position]:
+        before, put, position = (*before, put[0]), put[1:], position + 1
+    return Parting(parent, row, _prompt(parent.loaded, (*before, *put)), (), (), position, donors)
+
+
+def _put(loaded: LoadedModel, before: tuple[int, ...], command: StartBranch) -> tuple[int, ...]:
+    """The tokens that are said instead. Raises `PromptError` or `ParameterError`."""
+    info = loaded.info
+    if command.text is not None:
+        return tuple(encode_after(loaded, before, command.text))
+    unknown = next((i for i in command.token_ids if not 0 <= i < info.output_size), None)
+    if unknown is not None:
+        raise ParameterError(f"Token id {unknown} does not exist; {info.title} knows ids 0 to {info.output_size - 1}.")
+    return tuple(command.token_ids)
+
+
+def encode_after(loaded: LoadedModel, before: tuple[int, ...], text: str) -> list[int]:
+    """The tokens of `text` as a continuation of `before`. Raises `PromptError`."""
+    domain = loaded.text
+    if not text:
+        return []
+    if not before:
+        return domain.encode(text)
+    ids = domain.encode(text, add_special_tokens=False)
+    if _continuation(loaded, before, ids) == text:
+        return ids
+    # Some tokenizers put a space in front of a text: it is encoded after something that is then left out.
+    anchor = domain.encode("\n", add_special_tokens=False)
+    anchored = domain.encode("\n" + text, add_special_tokens=False)
+    if anchored[: len(anchor)] == anchor and _continuation(loaded, before, anchored[len(anchor) :]) == text:
+        return anchored[len(anchor) :]
+    return ids
+
+
+def _continuation(loaded: LoadedModel, before: tuple[int, ...], ids: list[int]) -> str:
+    stream = loaded.text.stream(before)
+    return "".join([*map(stream.push, ids), stream.flush()])
+
+
+def _prompt(loaded: LoadedModel, ids: tuple[int, ...]) -> PromptRow:
+    if not ids:
+        raise PromptError("Nothing would be left of the prompt; keep a token, or put one there.")
+    return prepare.runnable(loaded, prepare.tokenize(loaded, Prompt(ids=ids)))
+
+
+# -- what the session's constructor calls
+
+
+def continue_row(run: Session, parting: Parting) -> None:
+    """The only row of the branch begins with what it keeps, and says next what was put there."""
+    row, source = run.rows[0], parting.row
+    run.first_row = parting.parent.first_row + source.index
+    run.put = list(parting.put)
+    kept = len(parting.kept)
+    row.token_ids = list(parting.kept)
+    link = source.link if kept else None
+    for _ in range(len(source.token_ids) - kept if kept else 0):
+        assert link is not None  # as long as the tokens
+        link = link.before
+    row.link = link
+    row.ends = source.ends[:kept]
+    row.text = source.text[: row.ends[-1]] if kept else ""
+    # Tokens since the last one that completed any text may be bytes of an unfinished character.
+    told = next((n for n in range(kept, 0, -1) if row.ends[n - 1] > (row.ends[n - 2] if n > 1 else 0)), 0)
+    row.stream = run.loaded.text.stream((*parting.prompt.token_ids, *parting.kept[:told]))
+    for token_id in parting.kept[told:]:
+        row.stream.push(token_id)
+    row.stop.resume(row.text, run.params)
+    if kept:
+        run.ids = torch.cat([run.ids, run.ids.new_tensor([parting.kept])], dim=1)  # (1, T)
+
+
+def take_over(run: Session, parting: Parting) -> int:
+    """Records and cache of what is in common; returns the positions that need not be fed again."""
+    row, source, parent = run.rows[0], parting.row, parting.parent
+    if run.mode.moves_lanes:
+        return 0  # it compares with hidden states that nobody keeps
+    common = min(row.padding + parting.position, run.ids.shape[1] - 1)
+    if run.trace is not None:
+        if parent.trace is None:
+            return 0
+        common = min(common, parent.trace.stop if source.fed is None else min(source.fed, parent.trace.stop))
+        run.trace = parent.trace.fork(common)
+        row.path = source.path.moved(common, 0)
+    best, lane, held = parent, 0, 0
+    for session in (parent, *parting.donors):
+        at, count = _held(session, run, common, source if session is parent else None)
+        if count > held:
+            best, lane, held = session, at, count
+    if held:
+        run.cache = fork_row(best.cache, lane, held, run.limit)
+    return max(0, held - row.padding)
+
+
+def _held(session: Session, run: Session, most: int, source: Row | None) -> tuple[int, int]:
+    """The lane of a session that holds the first slots of `run`, and how many of them."""
+    if session.spec.cache != run.spec.cache:
+        return 0, 0
+    most = min(most, cache_length(session.cache), session.ids.shape[1])
+    if source is not None:
+        lane = next((number for number, lane in enumerate(session.lanes) if lane is source), None)
+        return (0, 0) if lane is None else (lane, session.cache.reusable(most))
+    alone = len(session.rows) == 1 and not session.mode.moves_lanes
+    if not alone or session.rows[0].padding != run.rows[0].padding or most == 0:
+        return 0, 0
+    same = int((session.ids[0, :most] == run.ids[0, :most]).int().cumprod(0).sum())
+    return 0, session.cache.reusable(same)
+
+
+# -- giving memory back, and filling it again
+
+
+def give_up_cache(run: Session) -> None:
+    """Forget keys and values; `Session.advance` feeds the positions again before anything else."""
+    run.refill_to = max(run.refill_to, cache_length(run.cache))
+    run.cache.forget()
+    if run.guidance is not None:
+        run.guidance.forget()
+
+
+def give_up_records(run: Session, keep: int) -> None:
+    """Forget the cache and the records from slot `keep` on; they are taken again when the positions are fed."""
+    give_up_cache(run)
+    if run.trace is not None:
+        run.trace.crop(keep)
+
+
+def check_held(run: Session) -> None:
+    """Raises `ViewUnavailableError` where keys and values were given up."""
+    if run.refill_to:
+        raise ViewUnavailableError(
+            "The cache of this branch was given up to stay within the memory for branches; switch to it, and it is "
+            "computed again."
+        )
+
+
+def take_cache(run: Session, donors: Iterable[Session]) -> int:
+    """Fill a cache that was given up from others that hold the same; returns the positions that need not be fed."""
+    best, held = None, 0
+    recorded = run.refill_to if run.trace is None else run.trace.stop
+    for session in donors:
+        if session is not run and session.loaded.module is run.loaded.module:
+            _, count = _held(session, run, min(run.refill_to, recorded), None)
+            if count > held:
+                best, held = session, count
+    if best is not None:
+        run.cache = fork_row(best.cache, 0, held, run.limit)
+    if held == run.refill_to:
+        run.refill_to = 0
+    return max(0, held - run.rows[0].padding)
