@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from PySide6.QtCore import Slot
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QBoxLayout, QStackedWidget, QTabBar, QVBoxLayout, QWidget
 
@@ -81,6 +82,7 @@ class CachePanel(Panel):
         self.what_if: WhatIfPage | None = None
         self._state: AppState | None = None
         self.content.position_clicked.connect(self._position_clicked)
+        self.content.wanted.connect(self._look_again)
         measured = QWidget()
         column = QVBoxLayout(measured)
         column.setContentsMargins(0, 0, 0, 0)
@@ -156,6 +158,13 @@ class CachePanel(Panel):
                 self.what_if.render_state(self._state)
         self.pages.setCurrentIndex(index)
         self._show_tabs()
+        self._look_again()
+
+    @Slot()
+    def _look_again(self) -> None:
+        """Something else is wanted of the same state."""
+        if self._state is not None:
+            self._render_content(self._state)
 
     def _show_tabs(self) -> None:
         """A flat card is for the bytes alone."""

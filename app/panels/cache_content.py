@@ -27,9 +27,10 @@ MOST_SHOWN = 128  # cells of the comparison, each way
 
 
 class ContentPage(QWidget):
-    """Asks while it is seen. `position_clicked`: of the sequence shown, prompt included."""
+    """Asks while it is seen. `position_clicked`: of the sequence shown, prompt included. `wanted`: render again."""
 
     position_clicked = Signal(int)
+    wanted = Signal()  # another layer or head, or another position looks selected
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -86,7 +87,7 @@ class ContentPage(QWidget):
             return None
         self._asked, self._asked_at = wanted, time.monotonic()
         at = run.place
-        query = CacheContentQuery(run.run_id, layer, head, MOST_SHOWN, at.row, beam=at.beam, index=at.index)
+        query = CacheContentQuery(run.run_id, layer, head, MOST_SHOWN, **at.named)
         return AskView(SLOT, query)
 
     def withdraw(self) -> WithdrawView:
@@ -171,14 +172,17 @@ class ContentPage(QWidget):
 
     def _layer_chosen(self, key: str) -> None:
         self._layer = int(key)
+        self.wanted.emit()
 
     def _head_chosen(self, key: str) -> None:
         self._head = int(key)
+        self.wanted.emit()
 
     @Slot(int)
     def _clicked(self, position: int) -> None:
         self._position = position
         self.position_clicked.emit(position)
+        self.wanted.emit()
 
     @Slot(int)
     def _likeness_clicked(self, column: int) -> None:

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from core.contract import CacheSpec, OutOfMemoryError, ParameterError, Prompt, PromptError, RunSpec
+from core.contract import CacheSpec, OutOfMemoryError, ParameterError, Prompt, PromptError, RunSpec, StartBranch
 from core.decode import room
+from core.decode.branch import begin_branch, give_up_cache
 from core.decode.extras import Extras
-from core.decode.kv import CannotRewindError, cache_report, fork_cache
+from core.decode.kv import CannotRewindError, cache_report, fork_cache, storages
 from core.decode.session import Session
 from core.models.loaded import LoadedModel
+from tests.parity.branching import advance, assert_same_steps, fresh
 from tests.parity.reference import finish, full_logits, open_session, prompt_of, run
 from tests.parity.test_cache_kinds import plain_logprobs, window_mask
 
@@ -237,3 +239,39 @@ def _storages(cache: Any) -> int:
         tensors = buffer.parts if buffer is not None else (layer.keys, layer.values)
         found |= {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(found.values())
+
+
+@pytest.mark.parametrize("spec", [CacheSpec(), *KINDS], ids=lambda s: s.kind)
+def test_a_branch_on_any_kind_equals_a_fresh_run_that_said_the_same(random_llama: LoadedModel, spec: CacheSpec) -> None:
+    """Where the cache cannot go back, the branch feeds its past again; heavy hitters depend on the portions of that."""
+    prompts = [prompt_of(random_llama, 10)]
+    parent = open_session(random_llama, prompts, {"max_new_tokens": NEW}, seed=3, cache=spec)
+    advance(parent)
+    for at, put in ((14, ()), (16, (7, 9)), (21, ())):
+        session, started = begin_branch(parent, StartBranch(1, at, at, token_ids=put))
+        steps = advance(session)
+        assert started.reused_positions == (at - 1 if spec.budget is None or at == 21 else 0)
+        if spec.kind == "heavy_hitters":
+            assert session.finished
+            continue
+        said = session.rows[0].token_ids[: session.kept_tokens + len(put)]
+        theirs, other = fresh(random_llama, prompts, 0, said, session.spec.params, seed=3, cache=spec)
+        assert_same_steps(steps, theirs[session.kept_tokens :])
+        assert session.rows[0].token_ids == other.rows[0].token_ids
+    give_up_cache(parent)
+    assert storages(parent.cache) == {}
+    assert parent.refill_to == 21
+
+
+def test_a_branch_of_one_row_of_a_padded_batch_takes_its_row_of_the_cache(random_llama: LoadedModel) -> None:
+    prompts = [prompt_of(random_llama, length, seed=length) for length in (11, 4)]
+    for spec in (CacheSpec("int8"), CacheSpec("dynamic"), CacheSpec("static"), CacheSpec("off")):
+        parent = open_session(random_llama, prompts, {"max_new_tokens": NEW}, seed=3, cache=spec)
+        advance(parent)
+        session, started = begin_branch(parent, StartBranch(1, 1, 8, row=1))
+        steps = advance(session)
+        assert started.reused_positions == 7
+        theirs, _ = fresh(
+            random_llama, prompts, 1, session.rows[0].token_ids[:4], parent.spec.params, seed=3, cache=spec
+        )
+        assert_same_steps(steps, theirs[session.kept_tokens :])
