@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from core.contract.branches import BranchesHeld, BranchMemory, BranchStarted, BranchSwitched, StartBranch
 from core.contract.errors import PromptError
+from core.contract.events import RunFinished
 
 if TYPE_CHECKING:
     from core.decode.session import Session
@@ -193,8 +194,11 @@ def _can_be_fed_again(session: Session) -> bool:
     return len(session.rows) == 1 and not session.mode.moves_lanes
 
 
-def _give_up_all(node: Node, keep: int = 0) -> bool:
-    """Cache and records, but for those before slot `keep`. Whether this ends it, because it cannot be fed again."""
+def _give_up_all(node: Node, keep: int | None = None) -> bool:
+    """Cache and records, but for those before slot `keep` that others continue.
+
+    Whether this ends it, because it cannot be fed again.
+    """
     from core.decode.branch import give_up_cache
 
     session = node.session
@@ -208,8 +212,25 @@ def _give_up_all(node: Node, keep: int = 0) -> bool:
     return ends
 
 
-def _give_up_records(session: Session, keep: int) -> None:
+def _give_up_records(session: Session, keep: int | None) -> None:
     """Records from slot `keep` on; they come back when the positions are fed again."""
     from core.decode.branch import give_up_records
 
     give_up_records(session, keep)
+
+
+def broken_off(session: Session) -> RunFinished:
+    """The end of a run that cannot even say what it has made."""
+    return RunFinished(
+        run_id=session.run_id,
+        finish_reason="cancelled",
+        finish_reasons=("cancelled",),
+        texts=("",),
+        sequences=((),),
+        prompt_tokens=(0,),
+        new_tokens=0,
+        ttft_ms=None,
+        tokens_per_s=None,
+        error=None if session.error is None else session.error.report(),
+        branch_id=session.branch_id,
+    )

@@ -17,7 +17,9 @@ from core.contract import (
     Prompt,
     RunSpec,
     TokenglassError,
+    parse_breakpoint,
     parse_cache,
+    parse_intervention,
     validate,
 )
 
@@ -48,6 +50,16 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force-words", action="append", default=[], metavar="A|B",
         help="a phrase that beams must say, or one of several; goes with --set num_beams=5; may be given several times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--intervene", action="append", default=[], metavar="WHAT",
+        help="change what the model computes: “heads 3.1,4” (muted; “* 0.5” scales them), “skip 5.mlp”, "
+        "“steer 6 * 4 = \"love\" - \"hate\"”, “mute 3-5” (positions); may be given several times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--break-when", action="append", default=[], metavar="CONDITION",
+        help="end at the first token that meets it: “entropy>5”, “probability<0.01”, “rank>10”, “text~REGEX”, "
+        "“token=13,198”, “attention 3.1@0>0.5”, “cache>1MB”, “every=16”; may be given several times",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -91,6 +103,8 @@ def run_spec(options: argparse.Namespace) -> RunSpec:
         assistant=assistant,
         cache=parse_cache(options.cache),
         negative_prompt=None if options.negative_prompt is None else Prompt(text=options.negative_prompt),
+        interventions=tuple(map(parse_intervention, options.intervene)),
+        breakpoints=tuple(map(parse_breakpoint, options.break_when)),
         force_words=tuple(tuple(part for part in text.split("|") if part) for text in options.force_words),
     )
 

@@ -14,6 +14,7 @@ from app.panels.cache_what_if import WhatIfPage
 from app.panels.cache_words import formula, other_form, outlook, storage
 from app.panels.panel import Dispatch, Panel
 from app.state import select
+from app.state.acting_intents import SetMuted
 from app.state.intents import Announce, SelectStep
 from app.state.run import RunView
 from app.state.state import AppState
@@ -21,12 +22,14 @@ from app.widgets import numbers
 from app.widgets.focus_ring import FocusRing
 from app.widgets.layer_bars import LayerBars, unit_of
 from app.widgets.legend import SwatchLegend
+from app.widgets.muted_field import MutedField
 from app.widgets.readout import Readout, share_room
 from app.widgets.series_plot import Lane, Series, SeriesPlot
 from app.widgets.text_lines import TextLines
 from app.widgets.twin import Twin, TwinStack
 
 FLAT_PX = 220  # below this height there is only room for the bytes
+MUTED_PX = 180  # from this height on muted positions have a line, where there are some
 TALL_PX = 340  # from this height on the growth line stands below the bars
 RECENT_STEPS = 64
 WORDY_PX = 380  # from this width on the formula names its factors
@@ -74,6 +77,7 @@ class CachePanel(Panel):
         self._top_bytes = 0
         self._theme = ""
         self._pinned = False
+        self._muted: frozenset[int] = frozenset()
         self._described: Moment = None
         self._show_nothing()
 
@@ -89,6 +93,7 @@ class CachePanel(Panel):
         column.setSpacing(4)
         column.addWidget(plots, 1)
         column.addWidget(self.text)
+        self.muted = MutedField(self._mute, self)
         self.pages = QStackedWidget()
         for page in (measured, self.content):
             self.pages.addWidget(page)
@@ -111,6 +116,7 @@ class CachePanel(Panel):
         box.setSpacing(4)
         box.addWidget(self.tabs)
         box.addWidget(self.twins, 1)
+        box.addWidget(self.muted)
 
     def header_widgets(self) -> tuple[QWidget, ...]:
         return (self.twins.button, self.kind, self.legend)
@@ -123,6 +129,7 @@ class CachePanel(Panel):
         tall = self.height() >= TALL_PX
         self._plots.setDirection(QBoxLayout.Direction.TopToBottom if tall else QBoxLayout.Direction.LeftToRight)
         self._share_room()
+        self._show_muted()
         if self._run is not None and self._index is not None:
             self._show_texts(self._run, self._index)
 
@@ -136,6 +143,10 @@ class CachePanel(Panel):
         run, index = state.run, select.step_index(state)
         self._run, self._index, self._pinned = run, index, state.selected is not None
         self._described = describe_selection(self, (self.bars, self.growth), state, self._described)
+        muted = select.muted_positions(state.acting.interventions, 0 if run is None else run.row)
+        if muted != self._muted:
+            self._muted = muted
+            self._show_muted()
         if run is None or index is None:
             self._show_nothing()
             return
@@ -185,6 +196,14 @@ class CachePanel(Panel):
         """A generated position is a step; one of the prompt is only told."""
         if self._run is not None and 0 <= position - self._run.prompt_tokens < self._run.count:
             self._select(position - self._run.prompt_tokens)
+
+    def _show_muted(self) -> None:
+        """Where there is room for one more line, or something to be told."""
+        self.muted.show_positions(self._muted)
+        self.muted.setVisible(self.height() >= (MUTED_PX if self._muted else TALL_PX))
+
+    def _mute(self, positions: tuple[int, ...]) -> None:
+        self.dispatch(SetMuted(0 if self._run is None else self._run.row, positions))
 
     def _share_room(self) -> None:
         fixed = (self.twins.button, self.legend)

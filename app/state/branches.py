@@ -7,8 +7,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from app.state import acting, notices, params, select
 from app.state import branch_intents as b
-from app.state import notices, params, select
 from app.state.branch_state import BranchNode, BranchRequest, BranchState, Key, Kind
 from app.state.run import RunView, begin_branch
 from app.state.state import EMPTY, AppState
@@ -83,6 +83,8 @@ def _command(state: AppState, run: RunView, intent: b.Parting) -> tuple[StartBra
         row=run.row,
         params=_unsent(state, run),
         max_steps=steps,
+        interventions=state.acting.interventions,
+        breakpoints=state.acting.breakpoints,
         **put,
     )
     return command, kind
@@ -177,7 +179,7 @@ def show(state: AppState, key: Key) -> AppState:
         epoch = state.epoch + 1
         pending = {**state.pending, **dict.fromkeys(changes, epoch)}
         state = replace(state, epoch=epoch, pending=MappingProxyType(pending))
-    return with_answer(state)
+    return with_answer(acting.told_anew(state, node.run))
 
 
 def _shown(state: AppState, key: Key, node: BranchNode, reuse: tuple[int, int] | None) -> AppState:

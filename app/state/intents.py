@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from app.state.acting_intents import ActingIntent as ActingIntent
 from app.state.branch_intents import BranchIntent as BranchIntent
 from app.state.desk_intents import CancelExperiment as CancelExperiment
 from app.state.desk_intents import DeskIntent as DeskIntent
@@ -429,5 +430,6 @@ Intent = (
     | Waiting
     | DeskIntent
     | LabIntent
+    | ActingIntent
     | BranchIntent
 )

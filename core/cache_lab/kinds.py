@@ -127,7 +127,9 @@ def _conclude(bench: Bench, rows: list[_Row], left_out: list[str]) -> None:
             bench.find(f"{row.spec.words()} says the same text; it differs by {max(row.kl):.2g} bits at most.", True)
         else:
             why = f", as {bench.loaded.info.dtype} rounds otherwise" if rounds else ""
-            bench.find(f"{row.spec.words()} chooses another token at step {row.diverged}{why}.", rounds)
+            bench.find(
+                f"{row.spec.words()} chooses another token at step {row.diverged}{why}.", None if rounds else False
+            )
     for row in rows[1:]:
         if row not in exact:
             where = "never" if row.diverged is None else f"first at step {row.diverged}"

@@ -67,7 +67,10 @@ def _conclude(bench: Bench, said: dict[str, list[int]], ms: int) -> None:
             bench.find(f"All {count} tokens are the same with a cache and {how}.", True)
         else:
             why = "" if exact else f"; {bench.loaded.info.dtype} rounds otherwise when more positions are fed at once"
-            bench.find(f"The first {same} of {count} tokens are the same with a cache and {how}{why}.", not exact)
+            bench.find(
+                f"The first {same} of {count} tokens are the same with a cache and {how}{why}.",
+                False if exact else None,
+            )
     cached, uncached = bench.line(ms, CACHED), bench.line(ms, UNCACHED)
     if len(cached) > 1:
         ratio = sum(uncached[1:]) / max(1e-9, sum(cached[1:]))

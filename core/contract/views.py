@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from core.contract.acting import ActingAnswer, ActingQuery
 from core.contract.cache_views import CacheContentAnswer, CacheContentQuery
 from core.contract.looking import LookingAnswer, LookingQuery
 from core.contract.params import GenerationParams
@@ -197,7 +198,21 @@ class WaterfallAnswer:
     reason: str
 
 
-ViewQuery = AttentionQuery | ThumbnailQuery | DistributionQuery | WaterfallQuery | CacheContentQuery | LookingQuery
+ViewQuery = (
+    AttentionQuery
+    | ThumbnailQuery
+    | DistributionQuery
+    | WaterfallQuery
+    | CacheContentQuery
+    | LookingQuery
+    | ActingQuery
+)
 ViewAnswer = (
-    AttentionAnswer | ThumbnailAnswer | DistributionAnswer | WaterfallAnswer | CacheContentAnswer | LookingAnswer
+    AttentionAnswer
+    | ThumbnailAnswer
+    | DistributionAnswer
+    | WaterfallAnswer
+    | CacheContentAnswer
+    | LookingAnswer
+    | ActingAnswer
 )

@@ -92,6 +92,9 @@ def attention_weights(
     window = site.extras.get("sliding_window")
     if isinstance(window, int):
         hidden |= torch.ones_like(hidden).tril(start - window)
+    muted = recording.hidden(strand, start, stop)
+    if muted is not None:
+        hidden |= muted.to(hidden.device)
     unseen = recording.unseen(trace, layer, strand, start, stop)
     if unseen is not None:
         hidden = hidden | unseen
@@ -105,6 +108,8 @@ def attention_weights(
         module, query, keys, keys[..., :1], mask, scaling=site.scaling, **dict(site.extras)
     )
     assert weights is not None  # eager attention always returns its weights
+    if muted is not None:
+        weights = weights.masked_fill(hidden, 0.0)  # a query that sees nothing at all would share evenly
     return weights[0] if heads is None else weights[0, heads]
 
 

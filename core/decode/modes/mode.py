@@ -96,6 +96,9 @@ class Mode:
     def begin(self, run: Session) -> None:
         """Before the first pass."""
 
+    def continue_from(self, other: Mode, slots: int) -> None:
+        """A branch begins: what the mode of the run it parts from knows of its first `slots` slots holds here, too."""
+
     def diversity(self, params: GenerationParams) -> Stage | None:
         """The stage that keeps groups of beams apart, where the mode has some."""
         return None
@@ -130,6 +133,10 @@ class Mode:
     def choose(self, run: Session, processed: Processed, place: int) -> Choice:
         """One token a lane from the scores (B, V) after the pipeline; `place` counts the positions of this step."""
         raise NotImplementedError
+
+    def lost(self, run: Session, dead: list[int]) -> list[int]:
+        """Of the lanes that have no token left, those without which the run cannot go on."""
+        return dead
 
     def push(self, run: Session, lane: Row, token_id: int) -> str:
         """Add a token to a lane, which may be its end; returns the text that became complete."""
