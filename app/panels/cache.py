@@ -87,6 +87,7 @@ class CachePanel(Panel):
         self._state: AppState | None = None
         self.content.position_clicked.connect(self._position_clicked)
         self.content.wanted.connect(self._look_again)
+        self.content.muted_changed.connect(self._mute)
         measured = QWidget()
         column = QVBoxLayout(measured)
         column.setContentsMargins(0, 0, 0, 0)
@@ -200,6 +201,7 @@ class CachePanel(Panel):
     def _show_muted(self) -> None:
         """Where there is room for one more line, or something to be told."""
         self.muted.show_positions(self._muted)
+        self.content.show_muted(self._muted)
         self.muted.setVisible(self.height() >= (MUTED_PX if self._muted else TALL_PX))
 
     def _mute(self, positions: tuple[int, ...]) -> None:

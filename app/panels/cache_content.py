@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 from PySide6.QtCore import Qt, Signal, Slot
-from PySide6.QtWidgets import QHBoxLayout, QLabel, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from app.state import select
 from app.state.intents import AskView, WithdrawView
@@ -30,6 +30,7 @@ class ContentPage(QWidget):
     """Asks while it is seen. `position_clicked`: of the sequence shown, prompt included. `wanted`: render again."""
 
     position_clicked = Signal(int)
+    muted_changed = Signal(object)  # the positions that no later token may look at, a tuple
     wanted = Signal()  # another layer or head, or another position looks selected
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -54,6 +55,11 @@ class ContentPage(QWidget):
         line.addWidget(self.layer)
         line.addWidget(self.head)
         line.addStretch(1)
+        self.mute = QPushButton(self.tr("Mute position"))
+        self.mute.setProperty("link", True)
+        self.mute.clicked.connect(self._mute_clicked)
+        self.mute.hide()
+        line.addWidget(self.mute)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(4)
@@ -65,6 +71,7 @@ class ContentPage(QWidget):
         self._position: int | None = None
         self._answer: CacheContentAnswer | None = None
         self._run: RunView | None = None
+        self._muted: frozenset[int] = frozenset()
         self._asked: object = None
         self._asked_at = 0.0
         self._shown: object = None
@@ -118,15 +125,38 @@ class ContentPage(QWidget):
             self.head.show_key(str(min(self._head, run.model.kv_heads - 1)))
         self._show(run, answer, "" if error is None else error.message)
 
+    def show_muted(self, positions: frozenset[int]) -> None:
+        """The positions muted from the next token on."""
+        if positions != self._muted:
+            self._muted = positions
+            self._show_mute()
+
+    def _show_mute(self) -> None:
+        position = self._position
+        there = position is not None and self._answer is not None and position < self._answer.key_norms.shape[1]
+        self.mute.setVisible(there)
+        muted = position in self._muted
+        self.mute.setText(self.tr("Unmute position") if muted else self.tr("Mute position"))
+        self.mute.setToolTip(
+            self.tr("Later tokens see it again") if muted else self.tr("Later tokens do not look at it any more")
+        )
+
+    @Slot()
+    def _mute_clicked(self) -> None:
+        if self._position is not None:
+            self.muted_changed.emit(tuple(sorted(self._muted ^ {self._position})))
+
     def _show(self, run: RunView | None, answer: CacheContentAnswer | None, problem: str) -> None:
         if run is None or answer is None:
             self.norms.show_blocks((), ())
             self.likeness.hide()
+            self._show_mute()
             self.note.setText(problem)
             return
         labels = select.pieces(run)
         self.norms.show_blocks((("K", answer.key_norms), ("V", answer.value_norms)), labels)
         self.norms.set_selected(self._position)
+        self._show_mute()
         similarity = answer.similarity
         self.likeness.setVisible(similarity is not None)
         if similarity is not None:

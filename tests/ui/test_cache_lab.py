@@ -222,6 +222,13 @@ def test_the_content_of_the_cache_is_seen_and_clicked(qtbot: QtBot, qapp: object
         qtbot.keyClick(strip, Qt.Key.Key_Left)
         one.frames(2)
         assert one.state.selected == newest - run.prompt_tokens - 1
+        press(qtbot, panel.content.mute)
+        one.frames(2)
+        assert panel.muted.field.text() == str(newest - 1)
+        assert panel.content.mute.text() == "Unmute position"
+        press(qtbot, panel.content.mute)
+        one.frames(2)
+        assert panel.muted.field.text() == ""
         pick(panel.content.layer, "3")
         live(one, lambda: panel.content._answer is not None and panel.content._answer.query.layer == 3)
         press(qtbot, panel.twins.button)
