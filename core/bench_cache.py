@@ -145,7 +145,7 @@ def as_lines(costs: Sequence[Mapping[str, Any]], growth: Mapping[str, Sequence[M
         )
     for name, points in growth.items():
         told = ", ".join(f"{p['step_ms']:.3g} ms at {p['position']:,.0f}" for p in points)
-        lines.append(f"{name}, a step: {told}")
+        lines.append(f"a step of {name}: {told}")
     return lines
 
 
