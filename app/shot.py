@@ -13,7 +13,7 @@ from app.panels.canvas_overlays import TITLES
 from app.pictures import read_file
 from app.state.image_intents import StartPicture
 from app.state.state import LayoutName
-from core.contract import TokenglassError
+from core.contract import EXPERIMENTS, TokenglassError, parse_cache
 
 if TYPE_CHECKING:
     from app.offscreen import Stage
@@ -57,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
         "--set", dest="params", action="extend", nargs="+", default=[], metavar="KEY=VALUE",
         help="generation parameters instead of those the pictures usually have",
     )  # fmt: skip
+    parser.add_argument("--cache", default="growing", metavar="KIND[,window=N…]", help="how keys and values are kept")
+    parser.add_argument("--experiment", choices=EXPERIMENTS, help="run this of the Cache lab afterwards")
     parser.add_argument("--show", action="append", default=[], metavar="CARD", help="open this card, too")
     prompt.add_argument("--image", type=Path, metavar="FILE", help="a picture to begin with, for image models")
     parser.add_argument("--keep-rows", type=int, metavar="N", help="rows of it that are given; default: half of them")
@@ -104,6 +106,7 @@ def take(options: argparse.Namespace) -> list[Path]:
         usual = PARAMS if image is None else IMAGE_PARAMS
         for name, value in (parse_settings(options.params) if options.params else usual).items():
             scene.store.dispatch(i.SetParameter(name, value))
+        scene.store.dispatch(i.SetCache(parse_cache(options.cache)))
         if options.batch is not None:
             scene.store.dispatch(i.SelectTab("batch"))
             scene.store.dispatch(i.EditBatch(options.batch.read_text(encoding="utf-8")))
@@ -111,6 +114,8 @@ def take(options: argparse.Namespace) -> list[Path]:
         run = scene.state.run
         if run is not None and run.count > 4:
             scene.store.dispatch(i.SelectStep(run.count * 3 // 4))  # a past moment, so that marks are seen
+        if options.experiment is not None:
+            scene.experiment(options.experiment)
         for theme in themes:
             scene.store.dispatch(i.SetTheme(theme))
             for width, height in sizes:

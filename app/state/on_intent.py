@@ -11,6 +11,7 @@ from app.state import (
     acting,
     batch,
     branches,
+    cache_lab,
     desks,
     history,
     image_draft,
@@ -34,6 +35,8 @@ def on_intent(state: AppState, intent: i.Intent) -> AppState:
     if isinstance(intent, i.ImageIntent):
         draft = image_draft.on_intent(state.draft, image_draft.facts(state), intent)
         return state if draft is state.draft else replace(state, draft=draft)
+    if isinstance(intent, i.LabIntent):
+        return cache_lab.on_intent(state, intent)
     if isinstance(intent, i.ActingIntent):
         return acting.on_intent(state, intent)
     if isinstance(intent, i.Step | i.TogglePause | i.Stop):
@@ -72,6 +75,8 @@ def on_intent(state: AppState, intent: i.Intent) -> AppState:
             return replace(state, seed=max(0, seed))
         case i.SetGrammar(grammar):
             return replace(state, grammar=grammar)
+        case i.SetCache(spec):
+            return replace(state, cache=spec)
         case i.SelectStep(index):
             return _select(state, index)
         case i.MoveSelection(delta):

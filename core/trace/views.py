@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from core.contract.acting import InterventionQuery, WatchQuery
+from core.contract.cache_views import CacheContentQuery
 from core.contract.looking import (
     AttributionQuery,
     ColumnQuery,
@@ -26,6 +27,7 @@ from core.contract.views import (
 from core.trace.acting import derive_intervention, derive_watch
 from core.trace.attention import derive_attention, derive_thumbnails
 from core.trace.attribution import derive_attribution
+from core.trace.cache_view import derive_content
 from core.trace.distribution import derive_distribution
 from core.trace.heads import derive_column, derive_heads
 from core.trace.lens import derive_lens
@@ -65,5 +67,7 @@ def derive(recording: Recording, query: ViewQuery) -> Generator[None, None, View
             return derive_attribution(recording, query)
         case WalkQuery():
             return derive_walk(recording, query)
+        case CacheContentQuery():
+            return derive_content(recording, query)
         case WaterfallQuery():
             return derive_waterfall(recording, query)
