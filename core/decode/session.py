@@ -381,7 +381,8 @@ class Session:
                 "Without a cache every position is computed anew, so interventions cannot begin half way; they act at "
                 "the next run."
             )
-        self.acts.put(cache_length(self.cache), make_acts(self, asked))
+        fed = max(cache_length(self.cache), self.refill_to)  # what was given up is fed again as it was
+        self.acts.put(fed, make_acts(self, asked))
         self.forward.acts, self.epoch = self.acts.now, epoch
         decided = self.pending_logits is not None  # the next token follows a position that was fed already
         index = self.new_tokens + decided

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
+from app.state import acting_intents as a
 from app.state import branch_intents as b
 from app.state import branches, select
 from app.state import intents as i
@@ -22,7 +23,17 @@ from app.state.effects import commands
 from app.state.run import RunView
 from app.state.state import AppState
 from app.state.update import update
-from core.contract import CommandRefused, ModelReady, StartRun, SwitchBranch, WorkerState
+from core.contract import (
+    CommandRefused,
+    DropBranch,
+    Intervention,
+    ModelReady,
+    SetInterventions,
+    StartBranch,
+    StartRun,
+    SwitchBranch,
+    WorkerState,
+)
 from core.controls import Flags
 from core.decode.kv import cache_length
 from core.decode.session import Session
@@ -34,6 +45,7 @@ from tests.parity.branching import assert_same_cache, fresh
 PARAMS = {"max_new_tokens": 12, "temperature": 1.4, "top_k": 30, "repetition_penalty": 1.2, "eos_token_id": ()}
 PROMPT = "The dog"
 INDEX = st.integers(0, 11)
+Since = list[tuple[int, tuple[Intervention, ...]]]  # from which position on what was in force
 
 
 class Lab:
@@ -78,16 +90,42 @@ class User(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.lab = Lab(self.loaded, self.budget_bytes)
+        self.fed: dict[tuple[int, int], int] = {}  # of each branch, however much was given up since
+        self.since: dict[tuple[int, int], Since] = {}
+        self.key: tuple[int, int] | None = None
         self.state = update(AppState(), ModelReady(self.loaded.info))
         for name, value in PARAMS.items():
             self.do(i.SetParameter(name, value))
         self.do(i.EditText(PROMPT))
 
     def do(self, intent: i.Intent, work: int = 0) -> None:
+        self.submit(intent)
+        self.settle(work)
+
+    def submit(self, intent: i.Intent) -> None:
         before, self.state = self.state, update(self.state, intent)
         for command in commands(before, self.state, intent):
             self.lab.take(command)
-        self.settle(work)
+            self.note(command)
+
+    def note(self, command: object) -> None:
+        """What the model is to be changed by, from which position on."""
+        session = self.lab.worker.session
+        if session is None:
+            return
+        key, self.key = self.key, (session.run_id, session.branch_id)
+        match command:
+            case StartRun():
+                self.since[self.key] = [(0, command.spec.interventions)]
+            case StartBranch() if key != self.key:
+                parts = min(command.position, session.ids.shape[1] - 1)
+                past = [entry for entry in self.since[command.run_id, command.parent] if entry[0] < parts]
+                self.since[self.key] = [*past, (parts, command.interventions or ())]
+                self.fed[self.key] = parts
+            case SetInterventions():
+                fed = self.fed.get(self.key, 0)
+                past = [entry for entry in self.since[self.key] if entry[0] < fed]
+                self.since[self.key] = [*past, (fed, command.interventions)]
 
     def settle(self, work: int = 0) -> None:
         """So many units of work; what must be fed again is fed at once."""
@@ -95,6 +133,10 @@ class User(RuleBasedStateMachine):
             if not self.lab.work():
                 break
             work -= 1
+            session = self.lab.worker.session
+            if session is not None:
+                key = session.run_id, session.branch_id
+                self.fed[key] = max(self.fed.get(key, 0), cache_length(session.cache))
         for event in self.lab.drain():
             self.state = update(self.state, event)
         self.agree()
@@ -107,6 +149,8 @@ class User(RuleBasedStateMachine):
         assert run.branch == (session.run_id, session.branch_id)
         assert [s.token_id for s in run.steps()] == list(session.rows[0].token_ids)
         assert (run.finish is not None) == session.finished
+        assert select.interventions(run) == session.acts.now.asked
+        assert session.finished or self.state.acting.interventions == session.acts.now.asked
         assert select.is_paused(self.state) == (self.state.worker is WorkerState.PAUSED)
 
     # -- what a user does
@@ -161,9 +205,21 @@ class User(RuleBasedStateMachine):
         self.do(b.Fork(index))
 
     @precondition(lambda self: self.state.run is not None)
-    @rule(delta=st.sampled_from([-2, -1, 1, 2]))
-    def switch(self, delta: int) -> None:
-        self.do(b.MoveBranch(delta))
+    @rule(delta=st.sampled_from([-2, -1, 1, 2]), at_once=st.none() | st.integers(0, 1))
+    def switch(self, delta: int, at_once: int | None) -> None:
+        """at_once: a layer of which a head is muted before anything is fed again."""
+        self.submit(b.MoveBranch(delta))
+        if at_once is not None:
+            self.submit(a.MuteHead(at_once, 0))
+        self.settle()
+
+    @rule(layer=st.integers(0, 1), head=st.integers(0, 1), work=st.integers(0, 3))
+    def mute(self, layer: int, head: int, work: int) -> None:
+        self.do(a.MuteHead(layer, head), work)
+
+    @rule(position=st.integers(0, 4), work=st.integers(0, 3))
+    def mute_position(self, position: int, work: int) -> None:
+        self.do(a.MutePosition(0, position), work)
 
     @precondition(lambda self: self.state.run is not None)
     @rule()
@@ -190,22 +246,25 @@ class User(RuleBasedStateMachine):
                 session = self.lab.worker.session
                 assert session is not None
                 assert (session.run_id, session.branch_id) == key
-                as_a_fresh_run(run, session)
+                as_a_fresh_run(run, session, self.since[key])
         for refusal in self.lab.refusals:
             assert "max_new_tokens" in refusal or "no position" in refusal, refusal
         self.lab.worker.hooks.close()
         self.lab.worker.branches.clear()
 
 
-def as_a_fresh_run(run: RunView, session: Session) -> None:
-    """What the window shows of a branch, and what the worker holds, against a run that never branched."""
+def as_a_fresh_run(run: RunView, session: Session, since: Since) -> None:
+    """What the window shows of a branch, and what the worker holds, against a run that never branched.
+
+    since: the interventions that it was under.
+    """
     steps = run.steps()
     own = next((n for n, step in enumerate(steps) if n >= run.kept and not step.put), len(steps))
     said = [step.token_id for step in steps]
     prompts = [session.rows[0].prompt.token_ids]
     params = {**session.spec.params, "max_new_tokens": len(said)}
     spec = {"seed": session.spec.seed, "reroll": session.spec.reroll, "host_defaults": session.spec.host_defaults}
-    theirs, other = fresh(session.loaded, prompts, 0, said[:own], params, **spec)
+    theirs, other = fresh(session.loaded, prompts, 0, said[:own], params, since, **spec)
     assert [step.token_id for step in theirs] == said
     for ours, step in zip(steps, theirs, strict=True):
         assert np.isclose(ours.logprob, step.logprob, atol=1e-4)
@@ -224,3 +283,16 @@ def test_every_branch_is_what_a_fresh_run_would_be(random_gpt2: LoadedModel, bud
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     run_state_machine_as_test(kind, settings=few)
+
+
+def test_what_acts_from_now_on_does_not_act_on_what_is_fed_again(random_gpt2: LoadedModel) -> None:
+    kind = type("Driven", (User,), {"loaded": random_gpt2, "budget_bytes": 1 << 30})
+    user = kind()
+    user.do(i.Run(), 8)
+    user.fork(2)
+    user.do(a.MuteHead(0, 0))
+    user.wait(4)
+    user.lab.take(DropBranch(1, 0))  # its cache is given up
+    user.switch(-1, 1)
+    user.do(i.TogglePause(), 4)
+    user.teardown()

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from core.contract import Prompt, RunSpec, StepSnapshot
+from core.contract import Intervention, Prompt, RunSpec, StepSnapshot
 from core.decode.extras import Extras
+from core.decode.interventions import make_acts
 from core.decode.kv import cache_length
 from core.decode.session import Session
 from core.models.loaded import LoadedModel
@@ -34,14 +35,25 @@ class Saying:
 
 
 def fresh(
-    loaded: LoadedModel, prompts: Sequence[Sequence[int]], row: int, said: Sequence[int], params: Any, **spec: Any
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    row: int,
+    said: Sequence[int],
+    params: Any,
+    since: Sequence[tuple[int, tuple[Intervention, ...]]] = (),
+    **spec: Any,
 ) -> tuple[list[StepSnapshot], Session]:
-    """All steps of `row` of a run that never branched, in which that row begins with `said`."""
+    """All steps of `row` of a run that never branched, in which that row begins with `said`.
+
+    since: from which slot on which interventions are in force.
+    """
     session = Session(
         loaded,
         RunSpec(tuple(Prompt(ids=tuple(ids)) for ids in prompts), params, **spec),
         extras=Extras(logits_processor=(Saying(prompts[row], said),)),
     )
+    for slot, asked in since:
+        session.acts.put(slot, make_acts(session, asked))
     return [step for step in advance(session) if step.id.row == row], session
 
 
@@ -51,6 +63,7 @@ def advance(session: Session, steps: int | None = None) -> list[StepSnapshot]:
     passes = 0
     with session.attached():
         while not session.finished and (steps is None or passes < steps):
+            session.forward.acts = session.acts.at(cache_length(session.cache))
             events = [event for event in session.advance() if isinstance(event, StepSnapshot)]
             found += events
             passes += bool(events)
