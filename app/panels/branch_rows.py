@@ -14,7 +14,7 @@ from app.widgets import numbers
 from app.widgets.branch_strip import BranchLane
 from app.widgets.table_data import Column, Table
 from app.widgets.visible_text import one_line
-from core.contract import StepSnapshot
+from core.contract import StepSnapshot, words
 
 KINDS = {
     "run": "run",
@@ -101,6 +101,9 @@ def _tooltip(state: AppState, key: Key, name: str, step: StepSnapshot | None, pr
     if step is not None:
         how = tr("put there, probability {0}") if step.put else tr("chosen, probability {0}")
         lines.append(f"{one_line(step.piece[:LONGEST])}: " + how.format(probability.strip()))
+    acts = acts_text(run)
+    if acts:
+        lines.append(acts)
     if run.started.plan.draws.reroll:
         lines.append(tr("draws number {0}").format(run.started.plan.draws.reroll))
     if memory is not None:
@@ -110,6 +113,12 @@ def _tooltip(state: AppState, key: Key, name: str, step: StepSnapshot | None, pr
             lines.append(tr("The cache was given up; it is computed again when you go there."))
     lines.append(tr("ended") if run.finish is not None else tr("not ended"))
     return "<p style='white-space:pre'>" + "<br>".join(map(escape, lines)) + "</p>"
+
+
+def acts_text(run: RunView) -> str:
+    """The interventions under which its newest token was chosen; before its first own one, those of the next."""
+    asked = select.interventions(run, run.count - 1 if run.count > run.kept else None)
+    return ", ".join(map(words, asked))
 
 
 def table(state: AppState) -> Table:
@@ -124,11 +133,12 @@ def table(state: AppState) -> Table:
             Column(tr("token"), [lane.token for lane in shown], numeric=False),
             Column(tr("probability"), [lane.probability.strip() for lane in shown], numeric=False),
             Column(tr("tokens"), [branches.view_of(state, key).count for key in keys], "{:,}".format),
+            Column(tr("interventions"), [acts_text(branches.view_of(state, key)) for key in keys], numeric=False),
             Column(tr("cache"), [0 if m is None else m.cache_bytes for m in held], numbers.byte_count),
             Column(tr("records"), [0 if m is None else m.record_bytes for m in held], numbers.byte_count),
         ),
         len(shown),
-        (tuple(keys), tuple(lane.ends for lane in shown), tuple(held)),
+        (tuple(keys), tuple(lane.ends for lane in shown), tuple(held), tuple(lane.tooltip for lane in shown)),
         in_use,
     )
 

@@ -144,7 +144,7 @@ class CachePanel(Panel):
         run, index = state.run, select.step_index(state)
         self._run, self._index, self._pinned = run, index, state.selected is not None
         self._described = describe_selection(self, (self.bars, self.growth), state, self._described)
-        muted = select.muted_positions(state.acting.interventions, 0 if run is None else run.row)
+        muted = select.muted_positions(state.acting.interventions, select.listed_row(run))
         if muted != self._muted:
             self._muted = muted
             self._show_muted()
@@ -205,7 +205,7 @@ class CachePanel(Panel):
         self.muted.setVisible(self.height() >= (MUTED_PX if self._muted else TALL_PX))
 
     def _mute(self, positions: tuple[int, ...]) -> None:
-        self.dispatch(SetMuted(0 if self._run is None else self._run.row, positions))
+        self.dispatch(SetMuted(select.listed_row(self._run), positions))
 
     def _share_room(self) -> None:
         fixed = (self.twins.button, self.legend)

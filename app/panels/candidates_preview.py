@@ -18,7 +18,8 @@ def query_of(state: AppState) -> InterventionQuery | None:
     if run is None or index is None or not state.acting.preview:
         return None
     position = select.query_position(run, index)
-    return InterventionQuery(run.run_id, position, state.acting.interventions, **run.place.named)
+    asked = select.as_asked(run, state.acting.interventions)
+    return InterventionQuery(run.run_id, position, asked, **run.place.named)
 
 
 def answer_of(state: AppState, query: InterventionQuery | None) -> InterventionAnswer | None:

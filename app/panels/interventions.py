@@ -82,8 +82,7 @@ class InterventionsPanel(Panel):
 
     @property
     def _row(self) -> int:
-        run = self._state.run if self._state else None
-        return run.row if run else 0
+        return select.listed_row(self._state.run if self._state else None)
 
     def render(self, state: AppState) -> None:  # type: ignore[override]
         self._state = state

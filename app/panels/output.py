@@ -169,7 +169,7 @@ class OutputPanel(Panel):
         self._show_row(run, state)
         selected = None if state.selected is None else run.prompt_tokens + min(state.selected, run.count - 1)
         self.flow.set_selected(selected if run.count else None)
-        self.flow.set_struck(select.muted_positions(state.acting.interventions, run.row))
+        self.flow.set_struck(select.muted_positions(state.acting.interventions, select.listed_row(run)))
         self._show_newest_button()
 
     def describe(self) -> str:
@@ -373,7 +373,8 @@ class OutputPanel(Panel):
             token_id, piece = step.token_id, step.piece
         if token_id >= 0:  # embeddings have no token
             token_menu.add_token(menu, self.dispatch, state.acting, token_id, piece)
-        token_menu.add_position(menu, self.dispatch, state.acting, run.row, token, select.fed_positions(run))
+        row, fed = select.listed_row(run), select.fed_positions(run)
+        token_menu.add_position(menu, self.dispatch, state.acting, row, token, fed)
 
     def _select(self, index: int) -> None:
         run = self._state.run if self._state else None

@@ -7,7 +7,7 @@ from dataclasses import replace
 from app.state import acting_intents as a
 from app.state import notices, select
 from app.state.acting_state import Act, Acting, Break, Pin
-from app.state.run import RunView, show_row
+from app.state.run import RunView, show_row, with_acts
 from app.state.shown import of_sequence
 from app.state.state import AppState
 from app.state.texts import tr
@@ -30,6 +30,7 @@ from core.contract import (
     words,
 )
 
+_MANY = 1_000_000  # rows
 MOST_PINS = 8  # as many as there are colours to tell them apart
 ActingEvent = InterventionsApplied | BreakpointHit | BreakpointProblem
 
@@ -45,23 +46,23 @@ def on_intent(state: AppState, intent: a.ActingIntent) -> AppState:
     acts = state.acting.acts
     match intent:
         case a.AddIntervention(one):
-            return _with_acts(state, (*acts, Act(state.acting.last_id + 1, one)))
+            return with_list(state, (*acts, Act(state.acting.last_id + 1, one)))
         case a.ChangeIntervention(act_id, one):
-            return _with_acts(state, tuple(replace(x, intervention=one) if x.act_id == act_id else x for x in acts))
+            return with_list(state, tuple(replace(x, intervention=one) if x.act_id == act_id else x for x in acts))
         case a.SwitchIntervention(act_id, on):
-            return _with_acts(state, tuple(replace(x, on=on) if x.act_id == act_id else x for x in acts))
+            return with_list(state, tuple(replace(x, on=on) if x.act_id == act_id else x for x in acts))
         case a.RemoveIntervention(act_id):
-            return _with_acts(state, tuple(x for x in acts if act_id is not None and x.act_id != act_id))
+            return with_list(state, tuple(x for x in acts if act_id is not None and x.act_id != act_id))
         case a.MuteHead(layer, head):
-            return _with_acts(state, _toggled_head(state.acting, layer, head))
+            return with_list(state, _toggled_head(state.acting, layer, head))
         case a.UnmuteHeads():
-            return _with_acts(state, tuple(x for x in acts if not _mutes_heads(x.intervention)))
+            return with_list(state, tuple(x for x in acts if not _mutes_heads(x.intervention)))
         case a.SkipLayer(layer, part):
-            return _with_acts(state, _toggled_skip(state.acting, SkipPart(layer, part)))
+            return with_list(state, _toggled_skip(state.acting, SkipPart(layer, part)))
         case a.SetMuted(row, positions):
-            return _with_acts(state, _muted(state.acting, row, positions))
+            return with_list(state, _muted(state.acting, row, positions))
         case a.MutePosition(row, position):
-            return _with_acts(state, _toggled_position(state.acting, row, position))
+            return with_list(state, _toggled_position(state.acting, row, position))
 
 
 def _muted(acting: Acting, row: int, positions: tuple[int, ...]) -> tuple[Act, ...]:
@@ -73,7 +74,7 @@ def _muted(acting: Acting, row: int, positions: tuple[int, ...]) -> tuple[Act, .
     return (*others, *made)
 
 
-def _with_acts(state: AppState, acts: tuple[Act, ...]) -> AppState:
+def with_list(state: AppState, acts: tuple[Act, ...]) -> AppState:
     """Another list; during a run a change that acts gets an epoch. What the model has not is announced instead."""
     before = state.acting
     last = max([before.last_id, *(act.act_id for act in acts)])
@@ -88,15 +89,12 @@ def _with_acts(state: AppState, acts: tuple[Act, ...]) -> AppState:
 
 
 def _problem(state: AppState, asked: tuple[Intervention, ...]) -> str:
-    info = state.model
-    return "" if info is None else _misfit(info, asked, _rows(state))
-
-
-def _rows(state: AppState) -> int:
-    """Rows of the run in progress; before a run nobody knows."""
-    if state.run is not None and select.is_active(state) and state.requested is None:
-        return len(state.run.started.rows)
-    return 1_000_000
+    info, run = state.model, state.run
+    if info is None:
+        return ""
+    if run is not None and select.is_active(state) and state.requested is None:
+        return _misfit(info, select.as_asked(run, asked), len(run.started.rows))
+    return _misfit(info, asked, _MANY)  # before a run nobody knows its rows
 
 
 def _misfit(info: ModelInfo, asked: tuple[Intervention, ...], rows: int) -> str:
@@ -192,8 +190,6 @@ def commands(before: AppState, after: AppState) -> tuple[Command, ...]:
         return ()
     run_id = after.requested.run_id if after.requested else after.run.run_id if after.run else 0
     found: list[Command] = []
-    if after.acting.interventions != before.acting.interventions and after.acting.epoch is not None:
-        found.append(SetInterventions(run_id, after.acting.interventions, after.acting.epoch))
     if after.acting.breakpoints != before.acting.breakpoints:
         found.append(SetBreakpoints(run_id, after.acting.breakpoints))
     return tuple(found)
@@ -206,7 +202,7 @@ def on_event(state: AppState, run: RunView, event: ActingEvent) -> AppState:
         case InterventionsApplied():
             if acting.epoch is not None and acting.epoch <= event.epoch:
                 acting = replace(acting, epoch=None)
-            return replace(state, acting=acting, run=replace(run, acts=(*run.acts, event)))
+            return replace(state, acting=acting, run=with_acts(run, event))
         case BreakpointProblem(_, one, reason):
             breaks = tuple(replace(x, problem=reason) if x.breakpoint == one else x for x in acting.breaks)
             state = replace(state, acting=replace(acting, breaks=breaks))
@@ -236,24 +232,74 @@ def cleared(state: AppState, before: RunView | None = None) -> AppState:
     return state if same or not state.acting.hits else replace(state, acting=replace(state.acting, hits=()))
 
 
-def told_anew(state: AppState, run: RunView) -> AppState:
-    """A branch that goes on is to be told the interventions of the list, where it was told others."""
-    if run.finish is not None or select.interventions(run) == state.acting.interventions:
-        return replace(state, acting=replace(state.acting, epoch=None)) if state.acting.epoch is not None else state
-    epoch = state.epoch + 1
-    return replace(state, acting=replace(state.acting, epoch=epoch), epoch=epoch)
+def told(before: AppState, after: AppState) -> tuple[Command, ...]:
+    """The interventions, if the run in progress is to be told others than it was."""
+    epoch, run, request = after.acting.epoch, after.run, after.requested
+    if epoch is None or epoch <= before.epoch:
+        return ()
+    if run is None or request is not None:
+        return (SetInterventions(request.run_id if request else 0, after.acting.interventions, epoch),)
+    return (SetInterventions(run.run_id, select.as_asked(run, after.acting.interventions), epoch),)
 
 
-def after_switch(before: AppState, after: AppState) -> tuple[Command, ...]:
+def taken_over(state: AppState, run: RunView) -> AppState:
+    """The list of a branch gone back to is its own again: as it was left, and on is what is in force there."""
+    node, acting = state.branches.nodes[run.branch], state.acting
+    acts, epoch = acting.acts if node.acts is None else node.acts, node.acts_epoch
+    if epoch is not None and all(act.epoch < epoch for act in run.acts):  # told, but not in force yet
+        return replace(state, acting=replace(acting, acts=acts, epoch=epoch))
+    back = node.acts_back if run.finish is None else None
+    now, new = select.interventions(run) if back is None else back, acting.last_id + 1
+    kept = _in_force(acts, run, now)
+    missing = [one for one in now if all(act.intervention != one for act in kept)]
+    acts = (*kept, *(Act(new + number, one) for number, one in enumerate(missing)))
+    acting = replace(acting, acts=acts, epoch=None, last_id=acting.last_id + len(missing))
+    if back is None:
+        return replace(state, acting=acting)
+    return replace(state, acting=replace(acting, epoch=state.epoch + 1), epoch=state.epoch + 1)
+
+
+def as_it_is(state: AppState) -> AppState:
+    """The list with the switches as the run in progress has them."""
+    run = state.run
+    if run is None or run.finish is not None:
+        return state
+    acts = _in_force(state.acting.acts, run, select.interventions(run))
+    return replace(state, acting=replace(state.acting, acts=acts, epoch=None))
+
+
+def _in_force(acts: tuple[Act, ...], run: RunView, asked: tuple[Intervention, ...]) -> tuple[Act, ...]:
+    """The list with those of `asked` on; nothing is said about rows that are not in this branch."""
+    now, kept = list(asked), []
+    for act in acts:
+        one = act.intervention
+        if run.origin is None or not isinstance(one, MutePositions) or one.row == run.origin:
+            act = replace(act, on=one in now)
+        if one in now:
+            now.remove(one)
+        kept.append(act)
+    return tuple(kept)
+
+
+def after_switch(after: AppState) -> tuple[Command, ...]:
     """What a branch gone back to has to be told."""
     run = after.run
-    if run is None or run.finish is not None:
+    if run is None or run.finish is not None or not after.acting.last_id:
         return ()
-    epoch = after.acting.epoch
-    acts = () if epoch is None or epoch == before.acting.epoch else (after.acting.interventions,)
-    told = tuple(SetInterventions(run.run_id, asked, epoch or 0) for asked in acts)
-    ever = bool(after.acting.last_id)  # it may know breakpoints that are gone
-    return (*told, SetBreakpoints(run.run_id, after.acting.breakpoints)) if ever else told
+    return (SetBreakpoints(run.run_id, after.acting.breakpoints),)  # it may know breakpoints that are gone
+
+
+def unused(state: AppState, run: RunView) -> tuple[Intervention, ...] | None:
+    """What a paused run was under, if it has been told otherwise since; no token of it was chosen under that yet."""
+    if run.finish is not None or not run.count or not select.is_paused(state):
+        return None
+    ran = select.interventions(run, run.count - 1)
+    return None if ran == select.interventions(run) and state.acting.epoch is None else ran
+
+
+def asked_for(state: AppState) -> AppState:
+    """Another run or branch is asked for, with the whole list: what the one before makes of a change is its own."""
+    return state if state.acting.epoch is None else replace(state, acting=replace(state.acting, epoch=None))
 
 
 def run_started(state: AppState) -> AppState:
@@ -269,7 +315,7 @@ def model_ready(state: AppState, info: ModelInfo) -> AppState:
     if not acting.acts and not acting.pins:
         return state
     same = state.model is not None and state.model.spec.name == info.spec.name
-    if same and not _misfit(info, acting.interventions, 1_000_000):
+    if same and not _misfit(info, acting.interventions, _MANY):
         return state
     state = replace(state, acting=replace(acting, acts=(), pins=(), hits=(), epoch=None))
     return notices.announce(
@@ -277,12 +323,18 @@ def model_ready(state: AppState, info: ModelInfo) -> AppState:
     )
 
 
+def given_up(state: AppState, epoch: int) -> AppState:
+    """Interventions were not even made ready, because something else came; the list is for what comes."""
+    return replace(state, acting=replace(state.acting, epoch=None)) if state.acting.epoch == epoch else state
+
+
 def refused(state: AppState, epoch: int) -> AppState:
     """The list as the run really has it: the refused interventions are switched off."""
     if state.acting.epoch != epoch:
         return state
-    now = select.interventions(state.run) if state.run is not None else ()
-    acts = tuple(replace(act, on=act.on and act.intervention in now) for act in state.acting.acts)
+    run, acts = state.run, state.acting.acts
+    off = tuple(replace(act, on=False) for act in acts)
+    acts = off if run is None else _in_force(acts, run, select.interventions(run))
     return replace(state, acting=replace(state.acting, acts=acts, epoch=None))
 
 

@@ -120,7 +120,7 @@ class UnpinToken:
     token: int | str
 
 
-ActingIntent = (
+ListIntent = (
     AddIntervention
     | ChangeIntervention
     | SwitchIntervention
@@ -130,10 +130,5 @@ ActingIntent = (
     | SkipLayer
     | MutePosition
     | SetMuted
-    | ShowPreview
-    | AddBreakpoint
-    | SwitchBreakpoint
-    | RemoveBreakpoint
-    | PinToken
-    | UnpinToken
-)
+)  # changes of the list of interventions
+ActingIntent = ListIntent | ShowPreview | AddBreakpoint | SwitchBreakpoint | RemoveBreakpoint | PinToken | UnpinToken

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
+from app.state.acting_state import Act
 from app.state.run import RunView
-from core.contract import BranchMemory, GenerationParams, StartBranch
+from core.contract import BranchMemory, GenerationParams, Intervention, StartBranch
 
 Key = tuple[int, int]  # run, branch
 Kind = Literal["run", "rewind", "force", "edit", "try", "fork"]
@@ -20,6 +21,8 @@ class BranchNode:
 
     parent: the branch it parts from, None for the run itself. position: tokens they have in common, prompt included.
     run: what it said, as far as it was known when it was left. asked: the parameters it had been told by then.
+    acts: the list of interventions then; acts_epoch: of a change of it that was not in force yet; acts_back: what is in
+    force again when it goes on, because the change was made for the branch that parted.
     """
 
     parent: int | None
@@ -27,14 +30,21 @@ class BranchNode:
     kind: Kind
     run: RunView
     asked: GenerationParams | None = None
+    acts: tuple[Act, ...] | None = None
+    acts_epoch: int | None = None
+    acts_back: tuple[Intervention, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class BranchRequest:
-    """The branch that was asked for last, until `BranchStarted` confirms it or `CommandRefused` ends it."""
+    """The branch that was asked for last, until `BranchStarted` confirms it or `CommandRefused` ends it.
+
+    acts_back: see `BranchNode`, of the one it parts from.
+    """
 
     command: StartBranch
     kind: Kind
+    acts_back: tuple[Intervention, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,8 +45,8 @@ def _part(state: AppState, run: RunView, intent: b.Parting) -> AppState:
     command, kind = _command(state, run, intent)
     if command is None:
         return state
-    request, before = BranchRequest(command, kind), state.branches
-    state = notices.without_errors(state)
+    request, before = BranchRequest(command, kind, acting.unused(state, run)), state.branches
+    state = acting.asked_for(notices.without_errors(state))
     return replace(
         state,
         branches=replace(before, requested=request, last_id=command.branch_id),
@@ -83,7 +83,7 @@ def _command(state: AppState, run: RunView, intent: b.Parting) -> tuple[StartBra
         row=run.row,
         params=_unsent(state, run),
         max_steps=steps,
-        interventions=state.acting.interventions,
+        interventions=select.as_asked(run, state.acting.interventions),
         breakpoints=state.acting.breakpoints,
         **put,
     )
@@ -120,11 +120,14 @@ def started(state: AppState, event: BranchStarted) -> AppState:
         return state
     request = state.branches.requested
     kind: Kind = "fork"
-    if request is not None and request.command.branch_id == event.branch_id:
-        kind = request.kind
-        state = replace(state, branches=replace(state.branches, requested=None))
+    own = request is not None and request.command.branch_id == event.branch_id
     run = begin_branch(parent, event)
     state = left(state)
+    if request is not None and own:
+        kind = request.kind
+        nodes = dict(state.branches.nodes)
+        nodes[parent.branch] = replace(nodes[parent.branch], acts_back=request.acts_back)
+        state = replace(state, branches=replace(state.branches, nodes=MappingProxyType(nodes), requested=None))
     node = BranchNode(event.parent, event.position, kind, run)
     return _shown(state, run.branch, node, (event.reused_positions, event.recomputed_positions))
 
@@ -154,7 +157,11 @@ def left(state: AppState) -> AppState:
         return state
     node = before.nodes[run.branch]
     asked = node.asked if run.finish is not None and node.asked is not None else told(state, run)
-    nodes = {**before.nodes, run.branch: replace(node, run=run, asked=asked)}
+    own: dict[str, Any] = {"acts": state.acting.acts, "acts_epoch": state.acting.epoch, "acts_back": None}
+    nodes = {
+        **before.nodes,
+        run.branch: replace(node, run=run, asked=asked, **own),
+    }
     return replace(state, branches=replace(before, nodes=MappingProxyType(nodes)))
 
 
@@ -179,7 +186,7 @@ def show(state: AppState, key: Key) -> AppState:
         epoch = state.epoch + 1
         pending = {**state.pending, **dict.fromkeys(changes, epoch)}
         state = replace(state, epoch=epoch, pending=MappingProxyType(pending))
-    return with_answer(acting.told_anew(state, node.run))
+    return with_answer(acting.taken_over(state, node.run))
 
 
 def _shown(state: AppState, key: Key, node: BranchNode, reuse: tuple[int, int] | None) -> AppState:
@@ -207,7 +214,8 @@ def switched(state: AppState, event: BranchSwitched) -> AppState:
         return state
     if state.run.branch != key:  # another one had begun before core came to it
         state = left(state)
-        state = with_answer(_shown(state, key, state.branches.nodes[key], None))
+        node = state.branches.nodes[key]
+        state = with_answer(acting.taken_over(_shown(state, key, node, None), node.run))
     reuse = event.reused_positions, event.recomputed_positions
     state = replace(state, branches=replace(state.branches, reuse=reuse))
     if not event.recomputed_positions:
@@ -224,7 +232,7 @@ def held(state: AppState, event: BranchesHeld) -> AppState:
 
 def refused(state: AppState) -> AppState:
     """The branch asked for does not begin."""
-    return replace(state, branches=replace(state.branches, requested=None))
+    return acting.as_it_is(replace(state, branches=replace(state.branches, requested=None)))
 
 
 def forgotten(state: AppState) -> BranchState:

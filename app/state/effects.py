@@ -26,7 +26,8 @@ from core.contract import (
 
 def commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Command, ...]:
     """The commands to submit, in order."""
-    found = (*_branch_commands(before, after), *_commands(before, after, intent))
+    told = acting.told(before, after)
+    found = (*_branch_commands(before, after), *told, *_commands(before, after, intent))
     if after.plan_generation == before.plan_generation:
         return found
     return (*found, PreviewPlan(after.plan_generation, select.run_spec(after)))
@@ -46,7 +47,7 @@ def _branch_commands(before: AppState, after: AppState) -> tuple[Command, ...]:
         changes = {} if node.asked is None else params.differences(node.asked, select.params(after))
         if after.epoch != before.epoch and changes:
             found.append(SetParams(changes, after.epoch))
-        found += acting.after_switch(before, after)
+        found += acting.after_switch(after)
     found += [DropBranch(*key) for key in sorted(after.branches.deleted - before.branches.deleted)]
     return tuple(found)
 
@@ -75,7 +76,7 @@ def _commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Comm
             return (StopRun(),)
         case i.Run() | i.Regenerate():
             return ()
-        case _ if after.epoch != before.epoch and after.branches is before.branches:
+        case _ if after.epoch != before.epoch and after.branches is before.branches and not acting.told(before, after):
             changes = params.differences(select.params(before), select.params(after))
             return (SetParams(changes, after.epoch),)
         case i.TokenizeDraft() if after.model is not None:

@@ -7,8 +7,9 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from app.state import acting, branches, params
+from app.state import acting_intents as a
 from app.state import branch_intents as b
-from app.state import branches, params
 from app.state import intents as i
 from app.state.image_intents import DrawPixels, KeepPixels, StartEmpty, StartPicture
 from app.state.state import AppState, Edit, History, Tab
@@ -41,6 +42,7 @@ _EDITS = (
     | i.ImageIntent
     | b.DeleteBranch
     | b.RenameBranch
+    | a.ListIntent
 )
 
 
@@ -50,6 +52,8 @@ def record(before: AppState, after: AppState, intent: i.Intent) -> AppState:
         return _sealed(after) if isinstance(intent, i.Run | i.Step) else after
     old, new = _fields(before), _fields(after)
     changed = {name: old[name] for name in old if old[name] != new[name]}
+    if "place" in changed:
+        changed.pop("acts", None)  # each branch has its own list
     if not changed:
         return after
     history, key = after.history, _key(intent)
@@ -111,6 +115,9 @@ def redo(state: AppState) -> AppState:
 
 def _exchange(state: AppState, edit: Edit) -> tuple[AppState, Edit | None]:
     """The fields of an edit exchanged with those of the state; None where they are the same already."""
+    place = edit.values["acts"][0] if "acts" in edit.values else None
+    if place is not None:  # interventions were those of a branch
+        state = branches.show(state, place)
     now = _fields(state)
     back = Edit(edit.label, None, {name: now[name] for name in edit.values})
     after = _with(state, edit.values)
@@ -127,6 +134,8 @@ def _with(state: AppState, values: Mapping[str, Any]) -> AppState:
         state = branches.with_names(state, values["names"])
     if values.get("place") is not None:
         state = branches.show(state, values["place"])
+    if "acts" in values:
+        state = acting.with_list(state, values["acts"][1])
     if "overrides" in values:
         state = params.with_overrides(state, values["overrides"])
     prompt: dict[str, Any] = {n: values[n] for n in DRAFT_FIELDS if n in values}
@@ -144,6 +153,7 @@ def _with(state: AppState, values: Mapping[str, Any]) -> AppState:
 def _fields(state: AppState) -> Mapping[str, Any]:
     fields = {n: getattr(state, n) for n in STATE_FIELDS}
     fields["place"] = None if state.run is None else state.run.branch
+    fields["acts"] = fields["place"], state.acting.acts
     fields |= {"deleted": state.branches.deleted, "names": state.branches.names}
     return MappingProxyType(fields | {n: getattr(state.draft, n) for n in DRAFT_FIELDS})
 
@@ -185,6 +195,8 @@ def _label(intent: i.Intent) -> str:
             return tr("deletion of a branch")
         case b.RenameBranch():
             return tr("name of a branch")
+        case _ if isinstance(intent, a.ListIntent):
+            return tr("intervention")
         case i.SetSeed():
             return "seed"
         case i.ChooseMode() | i.SetModeText():

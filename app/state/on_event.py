@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from app.state import acting, branches, cache_lab, desks, history, image_draft, notices, params, plan, samples
 from app.state.branch_state import Key
-from app.state.run import begin, with_end, with_step
+from app.state.run import begin, with_acts, with_end, with_step
 from app.state.shown import of_sequence
 from app.state.state import EMPTY, AppState, AttentionFocus, Draft, Tab
 from core.contract import (
@@ -131,7 +131,7 @@ def _on_acting_event(state: AppState, event: acting.ActingEvent) -> AppState:
     other = branches.view(state, key)
     if other is None or not isinstance(event, InterventionsApplied):
         return state
-    return branches.with_view(state, replace(other, acts=(*other.acts, event)))
+    return branches.with_view(state, with_acts(other, event))
 
 
 def _of_another_branch(
@@ -261,15 +261,16 @@ def _load_failed(state: AppState, event: LoadFailed) -> AppState:
 
 
 def _refused(state: AppState, event: CommandRefused) -> AppState:
+    cancelled = event.error.code == "prompt_cancelled"  # something else was asked for, or the user has stopped it
+    if event.epoch is not None and cancelled:
+        return acting.given_up(state, event.epoch)
     if event.epoch is not None:
         state = acting.refused(params.refused(state, event.epoch), event.epoch)
     if event.command == "StartBranch":
         state = branches.refused(state)
     if event.command == "StartRun":
-        state = replace(state, requested=None, pending=EMPTY)
-        if event.error.code == "prompt_cancelled":  # the user has just stopped it
-            return state
-    return notices.report(state, event.error)
+        state = acting.as_it_is(replace(state, requested=None, pending=EMPTY))
+    return state if cancelled else notices.report(state, event.error)
 
 
 def _answered(state: AppState, event: Answered) -> AppState:

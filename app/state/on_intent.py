@@ -149,7 +149,7 @@ def _request_run(state: AppState, max_steps: int | None) -> AppState:
         return notices.announce(state, "error", tr("The batch is empty; write a prompt on each line."))
     spec = select.run_spec(state, max_steps)
     number = state.last_run_id + 1
-    state = notices.without_errors(state)
+    state = acting.asked_for(notices.without_errors(state))
     pace = replace(state.pace, paused=False)
     request = RunRequest(number, spec, state.draft.tab)
     return replace(state, requested=request, last_run_id=number, pace=pace, stepping=max_steps is not None)

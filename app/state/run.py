@@ -25,6 +25,8 @@ from core.contract import (
     RunFinished,
     RunStarted,
     StepSnapshot,
+    from_row,
+    of_row,
 )
 
 _COLUMNS: dict[str, type] = {
@@ -162,7 +164,8 @@ class RunView:
     count: steps of it that this state sees. row: that it belongs to.
     beam: it is at its newest step. follows: it is the best beam, whichever that is.
     branch_id: 0 for the run itself. kept: steps that a branch has in common with the one it parts from. slots: of
-    padding in front of a branch, which is alone but stays where its row was.
+    padding in front of a branch, which is alone but stays where its row was. origin: of a branch, that row of the run;
+    interventions name it here, although core knows the branch as a run of one row.
     """
 
     started: RunStarted
@@ -182,6 +185,7 @@ class RunView:
     branch_id: int = 0
     kept: int = 0
     slots: int | None = None
+    origin: int | None = None
 
     @property
     def branch(self) -> tuple[int, int]:
@@ -279,9 +283,11 @@ def begin_branch(parent: RunView, started: BranchStarted) -> RunView:
     sequences = Sequences()
     columns = parent.sequences.row(started.row).fork(started.kept_tokens)
     sequences.rows[0] = columns
+    origin = started.row if parent.origin is None else parent.origin
     acts = tuple(act for act in parent.acts if act.index < started.kept_tokens)
-    own = started.started.interventions
-    if own != (acts[-1].interventions if acts else parent.base):  # the same branch under other interventions
+    own = from_row(started.started.interventions, origin)
+    before = from_row(of_row(acts[-1].interventions if acts else parent.base, origin), origin)
+    if own != before:  # the same branch under other interventions
         acts += (InterventionsApplied(started.run_id, 0, started.kept_tokens, own, None, started.branch_id),)
     return RunView(
         started.started,
@@ -296,7 +302,14 @@ def begin_branch(parent: RunView, started: BranchStarted) -> RunView:
         slots=started.padding,
         acts=acts,
         base=parent.base,
+        origin=origin,
     )
+
+
+def with_acts(run: RunView, event: InterventionsApplied) -> RunView:
+    """The run under other interventions from the next token on."""
+    asked = event.interventions if run.origin is None else from_row(event.interventions, run.origin)
+    return replace(run, acts=(*run.acts, replace(event, interventions=asked)))
 
 
 def with_step(run: RunView, step: StepSnapshot) -> RunView:

@@ -26,6 +26,7 @@ from core.contract import (
     StepSnapshot,
     ViewStatus,
     WorkerState,
+    of_row,
 )
 
 LN2 = math.log(2.0)
@@ -163,6 +164,16 @@ def interventions(run: RunView, index: int | None = None) -> tuple[Intervention,
     """The interventions in force when the step with this index was chosen; None: for the next one."""
     acts = [act for act in run.acts if index is None or act.index <= index]
     return acts[-1].interventions if acts else run.base
+
+
+def listed_row(run: RunView | None) -> int:
+    """The row shown, as the list of interventions names it: of a branch, the row of the run that it is of."""
+    return 0 if run is None else run.row if run.origin is None else run.origin
+
+
+def as_asked(run: RunView, asked: tuple[Intervention, ...]) -> tuple[Intervention, ...]:
+    """The list as core is told it: it knows a branch as a run of one row."""
+    return asked if run.origin is None else of_row(asked, run.origin)
 
 
 def muted_heads(asked: tuple[Intervention, ...]) -> frozenset[tuple[int, int]]:

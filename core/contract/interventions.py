@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from core.contract.errors import ParameterError
@@ -184,6 +184,11 @@ def of_row(asked: tuple[Intervention, ...], row: int) -> tuple[Intervention, ...
     """What of it concerns one row, for a run of that row alone."""
     kept = (one for one in asked if not isinstance(one, MutePositions) or one.row == row)
     return tuple(MutePositions(0, one.positions) if isinstance(one, MutePositions) else one for one in kept)
+
+
+def from_row(asked: tuple[Intervention, ...], row: int) -> tuple[Intervention, ...]:
+    """What a run of one row is under, as rows of the run that it parted from are numbered: the inverse of `of_row`."""
+    return tuple(replace(one, row=row) if isinstance(one, MutePositions) else one for one in asked)
 
 
 def check_interventions(

@@ -228,7 +228,7 @@ class User(RuleBasedStateMachine):
 
     @rule()
     def undo(self) -> None:
-        if self.state.history.past[-1:] and "place" in self.state.history.past[-1].values:
+        if self.state.history.past[-1:] and self.state.history.past[-1].values.keys() & {"place", "acts"}:
             self.do(i.Undo())
 
     @rule()

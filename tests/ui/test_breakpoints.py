@@ -187,12 +187,10 @@ def test_the_head_responsible_is_muted_and_a_branch_compared(one: Driven) -> Non
     assert branch.text()[: len("".join(first.columns.texts[:5]))] == "".join(first.columns.texts[:5])
     one.frames(2)
     assert one.panel("timeline")._flags[-1].index == 5
-    one.do(ShowBranch(0))  # it goes on as it was told last: under what the list says now
+    one.do(ShowBranch(0))  # no token of it was chosen under the change, which was made for the branch
     live(one, lambda: one.state.run.branch_id == 0 and select.is_paused(one.state))
     live(one, lambda: one.state.acting.epoch is None)
-    assert select.interventions(one.state.run) == (ScaleHeads(0, tuple(range(8))),)
-    one.do(a.UnmuteHeads())
-    live(one, lambda: one.state.acting.epoch is None)
+    assert one.state.acting.interventions == select.interventions(one.state.run) == ()
     one.do(i.TogglePause())
     live(one, lambda: finished(one))
     assert one.state.run.count == 14

@@ -131,6 +131,17 @@ def test_what_the_model_has_not_changes_nothing() -> None:
     assert "no row 1" in state.notices[-1].text
 
 
+def test_a_change_that_gave_way_to_another_run_is_not_refused() -> None:
+    cancelled = CommandRefused("SetInterventions", ErrorReport("prompt_cancelled", "Something else came."), 1)
+    state = after(running(), a.MuteHead(0, 1))
+    stopped = update(state, cancelled)
+    assert [act.on for act in stopped.acting.acts] == [True]
+    assert (stopped.acting.epoch, stopped.errors) == (None, ())
+    asked = after(state, i.Run())
+    for refusal in (cancelled, CommandRefused("SetInterventions", ErrorReport("parameter", "No."), 1)):
+        assert [act.on for act in update(asked, refusal).acting.acts] == [True]
+
+
 def test_a_refused_change_is_switched_off() -> None:
     state = after(running(), a.MuteHead(0, 1))
     state = update(state, CommandRefused("SetInterventions", ErrorReport("parameter", "No."), 1))
