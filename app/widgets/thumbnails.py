@@ -30,6 +30,7 @@ from app.widgets.heat_matrix import Floats, Scale, levels, packed
 from app.widgets.text_cache import TextCache
 
 LEFT_PX, TOP_PX, SCROLL_PX = 22, 16, 10  # layer numbers, head numbers, the scroll bar
+BOX_PX = {18: 8, 34: 12, 50: 12}  # pitch → checkbox; smaller maps have none
 FADED = 170  # of 255: how much of a muted head is covered
 GAP_PX, SMALLEST_PX, SIZES_PX = 2, 8, (18, 34, 50)  # pitches: maps of 16 cells at 1, 2 or 3 px a cell
 
@@ -67,7 +68,7 @@ class Thumbnails(QAbstractScrollArea):
 
     clicked = Signal(int, int)  # layer, head
     toggled = Signal(int, int)  # with Ctrl: into the set of chosen heads, or out of it
-    muted = Signal(int, int)  # with Shift, M, or from the menu: mute a head, or let it speak again
+    muted = Signal(int, int)  # by its checkbox, with Shift, M, or from the menu: mute a head, or let it speak again
     unmuted = Signal()  # from the menu: every head speaks again
     skipped = Signal(int, str)  # from the menu: attention or MLP of a layer, or no more
     visible_changed = Signal()
@@ -76,6 +77,8 @@ class Thumbnails(QAbstractScrollArea):
         super().__init__(parent)
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.viewport().setMouseTracking(True)
+        self._under: tuple[int, int] | None = None  # the head under the pointer
         self._layers = self._heads = 0
         self._maps: dict[int, Floats] = {}
         self._images: dict[int, tuple[QImage, NDArray[np.uint32]]] = {}
@@ -237,6 +240,7 @@ class Thumbnails(QAbstractScrollArea):
             size = image[0].height()
             painter.drawImage(target, image[0], QRectF(heads[column] * size, 0, size, size))
         self._paint_muted(painter, layer, heads, y)
+        self._paint_boxes(painter, layer, heads)
         painter.setPen(QColor(self._palette.secondary))
         for column, head in enumerate(heads):  # over the corner where no key was seen yet
             letter = self._kinds.get((layer, head), "")
@@ -257,6 +261,28 @@ class Thumbnails(QAbstractScrollArea):
                 painter.drawLine(QPointF(x + 1, y + side - 1), QPointF(x + side - 1, y + 1))
         painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
 
+    def _paint_boxes(self, painter: QPainter, layer: int, heads: range) -> None:
+        """Checkboxes where they are of use: under the pointer, at the framed head, and where a head is muted."""
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        for head in heads:
+            place = (layer, head)
+            framed = self.hasFocus() and place == self._focus
+            box = self.box_of(*place)
+            if box is None or not (framed or place == self._under or place in self._muted):
+                continue
+            muted = place in self._muted
+            edge = QColor(self._palette.error if muted else self._palette.text)
+            painter.setPen(QPen(edge, 1))
+            painter.setBrush(QColor(self._palette.surface))
+            painter.drawRoundedRect(box.adjusted(0.5, 0.5, -0.5, -0.5), 2, 2)
+            if not muted:
+                unit, at = box.width() / 8, box.topLeft()
+                painter.setPen(QPen(edge, max(1.0, unit)))
+                points = ((2, 4), (3.4, 5.6), (6, 2.2))
+                painter.drawPolyline([at + QPointF(x * unit, y * unit) for x, y in points])
+        painter.setBrush(Qt.BrushStyle.NoBrush)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
+
     def _paint_focus(self, painter: QPainter, heads: range) -> None:
         layer, head = self._focus
         visible = self.visible_layers()
@@ -275,6 +301,8 @@ class Thumbnails(QAbstractScrollArea):
 
     def event(self, event: QEvent) -> bool:
         """Arrow keys move the focus here; in the window they select tokens."""
+        if event.type() in (QEvent.Type.FocusIn, QEvent.Type.FocusOut):
+            self.viewport().update()
         return claims_arrows(event) or super().event(event)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
@@ -300,9 +328,35 @@ class Thumbnails(QAbstractScrollArea):
         inside = 0 <= row < len(self.visible_layers()) and 0 <= column < self._grid.columns and head < self._heads
         return (layer, head) if inside else None
 
+    def box_of(self, layer: int, head: int) -> QRectF | None:
+        """The checkbox of a head, in its lower left corner: ticked, the head speaks. None where maps are too small."""
+        pitch = self._grid.pitch
+        side = BOX_PX.get(pitch)
+        if side is None:
+            return None
+        left = LEFT_PX + (head - self.horizontalScrollBar().value()) * pitch
+        bottom = TOP_PX + (layer - self.first + 1) * pitch - GAP_PX
+        return QRectF(left, bottom - side, side, side)
+
+    def _on_box(self, place: tuple[int, int], at: QPointF) -> bool:
+        box = self.box_of(*place)
+        return box is not None and box.contains(at)
+
+    def mouseMoveEvent(self, event: QMouseEvent) -> None:
+        """The head under the pointer shows its checkbox."""
+        self._hover(self.head_at(event.position().x(), event.position().y()))
+
+    def _hover(self, place: tuple[int, int] | None) -> None:
+        if place != self._under:
+            self._under = place
+            self.viewport().update()
+
     def mousePressEvent(self, event: QMouseEvent) -> None:
-        """Focus a head; with Ctrl take it into the set, or out of it; with Shift mute it, or let it speak."""
+        """Focus a head; with Ctrl join it to the chosen, or not; its box, or Shift, mutes it or lets it speak."""
         place = self.head_at(event.position().x(), event.position().y())
+        if place and event.button() == Qt.MouseButton.LeftButton and self._on_box(place, event.position()):
+            self.muted.emit(*place)
+            return
         if place and event.button() == Qt.MouseButton.LeftButton:
             several = event.modifiers() & Qt.KeyboardModifier.ControlModifier
             mutes = event.modifiers() & Qt.KeyboardModifier.ShiftModifier
@@ -333,6 +387,11 @@ class Thumbnails(QAbstractScrollArea):
         if isinstance(event, QHelpEvent) and event.type() == QEvent.Type.ToolTip:
             place = self.head_at(event.pos().x(), event.pos().y())
             text = self.tooltip(*place) if place else ""
+            if place and self._on_box(place, QPointF(event.pos())):
+                speak, mute = self.tr("Let head {0}.{1} speak (M)"), self.tr("Mute head {0}.{1} (M)")
+                text = (speak if place in self._muted else mute).format(*place)
             QToolTip.showText(event.globalPos(), text, self.viewport())
             return True
+        if event.type() == QEvent.Type.Leave:
+            self._hover(None)
         return super().viewportEvent(event)

@@ -57,7 +57,9 @@ class Steer:
 
 @dataclass(frozen=True, slots=True)
 class MutePositions:
-    """Hide positions of a row from every later query, by the attention mask; their keys stay in the cache.
+    """Hide positions of a row from every query fed from now on, by the attention mask; their keys stay cached.
+
+    A position that is itself fed from now on is hidden from its own query, too.
 
     To delete the keys would compute the same, but rows of the past that saw them could not be derived any more.
     """

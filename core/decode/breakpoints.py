@@ -44,16 +44,19 @@ Look = Callable[[StepSnapshot], Value | None]  # what was compared, where the co
 class Breaks:
     """The breakpoints of a run. Those that make no sense here are among the `problems`, and the others act.
 
-    Tokens that were put there instead of being chosen meet none.
+    Tokens that were put there instead of being chosen meet none. before: those that acted until now, of the run or of
+    the branch it parts from; a cache that they have found above is above still.
     """
 
-    def __init__(self, run: Session, breakpoints: Sequence[Breakpoint]) -> None:
+    def __init__(self, run: Session, breakpoints: Sequence[Breakpoint], before: Breaks | None = None) -> None:
         self._run = run
         self.asked = tuple(breakpoints)
         self.problems: list[BreakpointProblem] = []
         self._looks: dict[Breakpoint, Look] = {}
         self._said = {row.index: row.text[-SEARCHED:] for row in run.rows}
         self._full: set[Breakpoint] = set()  # caches that are above already
+        if before is not None:
+            self._full |= before._full & set(breakpoints)
         for one in breakpoints:
             try:
                 check_breakpoint(one, run.loaded.info.layers, run.loaded.info.heads)

@@ -149,7 +149,7 @@ class Session:
         self.guidance: Guidance | None = None  # once it has acted
         self.stages: tuple[Stage, ...]
         self._configure(self.params)
-        self.breaks = Breaks(self, spec.breakpoints)
+        self.breaks: Breaks = Breaks(self, spec.breakpoints, None if parting is None else parting.parent.breaks)
         if parting is not None:
             branch.continue_others(self, parting)
         past = () if parting is None else parting.parent.params_since
@@ -390,7 +390,7 @@ class Session:
 
     def set_breakpoints(self, breakpoints: Sequence[Breakpoint]) -> list[BreakpointProblem]:
         """Exactly these from the next token on; returns what is wrong with some."""
-        self.breaks = Breaks(self, breakpoints)
+        self.breaks = Breaks(self, breakpoints, self.breaks)
         return self.breaks.take_problems()
 
     def take_record_s(self) -> float:

@@ -31,6 +31,7 @@ from core.contract import (
     ScaleHeads,
     SetBreakpoints,
     SetInterventions,
+    StartBranch,
     StartRun,
     StateChanged,
     StepSnapshot,
@@ -42,6 +43,7 @@ from core.contract import (
     hit_words,
     parse_breakpoint,
 )
+from core.decode.branch import begin_branch
 from core.models.loaded import LoadedModel
 from core.patterns import compile_pattern, match_ending_after
 from tests.flow.test_lab import MODEL, PROMPT, Desk
@@ -82,6 +84,22 @@ def story(tiny_gpt2: LoadedModel) -> tuple[Any, list[StepSnapshot], list[Breakpo
 
 def of_kind(hits: list[BreakpointHit], kind: type) -> dict[int, Any]:
     return {hit.index: hit.value for hit in hits if isinstance(hit.breakpoint, kind)}
+
+
+def test_a_cache_that_was_found_above_stops_no_second_time(tiny_gpt2: LoadedModel) -> None:
+    run = open_session(tiny_gpt2, [[5, 6, 7]], {"max_new_tokens": 12, "eos_token_id": ()})
+    above = CacheAbove(25_000)
+    run.set_breakpoints((above,))
+    with run.attached():
+        while not any(isinstance(event, BreakpointHit) for event in run.advance()):
+            pass
+    first = len(run.rows[0].token_ids)
+    _, hits, _ = walk(run, (above, EveryTokens(100)))  # another one was added meanwhile
+    assert hits == []
+    for position, times in ((3 + first, 0), (4, 1)):  # of a rewind to a smaller cache it is told once more
+        branch, _ = begin_branch(run, StartBranch(0, position, position))
+        _, hits, _ = walk(branch, (above,))
+        assert len(hits) == times
 
 
 def test_each_kind_holds_exactly_where_its_condition_says(story: Any) -> None:

@@ -40,6 +40,30 @@ def place_of(one: Driven, layer: int, head: int) -> QPoint:
     return QPoint(LEFT_PX + head * pitch + pitch // 2, TOP_PX + (layer - maps.first) * pitch + pitch // 2)
 
 
+def test_a_thumbnail_has_a_checkbox(one: Driven) -> None:
+    paused_after(one, 2)
+    live(one, lambda: answered(one))
+    maps = one.panel("attention").thumbnails
+    box, middle = maps.box_of(2, 3).center().toPoint(), place_of(one, 2, 3)
+    assert not maps.box_of(2, 3).contains(middle)
+    QTest.mouseMove(maps.viewport(), place_of(one, 0, 0))
+    one.frames(2)
+    bare = maps.viewport().grab(maps.box_of(2, 3).toAlignedRect()).toImage()
+    QTest.mouseMove(maps.viewport(), middle)
+    one.frames(2)
+    ticked = maps.viewport().grab(maps.box_of(2, 3).toAlignedRect()).toImage()
+    assert ticked != bare  # shown under the pointer
+    QTest.mouseClick(maps.viewport(), Qt.MouseButton.LeftButton, pos=box)
+    assert one.state.acting.interventions == (ScaleHeads(2, (3,)),)
+    assert one.state.focus.head != 3 or one.state.focus.layer != 2  # it is not focused by that
+    QTest.mouseMove(maps.viewport(), place_of(one, 0, 0))
+    one.frames(2)
+    unticked = maps.viewport().grab(maps.box_of(2, 3).toAlignedRect()).toImage()
+    assert unticked not in (ticked, bare)  # a muted head shows its own all the time
+    QTest.mouseClick(maps.viewport(), Qt.MouseButton.LeftButton, pos=box)
+    assert one.state.acting.interventions == ()
+
+
 def test_a_head_is_muted_by_a_click_in_the_middle_of_a_run_and_the_model_obeys(one: Driven) -> None:
     one.do(i.Run())
     live(one, lambda: finished(one) and one.state.run is not None)
