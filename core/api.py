@@ -37,10 +37,12 @@ from core.prompts import (
     Messages,
     Text,
     to_breakpoints,
+    to_ids,
     to_interventions,
     to_negative,
     to_picture,
     to_prompts,
+    to_whole,
 )
 from core.result import RunResult
 
@@ -220,8 +222,10 @@ def branch(
     """
     from core.decode.branch import begin_branch
 
+    position, row, said = to_whole(position, "position"), to_whole(row, "row"), to_ids(token_ids, "token_ids")
+    reroll = None if reroll is None else to_whole(reroll, "reroll")
     command = StartBranch(
-        result.finished.run_id, next(_numbers), position, result.session.branch_id, row, tuple(token_ids), text, reroll,
+        result.finished.run_id, next(_numbers), position, result.session.branch_id, row, said, text, reroll,
         dict(params or {}), None, None if interventions is None else to_interventions(interventions),
         None if breakpoints is None else to_breakpoints(breakpoints),
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,12 +15,15 @@ from core.contract import (
     Breakpoint,
     ChatMessage,
     Intervention,
+    ParameterError,
     Picture,
     Prompt,
     PromptError,
+    TextMatches,
     parse_breakpoint,
     parse_intervention,
 )
+from core.patterns import check_pattern
 
 Text = str | Sequence[str]
 Ids = Sequence[int] | Sequence[Sequence[int]]
@@ -80,11 +84,27 @@ def _plain(values: Any) -> Iterable[Any]:
     return plain
 
 
-def _integers(row: Iterable[Any]) -> tuple[int, ...]:
+def to_ids(given: Any, name: str) -> tuple[int, ...]:
+    """Token ids, also out of an array. Raises `PromptError`, which calls them `name`."""
+    return _integers(given, name)
+
+
+def to_whole(value: Any, name: str) -> int:
+    """A whole number from 0 on, of any library. Raises `ParameterError`, which calls it `name`."""
+    try:
+        whole = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        whole = -1
+    if whole < 0:
+        raise ParameterError(f"{name} is a whole number from 0 on, not {value!r}.")
+    return whole
+
+
+def _integers(row: Iterable[Any], name: str = "prompt_ids") -> tuple[int, ...]:
     ids = tuple(_plain(row))
     wrong = next((i for i in ids if isinstance(i, bool) or not isinstance(i, int | np.integer)), None)
     if wrong is not None:
-        raise PromptError(f"{wrong!r} is no token id; prompt_ids takes whole numbers.")
+        raise PromptError(f"{wrong!r} is no token id; {name} takes whole numbers.")
     return tuple(map(int, ids))
 
 
@@ -105,4 +125,8 @@ def to_interventions(given: Sequence[Intervention | str]) -> tuple[Intervention,
 def to_breakpoints(given: Sequence[Breakpoint | str]) -> tuple[Breakpoint, ...]:
     """Values, or texts in their notation. Raises `ParameterError`."""
     several = [given] if isinstance(given, str) else given
-    return tuple(parse_breakpoint(one) if isinstance(one, str) else one for one in several)
+    found = tuple(parse_breakpoint(one) if isinstance(one, str) else one for one in several)
+    for one in found:
+        if isinstance(one, TextMatches):
+            check_pattern(one.pattern)
+    return found

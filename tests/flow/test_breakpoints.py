@@ -88,7 +88,7 @@ def of_kind(hits: list[BreakpointHit], kind: type) -> dict[int, Any]:
 
 def test_a_cache_that_was_found_above_stops_no_second_time(tiny_gpt2: LoadedModel) -> None:
     run = open_session(tiny_gpt2, [[5, 6, 7]], {"max_new_tokens": 12, "eos_token_id": ()})
-    above = CacheAbove(25_000)
+    above = CacheAbove(80_000)
     run.set_breakpoints((above,))
     with run.attached():
         while not any(isinstance(event, BreakpointHit) for event in run.advance()):

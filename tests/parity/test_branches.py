@@ -17,6 +17,7 @@ from core.contract import (
     RunSpec,
     StartBranch,
     StepSnapshot,
+    TextMatches,
     WaterfallQuery,
 )
 from core.decode.branch import begin_branch, give_up_cache, give_up_records, take_cache
@@ -392,6 +393,15 @@ def test_a_script_has_branches_too(tiny_gpt2: LoadedModel) -> None:
     assert again.sequences == first.sequences
     with pytest.raises(core.contract.PromptError):
         core.branch(first, 99)
+    ids = np.array(first.sequences[0])
+    same = core.branch(first, np.int64(length + 1), token_ids=ids[length + 1 : length + 3], reroll=np.int64(0))
+    assert same.sequences == first.sequences
+    for wrong in (
+        {"position": 4.0}, {"position": True}, {"position": -1}, {"token_ids": [5.7]}, {"token_ids": ["a"]},
+        {"reroll": -1}, {"reroll": 0.5}, {"row": "0"}, {"breakpoints": ["text~("]}, {"breakpoints": [TextMatches("(")]},
+    ):  # fmt: skip
+        with pytest.raises((ParameterError, PromptError)):
+            core.branch(first, **{"position": length, **wrong})
 
 
 def test_a_beam_and_torchs_draws_have_no_branches(random_gpt2: LoadedModel) -> None:
