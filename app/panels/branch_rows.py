@@ -86,11 +86,14 @@ def _begins(state: AppState, key: Key) -> int:
 
 
 def memory_text(state: AppState, key: Key) -> str:
-    """Bytes of cache and records, or that the cache was given up."""
+    """Bytes of cache and records, that it has none of its own, or that the cache was given up."""
     memory = state.branches.memory.get(key)
     if memory is None:
         return ""
-    return numbers.byte_count(memory.cache_bytes + memory.record_bytes) if memory.cached else tr("given up")
+    if not memory.cached:
+        return tr("given up")
+    own = memory.cache_bytes + memory.record_bytes
+    return numbers.byte_count(own) if own or not memory.positions else tr("shared")
 
 
 def _tooltip(state: AppState, key: Key, name: str, step: StepSnapshot | None, probability: str) -> str:

@@ -61,7 +61,10 @@ class CandidatesPanel(Panel):
         outer.addWidget(self.twins)
         self.moment = Readout(numbers=False, parent=self)
         self.readout = Readout(numbers=True, parent=self)
-        self._say_empty()
+        self._hint = self.tr(
+            "Press Ctrl+Enter to run. Each step shows every candidate before and after the pipeline, and the draw."
+        )
+        self._say_empty(self._hint)
         for readout in (self.readout, self.moment):
             readout.wish_changed.connect(self._share_room)
         self._run: RunView | None = None
@@ -91,13 +94,16 @@ class CandidatesPanel(Panel):
         show_swatches(state, self.bars, self.needle)
         self._run, self._index, self._acting = state.run, select.step_index(state), state.acting
         self._preview = self._take_preview(state)
-        shown = (state.run.key if state.run else None, self._index, self._preview and self._generation, self._problem)
+        hint = select.next_step(state, self._hint)
+        key = None if state.run is None else state.run.key
+        said = hint if self._index is None else self._problem
+        shown = (key, self._index, self._preview and self._generation, said)
         self._described = describe_selection(self, (self.bars, self.needle), state, self._described)
         if shown == self._shown:
             return
         self._shown = shown
         if self._run is None or self._index is None:
-            self._show_nothing()
+            self._show_nothing(hint)
         else:
             self._show_step(self._run, self._index)
         self._show_table()
@@ -164,13 +170,8 @@ class CandidatesPanel(Panel):
             rows = candidate_rows.rows(self._run.step(self._index))
             self.bars.point_at(next((row.token_id for row in rows if not row.chosen), None))
 
-    def _say_empty(self) -> None:
-        self.bars.set_empty(
-            self.tr("The likeliest next tokens appear here"),
-            self.tr(
-                "Press Ctrl+Enter to run. Each step shows every candidate before and after the pipeline, and the draw."
-            ),
-        )
+    def _say_empty(self, hint: str) -> None:
+        self.bars.set_empty(self.tr("The likeliest next tokens appear here"), hint)
 
     def _show_table(self) -> None:
         if self.twins.shown is None:
@@ -187,8 +188,8 @@ class CandidatesPanel(Panel):
         parts = candidate_rows.segments(step.top, step.token_id)
         self.twins.show_table(tables.candidates_table(candidate_rows.rows(step), parts, key))
 
-    def _show_nothing(self) -> None:
-        self._say_empty()
+    def _show_nothing(self, hint: str) -> None:
+        self._say_empty(hint)
         self.bars.set_rows(())
         self.needle.hide()
         self.moment.set_wordings("")

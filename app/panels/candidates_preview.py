@@ -40,4 +40,5 @@ def readout(run: RunView, index: int, answer: InterventionAnswer) -> tuple[str, 
     """How much changed, in fewer and fewer words."""
     kl = tr("KL {0} bits").format(numbers.significant(answer.kl_bits))
     before, after = (numbers.significant(bits) for bits in (answer.entropy_before_bits, answer.entropy_after_bits))
-    return (f"{kl} · " + tr("{0} → {1} bits").format(before, after), kl)
+    least = tr("KL {0}").format(numbers.significant(answer.kl_bits))
+    return (f"{kl} · " + tr("{0} → {1} bits").format(before, after), kl, least)

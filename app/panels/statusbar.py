@@ -120,7 +120,7 @@ class StatusBar(QWidget):
         self.context.show_value(now.context)
         self.cache.show_value(now.cache)
         self.probes.show_value(now.probes)
-        self.aside.setText(now.aside)
+        self.aside.set_wordings(now.aside, now.aside_brief)
         if len(state.errors) != self._errors:
             self._errors = len(state.errors)
             self.errors.setText(self.tr("1 error") if self._errors == 1 else self.tr("{0} errors").format(self._errors))

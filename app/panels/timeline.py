@@ -41,10 +41,7 @@ class TimelinePanel(Panel):
         FocusRing(self.plot)
         self.plot.tooltip = self._tooltip
         self.plot.clicked.connect(self._clicked)
-        self.plot.set_empty(
-            self.tr("Entropy, surprisal and time of every token appear here"),
-            self.tr("Press Ctrl+Enter to run; click a step to see it."),
-        )
+        self._say_empty(self.tr("Press Ctrl+Enter to run; click a step to see it."))
         twin = Twin(self.tr("Timeline"), (self.plot,), self._clicked)
         self.twins = TwinStack(self.title, self.plot, (twin,), self)
         self.twins.turned.connect(self._show_table)
@@ -70,6 +67,9 @@ class TimelinePanel(Panel):
     def header_right_widgets(self) -> tuple[QWidget, ...]:
         return (self.readout,)
 
+    def _say_empty(self, hint: str) -> None:
+        self.plot.set_empty(self.tr("Entropy, surprisal and time of every token appear here"), hint)
+
     def render(self, state: AppState) -> None:  # type: ignore[override]
         if state.theme != self._theme:
             self._theme = state.theme
@@ -82,6 +82,7 @@ class TimelinePanel(Panel):
         self._run, self._index = state.run, select.step_index(state)
         run, index = self._run, self._index
         if run is None or index is None:
+            self._say_empty(select.next_step(state, self.tr("Press Ctrl+Enter to run; click a step to see it.")))
             self.plot.show_steps((), (), None, restart=True)
             self._key = None
             self.readout.set_wordings("")

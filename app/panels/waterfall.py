@@ -130,10 +130,8 @@ class WaterfallPanel(Panel):
     # showing
 
     def _show_empty(self, state: AppState) -> None:
-        self._say(
-            self.tr("What each stage of the pipeline does appears here"),
-            self.tr("Press Ctrl+Enter to run; then click a token and move a slider to see that step under it."),
-        )
+        run = self.tr("Press Ctrl+Enter to run; then click a token and move a slider to see that step under it.")
+        self._say(self.tr("What each stage of the pipeline does appears here"), select.next_step(state, run))
 
     def _say(self, title: str, hint: str) -> None:
         self._answer = None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from app.state import batch, image_draft
 from app.state.run import RunView
 from app.state.state import AppState, AttentionFocus, ColourBy, Draft
+from app.state.texts import tr
 from app.theme.palette import PALETTES, Palette
 from core.contract import (
     Answered,
@@ -91,6 +92,13 @@ def fed_positions(run: RunView) -> int:
     if run.count:
         return int(run.column("cache_length")[-1]) - run.padding
     return run.prefill.done if run.prefill else 0
+
+
+def next_step(state: AppState, otherwise: str) -> str:
+    """What an empty card tells the user to do: to go on with a run that waits, else something else."""
+    if state.run is not None and is_paused(state):
+        return tr("F5 goes on with the paused run, F10 makes one step.")
+    return otherwise
 
 
 def pieces(run: RunView) -> tuple[str, ...]:

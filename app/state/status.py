@@ -9,8 +9,8 @@ from app.state.acting import stopped_text
 from app.state.run import RunView
 from app.state.state import AppState
 from app.state.texts import tr
-from app.widgets.numbers import significant
-from core.contract import WorkerState
+from app.widgets.numbers import byte_count, significant
+from core.contract import BranchMemory, WorkerState
 
 NOTHING = "–"
 RECENT = 30  # tokens that the running speed is averaged over
@@ -27,6 +27,7 @@ class Status:
     cache: str
     probes: str
     aside: str  # what is worth knowing now: tokens that wait, positions re-used
+    aside_brief: str
 
 
 def status(state: AppState) -> Status:
@@ -37,10 +38,18 @@ def status(state: AppState) -> Status:
         first_token=_first_token(run),
         speed=_speed(run),
         context=_context(state),
-        cache=_cache(run),
+        cache=_cache(state),
         probes=f"{100 * state.vitals.probe_share:.1f} %" if state.vitals and run else NOTHING,
         aside=_aside(state),
+        aside_brief=_aside_brief(state),
     )
+
+
+def _aside_brief(state: AppState) -> str:
+    """The same in less room; empty where the whole is short."""
+    if state.pace.waiting or state.run is None or state.branches.reuse is None:
+        return ""
+    return tr("re-used {0}, fed {1}").format(*(f"{count:,}" for count in state.branches.reuse))
 
 
 def _aside(state: AppState) -> str:
@@ -117,10 +126,22 @@ def _context(state: AppState) -> str:
     if model is None:
         return NOTHING
     used = select.fed_positions(run) if run else 0
+    memory = _held(state)
+    if memory is not None:  # a branch that has said nothing yet
+        used = max(used, memory.positions)
     return f"{used:,} / {model.max_positions:,}"
 
 
-def _cache(run: RunView | None) -> str:
+def _held(state: AppState) -> BranchMemory | None:
+    """What core says that the branch in use holds, as long as no step of it does."""
+    run = state.run
+    return state.branches.memory.get(run.branch) if run is not None and run.count == 0 else None
+
+
+def _cache(state: AppState) -> str:
+    run, memory = state.run, _held(state)
+    if memory is not None and memory.positions:
+        return byte_count(memory.cache_bytes) if memory.cache_bytes else tr("shared")
     if run is None or run.count == 0:
         return NOTHING
     used, held = int(run.column("used_bytes")[-1]), int(run.column("allocated_bytes")[-1])

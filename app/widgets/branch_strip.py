@@ -27,6 +27,7 @@ LANE_PX, MOST_LANES = 24, 5  # more are scrolled
 PAD_PX, DOT_PX, GAP_PX = 8, 8, 12
 NAME_PX, NARROW_NAME_PX, MEMORY_PX, TOKEN_PX = 112, 86, 76, 132
 NARROW_PX = 420
+NAME_SHARE = 1 / 3  # of the width, at most, for long names
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class BranchStrip(QAbstractScrollArea):
         self._field = QLineEdit(self.viewport())
         self._field.setAccessibleName(self.tr("Name of the branch"))
         self._field.setAccessibleDescription(self.tr("Enter keeps it, Esc leaves it as it was"))
+        self._longest_name = 0.0
         self._field.setFont(fonts.ui(fonts.SMALL_PX))
         self._field.returnPressed.connect(self._keep_name)
         self._field.editingFinished.connect(self._field.hide)
@@ -86,6 +88,9 @@ class BranchStrip(QAbstractScrollArea):
         """These branches, the one in use, and the position selected in it."""
         moved = current != self._current or len(lanes) != len(self._lanes)
         before, self._lanes = self._lanes, tuple(lanes)
+        named = max((self._ui.width(lane.name) for lane in lanes), default=0.0) + GAP_PX
+        if named != self._longest_name:
+            self._longest_name, moved = named, True
         longest = max((lane.ends for lane in lanes), default=1)
         step = 1 << max(4, longest.bit_length() - 3)  # so that lines do not move with every token
         length = -(-max(1, longest) // step) * step
@@ -130,7 +135,8 @@ class BranchStrip(QAbstractScrollArea):
     def _track(self) -> tuple[float, float]:
         """Left and right end of what stands for the length."""
         width = self.viewport().width()
-        name = NAME_PX if width >= NARROW_PX else NARROW_NAME_PX
+        name: float = NAME_PX if width >= NARROW_PX else NARROW_NAME_PX
+        name = max(name, min(self._longest_name, NAME_SHARE * width))
         return PAD_PX + DOT_PX + 6 + name, width - PAD_PX - MEMORY_PX - GAP_PX
 
     def _x(self, position: int) -> float:

@@ -156,12 +156,12 @@ class CandidateBars(QAbstractScrollArea):
         painter.fillRect(QRectF(0, 0, width, self._head_px), self._colours["surface"])
         painter.setPen(self._colours["secondary"])
         baseline = self._head_px - 6.0
-        axis = self.tr("probability, 0 – {0}").format(f"{self._top:g}")
-        if tokens + GAP_PX + self._ui.width(axis) > raw - self._mono.width(NUMBER):
-            axis = f"0 – {self._top:g}"
-        self._ui.draw(painter, tokens + GAP_PX, baseline, axis)
         preview = self._rows[0].preview
         names = (self.tr("before"), self.tr("after")) if preview else (self.tr("raw"), self.tr("final"))
+        room = raw - max(self._mono.width(NUMBER), self._ui.width(names[0]) + GAP_PX) - tokens - GAP_PX
+        top = f"{self._top:g}"
+        axes = self.tr("probability, 0 – {0}").format(top), f"0 – {top}", f"≤ {top}"
+        self._ui.draw(painter, tokens + GAP_PX, baseline, next((a for a in axes if self._ui.width(a) <= room), ""))
         for right, text in zip((raw, final), names, strict=True):
             self._ui.draw_right(painter, right, baseline, text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,11 @@ def nice_top(value: float) -> float:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
     return next(n * power for n in (*NICE, 20.0) if n * power >= value * (1 - 1e-9))
+
+
+def tick_text(value: float) -> str:
+    """A round value in as few characters as possible: `0.5`, `2e-5`."""
+    return re.sub(r"e([+-])0*", lambda sign: "e" + sign[1].strip("+"), f"{value:g}")
 
 
 def ticks(top: float, most: int) -> list[float]:

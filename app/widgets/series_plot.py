@@ -16,10 +16,10 @@ from app.theme import fonts
 from app.theme.palette import LIGHT, Palette
 from app.widgets.empty import paint_empty
 from app.widgets.heat_geometry import extent, tick_step
-from app.widgets.series import SHORTEST, Axis, curve, nice_top, robust_top, ticks
+from app.widgets.series import SHORTEST, Axis, curve, nice_top, robust_top, tick_text, ticks
 from app.widgets.text_cache import TextCache
 
-LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX, BETWEEN_PX = 34, 14, 17, 18, 28
+LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX, BETWEEN_PX = 46, 14, 17, 18, 28
 Numbers = NDArray[np.float64] | NDArray[np.int64]
 
 
@@ -187,7 +187,7 @@ class SeriesPlot(QWidget):
             painter.drawLine(QPointF(box.left(), y), QPointF(box.right(), y))
             if rect.left() < LEFT_PX:
                 painter.setPen(QColor(self._palette.secondary))
-                self._mono.draw_right(painter, box.left() - 6, y + self._mono.rise, f"{value:g}")
+                self._mono.draw_right(painter, box.left() - 6, y + self._mono.rise, tick_text(value))
         painter.setPen(QColor(self._palette.secondary))
         if rect.left() < LEFT_PX:
             self._ui.draw_right(painter, box.left() - 6, box.top() - 7.5, lane.unit)

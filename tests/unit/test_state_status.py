@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from app.state import intents as i
-from app.state import texts
+from app.state import select, texts
 from app.state.plan import default_source, plan, problem
 from app.state.state import AppState
 from app.state.status import NOTHING, state_text, status
 from app.state.update import update
-from core.contract import ErrorReport, Planned, RunFinished, StateChanged, WorkerState
+from core.contract import BranchMemory, ErrorReport, Planned, RunFinished, StateChanged, WorkerState
 from tests.ui.fake_lab import model_info
 from tests.unit.test_state_update import Machine
 
@@ -113,3 +113,19 @@ def test_sentences_go_through_the_translator() -> None:
         assert machine.state.notices[-1].text == "SWITCHED TO SAMPLING, BECAUSE top_k HAS NO EFFECT IN GREEDY MODE."
     finally:
         texts.set_translator(str)
+
+
+def test_a_branch_that_has_said_nothing_yet_says_what_it_holds() -> None:
+    machine = Machine()
+    machine.do(i.Run())
+    machine.drain(3)
+    state = update(machine.state, StateChanged(WorkerState.PAUSED))
+    key = state.run.branch
+    branch = replace(state.run, count=0, branch_id=1, prefill=None)
+    memory = {(key[0], 1): BranchMemory(1, 8, 0, 0, True)}
+    state = replace(state, run=branch, branches=replace(state.branches, memory=memory, reuse=(8, 1)))
+    said = status(state)
+    assert (said.context, said.cache) == ("8 / 512", "shared")
+    assert (said.aside, said.aside_brief) == ("re-used 8 positions, recomputed 1", "re-used 8, fed 1")
+    assert "F10" in select.next_step(state, "")
+    assert select.next_step(AppState(), "Press Ctrl+Enter.") == "Press Ctrl+Enter."
