@@ -345,3 +345,24 @@ def test_in_a_chat_the_answer_is_that_of_the_branch_in_use(qtbot: QtBot, tmp_pat
         one.frames(2)
         assert one.state.draft.turns[-1].content == first
         assert branches.lanes(one.state) == [((1, 0), 0), ((1, 1), 1)]
+
+
+def test_after_a_rewind_to_the_first_token_everything_said_is_true(one: Driven, qtbot: QtBot) -> None:
+    one.do(b.Rewind(0))
+    live(one, lambda: run_of(one).branch_id == 1 and select.is_paused(one.state))
+    live(one, lambda: run_of(one).branch in one.state.branches.memory)
+    fed = run_of(one).prompt_tokens - 1
+    bar = one.window.statusbar
+    assert bar.context.value.text().startswith(f"{fed} / ")
+    assert bar.cache.value.text() == "shared"
+    assert branch_rows.lanes(one.state)[1].memory == "shared"
+    for empty in (one.panel("candidates").bars, one.panel("timeline").plot):
+        live(one, lambda shown=empty: "F5" in shown._empty[1])
+    one.window.resize(1024, 640)
+    one.frames(3)
+    assert bar.aside.shown in (f"re-used {fed} positions, recomputed 1", f"re-used {fed}, fed 1")
+    one.do(b.RenameBranch(1, "a name that is rather long"))
+    one.frames(2)
+    strip = one.panel("output").strip
+    assert strip._track()[0] > 130
+    assert strip._track()[1] - strip._track()[0] > 100
