@@ -16,6 +16,7 @@ from app.theme.palette import PALETTES, Palette
 from core.contract import (
     Answered,
     ChatMessage,
+    DeletePositions,
     GenerationParams,
     Intervention,
     MutePositions,
@@ -261,7 +262,7 @@ def run_spec(state: AppState, max_steps: int | None = None) -> RunSpec:
         max_steps=max_steps,
         grammar=state.grammar,
         cache=state.cache,
-        interventions=state.acting.interventions,
+        interventions=tuple(x for x in state.acting.interventions if not isinstance(x, DeletePositions)),  # of one run
         breakpoints=state.acting.breakpoints,
         **_mode_texts(state),
     )

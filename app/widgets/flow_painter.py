@@ -16,6 +16,7 @@ from app.widgets.text_cache import TextCache
 
 LINE_PX, CHIP_PX, MARGIN_PX = 28, 23, 7
 UNDERLINE_PX = 4.0
+GONE_PX = 2.5  # of each line of a deleted token from its middle
 NO_FILL = -1
 
 
@@ -24,7 +25,8 @@ class Marks:
     """What is marked on the tokens, by token.
 
     fills: level of the token map in [0, 255], or -1. underlines: height of the bar under a token in [0, 255].
-    marked: the first and the last token of the range to copy. struck: tokens that no later one may look at.
+    marked: the first and the last token of the range to copy. struck: tokens that no later one may look at;
+    gone: those whose keys and values were deleted.
     """
 
     fills: array[int] = field(default_factory=lambda: array("h"))
@@ -34,6 +36,7 @@ class Marks:
     hovered: int | None = None
     marked: tuple[int, int] | None = None
     struck: frozenset[int] = frozenset()
+    gone: frozenset[int] = frozenset()
 
 
 class FlowPainter:
@@ -78,12 +81,16 @@ class FlowPainter:
             if fragment.lead:
                 self._paint_lead(painter, fragment, baseline)
         if marks.struck:
-            self._paint_struck(painter, fragments, y, marks.struck)
+            self._paint_struck(painter, fragments, y + LINE_PX / 2, marks.struck)
+        if marks.gone:
+            for beside in (-GONE_PX, GONE_PX):
+                self._paint_struck(painter, fragments, y + LINE_PX / 2 + beside, marks.gone)
         self._paint_frames(painter, fragments, y, marks)
 
-    def _paint_struck(self, painter: QPainter, fragments: list[Fragment], y: int, struck: frozenset[int]) -> None:
+    def _paint_struck(
+        self, painter: QPainter, fragments: list[Fragment], middle: float, struck: frozenset[int]
+    ) -> None:
         painter.setPen(QPen(self._struck, 2))
-        middle = y + LINE_PX / 2
         for fragment in fragments:
             if fragment.token in struck:
                 left = MARGIN_PX + fragment.x

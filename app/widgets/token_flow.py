@@ -141,10 +141,10 @@ class TokenFlow(QAbstractScrollArea):
             self._marks.underlines = values
             self.viewport().update()
 
-    def set_struck(self, tokens: frozenset[int]) -> None:
-        """A line through these tokens."""
-        if tokens != self._marks.struck:
-            self._marks.struck = tokens
+    def set_struck(self, tokens: frozenset[int], gone: frozenset[int] = frozenset()) -> None:
+        """A line through these tokens, two through those that are gone."""
+        if (tokens, gone) != (self._marks.struck, self._marks.gone):
+            self._marks.struck, self._marks.gone = tokens - gone, gone
             self.viewport().update()
 
     def set_selected(self, token: int | None) -> None:
