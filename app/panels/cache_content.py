@@ -125,7 +125,8 @@ class ContentPage(QWidget):
         if run is not None and state.selected is not None:
             position = run.prompt_tokens + min(state.selected, run.count - 1)
         place = None if run is None else (run.key, run.finish is None)
-        shown = (answer, error, position, place, self._layer, self._head)
+        told = None if got is None or answer is None else got.generation  # equal questions have different answers
+        shown = (told, error, position, place, self._layer, self._head)
         if shown == self._shown:
             return
         self._shown = shown
