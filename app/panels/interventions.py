@@ -138,7 +138,7 @@ def _entry(act: Act, note: str, final: bool) -> SwitchEntry:
     elif isinstance(one, Steer):
         value, name = f"{one.scale:g}", tr("Scale of the vector")
     why = tr("Deleted keys and values do not come back; go back to a token before that to have them") if final else ""
-    note = note or (tr("cannot be undone") if final else "")
+    note = note or (tr("no undo") if final else "")
     return SwitchEntry(act.act_id, words(one), act.on, note, value=value, value_name=name, final=why)
 
 

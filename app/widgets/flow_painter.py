@@ -81,16 +81,16 @@ class FlowPainter:
             if fragment.lead:
                 self._paint_lead(painter, fragment, baseline)
         if marks.struck:
-            self._paint_struck(painter, fragments, y + LINE_PX / 2, marks.struck)
+            self._paint_struck(painter, fragments, y + LINE_PX / 2, marks.struck, 2)
         if marks.gone:
             for beside in (-GONE_PX, GONE_PX):
-                self._paint_struck(painter, fragments, y + LINE_PX / 2 + beside, marks.gone)
+                self._paint_struck(painter, fragments, y + LINE_PX / 2 + beside, marks.gone, 1)
         self._paint_frames(painter, fragments, y, marks)
 
     def _paint_struck(
-        self, painter: QPainter, fragments: list[Fragment], middle: float, struck: frozenset[int]
+        self, painter: QPainter, fragments: list[Fragment], middle: float, struck: frozenset[int], width: int
     ) -> None:
-        painter.setPen(QPen(self._struck, 2))
+        painter.setPen(QPen(self._struck, width))
         for fragment in fragments:
             if fragment.token in struck:
                 left = MARGIN_PX + fragment.x

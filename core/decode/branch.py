@@ -236,6 +236,8 @@ def take_over(run: Session, parting: Parting) -> int:
             best, lane, held = session, at, count
     if held:
         run.cache = fork_row(best.cache, lane, held, run.limit)
+    if held == common:
+        run.forward.delete(run.cache)
     return max(0, held - row.padding)
 
 
@@ -318,4 +320,5 @@ def take_cache(run: Session, donors: Iterable[Session]) -> int:
         run.cache = fork_row(best.cache, 0, held, run.limit)
     if held == run.refill_to:
         run.refill_to = 0
+        run.forward.delete(run.cache)
     return max(0, held - run.rows[0].padding)

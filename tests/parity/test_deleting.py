@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -294,3 +295,61 @@ def test_it_stays_deleted_whatever_is_asked_for_later(random_gpt2: LoadedModel) 
     mask = seen(len(fed), {12: (2,)})
     mask[14:16, 3] = False
     assert difference(logprobs(ours), plain_logprobs(random_gpt2, fed, mask)) < CLOSE
+
+
+def assert_is(session: Session, gone: Mapping[int, Sequence[int]]) -> None:
+    """A session against one plain pass without what is gone (since which query: which keys), and its cache."""
+    ours = Ours(session, [], [], session.result())
+    fed = session.cache.length
+    ids = session.ids[0, :fed].tolist()
+    expected = plain_logprobs(session.loaded, ids, seen(fed, gone))
+    assert difference(logprobs(ours)[:fed], expected) < CLOSE
+    left = fed - len({key for keys in gone.values() for key in keys})
+    for layer in session.cache.kind_layers():
+        assert layer.held == left
+        assert sum(layer.bytes()[:2]) == layer.held_keys().nbytes + layer.held_values().nbytes
+        assert layer.sizes().key_allocated == layer.held_keys().untyped_storage().nbytes()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_is_done_each_branch_holds_what_was_not_deleted_in_it(random_gpt2: LoadedModel, seed: int) -> None:
+    """Steps, deletions, branches from anywhere, caches given up and filled again, in any order."""
+    chance = random.Random(seed)
+    first = open_session(random_gpt2, [prompt_of(random_gpt2, 7, seed)], {"max_new_tokens": 30})
+    branches: list[tuple[Session, dict[int, list[int]]]] = [(first, {})]
+    _advance(first, 1 + chance.randrange(5))
+    for number in range(1, 16):
+        session, gone = chance.choice(branches)
+        _advance(session, 0)  # what was given up comes back first
+        match chance.choice(("step", "delete", "delete", "branch", "give up")):
+            case "step":
+                _advance(session, 1 + chance.randrange(4))
+            case "delete" if not session.finished:
+                fed = session.cache.length
+                known = {key for keys in gone.values() for key in keys}
+                keys = sorted({chance.randrange(fed) for _ in range(1 + chance.randrange(3))} - known)
+                if keys:
+                    session.set_interventions((DeletePositions(0, tuple(keys)),), number)
+                    gone[fed] = sorted({*gone.get(fed, ()), *keys})
+            case "branch":
+                position = chance.randrange(8, session.ids.shape[1] + 1)
+                others = [other for other, _ in branches if other is not session]
+                command = StartBranch(1, number, position, token_ids=(5 + number,), parent=session.branch_id)
+                child, _ = begin_branch(session, command, donors=others)
+                branches.append((child, {at: keys for at, keys in gone.items() if at < position - 1}))
+                _advance(child, 1 + chance.randrange(3))
+            case "give up":
+                give_up_cache(session)
+                if chance.random() < 0.5:
+                    take_cache(session, [other for other, _ in branches])
+    assert any(gone for _, gone in branches)
+    for session, gone in branches:
+        _advance(session, 0)
+        assert_is(session, gone)
+
+
+def _advance(session: Session, tokens: int) -> None:
+    until = session.new_tokens + tokens
+    with session.attached():
+        while not session.finished and (session.refill_to or session.in_prefill or session.new_tokens < until):
+            session.advance()
