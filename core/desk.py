@@ -12,6 +12,7 @@ from core.contract.commands import Ask
 from core.contract.errors import ErrorReport, InternalError, OutOfMemoryError, TokenglassError, ViewUnavailableError
 from core.contract.events import Answered
 from core.contract.picture import PictureAnswer, PictureQuery
+from core.contract.twins import CompareAttentionQuery, CompareQuery
 from core.contract.views import ViewAnswer, ViewQuery
 from core.domains.sandboxed import one_line
 from core.mailbox import Mailbox
@@ -59,8 +60,9 @@ class Desk:
         slot, deriving = next(iter(self._waiting.items()))
         query = deriving.ask.query
         session = None if isinstance(query, PictureQuery) else find(query.run_id, query.branch_id)
+        other = find(query.run_id, query.other) if isinstance(query, CompareQuery | CompareAttentionQuery) else None
         begun = perf_counter()
-        answered = _one_slice(deriving, session, loaded)
+        answered = _one_slice(deriving, session, other, loaded)
         spent_s = perf_counter() - begun
         deriving.spent_s += spent_s
         del self._waiting[slot]
@@ -71,11 +73,13 @@ class Desk:
         return spent_s
 
 
-def _one_slice(deriving: _Deriving, session: Session | None, loaded: LoadedModel | None) -> Answered | None:
+def _one_slice(
+    deriving: _Deriving, session: Session | None, other: Session | None, loaded: LoadedModel | None
+) -> Answered | None:
     ask = deriving.ask
     try:
         if deriving.slices is None:
-            deriving.slices = _slices(ask.query, session, loaded)
+            deriving.slices = _slices(ask.query, session, other, loaded)
         next(deriving.slices)
     except StopIteration as done:
         return Answered(ask.slot, ask.generation, done.value, derive_ms=1e3 * deriving.spent_s)
@@ -94,7 +98,7 @@ def _one_slice(deriving: _Deriving, session: Session | None, loaded: LoadedModel
 
 
 def _slices(
-    query: ViewQuery | PictureQuery, session: Session | None, loaded: LoadedModel | None
+    query: ViewQuery | PictureQuery, session: Session | None, other: Session | None, loaded: LoadedModel | None
 ) -> Generator[None, None, ViewAnswer | PictureAnswer]:
     if isinstance(query, PictureQuery):
         from core.decode.score import derive_picture
@@ -104,7 +108,7 @@ def _slices(
         return derive_picture(loaded, query)
     if session is None:
         raise ViewUnavailableError("That run is no longer held in memory; run it again.")
-    return session.answer_in_slices(query)
+    return session.answer_in_slices(query, other)
 
 
 def _broken_off(problem: BaseException) -> bool:

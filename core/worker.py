@@ -50,10 +50,12 @@ from core.contract.events import (
 )
 from core.contract.snapshot import StepSnapshot
 from core.contract.specs import ModelSpec
-from core.controls import Flags, LoadControl, QuietControl
+from core.contract.twins import BranchesGone, EndTwin, StartTwin
+from core.controls import Flags, LoadControl
 from core.desk import Desk, Meter, error_report, typed_error
 from core.drafts import Drafts, Fetched
 from core.mailbox import Mailbox
+from core.shelf import Shelf
 
 if TYPE_CHECKING:
     from core.decode.session import Session
@@ -85,9 +87,10 @@ class Worker:
     def __init__(self, inbox: Inbox, mailbox: Mailbox, flags: Flags) -> None:
         self.inbox, self.mailbox, self.flags = inbox, mailbox, flags
         self.state: WorkerState | None = None
-        self.loaded: LoadedModel | None = None
-        self.assistant: LoadedModel | None = None  # the draft model used last
+        self.shelf = Shelf()
         self.branches = Branches()
+        self.twin_wanted: StartTwin | None = None  # waits for the end of the prompt
+        self.owed = False  # of two that go on together, one has to follow the other
         self.loads_begun = 0
         self.interruptions_met = 0
         self.running = False
@@ -99,6 +102,11 @@ class Worker:
         self.credit_s = 0.0
         self.meter = Meter()
         self.hooks = ExitStack()  # the running session's hooks
+
+    @property
+    def loaded(self) -> LoadedModel | None:
+        """The model in use."""
+        return self.shelf.loaded
 
     @property
     def session(self) -> Session | None:
@@ -139,7 +147,7 @@ class Worker:
         self._end_run()
         self._forget_session()
         self.drafts.close()
-        self.loaded = self.assistant = None
+        self.shelf.clear()
 
     def _give_up(self, problem: BaseException) -> None:
         """End the run, or else the views asked for, and say why."""
@@ -202,8 +210,12 @@ class Worker:
             case SwitchBranch():
                 self._switch(command)
             case DropBranch():
-                self.branches.drop(command.run_id, command.branch_id)
-                self._report_branches()
+                self._drop(command)
+            case StartTwin():
+                self.twin_wanted = command
+                self._begin_twin()
+            case EndTwin():
+                self._let_go()
             case SetParams():
                 self._set_params(command)
             case Tokenize() | PreviewModel() | PreviewPlan():
@@ -220,25 +232,20 @@ class Worker:
                 pass  # their flags did the work
 
     def _load(self, command: LoadModel) -> None:
-        from core.decode.selftest import qualify
-        from core.models.loader import load
-
         self.loads_begun += 1
         control = LoadControl(command.model_id, self.loads_begun, self.flags, self.mailbox)
         self._end_run()
         try:
             self.enter(WorkerState.LOADING)
-            loaded = qualify(load(command.spec, command.model_id, control), control.cancelled)
+            loaded = self.shelf.load(command.spec, control)
             self._forget_session()
-            self.assistant = None
+            self.shelf.use(loaded)
             self.mailbox.put(ModelReady(loaded.info))
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as problem:
             kept = None if self.loaded is None else self.loaded.info.title
             self.mailbox.put(LoadFailed(command.model_id, error_report(problem), kept))
-        else:
-            self.loaded = loaded
         self._settle()
 
     def _start(self, command: StartRun) -> None:
@@ -261,9 +268,10 @@ class Worker:
 
     def _go_on(self, session: Session, event: Event, max_steps: int | None) -> None:
         """Advance this session from now on."""
-        self.steps_left, self.paused_at = max_steps, None
+        self.steps_left, self.paused_at, self.owed = max_steps, None, False
         self.meter, self.credit_s = Meter(), 0.0
-        self.hooks.enter_context(session.attached())
+        if len(self.branches.together) == 1:  # two may share a model, so that each has its hooks for its own step
+            self.hooks.enter_context(session.attached())
         self.mailbox.put(event)
         self.running = True  # last: from here on the run is ended by a `RunFinished`
         self._settle()
@@ -276,11 +284,69 @@ class Worker:
             self._pause()
         self._report_branches()
 
+    def _begin_twin(self) -> None:
+        """Once the prompt of the branch beside it is read."""
+        command = self.twin_wanted
+        if command is None or (self.running and self.session is not None and self.session.in_prefill):
+            return
+        self.twin_wanted = None
+        session = self.session
+        if session is None or (session.run_id, session.branch_id) != (command.run_id, command.beside):
+            self._switch(SwitchBranch(command.run_id, command.beside))
+        begun = perf_counter()
+        shelf, model = self.shelf, command.model
+        loaded = None if model is None else shelf.twin_model(model, self._interrupted, self._replacing)
+        if self.running:
+            self._waited(perf_counter() - (begun if self.paused_at is None else self.paused_at))
+            self.paused_at = None if self.paused_at is None else perf_counter()
+        started = self.branches.pair(command, self._interrupted, loaded)
+        self.hooks.close()
+        self.mailbox.put(started)
+        self.running, self.paused_at, self.steps_left, self.owed = True, None, command.max_steps, False
+        self._settle()
+        self._report_branches()
+
+    def _waited(self, seconds: float) -> None:
+        """Time that does not count against the speed of those that go on."""
+        for session in self.branches.together:
+            if not session.finished:
+                session.note_pause(seconds)
+
+    def _let_go(self) -> None:
+        """The branch in use goes on alone."""
+        self.branches.unpair()
+        self._alone()
+
+    def _drop(self, command: DropBranch) -> None:
+        beside = self.branches.is_beside(command.run_id, command.branch_id)
+        self.branches.drop(command.run_id, command.branch_id)
+        if beside:
+            self._alone()
+        self._report_branches()
+
+    def _alone(self) -> None:
+        """The one beside it is gone; where this one had ended, nothing goes on."""
+        self.owed = False
+        if self.running and self.session is not None and self.session.finished:
+            self.running, self.paused_at = False, None
+        self._settle()
+
+    def _replacing(self, before: LoadedModel | None) -> None:
+        """Another model for twins is about to be loaded; the branches of the one before are forgotten."""
+        gone = [] if before is None else self.branches.forget_model(before)
+        for run_id in sorted({run_id for run_id, _ in gone}):
+            self.mailbox.put(BranchesGone(run_id, tuple(branch for run, branch in gone if run == run_id)))
+        self.enter(WorkerState.LOADING)
+
     def _switch(self, command: SwitchBranch) -> None:
+        if self.running and self.branches.is_beside(command.run_id, command.branch_id):
+            _, switched, _ = self.branches.switch(command.run_id, command.branch_id, self.paused_at)
+            self.mailbox.put(switched)  # both go on, or wait, as they did
+            return
         session, switched, since = self.branches.switch(command.run_id, command.branch_id, self.paused_at)
         self.hooks.close()
         self.running = False
-        if session.finished:
+        if all(one.finished for one in self.branches.together):
             self.paused_at = None
             self.mailbox.put(switched)
         else:
@@ -299,40 +365,39 @@ class Worker:
 
     def _assistant(self, spec: ModelSpec | None) -> LoadedModel | None:
         """The draft model, kept for the next run. Raises `ModelLoadError`."""
-        from core.models.loader import load
-
-        if spec is None:
-            return None
-        if self.loaded is not None and spec.name == self.loaded.spec.name:
-            return self.loaded
-        if self.assistant is None or self.assistant.spec != spec:
-            self.assistant = None  # gives its memory back first
-            self.enter(WorkerState.LOADING)
-            self.assistant = load(spec, 0, QuietControl(self._interrupted))
-        return self.assistant
+        return self.shelf.draft_model(spec, self._interrupted, lambda: self.enter(WorkerState.LOADING))
 
     def _interrupted(self) -> bool:
         """Whether a command waits that ends the run in progress."""
         return self.flags.closing.is_set() or self.flags.interruptions > self.interruptions_met
 
     def _pause(self) -> None:
-        if self.running and self.paused_at is None:
-            self.paused_at = perf_counter()
-            self._settle()
+        if not self.running or self.paused_at is not None:
+            return
+        if self.owed:
+            self.steps_left = 1  # both have taken the same steps when they wait
+            return
+        self.paused_at = perf_counter()
+        self._settle()
 
     def _resume(self, max_steps: int | None) -> None:
         if not self.running or self.session is None:
             return
         if self.paused_at is not None:
-            self.session.note_pause(perf_counter() - self.paused_at)
+            self._waited(perf_counter() - self.paused_at)
         elif max_steps is not None and self.steps_left is not None:
             max_steps += self.steps_left  # asked for while a step is being taken
         self.paused_at, self.steps_left = None, max_steps
         self._settle()
 
     def _set_params(self, command: SetParams) -> None:
-        if self.session is not None and self.running:
-            self.mailbox.put(self.session.set_params(command.changes, command.epoch))
+        if not self.running:
+            return
+        for session in self.branches.together:
+            own = self.branches.own_settings(session)
+            changes = {name: value for name, value in command.changes.items() if name not in own}
+            if changes and not session.finished:
+                self.mailbox.put(session.set_params(changes, command.epoch))
 
     @property
     def _refilling(self) -> bool:
@@ -367,21 +432,28 @@ class Worker:
 
     def _advance(self) -> None:
         """One unit of the run, then views within their share of the time."""
-        session = self.session
-        assert session is not None
+        session = self.branches.in_turn()
         begun = perf_counter()
         events: tuple[Event, ...] = ()
-        with suppress(TokenglassError):  # the session keeps it and tells it in its result
+        with suppress(TokenglassError), session.attached():  # the session keeps it and tells it in its result
             events = session.advance()
         spent_s = perf_counter() - begun
+        for other in self.branches.together:
+            if other is not session and not other.finished:
+                other.note_pause(spent_s)
         steps = [event for event in events if isinstance(event, StepSnapshot)]
         for event in events:
             self.mailbox.put(event)
         self.meter.step(spent_s, sum(s.timing.probes_ms for s in steps[:1]) / 1e3)
-        if session.finished:
-            self._end_run()
+        self.owed = self.branches.owes(session) if steps or session.finished else self.owed
+        if session.finished and all(one.finished for one in self.branches.together):
+            self._end_run(session)
             return
-        if steps and self.steps_left is not None:
+        if session.finished:
+            self._conclude(session)
+        if self.twin_wanted is not None:
+            self._guarded(self.twin_wanted)
+        if steps and not self.owed and self.steps_left is not None:
             self.steps_left -= 1
             if self.steps_left <= 0:
                 self._pause()
@@ -399,29 +471,37 @@ class Worker:
     def _report_vitals(self, session: Session, now: bool = False) -> None:
         if now or self.meter.due():
             self.mailbox.put_latest("vitals", Vitals(session.run_id, self.meter.share(), session.trace_bytes))
+            if len(self.branches.together) > 1:
+                self._report_branches()
 
-    def _end_run(self) -> None:
-        """Stop what runs and say how it ended; the session stays for views."""
+    def _end_run(self, ended: Session | None = None) -> None:
+        """Stop what runs and say how it ended; the session stays for views. ended: the one that ended by itself."""
         self.hooks.close()
-        if self.running and self.session is not None:
-            try:
-                self._conclude(self.session)
-            except (KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException as problem:  # the detokeniser may panic on what it held back
-                self.session.error = self.session.error or typed_error(problem)
-                self._conclude(self.session)
-        self.running, self.paused_at = False, None
+        if self.running and self.paused_at is not None:
+            self._waited(perf_counter() - self.paused_at)
+        for session in self.branches.together if self.running else ():
+            if session is ended or not session.finished:
+                self._conclude(session)
+        self.running, self.paused_at, self.owed = False, None, False
+        if self.twin_wanted is not None:
+            self.twin_wanted = None
+            self.mailbox.put(CommandRefused("StartTwin", PromptError("The run ended before its twin began.").report()))
         self._settle()
         self._report_branches()
 
     def _conclude(self, session: Session) -> None:
-        if self.paused_at is not None:
-            session.note_pause(perf_counter() - self.paused_at)
-            self.paused_at = None
-        session.cancel()
+        """Say how a session ended."""
+        try:
+            session.cancel()
+            result = session.result()
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as problem:  # the detokeniser may panic on what it held back
+            session.error = session.error or typed_error(problem)
+            session.cancel()
+            result = session.result()
         self._report_vitals(session, now=True)
-        self.mailbox.put(session.result())
+        self.mailbox.put(result)
 
     def _forget_session(self) -> None:
         self.desk.clear()

@@ -146,6 +146,15 @@ from core.contract.preview import DtypeEstimate, ModelPreview
 from core.contract.snapshot import CacheReport, Candidates, StepId, StepSnapshot, StepTiming
 from core.contract.specs import ChatMessage, Grammar, GrammarKind, ModelSpec, Prompt, RunSpec
 from core.contract.together import check_together, in_mode, inactive_reason
+from core.contract.twins import (
+    BranchesGone,
+    CompareAnswer,
+    CompareAttentionAnswer,
+    CompareAttentionQuery,
+    CompareQuery,
+    EndTwin,
+    StartTwin,
+)
 from core.contract.views import (
     AttentionAnswer,
     AttentionQuery,
@@ -176,6 +185,7 @@ __all__ = [
     "BranchMemory",
     "BranchStarted",
     "BranchSwitched",
+    "BranchesGone",
     "BranchesHeld",
     "CachePlan",
     "CacheReport",
@@ -188,6 +198,10 @@ __all__ = [
     "ColumnQuery",
     "Command",
     "CommandRefused",
+    "CompareAnswer",
+    "CompareAttentionAnswer",
+    "CompareAttentionQuery",
+    "CompareQuery",
     "ConfigDescribed",
     "ConfigDescription",
     "ConfigEstimate",
@@ -204,6 +218,7 @@ __all__ = [
     "DropBranch",
     "DtypeEstimate",
     "DummyInput",
+    "EndTwin",
     "ErrorReport",
     "Event",
     "ExportError",
@@ -287,6 +302,7 @@ __all__ = [
     "StageReport",
     "StartBranch",
     "StartRun",
+    "StartTwin",
     "StateChanged",
     "StepDetail",
     "StepId",

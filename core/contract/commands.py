@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from core.contract.branches import DropBranch, StartBranch, SwitchBranch
 from core.contract.picture import PictureQuery
 from core.contract.specs import ModelSpec, Prompt, RunSpec
+from core.contract.twins import EndTwin, StartTwin
 from core.contract.views import ViewQuery
 
 
@@ -186,5 +187,7 @@ Command = (
     | StartBranch
     | SwitchBranch
     | DropBranch
+    | StartTwin
+    | EndTwin
     | Shutdown
 )

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from core.contract.looking import LookingAnswer, LookingQuery
 from core.contract.params import GenerationParams
 from core.contract.snapshot import FloatArray
+from core.contract.twins import TwinAnswer, TwinQuery
 
 
 class Place(Protocol):
@@ -196,5 +197,5 @@ class WaterfallAnswer:
     reason: str
 
 
-ViewQuery = AttentionQuery | ThumbnailQuery | DistributionQuery | WaterfallQuery | LookingQuery
-ViewAnswer = AttentionAnswer | ThumbnailAnswer | DistributionAnswer | WaterfallAnswer | LookingAnswer
+ViewQuery = AttentionQuery | ThumbnailQuery | DistributionQuery | WaterfallQuery | LookingQuery | TwinQuery
+ViewAnswer = AttentionAnswer | ThumbnailAnswer | DistributionAnswer | WaterfallAnswer | LookingAnswer | TwinAnswer

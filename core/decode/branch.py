@@ -50,15 +50,19 @@ def begin_branch(
     command: StartBranch,
     cancelled: Callable[[], bool] = lambda: False,
     donors: Iterable[Session] = (),
+    loaded: LoadedModel | None = None,
 ) -> tuple[Session, BranchStarted]:
-    """The branch, not advanced yet. Raises `PromptError` or `ParameterError`; `parent` is never changed."""
+    """The branch, not advanced yet. Raises `PromptError` or `ParameterError`; `parent` is never changed.
+
+    loaded: the model it runs on, the parent's if None; of another one nothing can be taken over.
+    """
     from core.decode.session import Session
 
     spec = _spec(parent, command)
     parting = _parting(parent, command, tuple(donors))
     _check_mode(parent, spec)
     branch = Session(
-        parent.loaded,
+        loaded or parent.loaded,
         spec,
         run_id=parent.run_id,
         branch_id=command.branch_id,
@@ -207,6 +211,8 @@ def take_over(run: Session, parting: Parting) -> int:
     row, source, parent = run.rows[0], parting.row, parting.parent
     if run.mode.moves_lanes:
         return 0  # it compares with hidden states that nobody keeps
+    if run.loaded is not parent.loaded:
+        return 0
     common = min(row.padding + parting.position, run.ids.shape[1] - 1)
     if run.trace is not None:
         if parent.trace is None:
@@ -215,7 +221,7 @@ def take_over(run: Session, parting: Parting) -> int:
         run.trace = parent.trace.fork(common)
         row.path = source.path.moved(common, 0)
     best, lane, held = parent, 0, 0
-    for session in (parent, *parting.donors):
+    for session in (parent, *(donor for donor in parting.donors if donor.loaded is run.loaded)):
         at, count = _held(session, run, common, source if session is parent else None)
         if count > held:
             best, lane, held = session, at, count

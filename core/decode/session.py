@@ -389,9 +389,9 @@ class Session:
 
     # -- views
 
-    def answer(self, query: ViewQuery) -> ViewAnswer:
+    def answer(self, query: ViewQuery, other: Session | None = None) -> ViewAnswer:
         """Derive a view. Raises `ViewUnavailableError` with the reason."""
-        slices = self.answer_in_slices(query)
+        slices = self.answer_in_slices(query, other)
         while True:
             try:
                 next(slices)
@@ -399,9 +399,12 @@ class Session:
                 answer: ViewAnswer = done.value
                 return answer
 
-    def answer_in_slices(self, query: ViewQuery) -> Generator[None, None, ViewAnswer]:
-        """The same in pieces of a few milliseconds, so that it can be spread between steps or dropped."""
-        slices = derive(self.recording(), query)
+    def answer_in_slices(self, query: ViewQuery, other: Session | None = None) -> Generator[None, None, ViewAnswer]:
+        """The same in pieces of a few milliseconds, so that it can be spread between steps or dropped.
+
+        other: the second branch of a comparison.
+        """
+        slices = derive(self.recording(), query, None if other is None else other.recording())
         while True:
             with torch.inference_mode():
                 try:

@@ -18,6 +18,7 @@ from core.contract.params import GenerationParams
 from core.decode.forward import Forward
 from core.decode.kv import cache_length, crop_cache, new_cache
 from core.models.loaded import LoadedModel
+from core.models.vocabulary import same_vocabulary
 
 if TYPE_CHECKING:
     from core.decode.session import Session
@@ -180,8 +181,7 @@ def _drafted(
 
 def _check_vocabulary(target: LoadedModel, assistant: LoadedModel) -> None:
     """Raises `ParameterError`: drafted ids must mean the same tokens to both."""
-    ours, theirs = target.text.vocabulary(), assistant.text.vocabulary()
-    if ours != theirs or (ours is None and target.info.vocab_size != assistant.info.vocab_size):
+    if not same_vocabulary(target, assistant):
         raise ParameterError(
             f"{assistant.info.title} cannot draft for {target.info.title}, because their vocabularies differ; choose "
             "a smaller model of the same family, or assistant_early_exit."
