@@ -9,8 +9,9 @@ from PySide6.QtCore import QObject
 from PySide6.QtGui import QAction, QKeySequence
 from PySide6.QtWidgets import QWidget
 
+from app.state import branch_intents as b
+from app.state import branches, select
 from app.state import intents as i
-from app.state import select
 from app.state.intents import Intent
 from app.state.state import AppState, ColourBy, LayoutName
 from app.theme.palette import ThemeName
@@ -39,6 +40,7 @@ class Actions(QObject):
         self._add_run_actions()
         self._add_edit_actions()
         self._add_selection_actions()
+        self._add_branch_actions()
         self._add_view_actions()
 
     def __getitem__(self, name: str) -> QAction:
@@ -113,6 +115,28 @@ class Actions(QObject):
         self.add("previous", self.tr("Select the previous token"), i.MoveSelection(-1), ("K", "Left"), has_steps)
         self.add("newest", self.tr("Follow the newest token"), i.SelectStep(None), ("Shift+J", "End"), has_steps)
 
+    def _add_branch_actions(self) -> None:
+        offered: tuple[tuple[str, str, b.BranchIntent, str, str], ...] = (
+            (
+                "rewind", self.tr("Rewind here"), b.Rewind(), "Ctrl+Backspace",
+                self.tr("Back to the moment before the selected token, and wait (Ctrl+Backspace)"),
+            ),
+            (
+                "fork", self.tr("Fork"), b.Fork(), "Ctrl+K",
+                self.tr("A second text that goes on after the selected token (Ctrl+K)"),
+            ),
+            (
+                "try", self.tr("Another try"), b.AnotherTry(), "Ctrl+T",
+                self.tr("The selected token and all after it again, with other draws (Ctrl+T)"),
+            ),
+        )  # fmt: skip
+        for name, text, intent, shortcut, tip in offered:
+            self.add(name, text, intent, (shortcut,), can_branch).setToolTip(tip)
+        several = _several_branches
+        self.add("branch.next", self.tr("Next branch"), b.MoveBranch(1), ("Alt+Down",), several)
+        self.add("branch.previous", self.tr("Previous branch"), b.MoveBranch(-1), ("Alt+Up",), several)
+        self.add("branch.delete", self.tr("Delete this branch"), b.DeleteBranch(), (), several)
+
     def _add_view_actions(self) -> None:
         colours: dict[ColourBy, str] = {
             "probability": self.tr("Colour tokens by probability"),
@@ -145,6 +169,15 @@ class Actions(QObject):
         }
         for theme, text in themes.items():
             self.add(f"theme.{theme}", text, i.SetTheme(theme), (), checked=_has_theme(theme))
+
+
+def can_branch(state: AppState) -> bool:
+    """Whether something can begin at the step shown."""
+    return state.run is not None and state.run.count > 0 and not state.run.has_beams
+
+
+def _several_branches(state: AppState) -> bool:
+    return len(branches.lanes(state)) > 1
 
 
 def _has_speed(limit: float | None) -> Predicate:

@@ -22,6 +22,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 MOST_RECENT = 6
 DTYPES = ("auto", "bf16", "fp32")
 ICONS = {"run": "mdi6.play", "pause": "mdi6.pause", "step": "mdi6.step-forward", "stop": "mdi6.stop"}
+BRANCH_ICONS = {"rewind": "mdi6.skip-backward", "fork": "mdi6.source-branch"}
 
 
 class ToolBar(QWidget):
@@ -47,6 +48,9 @@ class ToolBar(QWidget):
         self.model.setMaximumWidth(220)
         self.placement = self._menu_button(self.tr("Device and weights"))
         self.buttons = {key: self._button(actions[key], primary=key == "run") for key in ICONS}
+        self.branch_buttons = {key: self._button(actions[key]) for key in BRANCH_ICONS}
+        for button in self.branch_buttons.values():
+            button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonIconOnly)
         self.speed = self._menu_button(self.tr("Reading speed"))
         self.speed.setToolTip(self.tr("Reading speed: slows what is shown, not the model"))
         for key in actions.entries:
@@ -64,7 +68,7 @@ class ToolBar(QWidget):
         row.addWidget(self.model)
         row.addWidget(self.placement)
         row.addSpacing(8)
-        for button in self.buttons.values():
+        for button in (*self.buttons.values(), *self.branch_buttons.values()):
             row.addWidget(button)
         row.addWidget(self.speed)
         row.addStretch(1)
@@ -186,7 +190,7 @@ class ToolBar(QWidget):
             menu.addAction(action)
 
     def _paint_icons(self, palette: Palette) -> None:
-        for key, icon in ICONS.items():
+        for key, icon in {**ICONS, **BRANCH_ICONS}.items():
             colour = palette.on_accent if key == "run" else palette.text
             disabled = palette.surface if key == "run" else palette.muted
             self._actions[key].setIcon(qta.icon(icon, color=QColor(colour), color_disabled=QColor(disabled)))

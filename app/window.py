@@ -17,9 +17,11 @@ from PySide6.QtGui import (
 from PySide6.QtWidgets import QApplication, QDialog, QMainWindow, QVBoxLayout, QWidget
 
 from app import drops
-from app.actions import Actions
+from app.actions import Actions, can_branch
 from app.chooser import Catalogue, ModelChooser
 from app.keeper import Keeper
+from app.panels.candidates import CandidatesPanel
+from app.panels.output import OutputPanel
 from app.panels.panel import Panel
 from app.panels.statusbar import StatusBar
 from app.settings import Settings
@@ -76,6 +78,7 @@ class Window(QMainWindow):
         self.actions_.add("model.again", reload, ChooseModel(again=True), (), lambda s: s.model is not None)
         self.actions_.add("model.folder", self.tr("Open folder…"), self.chooser.open_folder, ("Ctrl+O",))
         self.actions_.add("model.gguf", self.tr("Open GGUF…"), self.chooser.open_gguf)
+        self._add_branch_actions()
         toggles = [card.toggleViewAction() for card in self.workspace.cards.values()]
         self.toolbar = ToolBar(self.actions_, store.dispatch, toggles)
         self.statusbar = StatusBar(store.cost)
@@ -109,6 +112,31 @@ class Window(QMainWindow):
         saved = settings.window()
         if saved is not None:
             self.restoreGeometry(saved[0])
+
+    def _add_branch_actions(self) -> None:
+        """Those that need a panel: a token is pointed at, a text is written."""
+        add = self.actions_.add
+        add("force", self.tr("Force another token…"), self._force_another, ("Ctrl+Shift+T",), can_branch)
+        add("edit", self.tr("Edit text here…"), self._edit_text, ("Ctrl+Shift+E",), can_branch)
+        add("branch.rename", self.tr("Rename this branch…"), self._rename, (), can_branch)
+
+    def _force_another(self) -> None:
+        self._reveal("candidates")
+        panel = self.workspace.cards["candidates"].panel
+        if isinstance(panel, CandidatesPanel):
+            panel.point_at_another()
+
+    def _edit_text(self) -> None:
+        self._reveal("output")
+        panel = self.workspace.cards["output"].panel
+        if isinstance(panel, OutputPanel):
+            panel.edit_text()
+
+    def _rename(self) -> None:
+        self._reveal("output")
+        panel, run = self.workspace.cards["output"].panel, self.store.state.run
+        if isinstance(panel, OutputPanel) and run is not None:
+            panel.strip.edit_name(run.branch_id)
 
     def render(self, state: AppState) -> None:  # type: ignore[override]
         """Theme and layout."""

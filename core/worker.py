@@ -471,8 +471,9 @@ class Worker:
     def _report_vitals(self, session: Session, now: bool = False) -> None:
         if now or self.meter.due():
             self.mailbox.put_latest("vitals", Vitals(session.run_id, self.meter.share(), session.trace_bytes))
-            if len(self.branches.together) > 1:
-                self._report_branches()
+            held = self.branches.held()
+            if held is not None:
+                self.mailbox.put_latest("branches", held)
 
     def _end_run(self, ended: Session | None = None) -> None:
         """Stop what runs and say how it ended; the session stays for views. ended: the one that ended by itself."""

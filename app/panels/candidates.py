@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from PySide6.QtCore import Qt
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
@@ -9,6 +10,7 @@ from app.panels import tables
 from app.panels.accessible import Moment, describe_selection
 from app.panels.panel import Dispatch, Panel
 from app.state import select
+from app.state.branch_intents import ForceToken
 from app.state.run import RunView
 from app.state.state import AppState
 from app.widgets import candidate_rows, draw_text, numbers, step_text
@@ -35,6 +37,7 @@ class CandidatesPanel(Panel):
         self.bars = CandidateBars()
         self.bars.setAccessibleName(self.tr("Candidates of the shown step"))
         FocusRing(self.bars)
+        self.bars.forced.connect(self._force)
         self.needle = DrawNeedle()
         self.needle.setAccessibleName(self.tr("Draw on the cumulative probability"))
         plots = QWidget(self)
@@ -105,6 +108,17 @@ class CandidatesPanel(Panel):
         said = f"{step_text.sentence(self._run, self._index)} " + self.tr("Likeliest: {0}.").format(names)
         u, note = draw_text.shown(step, step_text.params_at(self._run, self._index))
         return f"{said} " + (note if u is None else self.tr("The draw was {0}.").format(f"{u:.3f}"))
+
+    def _force(self, token_id: int) -> None:
+        if self._index is not None:
+            self.dispatch(ForceToken(token_id, self._index))
+
+    def point_at_another(self) -> None:
+        """Choose a token to be forced by keyboard: the likeliest that was not chosen."""
+        self.bars.setFocus(Qt.FocusReason.ShortcutFocusReason)
+        if self._run is not None and self._index is not None:
+            rows = candidate_rows.rows(self._run.step(self._index))
+            self.bars.point_at(next((row.token_id for row in rows if not row.chosen), None))
 
     def _say_empty(self) -> None:
         self.bars.set_empty(

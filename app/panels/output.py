@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from PySide6.QtCore import Qt
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QPushButton, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QMenu, QPushButton, QToolButton, QVBoxLayout, QWidget
 
-from app.panels import tables
+from app.panels import branch_rows, tables
 from app.panels.accessible import Moment, describe_selection
 from app.panels.output_attention import SOURCE_TEXT, SOURCES, Query, Source, levels_of, query_of, same_view
 from app.panels.panel import Dispatch, Panel
-from app.state import select
+from app.state import branches, select
+from app.state.branch_intents import (
+    AnotherTry,
+    DeleteBranch,
+    EditFrom,
+    Fork,
+    MoveBranch,
+    RenameBranch,
+    Rewind,
+    ShowBranch,
+)
 from app.state.intents import AskView, SelectStep, SetColour, WithdrawView
 from app.state.run import RunView
 from app.state.state import AppState, ColourBy
 from app.state.texts import tr
 from app.theme.colormaps import indices, token_fills
 from app.widgets import step_text
+from app.widgets.branch_strip import BranchStrip
 from app.widgets.choice import Choice
+from app.widgets.edit_bar import EditBar
 from app.widgets.flow_painter import NO_FILL
 from app.widgets.focus_ring import FocusRing
 from app.widgets.legend import MapLegend
@@ -65,11 +78,26 @@ class OutputPanel(Panel):
         self.flow.tooltip = self._tooltip
         self.flow.clicked.connect(self._clicked)
         self.flow.follow_changed.connect(lambda _follow: self._show_newest_button())
+        self.flow.more = self._offer
+        self.strip = self._make_strip()
+        self.edit = EditBar()
+        self.edit.given.connect(lambda position, text: dispatch(EditFrom(position, text)))
+        self.edit.closed.connect(self._edited)
+        plots = QWidget(self)
+        inner = QVBoxLayout(plots)
+        inner.setContentsMargins(0, 0, 0, 0)
+        inner.setSpacing(0)
+        for widget, stretch in ((self.strip, 0), (self.flow, 1), (self.edit, 0)):
+            inner.addWidget(widget, stretch)
+        inner.setSpacing(4)
+        twins = (
+            Twin(self.tr("Output tokens"), (self.flow,), self._select),
+            Twin(self.tr("Branches"), (self.strip,), self._choose_branch),
+        )
+        self.twins = TwinStack(self.title, plots, twins, self)
+        self.twins.turned.connect(self._refresh)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
-        twin = Twin(self.tr("Output tokens"), (self.flow,), self._select)
-        self.twins = TwinStack(self.title, self.flow, (twin,), self)
-        self.twins.turned.connect(self._refresh)
         box.addWidget(self.twins)
         self.colour = Choice(self.tr("colour"), self.tr("Quantity that colours the tokens"), self._choose_colour, self)
         self.colour.set_options([(q, tr(q)) for q in QUANTITIES] + [(s, tr(SOURCE_TEXT[s])) for s in SOURCES])
@@ -96,6 +124,7 @@ class OutputPanel(Panel):
         self._theme = ""
         self._described: Moment = None
         self._legend_key: tuple[str, ...] = ()
+        self._branches_seen: tuple[object, ...] = ()
 
     def header_widgets(self) -> tuple[QWidget, ...]:
         return (self.twins.button, self.colour, self.overlay, self.progress)
@@ -116,13 +145,17 @@ class OutputPanel(Panel):
             self.flow.set_palette(palette)
             self.progress.set_palette(palette)
             self.twins.set_palette(palette)
+            self.strip.set_palette(palette)
             self.overlay.setStyleSheet(f"QToolButton:checked {{ color: {palette.accent} }}")
             self._coloured = ()
         run = state.run
         self._show_legend(state)
         self.progress.set_wordings(*_progress(state))
         self._described = describe_selection(self, (self.flow,), state, self._described)
-        if self.twins.shown is not None:
+        self._show_branches(state)
+        if self.twins.shown == 1:
+            self.twins.show_table(branch_rows.table(state))
+        elif self.twins.shown == 0:
             selected = None if state.selected is None else select.step_index(state)
             self.twins.show_table(tables.output_table(run, selected) if run and run.count else None)
         if run is None:
@@ -184,6 +217,73 @@ class OutputPanel(Panel):
         palette = select.palette(state)
         self.legend.show_map(token_fills(palette), low, high, palette, tr(MEANING[quantity]))
         self._share_room()
+
+    # branches
+
+    def _make_strip(self) -> BranchStrip:
+        strip = BranchStrip()
+        strip.setAccessibleName(self.tr("Branches of the run"))
+        FocusRing(strip)
+        strip.chosen.connect(lambda branch_id: self.dispatch(ShowBranch(branch_id)))
+        strip.moved.connect(lambda delta: self.dispatch(MoveBranch(delta)))
+        strip.renamed.connect(lambda branch_id, name: self.dispatch(RenameBranch(branch_id, name)))
+        strip.deleted.connect(lambda branch_id: self.dispatch(DeleteBranch(branch_id)))
+        strip.hide()
+        return strip
+
+    def _show_branches(self, state: AppState) -> None:
+        """The strip, once there is more than one branch."""
+        seen = (state.run, state.branches, state.selected)
+        if seen == self._branches_seen:
+            return
+        self._branches_seen = seen
+        lanes = branch_rows.lanes(state)
+        self.strip.setVisible(len(lanes) > 1)
+        if state.run is not None and len(lanes) > 1:
+            self.strip.show_lanes(lanes, state.run.branch_id, branch_rows.selected_position(state))
+            self.strip.setAccessibleDescription(branch_rows.describe(state))
+
+    def _choose_branch(self, row: int) -> None:
+        shown = branches.lanes(self._state) if self._state is not None else []
+        if row < len(shown):
+            self.dispatch(ShowBranch(shown[row][0][1]))
+
+    def _offer(self, menu: QMenu, token: int) -> None:
+        """What can be done from a token on, in front of what can be copied."""
+        run = self._state.run if self._state else None
+        if run is None or run.has_beams:
+            return
+        index = token - run.prompt_tokens
+        if index >= 0:
+            menu.addAction(self.tr("Rewind to here"), lambda: self.dispatch(Rewind(index)))
+            menu.addAction(self.tr("Another try from here"), lambda: self.dispatch(AnotherTry(index)))
+        menu.addAction(self.tr("Edit text here…"), lambda: self.edit_text(token))
+        if index >= 0:
+            menu.addAction(self.tr("Fork after this token"), lambda: self.dispatch(Fork(index)))
+        menu.addSeparator()
+
+    def edit_text(self, token: int | None = None) -> None:
+        """A field for the text from a token on (None: the one shown); inside the prompt for all that is left of it."""
+        state = self._state
+        run = state.run if state is not None else None
+        if state is None or run is None:
+            return
+        index = select.step_index(state)
+        if token is None:
+            token = run.prompt_tokens + (0 if index is None else index)
+        self.twins.button.setChecked(False)
+        if token < run.prompt_tokens:
+            text, what = "".join(run.prompt.pieces[token:]), self.tr("Instead of the prompt from position {0} on")
+        else:
+            own = token - run.prompt_tokens
+            text = run.step(own).text if own < run.count else ""
+            what = self.tr("Instead of the token at position {0}")
+        self.edit.ask(token, what.format(f"{token:,}"), text)
+        self._show_newest_button()
+
+    def _edited(self) -> None:
+        self.flow.setFocus(Qt.FocusReason.OtherFocusReason)
+        self._show_newest_button()
 
     # the attention row
 
@@ -268,14 +368,18 @@ class OutputPanel(Panel):
         box = self.layout()
         if box is not None and box.contentsMargins().bottom() != below:
             box.setContentsMargins(0, 0, 0, below)
+        self._place_newest()
+
+    def _place_newest(self) -> None:
+        """The button floats in the corner of the tokens, above what is written below them."""
+        hint, edit = self.newest.sizeHint(), self.edit.height() if self.edit.isVisible() else 0
+        top = self.height() - hint.height() - edit
+        self.newest.setGeometry(self.width() - hint.width() - 16, top, hint.width(), hint.height())
+        self.newest.raise_()
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """The button floats in the corner."""
-        hint = self.newest.sizeHint()
-        self.newest.setGeometry(
-            self.width() - hint.width() - 16, self.height() - hint.height(), hint.width(), hint.height()
-        )
-        self.newest.raise_()
+        """The button stays in its corner, the title bar says what fits."""
+        self._place_newest()
         wide, narrow = self.width() >= WIDE_PX, self.width() < NARROW_PX
         self.legend.set_strip(LEGEND_PX if wide else NARROW_LEGEND_PX, not narrow)
         self.colour.set_label(self.tr("colour") if wide else "")

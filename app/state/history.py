@@ -65,8 +65,12 @@ def moved(before: AppState, after: AppState) -> AppState:
     node = after.branches.nodes.get(after.run.branch)
     if before.run.branch not in after.branches.nodes or node is None:
         return after
-    edit = Edit(tr(_BEGUN[node.kind]), None, {"place": before.run.branch})
-    return replace(after, history=History((*after.history.past, edit)[-MOST_EDITS:]))
+    old, new, past = _fields(before), _fields(after), after.history.past
+    values = {"place": before.run.branch} | {n: old[n] for n in DRAFT_FIELDS if old[n] != new[n]}
+    edit = Edit(tr(_BEGUN[node.kind]), None, values)
+    if node.kind == "run" and after.reroll and past and "turns" in past[-1].values:  # an answer generated again
+        past, edit = past[:-1], replace(past[-1], values={**values, **past[-1].values})
+    return replace(after, history=History((*past, edit)[-MOST_EDITS:]))
 
 
 _BEGUN = {

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from html import escape
 
-from PySide6.QtCore import QEvent, QRectF, QSize, Qt
-from PySide6.QtGui import QColor, QFont, QHelpEvent, QPainter, QPaintEvent, QResizeEvent
+from PySide6.QtCore import QEvent, QRectF, QSize, Qt, Signal
+from PySide6.QtGui import (
+    QColor,
+    QFont,
+    QHelpEvent,
+    QKeyEvent,
+    QMouseEvent,
+    QPainter,
+    QPaintEvent,
+    QPen,
+    QResizeEvent,
+)
 from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QToolTip, QWidget
 
 from app.state.texts import tr
@@ -24,7 +34,9 @@ NUMBER = "0.000"
 
 
 class CandidateBars(QAbstractScrollArea):
-    """Rows of candidates; only the visible ones are painted."""
+    """Rows of candidates; only the visible ones are painted. `forced` has the token that is wanted instead."""
+
+    forced = Signal(int)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -33,7 +45,9 @@ class CandidateBars(QAbstractScrollArea):
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.verticalScrollBar().setRange(0, 0)
         self._rows: tuple[CandidateRow, ...] = ()
+        self._pointed: int | None = None  # the token under the pointer or reached by keyboard
         self._top = 1.0
+        self.viewport().setMouseTracking(True)
         self._empty = ("", "")
         self._small, self._ui = TextCache(fonts.mono(fonts.SMALL_PX)), TextCache(fonts.ui(fonts.SMALL_PX))
         self._stage_px = self._small.width("typical_p")
@@ -67,6 +81,8 @@ class CandidateBars(QAbstractScrollArea):
     def set_rows(self, rows: tuple[CandidateRow, ...]) -> None:
         """Show the candidates of a step."""
         self._rows = rows
+        if all(row.token_id != self._pointed for row in rows):
+            self._pointed = None
         self._top = bar_top(rows)
         self._fit()
         self.viewport().update()
@@ -142,6 +158,9 @@ class CandidateBars(QAbstractScrollArea):
         tokens, bars, raw_right, final_right = self._columns(width)
         if row.chosen:
             painter.fillRect(QRectF(0, y, width, self._row_px), c["accent_soft"])
+        elif row.token_id == self._pointed:
+            painter.setPen(QPen(c["accent"], 1))
+            painter.drawRect(QRectF(0.5, y + 0.5, width - 1, self._row_px - 1))
         left, room = tokens + GAP_PX, max(8.0, bars - tokens - GAP_PX)
         scale = room / self._top
         thin, thick = (3, 5) if self._row_px == DENSE_ROW_PX else (5, 6)
@@ -171,8 +190,46 @@ class CandidateBars(QAbstractScrollArea):
         shown, index = self._visible(), int((y - self._head_px) // self._row_px)
         return shown[index] if 0 <= index < len(shown) else None
 
+    def point_at(self, token_id: int | None) -> None:
+        """Mark a candidate that would be forced."""
+        if token_id != self._pointed:
+            self._pointed = token_id
+            self.viewport().update()
+        other = any(row.token_id == token_id and not row.chosen for row in self._rows)
+        self.viewport().setCursor(Qt.CursorShape.PointingHandCursor if other else Qt.CursorShape.ArrowCursor)
+
+    def mouseMoveEvent(self, event: QMouseEvent) -> None:
+        """What a click would force."""
+        row = self.row_at(event.position().y())
+        self.point_at(None if row is None else row.token_id)
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        """A click on another candidate wants that one."""
+        row = self.row_at(event.position().y())
+        if row is not None and event.button() == Qt.MouseButton.LeftButton and not row.chosen:
+            self.forced.emit(row.token_id)
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Up and down point at a candidate, Enter forces it."""
+        ids = [row.token_id for row in self._rows]
+        moves = {Qt.Key.Key_Up: -1, Qt.Key.Key_Down: 1}
+        move = moves.get(Qt.Key(event.key()))
+        if move is not None and ids:
+            at = ids.index(self._pointed) + move if self._pointed in ids else 0
+            at = max(0, min(len(ids) - 1, at))
+            bar = self.verticalScrollBar()
+            bar.setValue(min(at, max(bar.value(), at - bar.pageStep() + 1)))
+            self.point_at(ids[at])
+        elif event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter) and self._pointed is not None:
+            if any(row.token_id == self._pointed and not row.chosen for row in self._rows):
+                self.forced.emit(self._pointed)
+        else:
+            super().keyPressEvent(event)
+
     def viewportEvent(self, event: QEvent) -> bool:
         """All numbers of a candidate."""
+        if event.type() == QEvent.Type.Leave:
+            self.point_at(None)
         if isinstance(event, QHelpEvent) and event.type() == QEvent.Type.ToolTip:
             row = self.row_at(event.pos().y())
             QToolTip.showText(event.globalPos(), tooltip(row) if row else "", self.viewport())
@@ -192,5 +249,7 @@ def tooltip(row: CandidateRow) -> str:
     lines = [f"id {row.token_id}", tr("raw {0}").format(f"{row.raw:.6f}"), final]
     if row.chosen:
         lines.append(tr("chosen"))
+    else:
+        lines.append(tr("click: a branch grows from here with this token"))
     piece = escape(one_line(row.piece[:200]))
     return f"<p style='white-space:pre'><b>{piece}</b><br>" + "<br>".join(map(escape, lines)) + "</p>"

@@ -56,6 +56,7 @@ class TokenFlow(QAbstractScrollArea):
         self._follow = True
         self._empty = ("", "")
         self.tooltip: Callable[[int], str] = lambda token: ""
+        self.more: Callable[[QMenu, int], None] = lambda menu, token: None  # what else can be done with a token
         self.verticalScrollBar().setRange(0, 0)
         self.verticalScrollBar().valueChanged.connect(self._scrolled)
 
@@ -310,9 +311,13 @@ class TokenFlow(QAbstractScrollArea):
         self.copied.emit(text)
 
     def contextMenuEvent(self, event: QContextMenuEvent) -> None:
-        """Copy what is marked, the output, or everything."""
+        """What can be done with the token; copy what is marked, the output, or everything."""
         menu = QMenu(self)
         menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        by_mouse = event.reason() == QContextMenuEvent.Reason.Mouse
+        token = self.token_at(event.pos()) if by_mouse else self._marks.selected
+        if token is not None:
+            self.more(menu, token)
         if self._marks.marked:
             menu.addAction(self.tr("Copy selection"), self.copy)
         first, last = self._marks.prompt_tokens, self.tokens - 1

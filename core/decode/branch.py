@@ -200,7 +200,11 @@ def continue_row(run: Session, parting: Parting) -> None:
     row.link = link
     row.ends = source.ends[:kept]
     row.text = source.text[: row.ends[-1]] if kept else ""
-    row.stream = run.loaded.text.stream((*parting.prompt.token_ids, *parting.kept))
+    # Tokens since the last one that completed any text may be bytes of an unfinished character.
+    told = next((n for n in range(kept, 0, -1) if row.ends[n - 1] > (row.ends[n - 2] if n > 1 else 0)), 0)
+    row.stream = run.loaded.text.stream((*parting.prompt.token_ids, *parting.kept[:told]))
+    for token_id in parting.kept[told:]:
+        row.stream.push(token_id)
     row.stop.resume(row.text, run.params)
     if kept:
         run.ids = torch.cat([run.ids, run.ids.new_tensor([parting.kept])], dim=1)  # (1, T)

@@ -23,6 +23,7 @@ from core.contract import (
     StepTiming,
     TokenglassError,
     ViewUnavailableError,
+    branches,
     commands,
     errors,
     events,
@@ -31,7 +32,7 @@ from core.contract import (
     views,
 )
 
-MODULES = (commands, events, snapshot, specs, views)
+MODULES = (branches, commands, events, snapshot, specs, views)
 
 
 def classes_of(module: ModuleType) -> list[type]:
@@ -76,10 +77,12 @@ def test_all_data_is_frozen_and_slotted(data: type) -> None:
 
 
 def test_the_unions_hold_every_command_and_every_event() -> None:
-    assert set(typing.get_args(Command)) == set(classes_of(commands))
+    begin = {branches.StartBranch, branches.SwitchBranch, branches.DropBranch}
+    assert set(typing.get_args(Command)) == set(classes_of(commands)) | begin
     finished = {c for c in classes_of(events) if dataclasses.is_dataclass(c)}
+    happened = {StepSnapshot, branches.BranchStarted, branches.BranchSwitched, branches.BranchesHeld}
     parts = {events.ViewStatus, events.ModelInfo, events.PromptRow}  # carried by events
-    assert set(typing.get_args(Event)) == (finished - parts) | {StepSnapshot}
+    assert set(typing.get_args(Event)) == (finished - parts) | happened
 
 
 def test_every_public_name_is_exported() -> None:

@@ -1,0 +1,226 @@
+"""Whatever a user does with branches, each of them is what a fresh run would be that had said the same so far.
+
+Hypothesis acts as the user: intents go through the window's state to a worker that is stepped here, without a thread.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+
+from app.state import branch_intents as b
+from app.state import branches, select
+from app.state import intents as i
+from app.state.effects import commands
+from app.state.run import RunView
+from app.state.state import AppState
+from app.state.update import update
+from core.contract import CommandRefused, ModelReady, StartRun, SwitchBranch, WorkerState
+from core.controls import Flags
+from core.decode.kv import cache_length
+from core.decode.session import Session
+from core.mailbox import Mailbox
+from core.models.loaded import LoadedModel
+from core.worker import Worker
+from tests.parity.branching import assert_same_cache, fresh
+
+PARAMS = {"max_new_tokens": 12, "temperature": 1.4, "top_k": 30, "repetition_penalty": 1.2, "eos_token_id": ()}
+PROMPT = "The dog"
+INDEX = st.integers(0, 11)
+
+
+class Lab:
+    """The worker in this thread: `work` does a unit of it."""
+
+    def __init__(self, loaded: LoadedModel, budget_bytes: int) -> None:
+        self.mailbox, self.budget_bytes = Mailbox(), budget_bytes
+        self.worker = Worker(queue.SimpleQueue(), self.mailbox, Flags())
+        self.worker.loaded = loaded
+        self.worker._settle()
+        self.refusals: list[str] = []
+
+    def take(self, command: object) -> None:
+        if isinstance(command, StartRun):
+            command = replace(command, spec=replace(command.spec, branch_budget_bytes=self.budget_bytes))
+        self.worker._guarded(command)
+
+    def work(self) -> bool:
+        """One unit of work; False where there is nothing to do."""
+        worker = self.worker
+        if worker._advancing:
+            worker._advance()
+        elif worker._refilling:
+            worker._refill()
+        else:
+            return False
+        return True
+
+    def drain(self) -> Iterator[object]:
+        for event in self.mailbox.drain():
+            if isinstance(event, CommandRefused):
+                self.refusals.append(event.error.message)
+            yield event
+
+
+class User(RuleBasedStateMachine):
+    """Holds the window's state against the worker's."""
+
+    loaded: LoadedModel
+    budget_bytes: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lab = Lab(self.loaded, self.budget_bytes)
+        self.state = update(AppState(), ModelReady(self.loaded.info))
+        for name, value in PARAMS.items():
+            self.do(i.SetParameter(name, value))
+        self.do(i.EditText(PROMPT))
+
+    def do(self, intent: i.Intent, work: int = 0) -> None:
+        before, self.state = self.state, update(self.state, intent)
+        for command in commands(before, self.state, intent):
+            self.lab.take(command)
+        self.settle(work)
+
+    def settle(self, work: int = 0) -> None:
+        """So many units of work; what must be fed again is fed at once."""
+        while work > 0 or self.lab.worker._refilling:
+            if not self.lab.work():
+                break
+            work -= 1
+        for event in self.lab.drain():
+            self.state = update(self.state, event)
+        self.agree()
+
+    def agree(self) -> None:
+        """The window shows what the worker is at."""
+        run, session = self.state.run, self.lab.worker.session
+        if run is None or session is None:
+            return
+        assert run.branch == (session.run_id, session.branch_id)
+        assert [s.token_id for s in run.steps()] == list(session.rows[0].token_ids)
+        assert (run.finish is not None) == session.finished
+        assert select.is_paused(self.state) == (self.state.worker is WorkerState.PAUSED)
+
+    # -- what a user does
+
+    @rule(work=st.integers(0, 20))
+    def run(self, work: int) -> None:
+        self.do(i.Run(), work)
+
+    @rule(work=st.integers(1, 16))
+    def wait(self, work: int) -> None:
+        self.settle(work)
+
+    @rule()
+    def step(self) -> None:
+        self.do(i.Step(), 3)
+
+    @precondition(lambda self: select.is_active(self.state))
+    @rule()
+    def pause_or_resume(self) -> None:
+        self.do(i.TogglePause())
+
+    @precondition(lambda self: select.is_active(self.state))
+    @rule()
+    def stop(self) -> None:
+        self.do(i.Stop())
+
+    @precondition(lambda self: self.state.run is not None)
+    @rule(index=INDEX, work=st.integers(0, 6))
+    def rewind(self, index: int, work: int) -> None:
+        self.do(b.Rewind(index))
+        if work:
+            self.do(i.TogglePause(), work)
+
+    @precondition(lambda self: self.state.run is not None)
+    @rule(index=INDEX, token_id=st.integers(1, 299), work=st.integers(0, 8))
+    def force(self, index: int, token_id: int, work: int) -> None:
+        self.do(b.ForceToken(token_id, index), work)
+
+    @precondition(lambda self: self.state.run is not None)
+    @rule(position=st.integers(1, 14), text=st.sampled_from([" cat", " was happy", "é☃", ""]), work=st.integers(0, 8))
+    def edit(self, position: int, text: str, work: int) -> None:
+        self.do(b.EditFrom(position, text), work)
+
+    @precondition(lambda self: self.state.run is not None)
+    @rule(index=INDEX, work=st.integers(0, 8))
+    def try_again(self, index: int, work: int) -> None:
+        self.do(b.AnotherTry(index), work)
+
+    @precondition(lambda self: self.state.run is not None)
+    @rule(index=INDEX)
+    def fork(self, index: int) -> None:
+        self.do(b.Fork(index))
+
+    @precondition(lambda self: self.state.run is not None)
+    @rule(delta=st.sampled_from([-2, -1, 1, 2]))
+    def switch(self, delta: int) -> None:
+        self.do(b.MoveBranch(delta))
+
+    @precondition(lambda self: self.state.run is not None)
+    @rule()
+    def delete(self) -> None:
+        self.do(b.DeleteBranch())
+
+    @rule()
+    def undo(self) -> None:
+        if self.state.history.past[-1:] and "place" in self.state.history.past[-1].values:
+            self.do(i.Undo())
+
+    @rule()
+    def redo(self) -> None:
+        if self.state.history.future:
+            self.do(i.Redo())
+
+    def teardown(self) -> None:
+        for key in self.state.branches.nodes:
+            run = branches.view_of(self.state, key)
+            if key not in self.state.branches.deleted and run.count:
+                self.lab.take(SwitchBranch(*key))
+                while self.lab.worker._refilling:
+                    self.lab.work()
+                session = self.lab.worker.session
+                assert session is not None
+                assert (session.run_id, session.branch_id) == key
+                as_a_fresh_run(run, session)
+        for refusal in self.lab.refusals:
+            assert "max_new_tokens" in refusal or "no position" in refusal, refusal
+        self.lab.worker.hooks.close()
+        self.lab.worker.branches.clear()
+
+
+def as_a_fresh_run(run: RunView, session: Session) -> None:
+    """What the window shows of a branch, and what the worker holds, against a run that never branched."""
+    steps = run.steps()
+    own = next((n for n, step in enumerate(steps) if n >= run.kept and not step.put), len(steps))
+    said = [step.token_id for step in steps]
+    prompts = [session.rows[0].prompt.token_ids]
+    params = {**session.spec.params, "max_new_tokens": len(said)}
+    spec = {"seed": session.spec.seed, "reroll": session.spec.reroll, "host_defaults": session.spec.host_defaults}
+    theirs, other = fresh(session.loaded, prompts, 0, said[:own], params, **spec)
+    assert [step.token_id for step in theirs] == said
+    for ours, step in zip(steps, theirs, strict=True):
+        assert np.isclose(ours.logprob, step.logprob, atol=1e-4)
+        assert np.isclose(ours.entropy_bits, step.entropy_bits, atol=1e-3)
+        assert np.allclose(np.sort(ours.top.logprob[:50]), np.sort(step.top.logprob[:50]), atol=1e-4)
+    assert run.text() == session.rows[0].text[: session.rows[0].ends[-1]] or session.finished
+    if cache_length(session.cache) == cache_length(other.cache):
+        assert_same_cache(session, other)
+
+
+@pytest.mark.parametrize("budget_bytes", [1 << 30, 400_000], ids=["roomy", "scarce"])
+def test_every_branch_is_what_a_fresh_run_would_be(random_gpt2: LoadedModel, budget_bytes: int) -> None:
+    kind = type("Driven", (User,), {"loaded": random_gpt2, "budget_bytes": budget_bytes})
+    few = settings(
+        max_examples=12, stateful_step_count=14, deadline=None, derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    run_state_machine_as_test(kind, settings=few)
