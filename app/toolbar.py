@@ -22,7 +22,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 MOST_RECENT = 6
 DTYPES = ("auto", "bf16", "fp32")
 ICONS = {"run": "mdi6.play", "pause": "mdi6.pause", "step": "mdi6.step-forward", "stop": "mdi6.stop"}
-BRANCH_ICONS = {"rewind": "mdi6.skip-backward", "fork": "mdi6.source-branch"}
+BRANCH_ICONS = {"rewind": "mdi6.skip-backward", "fork": "mdi6.source-branch", "twin": "mdi6.compare"}
 
 
 class ToolBar(QWidget):

@@ -32,6 +32,8 @@ from app.store import Store, View
 from app.theme.apply import apply_theme
 from app.theme.palette import PALETTES, ThemeName
 from app.toolbar import ToolBar
+from app.twin_actions import add_twin_actions
+from app.twin_editor import TwinEditor
 from app.widgets.command_palette import CommandPalette
 from app.widgets.notice_bar import NoticeBar
 from app.workspace import Workspace
@@ -79,6 +81,8 @@ class Window(QMainWindow):
         self.actions_.add("model.folder", self.tr("Open folder…"), self.chooser.open_folder, ("Ctrl+O",))
         self.actions_.add("model.gguf", self.tr("Open GGUF…"), self.chooser.open_gguf)
         self._add_branch_actions()
+        self.twin_editor = TwinEditor(store.dispatch, self)
+        add_twin_actions(self.actions_, lambda: self.twin_editor.open_for(store.state))
         toggles = [card.toggleViewAction() for card in self.workspace.cards.values()]
         self.toolbar = ToolBar(self.actions_, store.dispatch, toggles)
         self.statusbar = StatusBar(store.cost)
@@ -102,6 +106,7 @@ class Window(QMainWindow):
             self.statusbar,
             self.notices,
             self.chooser,
+            self.twin_editor,
         ]
         self.keeper = Keeper(settings, presets, store.dispatch, self)
         views.append(self.keeper)

@@ -11,6 +11,8 @@ from PySide6.QtWidgets import QMenu, QPushButton, QToolButton, QVBoxLayout, QWid
 from app.panels import branch_rows, tables
 from app.panels.accessible import Moment, describe_selection
 from app.panels.output_attention import SOURCE_TEXT, SOURCES, Query, Source, levels_of, query_of, same_view
+from app.panels.output_columns import ENDED, OutputColumns
+from app.panels.output_feed import FlowFeed, tooltip
 from app.panels.panel import Dispatch, Panel
 from app.state import branches, select
 from app.state.branch_intents import (
@@ -27,7 +29,7 @@ from app.state.intents import AskView, SelectStep, SetColour, WithdrawView
 from app.state.run import RunView
 from app.state.state import AppState, ColourBy
 from app.state.texts import tr
-from app.theme.colormaps import indices, token_fills
+from app.theme.colormaps import token_fills
 from app.widgets import step_text
 from app.widgets.branch_strip import BranchStrip
 from app.widgets.choice import Choice
@@ -52,14 +54,6 @@ MEANING = {
     "attention": "Attention from the shown token to every earlier one, square-root scale",
     "column": "Attention that every later token pays to the shown one, square-root scale",
     "rollout": "Attention rollout from the shown token through all layers, square-root scale",
-}
-ENDED = {
-    "stop": "ended at a stop token or text",
-    "length": "ended at max_new_tokens",
-    "length_limit": "ended at the model's last position",
-    "time": "ended by time",
-    "cancelled": "stopped",
-    "breakpoint": "stopped at a breakpoint",
 }
 
 
@@ -87,11 +81,12 @@ class OutputPanel(Panel):
         inner = QVBoxLayout(plots)
         inner.setContentsMargins(0, 0, 0, 0)
         inner.setSpacing(0)
-        for widget, stretch in ((self.strip, 0), (self.flow, 1), (self.edit, 0)):
+        self.columns = OutputColumns(self.flow, dispatch)
+        for widget, stretch in ((self.strip, 0), (self.columns, 1), (self.edit, 0)):
             inner.addWidget(widget, stretch)
         inner.setSpacing(4)
         twins = (
-            Twin(self.tr("Output tokens"), (self.flow,), self._select),
+            Twin(self.tr("Output tokens"), (self.flow, self.columns.beside), self._select),
             Twin(self.tr("Branches"), (self.strip,), self._choose_branch),
         )
         self.twins = TwinStack(self.title, plots, twins, self)
@@ -116,11 +111,9 @@ class OutputPanel(Panel):
         self.newest.clicked.connect(self._follow_newest)
         self.newest.hide()
         self._state: AppState | None = None
-        self._key: object = None  # of the sequence shown
-        self._count = 0
+        self._feed = FlowFeed(self.flow)
         self._source: Source | None = None  # the attention that colours the tokens
         self._asked = False
-        self._coloured: tuple[object, ...] = ()
         self._theme = ""
         self._described: Moment = None
         self._legend_key: tuple[str, ...] = ()
@@ -147,7 +140,8 @@ class OutputPanel(Panel):
             self.twins.set_palette(palette)
             self.strip.set_palette(palette)
             self.overlay.setStyleSheet(f"QToolButton:checked {{ color: {palette.accent} }}")
-            self._coloured = ()
+            self.columns.set_palette(state)
+            self._feed.coloured = ()
         run = state.run
         self._show_legend(state)
         self.progress.set_wordings(*_progress(state))
@@ -161,7 +155,8 @@ class OutputPanel(Panel):
         if run is None:
             self._show_nothing(state)
             return
-        self._show_tokens(run, state)
+        self._feed.show(run, state, None if self._source else state.colour_by)
+        self.columns.render(state)
         self._ask_row(run, state)
         self._show_row(run, state)
         selected = None if state.selected is None else run.prompt_tokens + min(state.selected, run.count - 1)
@@ -179,32 +174,14 @@ class OutputPanel(Panel):
     # tokens and their colours
 
     def _show_nothing(self, state: AppState) -> None:
-        if self.flow.tokens:
-            self.flow.clear()
-        self._key, self._count = None, 0
+        self._feed.forget()
+        self.columns.render(state)
         waiting = state.worker in (WorkerState.STARTING, WorkerState.LOADING, WorkerState.NO_MODEL)
         hint = self.tr("Press Ctrl+Enter to run the prompt.")
         if waiting:
             hint = self.tr("Load a model, then press Ctrl+Enter.")
         self.flow.set_empty(self.tr("The text appears here, token by token"), hint)
         self.newest.hide()
-
-    def _show_tokens(self, run: RunView, state: AppState) -> None:
-        if run.key != self._key:
-            self._key, self._count, self._coloured = run.key, 0, ()
-            self.flow.set_prompt(run.prompt.pieces)
-        mode = (self._source,) if self._source else (state.colour_by,)
-        if run.count > self._count:
-            steps = run.steps(self._count)
-            levels = np.full(len(steps), NO_FILL, np.int16)
-            if not self._source:
-                levels = indices(select.colour_values(run, state.colour_by, self._count)).astype(np.int16)
-            self.flow.append([step_text.shown_text(s) for s in steps], levels, [s.text for s in steps])
-            self._count = run.count
-        if not self._source and mode != self._coloured:
-            fills = indices(select.colour_values(run, state.colour_by)).astype(np.int16)
-            self.flow.set_levels(np.concatenate([np.full(run.prompt_tokens, NO_FILL, np.int16), fills]))
-            self._coloured = mode
 
     def _show_legend(self, state: AppState) -> None:
         quantity = self._source or state.colour_by
@@ -325,9 +302,9 @@ class OutputPanel(Panel):
 
     def _fill_by_attention(self, levels: NDArray[np.int16] | None, generation: int | None) -> None:
         mode = (self._source, generation)
-        if mode == self._coloured:
+        if mode == self._feed.coloured:
             return
-        self._coloured = mode
+        self._feed.coloured = mode
         fills = np.full(self.flow.tokens, NO_FILL, np.int16)
         if levels is not None:
             fills[: len(levels)] = levels[: len(fills)]
@@ -341,7 +318,7 @@ class OutputPanel(Panel):
 
     def _choose_colour(self, key: str) -> None:
         self._source = next((source for source in SOURCES if source == key), None)
-        self._coloured = ()
+        self._feed.coloured = ()
         if key in QUANTITIES:
             self.dispatch(SetColour(QUANTITIES[QUANTITIES.index(key)]))
         self._refresh()
@@ -391,12 +368,7 @@ class OutputPanel(Panel):
         share_room(self.width(), self.title, fixed, (self.progress, 0))
 
     def _tooltip(self, token: int) -> str:
-        run = self._state.run if self._state else None
-        if run is None:
-            return ""
-        if token < run.prompt_tokens:
-            return step_text.prompt_tooltip(run, token)
-        return step_text.token_tooltip(run, token - run.prompt_tokens)
+        return tooltip(self._state.run if self._state else None, token)
 
 
 def _progress(state: AppState) -> tuple[str, ...]:

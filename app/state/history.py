@@ -80,6 +80,7 @@ _BEGUN = {
     "edit": "edit of the text",
     "try": "another try",
     "fork": "fork",
+    "twin": "twin run",
 }
 
 

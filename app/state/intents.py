@@ -8,6 +8,7 @@ from typing import Literal
 from app.state.branch_intents import BranchIntent as BranchIntent
 from app.state.desk_intents import DeskIntent as DeskIntent
 from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Preset, Tab
+from app.state.twin_intents import TwinIntent as TwinIntent
 from app.theme.palette import ThemeName
 from core.contract import Grammar, ViewQuery
 
@@ -417,4 +418,5 @@ Intent = (
     | Waiting
     | DeskIntent
     | BranchIntent
+    | TwinIntent
 )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
-from app.state import branches, desks, history, notices, params, plan, samples
+from app.state import branches, desks, history, notices, params, plan, samples, twins
 from app.state.branch_state import Key
 from app.state.run import begin, with_end, with_step
 from app.state.shown import of_sequence
 from app.state.state import EMPTY, AppState, AttentionFocus, Draft
 from core.contract import (
     Answered,
+    BranchesGone,
     BranchesHeld,
     BranchStarted,
     BranchSwitched,
@@ -45,10 +46,14 @@ def on_event(state: AppState, event: Event) -> AppState:
     match event:
         case StepSnapshot() | PrefillProgress() | ParamsApplied() | HypothesisEnded() | RunFinished() | RunStarted():
             return _on_run_event(state, event)
+        case BranchStarted() if event.beside is not None:
+            return twins.started(state, event)
         case BranchStarted():
             return history.moved(state, branches.started(state, event))
         case BranchSwitched():
             return branches.switched(state, event)
+        case BranchesGone():
+            return twins.gone(state, event)
         case BranchesHeld():
             return branches.held(state, event)
         case StateChanged(worker):
@@ -122,8 +127,12 @@ def _of_another_branch(
         case StepSnapshot() if run is not None:
             return branches.with_view(state, with_step(run, event))
         case ParamsApplied() if run is not None:
+            if key == twins.beside(state):  # the one in use may have ended
+                state = params.applied(state, event.epoch)
             return branches.with_view(state, replace(run, params=event.params, flags=(*run.flags, event)))
         case RunFinished() if run is not None:
+            if key == twins.beside(state) and not (state.run is not None and state.run.finish is None):
+                state = replace(state, pending=EMPTY)
             return branches.with_view(state, with_end(run, event))
         case _:
             return state
@@ -232,7 +241,7 @@ def _load_failed(state: AppState, event: LoadFailed) -> AppState:
 def _refused(state: AppState, event: CommandRefused) -> AppState:
     if event.epoch is not None:
         state = params.refused(state, event.epoch)
-    if event.command == "StartBranch":
+    if event.command in ("StartBranch", "StartTwin"):
         state = branches.refused(state)
     if event.command == "StartRun":
         state = replace(state, requested=None, pending=EMPTY)

@@ -7,10 +7,11 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from app.state import batch, branches, desks, history, modes, notices, params, presets, select, shown
+from app.state import batch, branches, desks, history, modes, notices, params, presets, select, shown, twins
 from app.state import intents as i
 from app.state.state import AppState, AttentionFocus, Draft, Loading, Pace, Preview, Question, RunRequest
 from app.state.texts import tr
+from app.state.twin_intents import RunTwin, TwinIntent
 from core.contract import ChatMessage
 
 
@@ -20,6 +21,10 @@ def on_intent(state: AppState, intent: i.Intent) -> AppState:
         return desks.on_intent(state, intent)
     if isinstance(intent, i.BranchIntent):
         return branches.on_intent(state, intent)
+    if isinstance(intent, TwinIntent):
+        if isinstance(intent, RunTwin) and intent.begin == "run":
+            state = _request_run(replace(state, reroll=0), max_steps=None)
+        return twins.on_intent(state, intent)
     match intent:
         case i.Run():
             return _request_run(replace(state, reroll=0), max_steps=None)

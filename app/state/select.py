@@ -37,7 +37,10 @@ def palette(state: AppState) -> Palette:
 
 def is_active(state: AppState) -> bool:
     """Whether a run is asked for or in progress (paused counts)."""
-    return state.requested is not None or (state.run is not None and state.run.finish is None)
+    if state.requested is not None or (state.run is not None and state.run.finish is None):
+        return True
+    beside = None if state.run is None else state.branches.pairs.get(state.run.branch)
+    return beside is not None and state.branches.nodes[beside].run.finish is None
 
 
 def is_paused(state: AppState) -> bool:

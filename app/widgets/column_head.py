@@ -1,0 +1,77 @@
+"""The head of one of two columns: the colour of its branch, what is particular about it, whether it is in use."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QPointF, QSize, Qt
+from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen
+from PySide6.QtWidgets import QAbstractButton, QSizePolicy, QWidget
+
+from app.theme import fonts
+from app.theme.palette import LIGHT, Palette
+from app.widgets.text_cache import TextCache
+
+HEIGHT_PX, PAD_PX, DOT_PX = 24, 8, 8
+
+
+class ColumnHead(QAbstractButton):
+    """A click takes the branch in use."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setFixedHeight(HEIGHT_PX)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
+        self.setCheckable(True)
+        self._palette = LIGHT
+        self._colour, self._note = 0, ""
+        self._text, self._bold = TextCache(fonts.ui(fonts.SMALL_PX)), TextCache(fonts.ui(fonts.SMALL_PX, bold=True))
+
+    def set_palette(self, palette: Palette) -> None:
+        """Colours of another theme."""
+        self._palette = palette
+        self.update()
+
+    def show_branch(self, text: str, note: str, colour: int, in_use: bool) -> None:
+        """What it is, how far it is, the number of its colour."""
+        before = (self.text(), self._note, self._colour, self.isChecked())
+        if (text, note, colour, in_use) == before:
+            return
+        self._note, self._colour = note, colour
+        self.setText(text)
+        self.setAccessibleName(self.tr("Branch {0}").format(text))
+        self.setAccessibleDescription(note)
+        self.setToolTip(f"{text}\n{note}" if in_use else self.tr("{0}\n{1}\nClick to use this side").format(text, note))
+        self.setChecked(in_use)
+        self.update()
+
+    def nextCheckState(self) -> None:
+        """The state decides what is checked."""
+
+    def sizeHint(self) -> QSize:
+        """As wide as there is room."""
+        return QSize(160, HEIGHT_PX)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """A dot, the text, the note at the right end; a line in the colour of the branch below the one in use."""
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        palette, middle, width = self._palette, HEIGHT_PX / 2, self.width()
+        colour = QColor(palette.categorical[self._colour % len(palette.categorical)])
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(colour)
+        painter.drawEllipse(QPointF(PAD_PX + DOT_PX / 2, middle), DOT_PX / 2, DOT_PX / 2)
+        painter.drawRect(0, HEIGHT_PX - (2 if self.isChecked() else 1), width, 2 if self.isChecked() else 1)
+        painter.setPen(QColor(palette.secondary))
+        note = self._text.width(self._note)
+        left, right = PAD_PX + DOT_PX + 6, width - PAD_PX
+        if left + note + 96 <= right:
+            self._text.draw_right(painter, right, middle + self._text.rise - 1, self._note)
+            right -= int(note) + 12
+        words = self._bold if self.isChecked() else self._text
+        painter.setPen(QColor(palette.text))
+        words.draw(painter, left, middle + words.rise - 1, words.elided(self.text(), right - left))
+        if self.hasFocus():
+            painter.setBrush(Qt.BrushStyle.NoBrush)
+            painter.setPen(QPen(QColor(palette.accent), 2))
+            painter.drawRoundedRect(self.rect().adjusted(1, 1, -1, -1), 4, 4)
