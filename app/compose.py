@@ -8,6 +8,7 @@ from app.panels.attention import AttentionPanel
 from app.panels.beams import BeamsPanel
 from app.panels.cache import CachePanel
 from app.panels.candidates import CandidatesPanel
+from app.panels.compare import ComparePanel
 from app.panels.config_desk import ConfigPanel
 from app.panels.errors import ErrorsPanel
 from app.panels.lens import LensPanel
@@ -47,6 +48,7 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
         AttentionPanel(dispatch),
         LensPanel(dispatch),
         WalkPanel(dispatch),
+        ComparePanel(dispatch),
         CachePanel(dispatch),
         ConfigPanel(dispatch),
         OnnxPanel(dispatch),

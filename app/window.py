@@ -68,6 +68,7 @@ class Window(QMainWindow):
         self._offered: set[str] = set()
         self._arrangement = store.state.arrangement
         self._arranged = False
+        self._compared: object = None
         self._config_shown = store.state.config_desk.reveal
         self._apply_theme(store.state.theme)
         central = QWidget()
@@ -154,6 +155,10 @@ class Window(QMainWindow):
         if state.config_desk.reveal != self._config_shown:
             self._config_shown = state.config_desk.reveal
             self._reveal("config")
+        if state.branches.compared != self._compared:
+            self._compared = state.branches.compared
+            if self._compared is not None:
+                self._reveal("compare")
         self._offer(state)
 
     def _reveal(self, name: str) -> None:

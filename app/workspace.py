@@ -40,7 +40,7 @@ BEHIND: Mapping[LayoutName, Mapping[str, str]] = {  # as a second tab: the card,
     "everything": {"plan": "parameters"},
 }
 DESKS = ("config", "onnx")  # closed at first; opened, they come up as tabs beside the output
-TABBED = ("lens", "walk")  # closed at first; opened, they share the place of the largest view of the model
+TABBED = ("lens", "walk", "compare")  # closed at first; opened, they share the place of the largest view of the model
 
 
 BELOW_OUTPUT = ("errors", "rows", "beams")  # cards that are opened in the middle column

@@ -29,6 +29,7 @@ from app.state.intents import AskView, SelectStep, SetColour, WithdrawView
 from app.state.run import RunView
 from app.state.state import AppState, ColourBy
 from app.state.texts import tr
+from app.state.twin_intents import CompareBranches
 from app.theme.colormaps import token_fills
 from app.widgets import step_text
 from app.widgets.branch_strip import BranchStrip
@@ -204,9 +205,15 @@ class OutputPanel(Panel):
         strip.chosen.connect(lambda branch_id: self.dispatch(ShowBranch(branch_id)))
         strip.moved.connect(lambda delta: self.dispatch(MoveBranch(delta)))
         strip.renamed.connect(lambda branch_id, name: self.dispatch(RenameBranch(branch_id, name)))
+        strip.compared.connect(self._compare)
         strip.deleted.connect(lambda branch_id: self.dispatch(DeleteBranch(branch_id)))
         strip.hide()
         return strip
+
+    def _compare(self, branch_id: int) -> None:
+        run = self._state.run if self._state is not None else None
+        if run is not None:
+            self.dispatch(CompareBranches(run.branch_id, branch_id))
 
     def _show_branches(self, state: AppState) -> None:
         """The strip, once there is more than one branch."""

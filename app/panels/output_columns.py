@@ -114,8 +114,8 @@ class OutputColumns(QWidget):
         ):
             colour = branch_rows.number_of(state, view.branch)
             flow.set_compared(same, parted, palette.categorical[colour % len(palette.categorical)])
-            text, note = head_words(state, pair, number)
-            self.heads[number].show_branch(text, note, colour, number == side)
+            text, note, end = head_words(state, pair, number)
+            self.heads[number].show_branch(text, note, end, colour, number == side)
 
     def _scroll(self, one: TokenFlow, other: TokenFlow) -> None:
         """The other column shows the same place."""
@@ -147,11 +147,11 @@ class OutputColumns(QWidget):
             self._dispatch(ShowBranch((pair.first, pair.second)[side].branch_id))
 
 
-def head_words(state: AppState, pair: twins.Pair, side: int) -> tuple[str, str]:
-    """What a column is, and how far."""
+def head_words(state: AppState, pair: twins.Pair, side: int) -> tuple[str, str, str]:
+    """What a column is, how far it is, how it ended."""
     view = (pair.first, pair.second)[side]
     name = branch_rows.name_of(state, view.branch)
     values = twins.side_words(state, pair, side)
     tokens = tr("1 token") if view.count == 1 else tr("{0} tokens").format(f"{view.count:,}")
-    note = tokens if view.finish is None else f"{tokens} · {tr(ENDED.get(view.finish.finish_reason, ''))}"
-    return (f"{name} · {values}" if values else name), note
+    end = "" if view.finish is None else tr(ENDED.get(view.finish.finish_reason, view.finish.finish_reason))
+    return (f"{name} · {values}" if values else name), tokens, end

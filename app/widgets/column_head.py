@@ -25,6 +25,7 @@ class ColumnHead(QAbstractButton):
         self.setCheckable(True)
         self._palette = LIGHT
         self._colour, self._note = 0, ""
+        self._shown: tuple[object, ...] = ()
         self._text, self._bold = TextCache(fonts.ui(fonts.SMALL_PX)), TextCache(fonts.ui(fonts.SMALL_PX, bold=True))
 
     def set_palette(self, palette: Palette) -> None:
@@ -32,16 +33,18 @@ class ColumnHead(QAbstractButton):
         self._palette = palette
         self.update()
 
-    def show_branch(self, text: str, note: str, colour: int, in_use: bool) -> None:
-        """What it is, how far it is, the number of its colour."""
-        before = (self.text(), self._note, self._colour, self.isChecked())
-        if (text, note, colour, in_use) == before:
+    def show_branch(self, text: str, note: str, end: str, colour: int, in_use: bool) -> None:
+        """What it is, how far it is, how it ended, the number of its colour."""
+        shown = (text, note, end, colour, in_use)
+        if shown == self._shown:
             return
+        self._shown = shown
         self._note, self._colour = note, colour
         self.setText(text)
         self.setAccessibleName(self.tr("Branch {0}").format(text))
-        self.setAccessibleDescription(note)
-        self.setToolTip(f"{text}\n{note}" if in_use else self.tr("{0}\n{1}\nClick to use this side").format(text, note))
+        lines = [line for line in (text, note, end, "" if in_use else self.tr("Click to use this side")) if line]
+        self.setAccessibleDescription(", ".join(lines[1:]))
+        self.setToolTip("\n".join(lines))
         self.setChecked(in_use)
         self.update()
 
@@ -65,7 +68,7 @@ class ColumnHead(QAbstractButton):
         painter.setPen(QColor(palette.secondary))
         note = self._text.width(self._note)
         left, right = PAD_PX + DOT_PX + 6, width - PAD_PX
-        if left + note + 96 <= right:
+        if left + note + 80 <= right:
             self._text.draw_right(painter, right, middle + self._text.rise - 1, self._note)
             right -= int(note) + 12
         words = self._bold if self.isChecked() else self._text
