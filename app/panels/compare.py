@@ -36,6 +36,7 @@ LANES = (
     Lane(4, "Δ p", (1,), signed=True),
 )
 MAP_INTERVAL_S = 1.0  # between two maps while tokens are produced
+LEAST_PX, LEGEND_PX, NARROW_PX = 120, 56, 260
 WIDE = 1.25  # times as wide as high: the map stands beside the curves
 MAP = 1  # the number of its table
 
@@ -75,7 +76,7 @@ class ComparePanel(Panel):
         layer, head = self.tr("Layer of the difference map"), self.tr("Head of the difference map")
         self.layer = Choice(self.tr("layer"), layer, lambda key: self._focus(layer=int(key)))
         self.head = Choice(self.tr("head"), head, lambda key: self._focus(head=_head(key)))
-        self.legend = MapLegend(56)
+        self.legend = MapLegend(LEGEND_PX)
         self._build()
         self.final = True
         self.steps = ComparedSteps()
@@ -109,8 +110,10 @@ class ComparePanel(Panel):
         self._split = QBoxLayout(QBoxLayout.Direction.TopToBottom, plots)
         self._split.setContentsMargins(0, 0, 0, 0)
         self._split.setSpacing(8)
-        self._split.addWidget(self.plot, 9)
-        self._split.addWidget(self.below, 11)
+        self._split.addWidget(self.plot, 1)
+        self._split.addWidget(self.below, 1)
+        self.below.setMinimumWidth(LEAST_PX)  # the two share the room evenly
+        self.plot.setMinimumWidth(LEAST_PX)
         steps = Twin(self.tr("Steps"), (self.plot,), self._clicked)
         row = Twin(self.tr("Attention of the step"), (self.heatmap,))
         self.twins = TwinStack(self.title, plots, (steps, row), self)
@@ -152,6 +155,10 @@ class ComparePanel(Panel):
             self._forget()
             self._described = describe_selection(self, (self.plot, self.heatmap), state, self._described)
             return
+        if pair.key != self._labelled:  # where all parameters are the same, the models differ
+            change = twins.change_of(state, pair)
+            self.final = change is None or bool(change.params)
+            self.kind.show_key("final" if self.final else "raw")
         text = compare_words.summary(state, pair)
         if text != self.summary.text():
             self.summary.setText(text)
@@ -252,7 +259,7 @@ class ComparePanel(Panel):
         parted = twins.first_difference(pair)
         flags: tuple[Flag, ...] = ()
         if parted is not None and parted >= self.steps.start:
-            flags = (Flag(parted - self.steps.start, tr("different texts from here on")),)
+            flags = (Flag(parted - self.steps.start, tr("the texts part")),)
         at = self._step(state)
         series = (Series(self.steps.kl_bits), Series(self.steps.change)) if self.steps.count else ()
         restart = flags != self._flags or self.steps.count == 0
@@ -329,6 +336,10 @@ class ComparePanel(Panel):
         """Beside each other where there is room, else one above the other."""
         wide = self.width() >= WIDE * self.height()
         self._split.setDirection(QBoxLayout.Direction.LeftToRight if wide else QBoxLayout.Direction.TopToBottom)
+        narrow = (self.width() // 2 if wide else self.width()) < NARROW_PX
+        self.legend.set_strip(LEGEND_PX // 2 if narrow else LEGEND_PX, not narrow)
+        self.layer.set_label(self.tr("L") if narrow else self.tr("layer"))
+        self.head.set_label(self.tr("H") if narrow else self.tr("head"))
 
 
 def _head(key: str) -> Head:

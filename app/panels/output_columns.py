@@ -154,4 +154,4 @@ def head_words(state: AppState, pair: twins.Pair, side: int) -> tuple[str, str, 
     values = twins.side_words(state, pair, side)
     tokens = tr("1 token") if view.count == 1 else tr("{0} tokens").format(f"{view.count:,}")
     end = "" if view.finish is None else tr(ENDED.get(view.finish.finish_reason, view.finish.finish_reason))
-    return (f"{name} · {values}" if values else name), tokens, end
+    return values or name, tokens, end
