@@ -23,6 +23,7 @@ from core.contract import Command, Event
 
 FRAME_MS = 33
 HEAVY_BUDGET_MS = 1.5  # heavy views share this much of a frame; at least one of them is rendered
+CHOSEN_BUDGET_MS = 8.0  # the same while the user waits for the moment just chosen
 FRAMES_KEPT = 300
 
 
@@ -84,6 +85,10 @@ class Store(QObject):
         self._timer.setTimerType(Qt.TimerType.PreciseTimer)
         self._timer.setInterval(FRAME_MS)
         self._timer.timeout.connect(self._tick)
+        self._chosen = False  # another moment was chosen, and not every view shows it yet
+        self._soon = QTimer(self)  # what is chosen is shown at once, not with the next frame
+        self._soon.setSingleShot(True)
+        self._soon.timeout.connect(self.frame)
 
     def add(self, view: View) -> None:
         """Render this view from the next frame on, whenever it is visible."""
@@ -97,6 +102,7 @@ class Store(QObject):
     def stop(self) -> None:
         """Stop the frames and let go of the views."""
         self._timer.stop()
+        self._soon.stop()
         self._views.clear()
         self._shown.clear()
 
@@ -108,6 +114,10 @@ class Store(QObject):
         self.state = after
         for command in commands(before, after, intent):
             self.lab.submit(command)
+        if after.selected != before.selected or _key(after) != _key(before):
+            self._chosen = True
+            if self._timer.isActive():
+                self._soon.start()
 
     def frame(self) -> None:
         """Drain core, fold the batch into the state, render what is visible. The timer calls it; tests may."""
@@ -132,6 +142,11 @@ class Store(QObject):
                 self._pacer.hurry = True
             case i.Step() if select.is_paused(before) or select.is_stepping(before):
                 self._pacer.extra += 1
+
+    def shows(self, condition: Callable[[AppState], bool]) -> bool:
+        """Whether every visible view shows a state that meets the condition."""
+        shown = [self._shown[id(view)] for view in self._views if view.isVisible()]
+        return all(state is not None and condition(state) for state in shown)
 
     def cost(self) -> FrameCost:
         """Frame work and timer lateness."""
@@ -164,12 +179,17 @@ class Store(QObject):
             if not view.heavy:
                 self._show(view, state)
         start = self._clock()
+        heavy = [v for v in stale if v.heavy]
+        budget_ms = CHOSEN_BUDGET_MS if self._chosen else HEAVY_BUDGET_MS
         # The one that waited longest first, so that none starves when the budget is short.
-        for view in sorted((v for v in stale if v.heavy), key=lambda v: self._last_frame_of.get(id(v), 0)):
+        for done, view in enumerate(sorted(heavy, key=lambda v: self._last_frame_of.get(id(v), 0)), start=1):
             self._show(view, state)
             self._last_frame_of[id(view)] = self._frame
-            if (self._clock() - start) * 1e3 >= HEAVY_BUDGET_MS:
+            if (self._clock() - start) * 1e3 >= budget_ms:
+                self._chosen = self._chosen and done < len(heavy)
                 break
+        else:
+            self._chosen = False
 
     def _show(self, view: View, state: AppState) -> None:
         self._shown[id(view)] = state
@@ -187,3 +207,8 @@ class Store(QObject):
             self._shown[id(view)] = None
             view.hidden()
         return False
+
+
+def _key(state: AppState) -> tuple[int, int] | None:
+    """Of the sequence shown."""
+    return None if state.run is None else state.run.key

@@ -135,7 +135,7 @@ class ToolBar(QWidget):
         limit = state.pace.limit_tps
         self.speed.setText(self.tr("Speed ▾") if limit is None else self.tr("{0}/s ▾").format(f"{limit:g}"))
         layout = self._actions.layout_titles[state.layout]
-        self.layout_button.setText(self.tr("Layout: {0} ▾").format(layout))
+        self.layout_button.setText(self.tr("{0} ▾").format(layout))
 
     def _show_models(self, state: AppState) -> None:
         titles = {m.name: m.title for m in state.models}

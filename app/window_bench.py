@@ -6,13 +6,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from app.state.state import AppState
 
 TOKENS = 200
 LONG_PROMPT_TOKENS = 450
 STARTS = 3
 LENGTHS = (1_000, 5_000, 10_000)
 REPEATS = 15
+SELECTED_MODEL, SELECTED_TOKENS = "smollm2", 2_000
 SENTENCE = ("The", " lamp", " would", " not", " light", ";", " she", " looked", " out", " to", " the", " sea", ".\n")
 
 _START = """
@@ -29,7 +34,7 @@ sys.exit(run_window(_parser().parse_args(["--model", "tiny-gpt2"]), shown))
 
 def measure() -> dict[str, Any]:
     """All of it, with tiny-gpt2, every panel open, offscreen. Milliseconds."""
-    return {**start_up(), **streaming(), **long_text()}
+    return {**start_up(), **streaming(), **long_text(), **selecting()}
 
 
 def start_up() -> dict[str, float]:
@@ -80,6 +85,46 @@ def streaming() -> dict[str, float]:
         "lateness_max_ms": cost.lateness_max_ms,
         "stop_ms": stopped_ms,
     }
+
+
+def selecting(model: str = SELECTED_MODEL, tokens: int = SELECTED_TOKENS) -> dict[str, dict[str, dict[str, float]]]:
+    """From the choice of a token to the moment at which every panel shows what the snapshot holds, and to the answers.
+
+    All panels open, after a long run; frames come as they do for a user. `select_ms`, by number of tokens.
+    """
+    from statistics import median
+
+    from app.offscreen import LOAD_S, stage
+    from app.state import intents as i
+
+    held_ms, derived_ms = [], []
+    with stage(model, "everything", (1440, 900)) as scene:
+        scene.load()
+        scene.store.dispatch(i.SetParameter("eos_token_id", ()))
+        scene.run(None, tokens)
+        scene.settle()
+        for number in range(REPEATS):
+            index = (number * 7919) % (tokens - 1)
+            begun = time.perf_counter()
+            scene.store.dispatch(i.SelectStep(index))
+            while not scene.store.shows(partial(_has_selected, index)):
+                scene.app.processEvents()
+            held_ms.append((time.perf_counter() - begun) * 1e3)
+            scene.wait(_answered, LOAD_S, "the answers")
+            derived_ms.append((time.perf_counter() - begun) * 1e3)
+    figures = {"held": median(held_ms), "held max": max(held_ms), "derived": median(derived_ms)}
+    return {"select_ms": {f"{tokens:,} tokens": figures}}
+
+
+def _has_selected(index: int, state: AppState) -> bool:
+    return state.selected == index
+
+
+def _answered(state: AppState) -> bool:
+    return all(
+        slot in state.answers and state.answers[slot].generation >= asked.generation
+        for slot, asked in state.asked.items()
+    )
 
 
 def long_text() -> dict[str, dict[str, dict[str, float]]]:

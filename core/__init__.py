@@ -18,6 +18,7 @@ Public names:
 - `RunResult`: `sequences`, `text`, `finish_reason`, `steps`, and derived when they are asked for `attention(layer, …)`,
   `distribution(position, …)`, `scores(steps)`, `logits(steps)`, `hidden_states(layer, …)`, `past_key_values(row)`.
 - `stream(model, prompt, …)`: the same arguments; yields a `StepSnapshot` for each token as it comes.
+- `branch(result, position, …)`: a second run that keeps the first tokens of one, with its cache and records.
 - `plan(model, prompt, …)`: the same arguments; what a run would do and why, as a `contract.GenerationPlan`.
 - `score_picture(model, image)`: the bits that each pixel of a picture costs an image model.
 - `unload(model=None)`: free models that `run` and `stream` keep loaded between calls.
@@ -47,7 +48,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from core import contract
-    from core.api import plan, run, score_picture, stream, unload
+    from core.api import branch, plan, run, score_picture, stream, unload
     from core.lab import Lab
     from core.models.hub_cache import list_cached_models
     from core.models.new_model import new_model_families
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Lab",
     "RunResult",
+    "branch",
     "contract",
     "list_cached_models",
     "list_models",
@@ -73,6 +75,7 @@ __all__ = [
 _HOMES = {
     "Lab": "core.lab",
     "RunResult": "core.result",
+    "branch": "core.api",
     "list_cached_models": "core.models.hub_cache",
     "list_models": "core.models.sources",
     "new_model_families": "core.models.new_model",

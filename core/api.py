@@ -24,6 +24,7 @@ from core.contract import (
     Prompt,
     PromptError,
     RunSpec,
+    StartBranch,
     StepSnapshot,
 )
 from core.contract.specs import DrawSource
@@ -172,6 +173,35 @@ def stream(
         logits_processor, stopping_criteria, prefix_allowed_tokens_fn, past_key_values, inputs_embeds
     )  # fmt: skip
     return _steps(open_session(load_model(model, device, dtype), spec, extras=extras))
+
+
+def branch(
+    result: RunResult,
+    position: int,
+    *,
+    token_ids: Sequence[int] = (),
+    text: str | None = None,
+    reroll: int | None = None,
+    params: Mapping[str, object] | None = None,
+    row: int = 0,
+) -> RunResult:
+    """A second run that keeps the first `position` tokens of a row of `result`, prompt included, and goes on by itself.
+
+    What is kept is neither fed nor recorded again. token_ids or text are said there first; inside the prompt they end
+    it. Without them the mode chooses: the same again, or with another reroll other draws. params: changed from there.
+    Raises `PromptError` or `ParameterError`; `result` stays as it is.
+    """
+    from core.decode.branch import begin_branch
+
+    command = StartBranch(
+        result.finished.run_id, next(_numbers), position, result.session.branch_id, row, tuple(token_ids), text, reroll,
+        dict(params or {}),
+    )  # fmt: skip
+    with _lock:
+        session, started = begin_branch(result.session, command)
+    kept = [step for step in result.steps if step.id.row == row and step.id.index < started.kept_tokens]
+    own = [event for event in events(session) if isinstance(event, StepSnapshot)]
+    return RunResult(session, [*kept, *own], _lock)
 
 
 def _begin(past: object, embeds: object, *given: Any) -> tuple[Prompt, ...]:

@@ -19,6 +19,7 @@ import transformers
 from transformers.cache_utils import DynamicLayer
 
 from core import api, bench_pipeline
+from core.bench_branches import branches_table, measure_branches
 from core.bench_modes import measure_modes, modes_table
 from core.bench_steps import bare_spec, engine_s, generate_s, prompt_ids
 from core.contract import (
@@ -63,6 +64,7 @@ def measure(
     """Everything as plain data. `window` may add what only a window can measure (start-up, lateness, stop)."""
     results = [result for name in models for result in _measure_model(name, quick, say)]
     modes = list(measure_modes(models, quick, say))
+    branches = [one for name in models for one in measure_branches(name, api.load_model(name), quick, say)]
     pipelines = {}
     for name in models:
         say(f"{name}: pipeline")
@@ -75,6 +77,7 @@ def measure(
         "variants": VARIANTS,
         "decode": results,
         "modes": modes,
+        "branches": branches,
         "pipeline": pipelines,
         "append_us": append_cost(),
         "window": None if window is None else window(),
@@ -193,6 +196,7 @@ def as_table(report: Mapping[str, Any]) -> str:
             head = f"{result['model']:<12}{result['dtype']:<7}{result['context']:>8,}"
             lines.append(f"{head}  {variant:2}{tps:>10.1f}{result['times_a'][variant]:>8.2f}{reach:>10}")
     lines += ["", *modes_table(report["modes"])]
+    lines += ["", *branches_table(report["branches"])]
     for name, pipeline in report["pipeline"].items():
         lines += ["", *bench_pipeline.as_lines(pipeline, name)]
     cost = report["append_us"]

@@ -73,6 +73,8 @@ class Branches:
 
     def begin(self, session: Session) -> None:
         """A new run, with `session` as its first branch. Those of the runs before keep nothing but their tokens."""
+        for key in [key for key in self._nodes if key[0] == session.run_id]:
+            self._nodes.pop(key).session.close()  # the number is used again
         for node in self._nodes.values():
             _give_up_all(node)
         self._use((session.run_id, session.branch_id), Node(session))

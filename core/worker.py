@@ -280,7 +280,7 @@ class Worker:
         session, started = self.branches.part(command, self._interrupted, self.paused_at)
         self.hooks.close()
         self._go_on(session, started, command.max_steps)
-        if command.max_steps == 0:
+        if command.max_steps == 0 and not session.put:
             self._pause()
         self._report_branches()
 
@@ -449,6 +449,7 @@ class Worker:
         if session.finished and all(one.finished for one in self.branches.together):
             self._end_run(session)
             return
+<<<<<<< HEAD
         if session.finished:
             self._conclude(session)
         if self.twin_wanted is not None:
@@ -456,6 +457,11 @@ class Worker:
         if steps and not self.owed and self.steps_left is not None:
             self.steps_left -= 1
             if self.steps_left <= 0:
+=======
+        if steps and self.steps_left is not None:
+            self.steps_left -= not steps[0].put
+            if self.steps_left <= 0 and not session.put:
+>>>>>>> branches
                 self._pause()
         self._settle()
         self.credit_s = min(MOST_CREDIT_S, self.credit_s + spent_s * VIEW_SHARE / (1 - VIEW_SHARE))

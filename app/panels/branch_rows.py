@@ -28,13 +28,13 @@ KINDS = {
 LONGEST = 40
 
 
-def name_of(state: AppState, key: Key) -> str:
+def name_of(state: AppState, key: Key, number: int | None = None) -> str:
     """What the user calls it, else its number and how it began."""
     given = state.branches.names.get(key)
     if given:
         return given
     kind = tr(KINDS[state.branches.nodes[key].kind])
-    return kind if key[1] == 0 else f"{number_of(state, key)} · {kind}"
+    return kind if key[1] == 0 else f"{number_of(state, key) if number is None else number} · {kind}"
 
 
 def number_of(state: AppState, key: Key) -> int:
@@ -51,25 +51,26 @@ def lanes(state: AppState) -> list[BranchLane]:
     """Every branch shown, each below the one it comes from."""
     shown = branches.lanes(state)
     rows = {key: row for row, (key, _) in enumerate(shown)}
-    return [_lane(state, key, rows) for key, _ in shown]
+    numbers_of = {key: number for number, key in enumerate(branches.of_run(state, shown[0][0][0]))} if shown else {}
+    return [_lane(state, key, rows, numbers_of[key]) for key, _ in shown]
 
 
-def _lane(state: AppState, key: Key, rows: dict[Key, int]) -> BranchLane:
+def _lane(state: AppState, key: Key, rows: dict[Key, int], number: int) -> BranchLane:
     run, node = branches.view_of(state, key), state.branches.nodes[key]
     parent = branches.visible_parent(state, key)
     step = None if node.parent is None else first_own(run)
     probability = "" if step is None else numbers.probability(math.exp(step.logprob))
     return BranchLane(
         branch_id=key[1],
-        name=name_of(state, key),
-        colour=number_of(state, key),
+        name=name_of(state, key, number),
+        colour=number,
         parent=None if parent is None else rows[parent],
         begins=_begins(state, key),
         ends=run.prompt_tokens + run.count,
         token="" if step is None else one_line(step.piece[:LONGEST]),
         probability=probability,
         memory=memory_text(state, key),
-        tooltip=_tooltip(state, key, run, step, probability),
+        tooltip=_tooltip(state, key, name_of(state, key, number), step, probability),
         going=run.finish is None,
     )
 
@@ -93,9 +94,9 @@ def memory_text(state: AppState, key: Key) -> str:
     return numbers.byte_count(memory.cache_bytes + memory.record_bytes) if memory.cached else tr("given up")
 
 
-def _tooltip(state: AppState, key: Key, run: RunView, step: StepSnapshot | None, probability: str) -> str:
-    node, memory = state.branches.nodes[key], state.branches.memory.get(key)
-    lines = [name_of(state, key), tr("{0} tokens generated").format(f"{run.count:,}")]
+def _tooltip(state: AppState, key: Key, name: str, step: StepSnapshot | None, probability: str) -> str:
+    node, memory, run = state.branches.nodes[key], state.branches.memory.get(key), branches.view_of(state, key)
+    lines = [name, tr("{0} tokens generated").format(f"{run.count:,}")]
     if node.parent is not None:
         lines.append(tr("parts at position {0}").format(f"{node.position:,}"))
     if step is not None:

@@ -57,7 +57,7 @@ def _part(state: AppState, run: RunView, intent: b.Parting) -> AppState:
 
 def _command(state: AppState, run: RunView, intent: b.Parting) -> tuple[StartBranch | None, Kind]:
     """What core is asked for; None where there is no such token."""
-    steps: int | None = 1 if select.is_paused(state) else None  # who has paused wants to look at what was put there
+    steps: int | None = 0 if select.is_paused(state) else None  # who has paused wants to look at what was put there
     put: dict[str, Any] = {}
     kind: Kind
     match intent:

@@ -27,6 +27,7 @@ LANE_PX, MOST_LANES = 24, 5  # more are scrolled
 PAD_PX, DOT_PX, GAP_PX = 8, 8, 12
 NAME_PX, NARROW_NAME_PX, MEMORY_PX, TOKEN_PX = 112, 72, 76, 132
 NARROW_PX = 420
+SCALE_STEP = 64  # positions; the scale grows by so many, so that lines do not move with every token
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,16 @@ class BranchStrip(QAbstractScrollArea):
     def show_lanes(self, lanes: Sequence[BranchLane], current: int, selected: int | None) -> None:
         """These branches, the one in use, and the position selected in it."""
         moved = current != self._current or len(lanes) != len(self._lanes)
-        self._lanes, self._current, self._selected = tuple(lanes), current, selected
-        self._length = max((lane.ends for lane in lanes), default=1) or 1
+        before, self._lanes = self._lanes, tuple(lanes)
+        longest = max((lane.ends for lane in lanes), default=1)
+        length = -(-max(1, longest) // SCALE_STEP) * SCALE_STEP
+        changed = [row for row, (old, new) in enumerate(zip(before, self._lanes, strict=False)) if old != new]
+        if moved or length != self._length or selected != self._selected:
+            self.viewport().update()
+        for row in changed:  # while tokens come, the lane in use is the only one
+            self.viewport().update(self._box(row).toAlignedRect())
+        self._length, self._current = length, current
+        self._selected = selected
         height = LANE_PX * max(1, min(MOST_LANES, len(lanes)))
         if height != self.height():
             self.setFixedHeight(height)
@@ -96,7 +105,6 @@ class BranchStrip(QAbstractScrollArea):
         if moved and row is not None:
             bar = self.verticalScrollBar()
             bar.setValue(min(row * LANE_PX, max(bar.value(), (row + 1) * LANE_PX - self.viewport().height())))
-        self.viewport().update()
 
     def _row_in_use(self) -> int | None:
         return next((n for n, lane in enumerate(self._lanes) if lane.branch_id == self._current), None)
@@ -226,10 +234,14 @@ class BranchStrip(QAbstractScrollArea):
             painter.fillRect(box, QColor(self._palette.accent_soft))
             painter.setPen(QPen(QColor(self._palette.accent), 1))
             painter.drawRect(box)
+        damaged = QRectF(event.rect())
         for number, lane in enumerate(self._lanes):
-            self._paint_line(painter, number, lane)
+            top = self._box(number if lane.parent is None else lane.parent).united(self._box(number))
+            if top.intersects(damaged):
+                self._paint_line(painter, number, lane)
         for number, lane in enumerate(self._lanes):
-            self._paint_words(painter, number, lane)
+            if self._box(number).intersects(damaged):
+                self._paint_words(painter, number, lane)
 
     def _colour(self, lane: BranchLane) -> QColor:
         return QColor(self._palette.categorical[lane.colour % len(self._palette.categorical)])

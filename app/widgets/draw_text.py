@@ -9,6 +9,8 @@ from core.contract import AssistedDetail, BeamDetail, GenerationParams, StepSnap
 def shown(step: StepSnapshot, params: GenerationParams) -> tuple[float | None, str]:
     """The number to point at on the bar, or None and what is said instead."""
     u, detail = step.u, step.detail
+    if step.put:
+        return None, tr("put there, not chosen")
     if not params.samples:
         return None, tr("no draw (greedy)") if params.mode == "greedy_search" else tr("no draw in this mode")
     if u is None:

@@ -101,6 +101,8 @@ def token_tooltip(run: RunView, index: int) -> str:
             f"{step.entropy_bits:.2f}", f"{-step.logprob / LN2:.2f}", step.rank
         ),
     ]
+    if step.put:
+        lines.append(tr("put there, not chosen by the model"))
     if not step.piece.isascii() or "\\x" in step.piece or not step.text:
         lines.append(tr("bytes {0}").format(_bytes_of_character(run, index)))
     rows = zip(

@@ -24,7 +24,7 @@ class StartBranch:
     token_ids, text: what is said there first, either as ids or as text. Neither: the mode chooses (a rewind).
     reroll: other draws from there on; None for those of the parent, so that a rewind says the same again.
     params: values other than the parent's, in force from there on.
-    max_steps: pause after so many steps, tokens put there included; 0 pauses before the first.
+    max_steps: pause after so many steps beyond what was put there; 0 pauses before the first choice.
     """
 
     run_id: int

@@ -22,7 +22,7 @@ from core.contract.errors import InternalError, NonFiniteLogitsError, OutOfMemor
 from core.contract.events import FinishReason, HypothesisEnded, PrefillProgress
 from core.contract.params import GenerationParams
 from core.contract.snapshot import CacheReport, StepId, StepSnapshot, StepTiming
-from core.decode.kv import cache_length, cache_report
+from core.decode.kv import cache_length, cache_report, crop_cache
 from core.decode.modes.mode import Choice
 from core.decode.observe import Observation, Processed, observe, process
 from core.decode.pipeline import Rows, culprit
@@ -82,6 +82,7 @@ def decode_step(run: Session) -> StepEvents:
     record_s = run.take_record_s()
 
     events: list[StepSnapshot | HypothesisEnded] = []
+    put = False
     for place, raw in enumerate(fed):
         # 2. Pipeline: raw logits become the final scores, stage by stage.
         at_pipeline, before_s = perf_counter(), run.forward.spent_s
@@ -122,6 +123,10 @@ def decode_step(run: Session) -> StepEvents:
             break
 
     # 6. Settle: lanes that ended leave the batch, what was fed in vain is forgotten.
+    if put and cache_length(run.cache) >= run.ids.shape[1]:  # an end was put there, and more after it
+        crop_cache(run.cache, run.ids.shape[1] - 1)
+        if run.trace is not None:
+            run.trace.crop(run.ids.shape[1] - 1)
     run.mode.settle(run)
     return tuple(events)
 

@@ -41,7 +41,7 @@ def test_every_variant_is_measured_at_both_contexts(report: dict[str, Any]) -> N
 def test_the_report_is_plain_data_and_a_table(report: dict[str, Any]) -> None:
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     table = bench.as_table(report)
-    assert sum(line.startswith("tiny-gpt2") for line in table.splitlines()) == 8 + len(CASES)
+    assert sum(line.startswith("tiny-gpt2") for line in table.splitlines()) == 8 + len(CASES) + 2
     assert "append at 4,096 positions" in table
     assert "window_visible_ms: 1\n" in table
     lines = [line.split() for line in table.splitlines()]
@@ -56,6 +56,13 @@ def test_every_stage_of_the_pipeline_is_measured(report: dict[str, Any]) -> None
     assert all(stage["ms"] > 0 for stage in cost["stages"].values())
     assert {"calls", "full_sorts"} <= set(cost["stages"]["top_p"])
     assert all(ms > 0 for ms in cost["waterfall_ms"].values())
+
+
+def test_branches_are_measured_against_feeding_again(report: dict[str, Any]) -> None:
+    assert [result["positions"] for result in report["branches"]] == [100, 500]
+    for result in report["branches"]:
+        assert result["times"] == pytest.approx(result["prefill_ms"] / result["fork_ms"])
+        assert result["steps"] == pytest.approx(result["fork_ms"] / result["step_ms"])
 
 
 def test_every_mode_is_measured_and_compared_where_generate_has_it(report: dict[str, Any]) -> None:

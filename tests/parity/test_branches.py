@@ -91,6 +91,26 @@ def test_several_tokens_are_put_there_and_the_rest_is_chosen(loaded: LoadedModel
     check(ours, steps, parent)
 
 
+def test_many_tokens_are_fed_together_and_an_end_among_them_is_the_end(random_llama: LoadedModel) -> None:
+    params = SAMPLED | {"max_new_tokens": 60, "eos_token_id": [299]}
+    parent = begun(random_llama, [prompt_of(random_llama, 6)], params)
+    put = tuple(range(10, 50))
+    session, _ = begin_branch(parent, StartBranch(1, 1, 6 + 1, token_ids=put))
+    looks: list[int] = []
+    session.forward.model.register_forward_pre_hook(lambda module, args, kwargs: looks.append(1), with_kwargs=True)
+    steps = advance(session)
+    session.forward.model._forward_pre_hooks.clear()
+    assert sum(step.put for step in steps) == len(put)
+    assert len(looks) == 1 + 3 + len(steps) - len(put)
+    check(session, steps, parent)
+    ended, steps = branch(parent, 6 + 1, 2, token_ids=(*put[:4], 299, *put[4:]))
+    assert [step.token_id for step in steps] == [*put[:4], 299]
+    assert ended.result().finish_reason == "stop"
+    assert cache_length(ended.cache) == 6 + 1 + 4
+    assert ended.trace is not None
+    assert ended.trace.stop == 6 + 1 + 4
+
+
 def test_a_branch_of_a_branch_that_parts_before_its_parent_did(loaded: LoadedModel) -> None:
     parent = begun(loaded, [prompt_of(loaded, 6)], SAMPLED)
     first, _ = branch(parent, 6 + 8, token_ids=(9,))
@@ -317,6 +337,24 @@ def test_what_cannot_be_is_refused_and_changes_nothing(
     with pytest.raises(error, match=says):
         begin_branch(parent, StartBranch(1, 1, **how))
     assert (parent.result(), cache_length(parent.cache), parent.trace.nbytes) == before
+
+
+def test_a_script_has_branches_too(tiny_gpt2: LoadedModel) -> None:
+    import core
+    from tests.conftest import TINY_GPT2
+
+    first = core.run(TINY_GPT2, "Once upon a time", params=SAMPLED | {"eos_token_id": ()}, seed=2, dtype="fp32")
+    length = len(first.sequences[0]) - 14
+    other = core.branch(first, length + 5, text=" dragon")
+    assert other.sequences[0][: length + 5] == first.sequences[0][: length + 5]
+    assert [step.id.index for step in other.steps] == list(range(14))
+    assert other.text.startswith(first.text[: other.text.index(" dragon")])
+    assert other.attention(0).shape[2] == len(other.sequences[0]) - 1
+    assert np.allclose(other.logits(3), first.logits(3), atol=1e-4)
+    again = core.branch(other, length + 2, row=0)
+    assert again.sequences == first.sequences
+    with pytest.raises(core.contract.PromptError):
+        core.branch(first, 99)
 
 
 def test_a_beam_and_torchs_draws_have_no_branches(random_gpt2: LoadedModel) -> None:

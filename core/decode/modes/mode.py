@@ -20,6 +20,8 @@ from core.decode.pipeline import Stage
 from core.decode.rows import Row
 from core.trace.recording import Strand
 
+MOST_PUT = 16  # tokens fed at once where they are not chosen; the logits of all of them are looked at
+
 if TYPE_CHECKING:
     from core.decode.observe import Processed
     from core.decode.session import Session
@@ -117,8 +119,12 @@ class Mode:
         return run.feed_newest()[None]
 
     def feed_put(self, run: Session) -> torch.Tensor:
-        """The same where the next token is not chosen, but was put there."""
-        return run.feed_newest()[None]
+        """The same where the next tokens are not chosen, but were put there: several of them in one pass."""
+        count = 1 if run.pending_logits is not None or run.guiding is not None else min(MOST_PUT, len(run.put))
+        if count == 1:
+            return run.feed_newest()[None]
+        ids = torch.cat([run.ids[:, -1:], run.ids.new_tensor([run.put[: count - 1]])], dim=1)  # (1, n)
+        return run.forward.positions(ids, run.cache, run.trace, count).transpose(0, 1)
 
     def choose(self, run: Session, processed: Processed, place: int) -> Choice:
         """One token a lane from the scores (B, V) after the pipeline; `place` counts the positions of this step."""
