@@ -449,19 +449,13 @@ class Worker:
         if session.finished and all(one.finished for one in self.branches.together):
             self._end_run(session)
             return
-<<<<<<< HEAD
         if session.finished:
             self._conclude(session)
         if self.twin_wanted is not None:
             self._guarded(self.twin_wanted)
         if steps and not self.owed and self.steps_left is not None:
-            self.steps_left -= 1
-            if self.steps_left <= 0:
-=======
-        if steps and self.steps_left is not None:
             self.steps_left -= not steps[0].put
             if self.steps_left <= 0 and not session.put:
->>>>>>> branches
                 self._pause()
         self._settle()
         self.credit_s = min(MOST_CREDIT_S, self.credit_s + spent_s * VIEW_SHARE / (1 - VIEW_SHARE))
