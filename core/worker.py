@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from time import perf_counter
 from typing import TYPE_CHECKING
 
-from core.branches import Branches
 from core.chores import Chores
 from core.contract.branches import DropBranch, StartBranch, SwitchBranch
 from core.contract.commands import (
@@ -38,27 +35,22 @@ from core.contract.commands import (
     Tokenize,
     Withdraw,
 )
-from core.contract.errors import PromptError, TokenglassError
 from core.contract.events import (
     CommandRefused,
-    Event,
     LoadFailed,
     ModelReady,
     StateChanged,
-    Vitals,
     WorkerState,
 )
-from core.contract.snapshot import StepSnapshot
-from core.contract.specs import ModelSpec
-from core.contract.twins import BranchesGone, EndTwin, StartTwin
+from core.contract.twins import EndTwin, StartTwin
 from core.controls import Flags, LoadControl
-from core.desk import Desk, Meter, error_report, typed_error
+from core.desk import Desk, error_report
 from core.drafts import Drafts, Fetched
+from core.going import Going
 from core.mailbox import Mailbox
 from core.shelf import Shelf
 
 if TYPE_CHECKING:
-    from core.decode.session import Session
     from core.models.loaded import LoadedModel
 
 VIEW_SHARE = 0.08  # of the worker's time while it decodes
@@ -88,30 +80,18 @@ class Worker:
         self.inbox, self.mailbox, self.flags = inbox, mailbox, flags
         self.state: WorkerState | None = None
         self.shelf = Shelf()
-        self.branches = Branches()
-        self.twin_wanted: StartTwin | None = None  # waits for the end of the prompt
-        self.owed = False  # of two that go on together, one has to follow the other
+        self.going = Going(mailbox, self.shelf, self._interrupted, self.enter)
         self.loads_begun = 0
         self.interruptions_met = 0
-        self.running = False
-        self.steps_left: int | None = None
-        self.paused_at: float | None = None
         self.desk = Desk(mailbox)
         self.drafts = Drafts(inbox.put, mailbox, self._overtaken)
         self.chores = Chores(mailbox, self._overtaken)
         self.credit_s = 0.0
-        self.meter = Meter()
-        self.hooks = ExitStack()  # the running session's hooks
 
     @property
     def loaded(self) -> LoadedModel | None:
         """The model in use."""
         return self.shelf.loaded
-
-    @property
-    def session(self) -> Session | None:
-        """The branch in use: the run."""
-        return self.branches.current
 
     def enter(self, state: WorkerState) -> None:
         """Report a change of state."""
@@ -124,19 +104,19 @@ class Worker:
         self.enter(WorkerState.STARTING)
         import core.decode.session  # noqa: F401  torch and transformers, first imported here
 
-        self._settle()
+        self.going.settle()
         while not self.flags.closing.is_set():
             for command in self._take_commands():
                 self._guarded(command)
             if self.flags.closing.is_set():
                 break
             try:
-                if self._advancing:
+                if self.going.advancing:
                     self._advance()
-                elif self._refilling:
-                    self._refill()
+                elif self.going.refilling:
+                    self.going.refill()
                 elif self.drafts.plan_wanted:
-                    self._plan()
+                    self.drafts.plan(self.loaded, self.going.session, self.going.assistant)
                 elif self.desk:
                     self._derive_slice()
             except (KeyboardInterrupt, SystemExit):
@@ -144,16 +124,15 @@ class Worker:
             except BaseException as problem:  # what session and desk have not turned into an answer themselves
                 self._give_up(problem)
         self.chores.close()
-        self._end_run()
+        self.going.end()
         self._forget_session()
         self.drafts.close()
         self.shelf.clear()
 
     def _give_up(self, problem: BaseException) -> None:
         """End the run, or else the views asked for, and say why."""
-        if self.running and self.session is not None:
-            self.session.error = self.session.error or typed_error(problem)
-            self._end_run()
+        if self.going.running:
+            self.going.give_up(problem)
         else:
             self.desk.clear()
             self.mailbox.put(CommandRefused("Ask", error_report(problem)))
@@ -168,7 +147,7 @@ class Worker:
     def _take_commands(self) -> list[Command | Fetched]:
         """All that wait; sleeps only when there is nothing to do. Superseded drafts are dropped."""
         commands: list[Command | Fetched] = []
-        if not (self._advancing or self._refilling or self.desk or self.drafts.plan_wanted):
+        if not (self.going.advancing or self.going.refilling or self.desk or self.drafts.plan_wanted):
             commands.append(self.inbox.get())
         while True:
             try:
@@ -187,9 +166,7 @@ class Worker:
         except BaseException as problem:  # some libraries raise outside Exception (pyo3 panics)
             epoch = command.epoch if isinstance(command, SetParams) else None
             self.mailbox.put(CommandRefused(type(command).__name__, error_report(problem), epoch))
-            if not self.running:
-                self.hooks.close()
-            self._settle()
+            self.going.release()
 
     def _handle(self, command: Command | Fetched) -> None:
         if isinstance(command, LoadModel | StartRun | StopRun):
@@ -198,26 +175,27 @@ class Worker:
             case LoadModel():
                 self._load(command)
             case StartRun():
-                self._start(command)
+                self.going.start(command)
+                self.desk.clear()
+                self.credit_s = 0.0
             case PauseRun():
-                self._pause()
+                self.going.pause()
             case ResumeRun():
-                self._resume(command.max_steps)
+                self.going.resume(command.max_steps)
             case StopRun():
-                self._end_run()
+                self.going.end()
             case StartBranch():
-                self._part(command)
+                self.going.part(command)
             case SwitchBranch():
-                self._switch(command)
+                self.going.switch(command)
             case DropBranch():
-                self._drop(command)
+                self.going.drop(command)
             case StartTwin():
-                self.twin_wanted = command
-                self._begin_twin()
+                self.going.want_twin(command)
             case EndTwin():
-                self._let_go()
+                self.going.let_go()
             case SetParams():
-                self._set_params(command)
+                self.going.change(command)
             case Tokenize() | PreviewModel() | PreviewPlan():
                 self.drafts.take(command, self.loaded)
             case Fetched():
@@ -234,7 +212,7 @@ class Worker:
     def _load(self, command: LoadModel) -> None:
         self.loads_begun += 1
         control = LoadControl(command.model_id, self.loads_begun, self.flags, self.mailbox)
-        self._end_run()
+        self.going.end()
         try:
             self.enter(WorkerState.LOADING)
             loaded = self.shelf.load(command.spec, control)
@@ -246,275 +224,27 @@ class Worker:
         except BaseException as problem:
             kept = None if self.loaded is None else self.loaded.info.title
             self.mailbox.put(LoadFailed(command.model_id, error_report(problem), kept))
-        self._settle()
-
-    def _start(self, command: StartRun) -> None:
-        from core.decode.session import Session
-
-        self._end_run()
-        if self.loaded is None:
-            raise PromptError("No model is loaded; choose one first.")
-        session = Session(
-            self.loaded,
-            command.spec,
-            run_id=command.run_id,
-            cancelled=self._interrupted,
-            before=self.session,
-            assistant=self._assistant(command.spec.assistant),
-        )
-        self.desk.clear()
-        self.branches.begin(session)
-        self._go_on(session, session.started, command.spec.max_steps)
-
-    def _go_on(self, session: Session, event: Event, max_steps: int | None) -> None:
-        """Advance this session from now on."""
-        self.steps_left, self.paused_at, self.owed = max_steps, None, False
-        self.meter, self.credit_s = Meter(), 0.0
-        if len(self.branches.together) == 1:  # two may share a model, so that each has its hooks for its own step
-            self.hooks.enter_context(session.attached())
-        self.mailbox.put(event)
-        self.running = True  # last: from here on the run is ended by a `RunFinished`
-        self._settle()
-
-    def _part(self, command: StartBranch) -> None:
-        session, started = self.branches.part(command, self._interrupted, self.paused_at)
-        self.hooks.close()
-        self._go_on(session, started, command.max_steps)
-        if command.max_steps == 0 and not session.put:
-            self._pause()
-        self._report_branches()
-
-    def _begin_twin(self) -> None:
-        """Once the prompt of the branch beside it is read."""
-        command = self.twin_wanted
-        if command is None or (self.running and self.session is not None and self.session.in_prefill):
-            return
-        self.twin_wanted = None
-        session = self.session
-        if session is None or (session.run_id, session.branch_id) != (command.run_id, command.beside):
-            self._switch(SwitchBranch(command.run_id, command.beside))
-        begun = perf_counter()
-        shelf, model = self.shelf, command.model
-        loaded = None if model is None else shelf.twin_model(model, self._interrupted, self._replacing)
-        if self.running:
-            self._waited(perf_counter() - (begun if self.paused_at is None else self.paused_at))
-            self.paused_at = None if self.paused_at is None else perf_counter()
-        started = self.branches.pair(command, self._interrupted, loaded)
-        self.hooks.close()
-        self.mailbox.put(started)
-        self.running, self.paused_at, self.steps_left, self.owed = True, None, command.max_steps, False
-        self._settle()
-        self._report_branches()
-
-    def _waited(self, seconds: float) -> None:
-        """Time that does not count against the speed of those that go on."""
-        for session in self.branches.together:
-            if not session.finished:
-                session.note_pause(seconds)
-
-    def _let_go(self) -> None:
-        """The branch in use goes on alone."""
-        self.branches.unpair()
-        self._alone()
-
-    def _drop(self, command: DropBranch) -> None:
-        beside = self.branches.is_beside(command.run_id, command.branch_id)
-        self.branches.drop(command.run_id, command.branch_id)
-        if beside:
-            self._alone()
-        self._report_branches()
-
-    def _alone(self) -> None:
-        """The one beside it is gone; where this one had ended, nothing goes on."""
-        self.owed = False
-        if self.running and self.session is not None and self.session.finished:
-            self.running, self.paused_at = False, None
-        self._settle()
-
-    def _replacing(self, before: LoadedModel | None) -> None:
-        """Another model for twins is about to be loaded; the branches of the one before are forgotten."""
-        gone = [] if before is None else self.branches.forget_model(before)
-        for run_id in sorted({run_id for run_id, _ in gone}):
-            self.mailbox.put(BranchesGone(run_id, tuple(branch for run, branch in gone if run == run_id)))
-        self.enter(WorkerState.LOADING)
-
-    def _switch(self, command: SwitchBranch) -> None:
-        if self.running and self.branches.is_beside(command.run_id, command.branch_id):
-            _, switched, _ = self.branches.switch(command.run_id, command.branch_id, self.paused_at)
-            self.mailbox.put(switched)  # both go on, or wait, as they did
-            return
-        session, switched, since = self.branches.switch(command.run_id, command.branch_id, self.paused_at)
-        self.hooks.close()
-        self.running = False
-        if all(one.finished for one in self.branches.together):
-            self.paused_at = None
-            self.mailbox.put(switched)
-        else:
-            self._go_on(session, switched, None)
-            self.paused_at = since
-            self._pause()
-        self._settle()
-        self._report_branches()
-
-    def _report_branches(self) -> None:
-        """Keep to the budget, and tell what each branch holds, where there are several."""
-        self.branches.trim()
-        held = self.branches.held()
-        if held is not None:
-            self.mailbox.put_latest("branches", held)
-
-    def _assistant(self, spec: ModelSpec | None) -> LoadedModel | None:
-        """The draft model, kept for the next run. Raises `ModelLoadError`."""
-        return self.shelf.draft_model(spec, self._interrupted, lambda: self.enter(WorkerState.LOADING))
+        self.going.settle()
 
     def _interrupted(self) -> bool:
         """Whether a command waits that ends the run in progress."""
         return self.flags.closing.is_set() or self.flags.interruptions > self.interruptions_met
 
-    def _pause(self) -> None:
-        if not self.running or self.paused_at is not None:
-            return
-        if self.owed:
-            self.steps_left = 1  # both have taken the same steps when they wait
-            return
-        self.paused_at = perf_counter()
-        self._settle()
-
-    def _resume(self, max_steps: int | None) -> None:
-        if not self.running or self.session is None:
-            return
-        if self.paused_at is not None:
-            self._waited(perf_counter() - self.paused_at)
-        elif max_steps is not None and self.steps_left is not None:
-            max_steps += self.steps_left  # asked for while a step is being taken
-        self.paused_at, self.steps_left = None, max_steps
-        self._settle()
-
-    def _set_params(self, command: SetParams) -> None:
-        if not self.running:
-            return
-        for session in self.branches.together:
-            own = self.branches.own_settings(session)
-            changes = {name: value for name, value in command.changes.items() if name not in own}
-            if changes and not session.finished:
-                self.mailbox.put(session.set_params(changes, command.epoch))
-
-    @property
-    def _refilling(self) -> bool:
-        """Whether the branch in use has positions to be fed again."""
-        return self.session is not None and self.session.refill_to > 0
-
-    def _refill(self) -> None:
-        session = self.session
-        assert session is not None
-        self.enter(WorkerState.PREFILL)
-        try:
-            with session.attached():
-                for event in session.advance():
-                    self.mailbox.put(event)
-        except TokenglassError as problem:
-            self.mailbox.put(CommandRefused("SwitchBranch", problem.report()))
-            session.close()  # nothing can be derived from a part of it
-        if self.running and session.finished:
-            self._end_run()
-        if not self._refilling:
-            self._settle()
-            self._report_branches()
-
-    def _plan(self) -> None:
-        self.drafts.plan(self.loaded, self.session, self._assistant)
-
-    # -- the run
-
-    @property
-    def _advancing(self) -> bool:
-        return self.running and self.paused_at is None
-
     def _advance(self) -> None:
         """One unit of the run, then views within their share of the time."""
-        session = self.branches.in_turn()
-        begun = perf_counter()
-        events: tuple[Event, ...] = ()
-        with suppress(TokenglassError), session.attached():  # the session keeps it and tells it in its result
-            events = session.advance()
-        spent_s = perf_counter() - begun
-        for other in self.branches.together:
-            if other is not session and not other.finished:
-                other.note_pause(spent_s)
-        steps = [event for event in events if isinstance(event, StepSnapshot)]
-        for event in events:
-            self.mailbox.put(event)
-        self.meter.step(spent_s, sum(s.timing.probes_ms for s in steps[:1]) / 1e3)
-        self.owed = self.branches.owes(session) if steps or session.finished else self.owed
-        if session.finished and all(one.finished for one in self.branches.together):
-            self._end_run(session)
-            return
-        if session.finished:
-            self._conclude(session)
-        if self.twin_wanted is not None:
-            self._guarded(self.twin_wanted)
-        if steps and not self.owed and self.steps_left is not None:
-            self.steps_left -= not steps[0].put
-            if self.steps_left <= 0 and not session.put:
-                self._pause()
-        self._settle()
+        going = self.going
+        spent_s = going.advance()
         self.credit_s = min(MOST_CREDIT_S, self.credit_s + spent_s * VIEW_SHARE / (1 - VIEW_SHARE))
-        while self.desk and self._advancing and self.credit_s > 0 and self.inbox.empty():
+        while self.desk and going.advancing and self.credit_s > 0 and self.inbox.empty():
             self.credit_s -= self._derive_slice()
-        self._report_vitals(session)
+        if going.session is not None:
+            going.report_vitals(going.session)
 
     def _derive_slice(self) -> float:
-        spent_s = self.desk.derive_slice(self.branches.find, self.loaded)
-        self.meter.view(spent_s)
+        spent_s = self.desk.derive_slice(self.going.branches.find, self.loaded)
+        self.going.meter.view(spent_s)
         return spent_s
-
-    def _report_vitals(self, session: Session, now: bool = False) -> None:
-        if now or self.meter.due():
-            self.mailbox.put_latest("vitals", Vitals(session.run_id, self.meter.share(), session.trace_bytes))
-            held = self.branches.held()
-            if held is not None:
-                self.mailbox.put_latest("branches", held)
-
-    def _end_run(self, ended: Session | None = None) -> None:
-        """Stop what runs and say how it ended; the session stays for views. ended: the one that ended by itself."""
-        self.hooks.close()
-        if self.running and self.paused_at is not None:
-            self._waited(perf_counter() - self.paused_at)
-        for session in self.branches.together if self.running else ():
-            if session is ended or not session.finished:
-                self._conclude(session)
-        self.running, self.paused_at, self.owed = False, None, False
-        if self.twin_wanted is not None:
-            self.twin_wanted = None
-            self.mailbox.put(CommandRefused("StartTwin", PromptError("The run ended before its twin began.").report()))
-        self._settle()
-        self._report_branches()
-
-    def _conclude(self, session: Session) -> None:
-        """Say how a session ended."""
-        try:
-            session.cancel()
-            result = session.result()
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as problem:  # the detokeniser may panic on what it held back
-            session.error = session.error or typed_error(problem)
-            session.cancel()
-            result = session.result()
-        self._report_vitals(session, now=True)
-        self.mailbox.put(result)
 
     def _forget_session(self) -> None:
         self.desk.clear()
-        self.branches.clear()
-
-    def _settle(self) -> None:
-        """Report the state that follows from what there is."""
-        if self.loaded is None:
-            self.enter(WorkerState.NO_MODEL)
-        elif not self.running or self.session is None:
-            self.enter(WorkerState.READY)
-        elif self.paused_at is not None:
-            self.enter(WorkerState.PAUSED)
-        else:
-            self.enter(WorkerState.PREFILL if self.session.in_prefill else WorkerState.DECODING)
+        self.going.forget()
