@@ -27,8 +27,9 @@ install: $(STAMP) $(SMOL)
 run: install
 	$(BIN)/tokenglass
 
+# Whole files side by side, so that what a module makes for its tests is made once.
 test: $(STAMP)
-	$(OFF) $(BIN)/python -m pytest
+	$(OFF) $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # The long tests: the large model, conversions, campaigns.
 campaign: install

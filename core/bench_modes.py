@@ -25,6 +25,7 @@ class ModeCase:
     target: float | None = 1.0
 
 
+STEADY = {"num_assistant_tokens_schedule": "constant"}  # as many drafts in both
 CASES = (
     ModeCase("beam_search, 4 beams", {"num_beams": 4}),
     ModeCase("beam_sample, 4 beams", {"num_beams": 4, "do_sample": True, "top_k": 0}),
@@ -32,6 +33,11 @@ CASES = (
     ModeCase("constrained_beam_search, 4 beams", {"num_beams": 4, "force_words_ids": [[17, 18], [[19], [20]]]}, None),
     ModeCase("contrastive_search, 4 candidates", {"penalty_alpha": 0.6, "top_k": 4}, None),
     ModeCase("dola_generation, high", {"dola_layers": "high"}, None),
+    # generate() of 5.23 fails with early exit on GPT-2.
+    ModeCase(
+        "assisted_generation, 2 first layers", {"assistant_early_exit": 2, "num_assistant_tokens": 4, **STEADY}, None
+    ),
+    ModeCase("prompt_lookup, 4 tokens", {"prompt_lookup_num_tokens": 4, "max_matching_ngram_size": 2, **STEADY}),
     ModeCase("guidance, greedy", {"guidance_scale": 1.5}),
 )
 

@@ -21,13 +21,13 @@ def prompt_ids(loaded: LoadedModel, context: int) -> tuple[int, ...]:
 
 
 class _Stamps(StoppingCriteria):  # type: ignore[misc]
-    """Notes when each token is there; stops nothing."""
+    """Notes when how many tokens are there; stops nothing."""
 
     def __init__(self) -> None:
-        self.times: list[float] = []
+        self.there: list[tuple[float, int]] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: object, **kwargs: object) -> torch.Tensor:
-        self.times.append(perf_counter())
+        self.there.append((perf_counter(), input_ids.shape[1]))
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
@@ -65,8 +65,14 @@ def generate_s(
         model.generation_config = own_config
         if changes:
             model.set_attn_implementation(own_attention)
-    assert len(stamps.times) == tokens
-    return (stamps.times[-1] - stamps.times[0]) / (tokens - 1)
+    assert stamps.there[-1][1] == len(ids) + tokens
+    return _seconds_a_token(stamps.there)
+
+
+def _seconds_a_token(there: Sequence[tuple[float, int]]) -> float:
+    """From the first pass that gave tokens to the last."""
+    (begun, first), (ended, last) = there[0], there[-1]
+    return (ended - begun) / (last - first)
 
 
 def bare_spec(ids: Sequence[int], tokens: int, params: Mapping[str, Any], **kwargs: Any) -> RunSpec:
@@ -85,6 +91,5 @@ def engine_s(loaded: LoadedModel, ids: Sequence[int], tokens: int, params: Mappi
             if session.new_tokens:
                 there.append((perf_counter(), session.new_tokens))
     session.close()
-    (begun, first), (ended, last) = there[0], there[-1]
-    assert last == tokens
-    return (ended - begun) / (last - first)
+    assert there[-1][1] == tokens
+    return _seconds_a_token(there)

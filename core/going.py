@@ -88,7 +88,8 @@ class Going:
             before=self.session,
             assistant=self.assistant(command.spec.assistant),
         )
-        self.branches.begin(session)
+        for ended in self.branches.begin(session):
+            self.mailbox.put(ended.result())
         self._go_on(session, session.started, command.spec.max_steps)
 
     def _go_on(self, session: Session, event: Event, max_steps: int | None) -> None:
@@ -132,7 +133,9 @@ class Going:
     def drop(self, command: DropBranch) -> None:
         """Give a branch's memory back. Raises `PromptError`."""
         beside = self.branches.is_beside(command.run_id, command.branch_id)
-        self.branches.drop(command.run_id, command.branch_id)
+        ended = self.branches.drop(command.run_id, command.branch_id)
+        if ended is not None:
+            self.mailbox.put(ended.result())
         if beside:
             self._alone()
         self._report_branches()

@@ -215,9 +215,13 @@ def _shown(state: AppState, key: Key, node: BranchNode, reuse: tuple[int, int] |
 
 
 def switched(state: AppState, event: BranchSwitched) -> AppState:
-    """What going back cost."""
-    if state.run is None or state.run.branch != (event.run_id, event.branch_id):
+    """This branch is in use, and what going back to it cost."""
+    key = event.run_id, event.branch_id
+    if state.run is None or key not in state.branches.nodes:
         return state
+    if state.run.branch != key:  # another one had begun before core came to it
+        state = left(state)
+        state = with_answer(_shown(state, key, state.branches.nodes[key], None))
     reuse = event.reused_positions, event.recomputed_positions
     state = replace(state, branches=replace(state.branches, reuse=reuse))
     if not event.recomputed_positions:

@@ -90,11 +90,11 @@ class BranchStrip(QAbstractScrollArea):
         before, self._lanes = self._lanes, tuple(lanes)
         longest = max((lane.ends for lane in lanes), default=1)
         length = -(-max(1, longest) // SCALE_STEP) * SCALE_STEP
-        changed = [row for row, (old, new) in enumerate(zip(before, self._lanes, strict=False)) if old != new]
+        changed = [number for number, (old, new) in enumerate(zip(before, self._lanes, strict=False)) if old != new]
         if moved or length != self._length or selected != self._selected:
             self.viewport().update()
-        for row in changed:  # while tokens come, the lane in use is the only one
-            self.viewport().update(self._box(row).toAlignedRect())
+        for number in changed:  # while tokens come, the lane in use is the only one
+            self.viewport().update(self._box(number).toAlignedRect())
         self._length, self._current = length, current
         self._selected = selected
         height = LANE_PX * max(1, min(MOST_LANES, len(lanes)))

@@ -7,7 +7,7 @@ over kept tokens by descending probability, ties by id.
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import insort
 from collections.abc import Sequence
 from enum import IntEnum
 
@@ -55,14 +55,24 @@ def inverse_cdf(scores: torch.Tensor, u: float) -> int:
         ids = torch.nonzero(probabilities >= values[-1]).squeeze(-1)
     else:
         ids = torch.nonzero(probabilities > 0).squeeze(-1)
-    return _pick(ids.cpu().numpy(), probabilities[ids].cpu().numpy(), u)
-
-
-def _pick(ids: NDArray[np.int64], probabilities: NDArray[np.float64], u: float) -> int:
-    order = np.lexsort((ids, -probabilities))
-    cumulative = np.cumsum(probabilities[order])
+    order = _descending(scores[ids])
+    cumulative = np.cumsum(probabilities[ids].cpu().numpy()[order])
     place = int(np.searchsorted(cumulative, u, side="right"))
-    return int(ids[order[min(place, len(order) - 1)]])
+    return int(ids[int(order[min(place, len(order) - 1)])])
+
+
+def _descending(scores: torch.Tensor) -> NDArray[np.int64]:
+    """The places (N,) of scores (N,) in descending order, equal ones in the order they have.
+
+    float32 goes through one sort of whole numbers, score above place: five times as fast as a stable sort.
+    """
+    if scores.dtype != torch.float32:
+        return np.argsort(-scores.double().cpu().numpy(), kind="stable")
+    bits = (0.0 - scores.cpu().numpy()).view(np.int32)  # 0 - x, since -x keeps two zeros apart
+    ascending = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))  # negative floats count downwards
+    keys = (ascending.astype(np.int64) << 32) | np.arange(len(bits))
+    keys.sort()
+    return keys & 0xFFFFFFFF
 
 
 def draw_without_replacement(scores: torch.Tensor, draws: Sequence[float]) -> list[int]:
@@ -79,24 +89,22 @@ def draw_without_replacement(scores: torch.Tensor, draws: Sequence[float]) -> li
         everything = scores.shape[0] <= count + len(draws)
         least = -torch.inf if everything else torch.topk(scores, count + len(draws)).values[-1]
         ids = torch.nonzero(scores >= least).squeeze(-1)
-        probabilities = torch.exp(scores[ids].double() - whole)
-        taken = _successive(ids.cpu().numpy(), probabilities.cpu().numpy(), draws, len(ids) == scores.shape[0])
+        order = _descending(scores[ids])
+        probabilities = torch.exp(scores[ids].double() - whole).cpu().numpy()
+        taken = _successive(probabilities[order], draws, len(ids) == scores.shape[0])
         if taken is not None:
-            return taken
+            return [int(ids[int(order[place])]) for place in taken]
         count *= 8
 
 
-def _successive(
-    ids: NDArray[np.int64], probabilities: NDArray[np.float64], draws: Sequence[float], complete: bool
-) -> list[int] | None:
-    """The places, or None where a draw falls on what is not among `ids`, which need not be `complete`."""
-    order = np.lexsort((ids, -probabilities))
-    ends: list[float] = np.cumsum(probabilities[order]).tolist()
-    whole = ends[-1] if complete else 1.0
+def _successive(probabilities: NDArray[np.float64], draws: Sequence[float], complete: bool) -> list[int] | None:
+    """The places in descending `probabilities`, or None where a draw falls behind them and they are not `complete`."""
+    ends = np.cumsum(probabilities)
+    whole = float(ends[-1]) if complete else 1.0
     taken: list[int] = []  # in ascending order
     result: list[int] = []
     for u in draws:
-        gone = [(ends[place] - (ends[place - 1] if place else 0.0), place) for place in taken]
+        gone = [(float(ends[place] - (ends[place - 1] if place else 0.0)), place) for place in taken]
         at = u * (whole - sum(mass for mass, _ in gone))
         for mass, place in gone:  # what was taken is stepped over
             if at < ends[place] - mass:
@@ -104,9 +112,9 @@ def _successive(
             at += mass
         if at >= ends[-1] and not complete:
             return None
-        place = bisect_right(ends, at)
+        place = int(np.searchsorted(ends, at, side="right"))
         if place >= len(ends) or place in taken:  # rounding, or nothing of any weight is left
             place = next(free for free in range(len(ends)) if free not in taken)
         insort(taken, place)
-        result.append(int(ids[order[place]]))
+        result.append(place)
     return result

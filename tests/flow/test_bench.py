@@ -51,7 +51,8 @@ def test_the_report_is_plain_data_and_a_table(report: dict[str, Any]) -> None:
 
 
 def test_every_stage_of_the_pipeline_is_measured(report: dict[str, Any]) -> None:
-    cost = report["pipeline"]["tiny-gpt2"]
+    costs = report["pipeline"]["tiny-gpt2"]
+    cost = costs["fp32"]
     assert set(cost["stages"]) == set(STAGES)
     assert all(stage["ms"] > 0 for stage in cost["stages"].values())
     assert {"calls", "full_sorts"} <= set(cost["stages"]["top_p"])

@@ -270,3 +270,19 @@ def test_a_pause_between_branches_does_not_count_as_time(forest: Forest) -> None
     forest.branch(1, forest.length() + 2)
     forest.submit(SwitchBranch(1, 0), ResumeRun())
     assert forest.until_ended(0).finish_reason == "length"
+
+
+def test_a_batch_that_was_left_running_is_ended_by_the_next_run(forest: Forest) -> None:
+    prompts = (Prompt(text="Once upon a time"), Prompt(text="The queen"))
+    forest.submit(StartRun(1, RunSpec(prompts, {**PARAMS, "max_new_tokens": 300}, prefill_chunk=64, max_steps=6)))
+    forest.until(lambda e: isinstance(e, StateChanged) and e.state is WorkerState.PAUSED)
+    started, own = forest.branch(1, 2 + 4, row=1, params={"max_new_tokens": 12})
+    assert started.padding == 2
+    assert started.row == 1
+    assert [s.id.index for s in own] == list(range(4, 12))
+    forest.run(2)
+    left = forest.until_ended(0)
+    assert (left.run_id, left.finish_reason) == (1, "cancelled")
+    assert forest.events.index(left) < next(
+        n for n, e in enumerate(forest.events) if isinstance(e, RunStarted) and e.run_id == 2
+    )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
-from core.decode.random import HEAD, inverse_cdf, uniform
+from core.decode.random import HEAD, _descending, inverse_cdf, uniform
 
 
 def test_the_same_counter_gives_the_same_number_and_any_part_changes_it() -> None:
@@ -53,3 +54,11 @@ def test_the_short_search_equals_the_full_sort() -> None:
 
 def test_a_vocabulary_of_one_is_drawn() -> None:
     assert inverse_cdf(torch.zeros(1), 0.999) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_order_of_a_draw_is_by_descending_score_then_by_id(dtype: torch.dtype) -> None:
+    scores = torch.randn(20_000, generator=torch.Generator().manual_seed(1)).mul(3).bfloat16().to(dtype)  # many ties
+    scores[[5, 700, 19_000]] = torch.tensor([0.0, -0.0, -torch.inf], dtype=dtype)
+    wanted = sorted(range(len(scores)), key=lambda i: (-float(scores[i]), i))
+    assert _descending(scores).tolist() == wanted
