@@ -88,6 +88,8 @@ class TwinEditor(QDialog):
         self.cancel.setToolTip(self.tr("Close without running anything"))
         self.cancel.clicked.connect(self.close)
         self._lay_out()
+        for button in self.findChildren(QPushButton):
+            button.setAutoDefault(False)  # Enter is for the field that has the focus
 
     def _parameter_page(self) -> QWidget:
         page = QWidget()
