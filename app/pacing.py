@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from core.contract import (
     BranchStarted,
     BranchSwitched,
+    BreakpointHit,
     Event,
+    InterventionsApplied,
     ParamsApplied,
     RunFinished,
     RunStarted,
@@ -18,7 +20,7 @@ from core.contract import (
 )
 
 _BEGINS = RunStarted | BranchStarted | BranchSwitched  # something else is shown from here on
-_IN_ORDER = StepSnapshot | ParamsApplied | RunFinished | RunStarted  # never one before another
+_IN_ORDER = StepSnapshot | ParamsApplied | InterventionsApplied | RunFinished | RunStarted  # never one before another
 _AT_ONCE = (WorkerState.PAUSED, WorkerState.DECODING)  # states that say nothing about what was shown
 
 
@@ -39,10 +41,11 @@ class Pacer:
         out: list[Event] = []
         room = self._room(limit_tps, paused, now_s)
         for event in events:
-            if isinstance(event, _BEGINS):
-                out += self._queue  # what is left of the run before, to its end
+            if isinstance(event, _BEGINS | BreakpointHit):
+                out += self._queue  # what is left of the run before, to its end; or up to where it stopped
                 self._queue.clear()
-                self.waiting, self.ended, self.hurry = 0, False, False
+                self.waiting, self.ended = 0, False
+                self.hurry = self.hurry and isinstance(event, BreakpointHit)
             if self._waits(event):
                 self._queue.append(event)
                 self.waiting += isinstance(event, StepSnapshot)

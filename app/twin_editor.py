@@ -26,11 +26,24 @@ from app.widgets.choice import Choice
 from app.widgets.parameter_row import FIELD_PX, GAP, SLIDER, ParameterRow
 from app.widgets.segmented import Segmented
 from app.widgets.value_field import ValueField
-from core.contract import PARAMETERS, GenerationParams, ModelSpec, ParameterError, inactive_reason, validate
+from core.contract import (
+    PARAMETERS,
+    GenerationParams,
+    Intervention,
+    ModelSpec,
+    ParameterError,
+    check_interventions,
+    inactive_reason,
+    notation,
+    parse_intervention,
+    validate,
+    words,
+)
 
 WIDTH_PX = 460
-WHATS = ("parameter", "weights", "model")
+WHATS = ("parameter", "interventions", "weights", "model")
 DTYPES = ("bf16", "fp32")
+SEPARATOR = "; "
 BEGINS: tuple[TwinBegin, ...] = ("run", "prompt", "token")
 FIRST = "temperature"
 TOGETHER = ("beams",)  # groups whose parameters make beams, from which nothing can part
@@ -57,13 +70,13 @@ class TwinEditor(QDialog):
         self._state: AppState | None = None
         self._shown: tuple[object, ...] = ()
         self._name, self._values = FIRST, dict[str, object]()
-        self._dtype, self._model, self._begin = "", "", 0
-        self.what = Segmented((self.tr("A parameter"), self.tr("Weights"), self.tr("Model")))
+        self._dtype, self._model, self._begin, self._acts = "", "", 0, ""
+        self.what = Segmented((self.tr("Parameter"), self.tr("Interventions"), self.tr("Weights"), self.tr("Model")))
         self.what.setToolTip(self.tr("What the twin has otherwise; all else is the same"))
         self.what.show_choice(0)
         self.what.chosen.connect(self._what_chosen)
         self.pages = QStackedWidget()
-        for page in (self._parameter_page(), self._weights_page(), self._model_page()):
+        for page in (self._parameter_page(), self._acts_page(), self._weights_page(), self._model_page()):
             self.pages.addWidget(page)
         self.begin = Segmented((self.tr("New run"), self.tr("End of the prompt"), self.tr("Shown token")))
         tips = (
@@ -105,6 +118,20 @@ class TwinEditor(QDialog):
         box.setSpacing(8)
         box.addWidget(self.parameter, 0, Qt.AlignmentFlag.AlignLeft)
         box.addLayout(self._grid)
+        box.addStretch(1)
+        return page
+
+    def _acts_page(self) -> QWidget:
+        page = QWidget()
+        self.acts = ValueField()
+        self.acts.setAlignment(Qt.AlignmentFlag.AlignLeft)
+        self.acts.setAccessibleName(self.tr("Interventions of the twin"))
+        self.acts.setPlaceholderText(self.tr("none; or heads 3.1 * 0; skip 5.mlp"))
+        self.acts.setToolTip(self.tr("What is changed in the model of the twin, one after the other with ; between"))
+        self.acts.committed.connect(self._acts_typed)
+        box = QVBoxLayout(page)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.addWidget(self.acts)
         box.addStretch(1)
         return page
 
@@ -158,6 +185,8 @@ class TwinEditor(QDialog):
         """Show the editor for what is there now."""
         self._begin = 0 if state.run is None or state.run.has_beams else 1
         self._values, self._dtype, self._model, self._shown = {}, "", "", ()
+        off = [act.intervention for act in state.acting.acts if not act.on]
+        self._acts = "" if state.acting.interventions else SEPARATOR.join(map(notation, off))
         self.render(state)
         self.show()
         self.activateWindow()
@@ -170,7 +199,7 @@ class TwinEditor(QDialog):
         self._state = state
         run = None if state.run is None else (state.run.branch, state.run.has_beams, select.step_index(state))
         chosen = (self.what.group.checkedId(), self._name, dict(self._values), self._begin, self._dtype, self._model)
-        shown = (state.overrides, state.model, state.models, run, *chosen)
+        shown = (state.overrides, state.model, state.models, state.acting.acts, run, *chosen, self._acts)
         if shown == self._shown:
             return
         self._shown = shown
@@ -179,6 +208,7 @@ class TwinEditor(QDialog):
         self.model.set_options([("", self.tr("choose one…")), *plan.draft_models(state)])
         self.model.show_key(self._model)
         self.name.show_text(self._model)
+        self.acts.show_text(self._acts)
         dtype = self._dtype or next((d for d in DTYPES if model is None or d != model[1]), DTYPES[0])
         self._dtype = dtype
         self.weights.show_choice(DTYPES.index(dtype))
@@ -229,12 +259,20 @@ class TwinEditor(QDialog):
                 now = getattr(self._now(state), self._name)
                 value = self._values.get(self._name, now)
                 return None if value == now else TwinChange(MappingProxyType({self._name: value}))
+            case "interventions":
+                asked = parsed(self._acts)
+                return None if asked == self._acts_now(state) else TwinChange(interventions=asked)
             case "weights" if model is not None and self._dtype != model[1]:
                 return TwinChange(model=replace(model[0], dtype=self._dtype))
             case "model" if model is not None and self._model and self._model != model[0].name:
                 return TwinChange(model=replace(model[0], name=self._model))
             case _:
                 return None
+
+    def _acts_now(self, state: AppState) -> tuple[Intervention, ...]:
+        if self._begin == 0 or state.run is None:
+            return state.acting.interventions
+        return select.interventions(state.run)
 
     def _say(self, state: AppState) -> tuple[str, bool]:
         """What would be run, or why it cannot; and whether it can."""
@@ -251,6 +289,11 @@ class TwinEditor(QDialog):
         parts = [f"{n} {plan.written(getattr(now, n))} ↔ {plan.written(v)}" for n, v in change.params.items()]
         if change.model is not None:
             parts.append(self.tr("the twin runs on {0}, {1}").format(change.model.name, change.model.dtype))
+        if change.interventions is not None:
+            sides = [
+                ", ".join(map(words, one)) or self.tr("none") for one in (self._acts_now(state), change.interventions)
+            ]
+            parts.append(self.tr("interventions {0} ↔ {1}").format(*sides))
         text = ", ".join(parts) + self.tr("; the same draws.")
         idle = next((inactive_reason(n, now.replace(change.params)) for n in change.params), "")
         return (f"{text} {idle}" if idle else text), True
@@ -279,6 +322,19 @@ class TwinEditor(QDialog):
         self._model = self._model if model is None else model
         self._refresh()
 
+    def _acts_typed(self, text: str) -> None:
+        try:
+            asked = parsed(text)
+            info = None if self._state is None else self._state.model
+            if info is not None:
+                check_interventions(asked, info.title, info.layers, info.heads, info.hidden_size, 1)
+        except ParameterError as error:
+            self._refresh()
+            self.note.setText(error.message)
+        else:
+            self._acts = SEPARATOR.join(map(notation, asked))
+            self._refresh()
+
     def _change(self, name: str, value: object, _gesture: int | None) -> None:
         try:
             self._values |= validate({name: value})
@@ -298,3 +354,8 @@ class TwinEditor(QDialog):
         if change is not None:
             self._dispatch(RunTwin(change, BEGINS[self._begin]))
             self.close()
+
+
+def parsed(text: str) -> tuple[Intervention, ...]:
+    """Interventions out of their notation, `;` between them. Raises `ParameterError`."""
+    return tuple(parse_intervention(part) for part in text.split(";") if part.strip())

@@ -37,7 +37,7 @@ class Branches:
         self._nodes: dict[Key, Node] = {}
         self._current: Key | None = None
         self._twins: dict[Key, Key] = {}  # each of two that go on together → the other one
-        self._differ: dict[Key, frozenset[str]] = {}  # the parameters in which they do
+        self._differ: dict[Key, frozenset[str]] = {}  # in what they differ
 
     @property
     def current(self) -> Session | None:
@@ -60,7 +60,7 @@ class Branches:
         return any(o.branch_id > stepped.branch_id and o.new_tokens < stepped.new_tokens for o in others)
 
     def own_settings(self, session: Session) -> frozenset[str]:
-        """Parameters that are set for one side only; none for the branch in use, which is the one meant."""
+        """What is set for one side only, see `StartTwin`; nothing for the branch in use, which is the one meant."""
         if session is self.current or self._current is None:
             return frozenset()
         return self._differ.get(self._current, frozenset())
@@ -127,7 +127,7 @@ class Branches:
         self._nodes[theirs] = Node(session)
         for key in (ours, theirs):
             self._part_twins(key)
-            self._differ[key] = frozenset(command.params)
+            self._differ[key] = frozenset(command.own_settings)
         self._twins |= {ours: theirs, theirs: ours}
         return started
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from core.branches import Branches
 from core.contract.branches import DropBranch, StartBranch, SwitchBranch
-from core.contract.commands import SetParams, StartRun
+from core.contract.commands import SetBreakpoints, SetInterventions, SetParams, StartRun
 from core.contract.errors import PromptError, TokenglassError
-from core.contract.events import CommandRefused, Event, Vitals, WorkerState
+from core.contract.events import BreakpointHit, CommandRefused, Event, Vitals, WorkerState
 from core.contract.snapshot import StepSnapshot
 from core.contract.specs import ModelSpec
 from core.contract.twins import BranchesGone, StartTwin
@@ -230,15 +230,26 @@ class Going:
         self.paused_at, self.steps_left = None, max_steps
         self.settle()
 
-    def change(self, command: SetParams) -> None:
-        """New values for what goes on; what is set for one of two, for the one in use only. Raises `ParameterError`."""
-        if not self.running:
-            return
-        for session in self.branches.together:
+    def change(self, command: SetParams | SetInterventions | SetBreakpoints) -> None:
+        """Something else for what goes on; what is set for one of two, for the one in use only.
+
+        Raises `ParameterError`.
+        """
+        for session in self.branches.together if self.running else ():
             own = self.branches.own_settings(session)
-            changes = {name: value for name, value in command.changes.items() if name not in own}
-            if changes and not session.finished:
-                self.mailbox.put(session.set_params(changes, command.epoch))
+            if session.finished:
+                continue
+            match command:
+                case SetParams(changes, epoch):
+                    changes = {name: value for name, value in changes.items() if name not in own}
+                    if changes:
+                        self.mailbox.put(session.set_params(changes, epoch))
+                case SetInterventions(run_id, interventions, epoch) if run_id == session.run_id:
+                    if "interventions" not in own:
+                        self.mailbox.put(session.set_interventions(interventions, epoch))
+                case SetBreakpoints(run_id, breakpoints) if run_id == session.run_id:
+                    for problem in session.set_breakpoints(breakpoints):
+                        self.mailbox.put(problem)
 
     def refill(self) -> None:
         """Feed some of the positions again whose keys and values were given up."""
@@ -280,10 +291,12 @@ class Going:
         if session.finished:
             self._conclude(session)
         self._begin_wanted()
+        stops = any(isinstance(event, BreakpointHit) for event in events)
         if steps and not self.owed and self.steps_left is not None:
             self.steps_left -= not steps[0].put
-            if self.steps_left <= 0 and not session.put:
-                self.pause()
+            stops = stops or (self.steps_left <= 0 and not session.put)
+        if stops:
+            self.pause()
         self.settle()
         return spent_s
 

@@ -28,6 +28,8 @@ from core.contract.commands import (
     PreviewPlan,
     ResumeRun,
     SaveModel,
+    SetBreakpoints,
+    SetInterventions,
     SetParams,
     Shutdown,
     StartRun,
@@ -164,7 +166,7 @@ class Worker:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as problem:  # some libraries raise outside Exception (pyo3 panics)
-            epoch = command.epoch if isinstance(command, SetParams) else None
+            epoch = command.epoch if isinstance(command, SetParams | SetInterventions) else None
             self.mailbox.put(CommandRefused(type(command).__name__, error_report(problem), epoch))
             self.going.release()
 
@@ -194,7 +196,7 @@ class Worker:
                 self.going.want_twin(command)
             case EndTwin():
                 self.going.let_go()
-            case SetParams():
+            case SetParams() | SetInterventions() | SetBreakpoints():
                 self.going.change(command)
             case Tokenize() | PreviewModel() | PreviewPlan():
                 self.drafts.take(command, self.loaded)

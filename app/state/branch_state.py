@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from app.state.acting_state import Act
 from app.state.run import RunView
-from core.contract import BranchMemory, GenerationParams, ModelSpec, StartBranch, StartTwin
+from core.contract import BranchMemory, GenerationParams, Intervention, ModelSpec, StartBranch, StartTwin
 
 Key = tuple[int, int]  # run, branch
 Kind = Literal["run", "rewind", "force", "edit", "try", "fork", "twin"]
@@ -17,10 +18,11 @@ EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class TwinChange:
-    """What a twin has otherwise: parameters, or the model or its precision."""
+    """What a twin has otherwise: parameters, the model or its precision, or exactly these interventions."""
 
     params: Mapping[str, object] = field(default_factory=lambda: EMPTY)
     model: ModelSpec | None = None
+    interventions: tuple[Intervention, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,8 @@ class BranchNode:
 
     parent: the branch it parts from, None for the run itself. position: tokens they have in common, prompt included.
     run: what it said, as far as it was known when it was left. asked: the parameters it had been told by then.
-    change: of a twin. own: the values of the parameters in which it differs from the one it goes on with.
+    change: of a twin. own: the values of the parameters in which it differs from the one it goes on with; own_acts: its
+    list of interventions, where it differs in them.
     """
 
     parent: int | None
@@ -39,6 +42,7 @@ class BranchNode:
     asked: GenerationParams | None = None
     change: TwinChange | None = None
     own: Mapping[str, object] = field(default_factory=lambda: EMPTY)
+    own_acts: tuple[Act, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from app.state import acting, notices, params, select
 from app.state import branch_intents as b
-from app.state import notices, params, select
 from app.state.branch_state import BranchNode, BranchRequest, BranchState, Key, Kind
 from app.state.run import RunView, begin_branch
 from app.state.state import EMPTY, AppState
@@ -83,6 +83,8 @@ def _command(state: AppState, run: RunView, intent: b.Parting) -> tuple[StartBra
         row=run.row,
         params=_unsent(state, run),
         max_steps=steps,
+        interventions=state.acting.interventions,
+        breakpoints=state.acting.breakpoints,
         **put,
     )
     return command, kind
@@ -157,7 +159,8 @@ def left(state: AppState) -> AppState:
     other = before.pairs.get(run.branch)
     if other is not None and other in nodes:  # both have been told the same, but for what is set for one of them
         own = {name: getattr(asked, name) for name in node.own}
-        nodes[run.branch] = replace(nodes[run.branch], own=MappingProxyType(own))
+        acts = None if node.own_acts is None else state.acting.acts
+        nodes[run.branch] = replace(nodes[run.branch], own=MappingProxyType(own), own_acts=acts)
         nodes[other] = replace(nodes[other], asked=asked.replace(nodes[other].own))
     return replace(state, branches=replace(before, nodes=MappingProxyType(nodes)))
 
@@ -180,20 +183,23 @@ def show(state: AppState, key: Key) -> AppState:
     beside = state.run is not None and state.branches.pairs.get(state.run.branch) == key
     state = _shown(state, key, state.branches.nodes[key], None)
     if beside:
-        return with_answer(_with_own(state, node.own))
+        return with_answer(_with_own(state, node))
     changes = {} if node.asked is None else params.differences(node.asked, select.params(state))
     if node.run.finish is None and changes:  # the controls say what the next token will be chosen by
         epoch = state.epoch + 1
         pending = {**state.pending, **dict.fromkeys(changes, epoch)}
         state = replace(state, epoch=epoch, pending=MappingProxyType(pending))
-    return with_answer(state)
+    return with_answer(acting.told_anew(state, node.run))
 
 
-def _with_own(state: AppState, own: Mapping[str, object]) -> AppState:
+def _with_own(state: AppState, node: BranchNode) -> AppState:
     """The controls show what is set for this side only; nothing is changed by that."""
-    base, overrides = select.defaults(state), {**state.overrides, **own}
+    base, overrides = select.defaults(state), {**state.overrides, **node.own}
     kept = {name: value for name, value in overrides.items() if getattr(base, name) != value}
-    return replace(state, overrides=MappingProxyType(kept))
+    state = replace(state, overrides=MappingProxyType(kept))
+    if node.own_acts is None:
+        return state
+    return replace(state, acting=replace(state.acting, acts=node.own_acts, epoch=None))
 
 
 def _shown(state: AppState, key: Key, node: BranchNode, reuse: tuple[int, int] | None) -> AppState:

@@ -12,12 +12,24 @@ from numpy.typing import NDArray
 
 from app.state import branches, notices, params, select
 from app.state import twin_intents as t
+from app.state.acting_state import Act
 from app.state.branch_state import BranchNode, BranchRequest, Key, TwinChange
 from app.state.plan import written
 from app.state.run import RunView, begin_branch
 from app.state.state import AppState
 from app.state.texts import tr
-from core.contract import PARAMETERS, BranchesGone, BranchStarted, StartTwin
+from core.contract import (
+    PARAMETERS,
+    BranchesGone,
+    BranchStarted,
+    BreakpointHit,
+    BreakpointProblem,
+    Intervention,
+    InterventionsApplied,
+    StartTwin,
+    hit_words,
+)
+from core.contract import words as acting_words
 
 
 def on_intent(state: AppState, intent: t.TwinIntent) -> AppState:
@@ -54,7 +66,9 @@ def _asked(state: AppState, change: TwinChange, begin: t.TwinBegin) -> AppState:
         position = run.prompt_tokens + kept
         if select.is_paused(state):
             steps = max(1, run.count - kept)  # the twin catches up, then both wait
-    command = StartTwin(run_id, branch_id, beside, position, row, change.params, change.model, steps)
+    command = StartTwin(
+        run_id, branch_id, beside, position, row, change.params, change.model, change.interventions, steps
+    )
     state = notices.without_errors(state)
     state = replace(state, pace=replace(state.pace, paused=False), stepping=False)
     return _with(state, requested=BranchRequest(command, "twin", change), last_id=branch_id)
@@ -76,12 +90,24 @@ def started(state: AppState, event: BranchStarted) -> AppState:
     in_use = state.run is not None and state.run.branch == beside
     told = branches.told(state, parent) if in_use or ours.asked is None else ours.asked
     own = {name: getattr(told, name) for name in change.params}
-    node = BranchNode(event.beside, event.position, "twin", run, told.replace(change.params), change, change.params)
-    nodes = {**before.nodes, beside: replace(ours, own=MappingProxyType(own)), run.branch: node}
+    acts = None if change.interventions is None else state.acting.acts
+    other, last_id = _acts(change.interventions, state.acting.last_id)
+    node = BranchNode(
+        event.beside, event.position, "twin", run, told.replace(change.params), change, change.params, other
+    )
+    nodes = {**before.nodes, beside: replace(ours, own=MappingProxyType(own), own_acts=acts), run.branch: node}
+    state = replace(state, acting=replace(state.acting, last_id=last_id))
     pairs = {k: v for k, v in before.pairs.items() if beside not in (k, v)}
     pairs |= {beside: run.branch, run.branch: beside}
     before = replace(before, nodes=MappingProxyType(nodes), pairs=MappingProxyType(pairs))
     return replace(state, branches=replace(before, compared=(beside, run.branch)))
+
+
+def _acts(asked: tuple[Intervention, ...] | None, last_id: int) -> tuple[tuple[Act, ...] | None, int]:
+    """The list of interventions of a side that has its own, and the last number given out."""
+    if asked is None:
+        return None, last_id
+    return tuple(Act(last_id + 1 + n, one) for n, one in enumerate(asked)), last_id + len(asked)
 
 
 def unpaired(state: AppState) -> AppState:
@@ -93,6 +119,19 @@ def unpaired(state: AppState) -> AppState:
     pair = (run.branch, pairs[run.branch])
     kept = {k: v for k, v in state.branches.pairs.items() if k not in pair}
     return _with(state, pairs=MappingProxyType(kept))
+
+
+def on_acting_event(state: AppState, event: InterventionsApplied | BreakpointHit | BreakpointProblem) -> AppState:
+    """What happened to the side that is not in use."""
+    acting = state.acting
+    match event:
+        case InterventionsApplied() if acting.epoch is not None and acting.epoch <= event.epoch:
+            return replace(state, acting=replace(acting, epoch=None))
+        case BreakpointHit():
+            text = tr("The other side stopped at token {0}: {1}")
+            return notices.announce(state, "info", text.format(event.index, hit_words(event.breakpoint, event.value)))
+        case _:
+            return state
 
 
 def gone(state: AppState, event: BranchesGone) -> AppState:
@@ -209,6 +248,10 @@ def _differing(state: AppState, pair: Pair) -> Mapping[str, tuple[str, str]]:
     change = change_of(state, pair)
     names = tuple(change.params) if change is not None else tuple(params.differences(ours, theirs))
     found = {n: (written(getattr(ours, n)), written(getattr(theirs, n))) for n in names if n in PARAMETERS}
+    acts = [
+        ", ".join(map(acting_words, select.interventions(view))) or tr("none") for view in (pair.first, pair.second)
+    ]
+    found[tr("interventions")] = acts[0], acts[1]
     one, other = pair.first.model, pair.second.model
     if one.spec.name != other.spec.name:
         found[tr("model")] = one.title, other.title

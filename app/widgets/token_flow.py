@@ -158,6 +158,12 @@ class TokenFlow(QAbstractScrollArea):
         if self.tokens:
             self.verticalScrollBar().setValue(self._layout.line_of(min(token, self.tokens - 1)))
 
+    def set_struck(self, tokens: frozenset[int]) -> None:
+        """A line through these tokens."""
+        if tokens != self._marks.struck:
+            self._marks.struck = tokens
+            self.viewport().update()
+
     def set_selected(self, token: int | None) -> None:
         """Frame a token and bring it into view; None frames none."""
         if token == self._marks.selected:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from core.contract.branches import DropBranch, StartBranch, SwitchBranch
+from core.contract.breakpoints import Breakpoint
+from core.contract.interventions import Intervention
 from core.contract.picture import PictureQuery
 from core.contract.specs import ModelSpec, Prompt, RunSpec
 from core.contract.twins import EndTwin, StartTwin
@@ -75,6 +77,23 @@ class SetParams:
 
     changes: Mapping[str, object]
     epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetInterventions:
+    """Intervene in the run with exactly these from the next position on that is fed, reported by the epoch."""
+
+    run_id: int
+    interventions: tuple[Intervention, ...]
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetBreakpoints:
+    """Stop the run at exactly these from the next token on."""
+
+    run_id: int
+    breakpoints: tuple[Breakpoint, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +194,8 @@ Command = (
     | ResumeRun
     | StopRun
     | SetParams
+    | SetInterventions
+    | SetBreakpoints
     | Tokenize
     | Ask
     | Withdraw

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from core.contract.interventions import Intervention
 from core.contract.snapshot import FloatArray, IntArray
 from core.contract.specs import ModelSpec
 
@@ -16,13 +17,14 @@ from core.contract.specs import ModelSpec
 class StartTwin:
     """Begin a branch beside `beside`, which stays in use where it is; from now on both go on one step each.
 
-    Whichever has said less goes first, so that a twin of a run that is ahead catches up. Parameters changed, pauses and
-    steps are for both; parameters in which they differ, for the branch in use only. One that has ended waits for the
-    other. While the prompt is being read the twin waits, to share what is computed of it.
+    Whichever has said less goes first, so that a twin of a run that is ahead catches up. Changes, pauses and steps are
+    for both; changes of what they differ in, for the branch in use only. One that has ended waits for the other. While
+    the prompt is being read the twin waits, to share what is computed of it.
 
     branch_id: of the twin. position: tokens of the sequence that both have, none of the prompt left out; None: the
     prompt. row: of the batch. params: values other than those of `beside`. model: another one, or in another precision,
-    with the same vocabulary. max_steps: pause after so many steps.
+    with the same vocabulary. interventions: in force from there on; None for those of `beside`. max_steps: pause after
+    so many steps.
     """
 
     run_id: int
@@ -32,7 +34,13 @@ class StartTwin:
     row: int = 0
     params: Mapping[str, object] = field(default_factory=dict)
     model: ModelSpec | None = None
+    interventions: tuple[Intervention, ...] | None = None
     max_steps: int | None = None
+
+    @property
+    def own_settings(self) -> frozenset[str]:
+        """What is set for each side by itself: names of parameters, and `interventions`."""
+        return frozenset(self.params) | ({"interventions"} if self.interventions is not None else set())
 
 
 @dataclass(frozen=True, slots=True)

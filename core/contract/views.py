@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from core.contract.acting import ActingAnswer, ActingQuery
 from core.contract.looking import LookingAnswer, LookingQuery
 from core.contract.params import GenerationParams
 from core.contract.snapshot import FloatArray
@@ -197,5 +198,9 @@ class WaterfallAnswer:
     reason: str
 
 
-ViewQuery = AttentionQuery | ThumbnailQuery | DistributionQuery | WaterfallQuery | LookingQuery | TwinQuery
-ViewAnswer = AttentionAnswer | ThumbnailAnswer | DistributionAnswer | WaterfallAnswer | LookingAnswer | TwinAnswer
+ViewQuery = (
+    AttentionQuery | ThumbnailQuery | DistributionQuery | WaterfallQuery | LookingQuery | ActingQuery | TwinQuery
+)
+ViewAnswer = (
+    AttentionAnswer | ThumbnailAnswer | DistributionAnswer | WaterfallAnswer | LookingAnswer | ActingAnswer | TwinAnswer
+)

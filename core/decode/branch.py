@@ -17,6 +17,7 @@ import torch
 from core.contract.branches import BranchStarted, StartBranch
 from core.contract.errors import ParameterError, PromptError, ViewUnavailableError
 from core.contract.events import PromptRow
+from core.contract.interventions import of_row
 from core.contract.specs import Prompt, RunSpec
 from core.decode import prepare
 from core.decode.kv import cache_length, fork_row
@@ -98,6 +99,7 @@ def _spec(parent: Session, command: StartBranch) -> RunSpec:
     mode = parent.spec.mode if not command.params else None
     if mode is None and parent.spec.mode is not None:
         changed = {"do_sample": parent.asked.do_sample, **changed}
+    asked = parent.acts.now.asked if command.interventions is None else command.interventions
     return dataclasses.replace(
         parent.spec,
         params={**parent.spec.params, **changed, **command.params},
@@ -105,6 +107,8 @@ def _spec(parent: Session, command: StartBranch) -> RunSpec:
         reroll=parent.spec.reroll if command.reroll is None else command.reroll,
         reuse_prefix=False,
         max_steps=command.max_steps,
+        interventions=of_row(asked, command.row),
+        breakpoints=parent.breaks.asked if command.breakpoints is None else command.breakpoints,
     )
 
 
@@ -213,17 +217,19 @@ def continue_row(run: Session, parting: Parting) -> None:
 def take_over(run: Session, parting: Parting) -> int:
     """Records and cache of what is in common; returns the positions that need not be fed again."""
     row, source, parent = run.rows[0], parting.row, parting.parent
+    if run.loaded is not parent.loaded:
+        return 0  # everything is fed by itself, under its own interventions
+    common = min(row.padding + parting.position, run.ids.shape[1] - 1)
+    run.acts.take(parent.acts, common, source.index)
     if run.mode.moves_lanes:
         return 0  # it compares with hidden states that nobody keeps
-    if run.loaded is not parent.loaded:
-        return 0
-    common = min(row.padding + parting.position, run.ids.shape[1] - 1)
     if run.trace is not None:
         if parent.trace is None:
             return 0
         common = min(common, parent.trace.stop if source.fed is None else min(source.fed, parent.trace.stop))
         run.trace = parent.trace.fork(common)
         row.path = source.path.moved(common, 0)
+        run.acts.take(parent.acts, common, source.index)
     best, lane, held = parent, 0, 0
     for session in (parent, *(donor for donor in parting.donors if donor.loaded is run.loaded)):
         at, count = _held(session, run, common, source if session is parent else None)
@@ -243,6 +249,8 @@ def _held(session: Session, run: Session, most: int, source: Row | None) -> tupl
     alone = len(session.rows) == 1 and not session.mode.moves_lanes
     if not alone or session.rows[0].padding != run.rows[0].padding or most == 0:
         return 0, 0
+    until = run.acts.same_until(session.acts)  # fed under other interventions it holds something else
+    most = most if until is None else min(most, until)
     return 0, int((session.ids[0, :most] == run.ids[0, :most]).int().cumprod(0).sum())
 
 

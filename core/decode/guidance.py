@@ -89,7 +89,7 @@ class Guidance:
         """Feed the next slots of what the stream has missed, at most `prefill_chunk` of them."""
         fed = self.fed
         ids = self._ids(run)[:, fed : fed + run.spec.prefill_chunk]
-        with run.forward.rows_placed([0] * len(run.lanes)):
+        with run.forward.rows_placed([0] * len(run.lanes), [-1] * len(run.lanes)):
             self._logits = run.forward(ids, self.cache, self.trace)
 
     @contextmanager

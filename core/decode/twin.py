@@ -45,6 +45,7 @@ def begin_twin(
         parent=command.beside,
         row=command.row,
         params=command.params,
+        interventions=command.interventions,
     )
     twin, started = begin_branch(beside, parting, cancelled, donors, loaded)
     other = None if twin.loaded is beside.loaded else twin.loaded.info
