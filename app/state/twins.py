@@ -248,8 +248,10 @@ def _differing(state: AppState, pair: Pair) -> Mapping[str, tuple[str, str]]:
     change = change_of(state, pair)
     names = tuple(change.params) if change is not None else tuple(params.differences(ours, theirs))
     found = {n: (written(getattr(ours, n)), written(getattr(theirs, n))) for n in names if n in PARAMETERS}
+    twin = change is not None and change.interventions is not None
+    at = None if twin else min(pair.second.kept, pair.first.count)  # the list is told to every branch one goes to
     acts = [
-        ", ".join(map(acting_words, select.interventions(view))) or tr("none") for view in (pair.first, pair.second)
+        ", ".join(map(acting_words, select.interventions(view, at))) or tr("none") for view in (pair.first, pair.second)
     ]
     found[tr("interventions")] = acts[0], acts[1]
     one, other = pair.first.model, pair.second.model

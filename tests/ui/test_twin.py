@@ -13,6 +13,7 @@ from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QMenu
 from pytestqt.qtbot import QtBot
 
+from app.state import acting_intents as a
 from app.state import branch_intents as b
 from app.state import intents as i
 from app.state import select, twins
@@ -20,7 +21,7 @@ from app.state import twin_intents as t
 from app.state.branch_state import TwinChange
 from app.state.twins import Pair
 from app.widgets.branch_strip import LANE_PX
-from core.contract import WorkerState
+from core.contract import ProbabilityBelow, ScaleHeads, WorkerState
 from tests.ui.harness import Driven, clipped
 from tests.ui.real import answered, finished, live, opened
 
@@ -260,7 +261,7 @@ def test_another_precision_and_a_model_that_does_not_fit(one: Driven, qtbot: QtB
     qtbot.mouseClick(one.window.toolbar.branch_buttons["twin"], LEFT)
     editor = one.window.twin_editor
     one.frames(2)
-    qtbot.mouseClick(editor.what.buttons()[1], LEFT)
+    qtbot.mouseClick(editor.what.buttons()[2], LEFT)
     one.frames(2)
     assert editor.weights.group.checkedId() == 0  # bf16, because the run has fp32
     qtbot.mouseClick(editor.go, LEFT)
@@ -273,6 +274,59 @@ def test_another_precision_and_a_model_that_does_not_fit(one: Driven, qtbot: QtB
     live(one, lambda: any(n.kind == "error" for n in one.state.notices))
     assert "their vocabularies differ" in one.state.notices[-1].text
     assert one.state.branches.requested is None
+
+
+def test_a_twin_with_a_muted_head_has_its_own_list_of_interventions(one: Driven, qtbot: QtBot) -> None:
+    one.do(i.SetParameter("max_new_tokens", 300))
+    qtbot.mouseClick(one.window.toolbar.branch_buttons["twin"], LEFT)
+    editor = one.window.twin_editor
+    one.frames(2)
+    qtbot.mouseClick(editor.what.buttons()[1], LEFT)
+    QTest.keyClicks(editor.acts, "heads 99.1")
+    QTest.keyClick(editor.acts, Qt.Key.Key_Return)
+    assert "There is no layer 99" in editor.note.text()
+    editor.acts.selectAll()
+    QTest.keyClicks(editor.acts, "heads 2.1,4")
+    QTest.keyClick(editor.acts, Qt.Key.Key_Return)
+    one.frames(2)
+    assert editor.note.text() == "interventions none ↔ heads 2.1, 2.4 muted; the same draws."
+    qtbot.mouseClick(editor.go, LEFT)
+    live(one, lambda: twins.beside(one.state) is not None and pair_of(one).second.count > 8)
+    one.do(a.MuteHead(0, 3))  # for the side in use only
+    live(one, lambda: bool(pair_of(one).first.acts))
+    assert not pair_of(one).second.acts or select.interventions(pair_of(one).second) == (ScaleHeads(2, (1, 4)),)
+    qtbot.mouseClick(one.panel("output").columns.heads[1], LEFT)
+    one.frames(2)
+    assert one.state.acting.interventions == (ScaleHeads(2, (1, 4)),)
+    qtbot.mouseClick(one.panel("output").columns.heads[0], LEFT)
+    one.frames(2)
+    assert one.state.acting.interventions == (ScaleHeads(0, (3,)),)
+    one.do(i.Stop())
+    live(one, lambda: finished(one))
+    summary = one.panel("compare").summary.text()
+    assert summary.startswith("interventions head 0.3 muted ↔ heads 2.1, 2.4 muted; first difference")
+
+
+def test_from_a_surprising_token_to_the_comparison_with_a_muted_head(one: Driven, qtbot: QtBot) -> None:
+    one.do(a.AddBreakpoint(ProbabilityBelow(0.2)))
+    one.do(i.Run())
+    live(one, lambda: bool(one.state.acting.hits))
+    live(one, lambda: answered(one))
+    at = one.state.selected
+    assert at is not None
+    one.do(a.RemoveBreakpoint(None))
+    one.do(a.MuteHead(5, 2))
+    one.do(b.Rewind(at))
+    live(one, lambda: one.state.run is not None and one.state.run.branch_id == 1)
+    qtbot.mouseClick(one.window.toolbar.buttons["pause"], LEFT)
+    live(one, lambda: finished(one))
+    one.panel("output").strip.compared.emit(0)
+    card = one.panel("compare")
+    live(one, lambda: card.steps.count > at and not select.is_waiting(one.state, "compare.steps"))
+    assert "head 5.2 muted" in card.summary.text()
+    assert not card.steps.kl_bits[:at].any()  # the same until there: the records are shared
+    assert card.steps.kl_bits[at] > 0  # the position before was fed again, without the head
+    assert one.panel("output").columns.beside.isVisible()
 
 
 def test_beams_have_no_twin_and_the_editor_says_so(one: Driven, qtbot: QtBot) -> None:
