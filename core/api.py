@@ -30,6 +30,8 @@ from core.contract import (
     StepSnapshot,
 )
 from core.contract.specs import DrawSource
+from core.contract.twins import CompareAnswer, CompareAttentionAnswer, CompareAttentionQuery, CompareQuery
+from core.contract.views import ViewAnswer
 from core.prompts import (
     Ids,
     Image,
@@ -231,6 +233,62 @@ def branch(
     seen = list(events(session))
     own = [event for event in seen if isinstance(event, StepSnapshot)]
     return RunResult(session, [*kept, *own], _lock, [event for event in seen if isinstance(event, BreakpointHit)])
+
+
+def compare(
+    first: RunResult,
+    second: RunResult,
+    *,
+    final: bool = True,
+    positions: tuple[int, int | None] = (1, None),
+    row: int = 0,
+    other_row: int = 0,
+) -> CompareAnswer:
+    """How two results differ in what their tokens were chosen from, from what both have recorded; nothing is run.
+
+    The results may be branches, or runs of their own, also of two models with the same vocabulary. final: after the
+    pipeline, with the parameters in force at the time; else the models' own distributions. positions: of tokens, prompt
+    included, at which both are compared. Arrays: see `CompareAnswer`. Raises `ParameterError` or
+    `ViewUnavailableError`.
+    """
+    answer = _compared(first, second, CompareQuery(0, 0, positions, final, other_row, row))
+    assert isinstance(answer, CompareAnswer)
+    return answer
+
+
+def compare_attention(
+    first: RunResult,
+    second: RunResult,
+    layer: int,
+    *,
+    heads: Sequence[int] | None = None,
+    reduce: str | None = None,
+    rows: tuple[int, int | None] = (0, None),
+    row: int = 0,
+    other_row: int = 0,
+) -> CompareAttentionAnswer:
+    """The attention of one result less that of another, for the query positions that both have.
+
+    heads, reduce: as in `AttentionQuery`; several heads have to be joined. Raises as `compare`.
+    """
+    chosen = None if heads is None else tuple(heads)
+    query = CompareAttentionQuery(0, 0, layer, chosen, reduce, rows, None, other_row, row)
+    answer = _compared(first, second, query)
+    assert isinstance(answer, CompareAttentionAnswer)
+    return answer
+
+
+def _compared(first: RunResult, second: RunResult, query: CompareQuery | CompareAttentionQuery) -> ViewAnswer:
+    from core.models.vocabulary import same_vocabulary
+
+    ours, theirs = first.session.loaded, second.session.loaded
+    with _lock:
+        if not same_vocabulary(ours, theirs):
+            raise ParameterError(
+                f"{ours.info.title} and {theirs.info.title} have different vocabularies, so their tokens cannot be "
+                "compared."
+            )
+        return first.session.answer(query, second.session)
 
 
 def _begin(past: object, embeds: object, *given: Any) -> tuple[Prompt, ...]:

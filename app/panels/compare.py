@@ -6,6 +6,7 @@ import math
 import time
 from typing import cast
 
+import numpy as np
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QBoxLayout, QHBoxLayout, QLabel, QVBoxLayout, QWidget
@@ -69,7 +70,7 @@ class ComparePanel(Panel):
         self.summary.setWordWrap(True)
         self.summary.hide()
         tip = self.tr("Which distributions are compared")
-        self.kind = Choice("", tip, lambda key: self._set_final(key == "final"), self)
+        self.kind = Choice("", tip, lambda key: self._set_final(key == "final"))
         self.kind.set_options([("final", self.tr("after the pipeline")), ("raw", self.tr("the model’s own"))])
         self.kind.show_key("final")
         self.swatches = SwatchLegend((self.tr("KL divergence"), self.tr("Δ probability")), self)
@@ -110,10 +111,15 @@ class ComparePanel(Panel):
         self._split = QBoxLayout(QBoxLayout.Direction.TopToBottom, plots)
         self._split.setContentsMargins(0, 0, 0, 0)
         self._split.setSpacing(8)
-        self._split.addWidget(self.plot, 1)
-        self._split.addWidget(self.below, 1)
-        self.below.setMinimumWidth(LEAST_PX)  # the two share the room evenly
-        self.plot.setMinimumWidth(LEAST_PX)
+        self.above = QWidget()
+        upper = QVBoxLayout(self.above)
+        upper.setContentsMargins(0, 0, 0, 0)
+        upper.setSpacing(2)
+        upper.addWidget(self.kind, 0, Qt.AlignmentFlag.AlignLeft)
+        upper.addWidget(self.plot, 1)
+        for half in (self.above, self.below):
+            half.setMinimumWidth(LEAST_PX)  # the two share the room evenly
+            self._split.addWidget(half, 1)
         steps = Twin(self.tr("Steps"), (self.plot,), self._clicked)
         row = Twin(self.tr("Attention of the step"), (self.heatmap,))
         self.twins = TwinStack(self.title, plots, (steps, row), self)
@@ -126,7 +132,7 @@ class ComparePanel(Panel):
         box.addWidget(self.twins, 1)
 
     def header_widgets(self) -> tuple[QWidget, ...]:
-        return (self.twins.button, self.kind)
+        return (self.twins.button,)
 
     def header_right_widgets(self) -> tuple[QWidget, ...]:
         return (self.swatches,)
@@ -146,7 +152,7 @@ class ComparePanel(Panel):
             self.heatmap.set_palette(palette)
             self.twins.set_palette(palette)
             meaning = self.tr("Attention of the first branch less that of the second, square-root scale")
-            self.legend.show_map(diverging(), "−1", "1 √", palette, meaning)
+            self.legend.show_map(diverging(palette.dark), "−1", "1 √", palette, meaning)
         pair = self._pair = twins.compared(state)
         for widget in (self.summary, self.below, self.kind, self.swatches):
             if widget.isHidden() == (pair is not None):
@@ -159,7 +165,7 @@ class ComparePanel(Panel):
             change = twins.change_of(state, pair)
             self.final = change is None or bool(change.params)
             self.kind.show_key("final" if self.final else "raw")
-        text = compare_words.summary(state, pair)
+        text = compare_words.summary(state, pair, bool(np.isinf(self.steps.kl_bits).any()))
         if text != self.summary.text():
             self.summary.setText(text)
         self._show_choices(state, pair)

@@ -24,12 +24,14 @@ def empty() -> tuple[str, str]:
     )
 
 
-def summary(state: AppState, pair: Pair) -> str:
-    """What differs and from where on, and that later tokens follow different texts."""
+def summary(state: AppState, pair: Pair, infinite: bool = False) -> str:
+    """What differs and from where on, that later tokens follow different texts, and what an infinite one means."""
     text = twins.summary(state, pair)
-    if twins.first_difference(pair) is None:
+    if twins.first_difference(pair) is not None:
+        text = tr("{0}. After it, distributions that follow different texts are compared.").format(text)
+    if not infinite:
         return text
-    return tr("{0}. After it, distributions that follow different texts are compared.").format(text)
+    return tr("{0} ▲ is infinite: the second rules out what the first keeps.").format(text.removesuffix(".") + ".")
 
 
 def piece_at(run: RunView, position: int) -> str:

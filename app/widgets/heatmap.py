@@ -51,7 +51,7 @@ class Heatmap(QWidget):
     def set_palette(self, palette: Palette) -> None:
         """Colours of another theme."""
         self._palette = palette
-        self._lut = packed(diverging() if self._scale == "signed" else sequential(), rgb(palette.surface))
+        self._lut = packed(diverging(palette.dark) if self._scale == "signed" else sequential(), rgb(palette.surface))
         self.show_rows(0)
 
     def set_scale(self, scale: Scale) -> None:

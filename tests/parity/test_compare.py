@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import core
 from core.contract import (
     CompareAnswer,
     CompareAttentionAnswer,
@@ -265,6 +266,22 @@ def test_a_twin_of_another_vocabulary_or_of_beams_is_refused(random_gpt2: Loaded
         begin_twin(beams, StartTwin(1, 1, params=HOT))
     same = replace(random_gpt2, spec=replace(random_gpt2.spec, dtype="bf16"))
     assert begin_twin(first, StartTwin(1, 1), loaded=same)[1].model is same.info
+
+
+def test_two_results_are_compared_in_a_script(tmp_path: Path) -> None:
+    model = build_gpt2(tmp_path / "m")
+    settings: dict[str, Any] = {"prompt_ids": [5, 6, 7, 8, 9], "device": "cpu", "dtype": "fp32", "seed": 1}
+    first = core.run(model, params={**WARM, "temperature": 0.5}, **settings)
+    second = core.run(model, params=WARM, **settings)
+    answer = core.compare(first, second, positions=(5, None))
+    assert answer.kl_bits[0] > 0
+    assert answer.token_ids[:, 0].tolist() == list(first.sequences[0][5:])
+    difference = core.compare_attention(first, second, 1, reduce="mean").difference
+    assert difference.shape == (14, 14)
+    other = core.run("tiny-gpt2", params=WARM, **settings)
+    with pytest.raises(ParameterError, match="different vocabularies"):
+        core.compare(first, other)
+    core.unload()
 
 
 def test_infinite_divergence_is_told_as_such() -> None:
