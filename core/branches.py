@@ -277,8 +277,11 @@ def _can_be_fed_again(session: Session) -> bool:
     return len(session.rows) == 1 and not session.mode.moves_lanes
 
 
-def _give_up_all(node: Node, keep: int = 0) -> bool:
-    """Cache and records, but for those before slot `keep`. Whether this ends it, because it cannot be fed again."""
+def _give_up_all(node: Node, keep: int | None = None) -> bool:
+    """Cache and records, but for those before slot `keep` that others continue.
+
+    Whether this ends it, because it cannot be fed again.
+    """
     from core.decode.branch import give_up_cache
 
     session = node.session
@@ -292,7 +295,7 @@ def _give_up_all(node: Node, keep: int = 0) -> bool:
     return ends
 
 
-def _give_up_records(session: Session, keep: int) -> None:
+def _give_up_records(session: Session, keep: int | None) -> None:
     """Records from slot `keep` on; they come back when the positions are fed again."""
     from core.decode.branch import give_up_records
 

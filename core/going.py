@@ -106,6 +106,7 @@ class Going:
         """A branch, which is in use from now on. Raises `PromptError` or `ParameterError`."""
         session, started = self.branches.part(command, self.interrupted, self.paused_at)
         self._hooks.close()
+        self.running = False
         self._go_on(session, started, command.max_steps)
         if command.max_steps == 0 and not session.put:
             self.pause()

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
 VIEW_SHARE = 0.08  # of the worker's time while it decodes
 MOST_CREDIT_S = 0.05  # unused share does not pile up into a stall
+MOST_DEBT_S = 0.06  # taken in advance where somebody waits; paid back before anything else is derived
 
 
 Inbox = queue.SimpleQueue[Command | Fetched]
@@ -237,7 +238,9 @@ class Worker:
         going = self.going
         spent_s = going.advance()
         self.credit_s = min(MOST_CREDIT_S, self.credit_s + spent_s * VIEW_SHARE / (1 - VIEW_SHARE))
-        while self.desk and going.advancing and self.credit_s > 0 and self.inbox.empty():
+        while self.desk and going.advancing and self.inbox.empty():
+            if self.credit_s <= (-MOST_DEBT_S if self.desk.awaited else 0.0):
+                break
             self.credit_s -= self._derive_slice()
         if going.session is not None:
             going.report_vitals(going.session)

@@ -150,6 +150,8 @@ def flags_of(run: RunView) -> tuple[Flag, ...]:
     flags += [Flag(act.index, change_text(act, b)) for b, act in zip(acts, run.acts, strict=False)]
     if run.base:
         flags.append(Flag(0, ", ".join(map(words, run.base))))
+    if run.branch_id:
+        flags.append(Flag(run.kept, tr("branch")))
     return tuple(sorted(flags, key=lambda flag: flag.index))
 
 

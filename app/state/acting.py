@@ -252,7 +252,8 @@ def after_switch(before: AppState, after: AppState) -> tuple[Command, ...]:
     epoch = after.acting.epoch
     acts = () if epoch is None or epoch == before.acting.epoch else (after.acting.interventions,)
     told = tuple(SetInterventions(run.run_id, asked, epoch or 0) for asked in acts)
-    return (*told, SetBreakpoints(run.run_id, after.acting.breakpoints))
+    ever = bool(after.acting.last_id)  # it may know breakpoints that are gone
+    return (*told, SetBreakpoints(run.run_id, after.acting.breakpoints)) if ever else told
 
 
 def run_started(state: AppState) -> AppState:

@@ -106,11 +106,16 @@ class Tokenize:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Ask for a view. A later question in the same slot replaces an earlier one; late answers carry their number."""
+    """Ask for a view. A later question in the same slot replaces an earlier one; late answers carry their number.
+
+    chosen: somebody waits for it, because they have just chosen this moment: it comes first, and while tokens are
+        produced it may take some of its share of the time in advance.
+    """
 
     slot: str
     generation: int
     query: ViewQuery | PictureQuery
+    chosen: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,8 +73,8 @@ def words(one: Intervention) -> str:
     """One intervention for people, in a few words."""
     match one:
         case ScaleHeads(layer, heads, factor):
-            what = "head" if len(heads) == 1 else "heads"
-            named = f"{what} {', '.join(f'{layer}.{head}' for head in heads)}"
+            named = f"{'head' if len(heads) == 1 else 'heads'} {', '.join(f'{layer}.{head}' for head in heads)}"
+            named = f"heads {position_ranges(heads)} of layer {layer}" if len(heads) > 2 else named
             return f"{named} muted" if factor == 0 else f"{named} × {factor:g}"
         case SkipPart(layer, part):
             return f"{_PART_WORDS[part]} of layer {layer} skipped"

@@ -23,6 +23,8 @@ from core.decode import prepare
 from core.decode.kv import cache_length, fork_row
 from core.decode.rows import Row
 from core.models.loaded import LoadedModel
+from core.trace.path import Path
+from core.trace.record import Trace
 
 if TYPE_CHECKING:
     from core.decode.session import Session
@@ -100,8 +102,10 @@ def _spec(parent: Session, command: StartBranch) -> RunSpec:
     if mode is None and parent.spec.mode is not None:
         changed = {"do_sample": parent.asked.do_sample, **changed}
     asked = parent.acts.now.asked if command.interventions is None else command.interventions
+    copies = max(1, len(parent.rows) // max(1, len(parent.spec.prompts)))
     return dataclasses.replace(
         parent.spec,
+        prompts=parent.spec.prompts[command.row // copies :][:1],
         params={**parent.spec.params, **changed, **command.params},
         mode=mode,
         reroll=parent.spec.reroll if command.reroll is None else command.reroll,
@@ -240,6 +244,14 @@ def take_over(run: Session, parting: Parting) -> int:
     return max(0, held - row.padding)
 
 
+def continue_others(run: Session, parting: Parting) -> None:
+    """What else was fed goes on, too: the negative prompt's stream, the draft model."""
+    run.mode.continue_from(parting.parent.mode, min(parting.position, run.ids.shape[1] - 1))
+    ours, theirs = run.guidance, parting.parent.guidance
+    if ours is not None and theirs is not None and not run.several and parting.kept:
+        ours.continue_from(theirs, run)
+
+
 def _held(session: Session, run: Session, most: int, source: Row | None) -> tuple[int, int]:
     """The lane of a session that holds the first slots of `run`, and how many of them."""
     most = min(most, cache_length(session.cache), session.ids.shape[1])
@@ -266,11 +278,19 @@ def give_up_cache(run: Session) -> None:
         run.guidance.forget()
 
 
-def give_up_records(run: Session, keep: int) -> None:
-    """Forget the cache and the records from slot `keep` on; they are taken again when the positions are fed."""
+def give_up_records(run: Session, keep: int | None) -> None:
+    """Forget the cache and the records from slot `keep` on; they are taken again when the positions are fed.
+
+    keep: None where those that it continues are given up, too; then it will have records of its own from the start.
+    """
     give_up_cache(run)
-    if run.trace is not None:
+    if run.trace is None:
+        return
+    if keep is not None:
         run.trace.crop(keep)
+    else:
+        run.trace = Trace(run.spec.trace_budget_bytes, keeps_keys=run.several)
+        run.rows[0].path = Path(0, 0)
 
 
 def check_held(run: Session) -> None:

@@ -147,6 +147,8 @@ class Session:
         self.stages: tuple[Stage, ...]
         self._configure(self.params)
         self.breaks = Breaks(self, spec.breakpoints)
+        if parting is not None:
+            branch.continue_others(self, parting)
         past = () if parting is None else parting.parent.params_since
         self.params_since: list[tuple[int, GenerationParams]]  # from which token on which were in force
         self.params_since = [*(s for s in past if s[0] < self.kept_tokens), (self.kept_tokens, self.params)]

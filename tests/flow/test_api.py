@@ -298,7 +298,7 @@ def test_interventions_act_from_the_beginning_and_are_part_of_the_record() -> No
         core.contract.SkipPart(2, "mlp"),
     )
     assert changed.started.plan.interventions == (
-        "heads 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7 muted",
+        "heads 0-7 of layer 0 muted",
         "MLP of layer 2 skipped",
     )
     assert plain.interventions == ()

@@ -230,11 +230,19 @@ def test_a_dropped_branch_holds_nothing_and_can_be_gone_back_to(forest: Forest) 
 
 def test_a_run_before_the_newest_one_can_be_gone_back_to_as_tokens(forest: Forest) -> None:
     first = forest.run(1)
+    forest.branch(7, forest.length() + 12, token_ids=(40,))
     forest.submit(StartRun(2, RunSpec((Prompt(text="The queen"),), PARAMS)))
     forest.until(lambda e: isinstance(e, RunFinished) and e.run_id == 2)
+    forest.submit(SwitchBranch(1, 7))
+    forest.until(lambda e: isinstance(e, PrefillProgress) and e.done == e.total and e.branch_id == 7)
+    forest.submit(Ask("view", 1, AttentionQuery(1, 1, branch_id=7)))  # all of it, also what it had shared
+    answer = forest.until_type(Answered)
+    assert isinstance(answer, Answered)
+    assert answer.error is None
     forest.submit(SwitchBranch(1, 0))
     switched = forest.until_type(BranchSwitched)
     assert isinstance(switched, BranchSwitched)
+    assert switched.reused_positions == 0  # its records were given up, too
     assert switched.recomputed_positions == forest.length() + 23
     forest.until(lambda e: isinstance(e, PrefillProgress) and e.done == e.total)
     _, again = forest.branch(1, forest.length() + 10)

@@ -14,6 +14,7 @@ from pytestqt.qtbot import QtBot
 from app.state import acting_intents as a
 from app.state import intents as i
 from app.state import select
+from app.state.branch_intents import Rewind, ShowBranch
 from core.contract import (
     AttentionAbove,
     CacheAbove,
@@ -164,3 +165,35 @@ def test_breakpoints_are_remembered_with_their_switch(qtbot: QtBot, tmp_path: Pa
             (TextMatches(" end "), True),
         ]
         assert any("“nonsense” is no breakpoint" in notice.text for notice in one.state.errors)
+
+
+def test_the_head_responsible_is_muted_and_a_branch_compared(one: Driven) -> None:
+    written(one.panel("breakpoints").form, "every", "6")
+    one.do(i.Run())
+    stopped(one)
+    first = one.state.run
+    for head in range(one.state.model.heads):
+        one.do(a.MuteHead(0, head))
+    one.do(a.RemoveBreakpoint(None))
+    one.do(Rewind(None))  # of the token it was stopped at
+    live(one, lambda: one.state.run.branch == (first.run_id, 1) and select.is_paused(one.state))
+    assert one.state.acting.hits == ()
+    assert one.state.run.count == 5
+    assert select.interventions(one.state.run, 4) == ()
+    assert select.interventions(one.state.run) == (ScaleHeads(0, tuple(range(8))),)
+    one.do(i.TogglePause())
+    live(one, lambda: finished(one))
+    branch = one.state.run
+    assert branch.text()[: len("".join(first.columns.texts[:5]))] == "".join(first.columns.texts[:5])
+    one.frames(2)
+    assert one.panel("timeline")._flags[-1].index == 5
+    one.do(ShowBranch(0))  # it goes on as it was told last: under what the list says now
+    live(one, lambda: one.state.run.branch_id == 0 and select.is_paused(one.state))
+    live(one, lambda: one.state.acting.epoch is None)
+    assert select.interventions(one.state.run) == (ScaleHeads(0, tuple(range(8))),)
+    one.do(a.UnmuteHeads())
+    live(one, lambda: one.state.acting.epoch is None)
+    one.do(i.TogglePause())
+    live(one, lambda: finished(one))
+    assert one.state.run.count == 14
+    assert one.state.run.finish.sequences[0] != branch.finish.sequences[0]

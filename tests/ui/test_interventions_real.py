@@ -64,7 +64,7 @@ def test_a_head_is_muted_by_a_click_in_the_middle_of_a_run_and_the_model_obeys(o
     assert changed[prompt + 4 :] != untouched[prompt + 4 :]
     flags = one.panel("timeline")._flags
     assert flags[-1].index == 4
-    assert "heads 0.0, 0.1" in flags[-1].text
+    assert "heads 0-7 of layer 0 muted" in flags[-1].text
     assert one.state.run.plan.interventions == one.state.run.acts[-1].plan.interventions != ()
     one.do(i.SetFocus(0, 3))
     one.frames(2)

@@ -24,6 +24,7 @@ from core.decode.interventions import History
 EVERY: tuple[tuple[Intervention, str], ...] = (
     (ScaleHeads(3, (1, 4)), "heads 3.1, 3.4 muted"),
     (ScaleHeads(3, (1,), 0.5), "head 3.1 × 0.5"),
+    (ScaleHeads(3, (0, 1, 2, 5)), "heads 0-2, 5 of layer 3 muted"),
     (SkipPart(5, "mlp"), "MLP of layer 5 skipped"),
     (SkipPart(0, "attention"), "attention of layer 0 skipped"),
     (Steer(6, 4.0, "love", "hate - or \"worse\""), "“love” − “hate - or \"worse\"” × 4 added before layer 6"),
@@ -72,9 +73,9 @@ def test_positions_are_written_as_ranges() -> None:
 
 
 def test_a_fitting_set_passes() -> None:
-    check_interventions(tuple(one for one, _ in EVERY[:4]), "it", 6, 8, 3, 3)
+    check_interventions(tuple(one for one, _ in EVERY[:5]), "it", 6, 8, 3, 3)
     with pytest.raises(ParameterError, match="3 numbers, but it is 4 wide"):
-        check_interventions((EVERY[7][0],), "it", 6, 8, 4, 1)
+        check_interventions((EVERY[8][0],), "it", 6, 8, 4, 1)
 
 
 def of(*asked: Intervention, **muted: tuple[int, ...]) -> Acts:
