@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from PySide6.QtCore import QObject, QTimer, Slot
@@ -91,17 +93,25 @@ class Keeper(QObject):
             self._write_presets(self._folder, state.presets)
 
     def _write_presets(self, folder: Path, presets: tuple[Preset, ...]) -> None:
+        """Each for itself: one that cannot be written does not hold up the others."""
         names = {p.name for p in presets}
+        there = {p.name: p for p in self._written}
+        for preset in presets:
+            if there.get(preset.name) != preset and self._managed(folder, partial(write_preset, folder, preset)):
+                there[preset.name] = preset
+        for gone in [name for name in there if name not in names]:
+            path = folder / file_name(gone)
+            if self._managed(folder, partial(path.unlink, missing_ok=True)):
+                del there[gone]
+        self._written = tuple(p for p in presets if there.get(p.name) == p)
+
+    def _managed(self, folder: Path, write: Callable[[], None]) -> bool:
         try:
-            for preset in presets:
-                if preset not in self._written:
-                    write_preset(folder, preset)
-            for gone in (p for p in self._written if p.name not in names):
-                (folder / file_name(gone.name)).unlink(missing_ok=True)
-        except OSError as error:
-            self._say(f"The presets cannot be saved to {folder}: {error.strerror or error}.")
-        else:
-            self._written = presets
+            write()
+        except (OSError, ValueError) as error:
+            self._say(f"The presets cannot be saved to {folder}: {getattr(error, 'strerror', None) or error}.")
+            return False
+        return True
 
     def _say(self, text: str) -> None:
         if text not in self._said:

@@ -6,21 +6,21 @@ from collections import deque
 from collections.abc import Iterable
 
 from core.contract import (
+    BranchesHeld,
     BranchStarted,
     BranchSwitched,
     BreakpointHit,
     Event,
-    InterventionsApplied,
-    ParamsApplied,
     RunFinished,
     RunStarted,
     StateChanged,
     StepSnapshot,
+    Vitals,
     WorkerState,
 )
 
 _BEGINS = RunStarted | BranchStarted | BranchSwitched  # something else is shown from here on
-_IN_ORDER = StepSnapshot | ParamsApplied | InterventionsApplied | RunFinished | RunStarted  # never one before another
+_LATEST = Vitals | BranchesHeld  # of a run, but said at once: only the newest counts
 _AT_ONCE = (WorkerState.PAUSED, WorkerState.DECODING)  # states that say nothing about what was shown
 
 
@@ -81,4 +81,6 @@ class Pacer:
         """Through the queue: steps, and whatever must not overtake one."""
         if isinstance(event, StateChanged):
             return bool(self._queue) and event.state not in _AT_ONCE
-        return isinstance(event, StepSnapshot) or (bool(self._queue) and isinstance(event, _IN_ORDER))
+        if isinstance(event, StepSnapshot):
+            return True
+        return bool(self._queue) and hasattr(event, "run_id") and not isinstance(event, _LATEST)  # never before another

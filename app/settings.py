@@ -103,10 +103,11 @@ class Settings:
         try:
             if self._keep_as is not None:
                 keep(self.path, self.path.with_suffix(self._keep_as))
-            write_text(self.path, json.dumps(after, ensure_ascii=False, indent=1))
+            write_text(self.path, json.dumps(after, indent=1))
             self._keep_as = None
-        except OSError as error:
-            text = f"The settings cannot be saved to {self.path}: {error.strerror or error}. They last until you close."
+        except (OSError, ValueError, TypeError) as error:
+            why = getattr(error, "strerror", None) or error
+            text = f"The settings cannot be saved to {self.path}: {why}. They last until you close."
             log.warning(text)
             return text
         self._values = after

@@ -14,7 +14,7 @@ from core.branches import Branches
 from core.contract.branches import DropBranch, StartBranch, SwitchBranch
 from core.contract.commands import SetBreakpoints, SetInterventions, SetParams, StartRun
 from core.contract.errors import PromptError, TokenglassError
-from core.contract.events import BreakpointHit, CommandRefused, Event, Vitals, WorkerState
+from core.contract.events import BreakpointHit, CommandRefused, Event, RunFinished, Vitals, WorkerState
 from core.contract.snapshot import StepSnapshot
 from core.contract.specs import ModelSpec
 from core.contract.twins import BranchesGone, StartTwin
@@ -290,7 +290,7 @@ class Going:
             self.end(session)
             return spent_s
         if session.finished:
-            self._conclude(session)
+            self._tell_end(session)
         self._begin_wanted()
         stops = any(isinstance(event, BreakpointHit) for event in events)
         if steps and not self.owed and self.steps_left is not None:
@@ -325,7 +325,7 @@ class Going:
             self._waited(perf_counter() - self.paused_at)
         for session in self.branches.together if self.running else ():
             if session is ended or not session.finished:
-                self._conclude(session)
+                self._tell_end(session)
         self.running, self.paused_at, self.owed = False, None, False
         if self.twin_wanted is not None:
             self.twin_wanted = None
@@ -349,16 +349,41 @@ class Going:
             self._hooks.close()
         self.settle()
 
+    def _tell_end(self, session: Session) -> None:
+        """Whatever fails on the way, a run that began is told to have ended, and the thread goes on."""
+        ways: list[Callable[[], None]] = [
+            lambda: self._conclude(session),
+            lambda: self._conclude(session),  # cancelling failed, as where the detokeniser panics on what it held back
+            lambda: self.mailbox.put(broken_off(session)),
+        ]
+        for conclude in ways:
+            try:
+                conclude()
+                return
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as problem:
+                session.error = session.error or typed_error(problem)
+
     def _conclude(self, session: Session) -> None:
         """Say how a session ended."""
-        try:
-            session.cancel()
-            result = session.result()
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as problem:  # the detokeniser may panic on what it held back
-            session.error = session.error or typed_error(problem)
-            session.cancel()
-            result = session.result()
+        session.cancel()
         self.report_vitals(session, now=True)
-        self.mailbox.put(result)
+        self.mailbox.put(session.result())
+
+
+def broken_off(session: Session) -> RunFinished:
+    """The end of a run that cannot even say what it has made."""
+    return RunFinished(
+        run_id=session.run_id,
+        finish_reason="cancelled",
+        finish_reasons=("cancelled",),
+        texts=("",),
+        sequences=((),),
+        prompt_tokens=(0,),
+        new_tokens=0,
+        ttft_ms=None,
+        tokens_per_s=None,
+        error=None if session.error is None else session.error.report(),
+        branch_id=session.branch_id,
+    )

@@ -133,12 +133,18 @@ class Worker:
         self.shelf.clear()
 
     def _give_up(self, problem: BaseException) -> None:
-        """End the run, or else the views asked for, and say why."""
-        if self.going.running:
-            self.going.give_up(problem)
-        else:
-            self.desk.clear()
-            self.mailbox.put(CommandRefused("Ask", error_report(problem)))
+        """End the run, or else the views asked for, and say why. Never raises: the thread would be gone."""
+        try:
+            if self.going.running:
+                self.going.give_up(problem)
+            else:
+                self.desk.clear()
+                self.mailbox.put(CommandRefused("Ask", error_report(problem)))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as another:
+            self.mailbox.put(CommandRefused("Worker", error_report(another)))
+            self.going.settle()
 
     def _overtaken(self) -> Callable[[], bool]:
         """Whether from now on a load is asked for or given up, or all ends: what takes long beside it gives up."""

@@ -101,7 +101,8 @@ class BeamsPanel(Panel):
         whole = len(steps) if run.finish is not None else len(steps) - 1 + (len(_beams(steps[-1], count)) == count)
         for step in range(self.lanes.steps, whole):
             at = _beams(steps[step], count)
-            self.lanes.add({beam: self._cell(one) for beam, one in at.items()}, labels(at))
+            cells = {beam: self._cell(one) for beam, one in at.items()}
+            self.lanes.add(cells, labels(count, run.params.num_beam_groups))
 
     def _cell(self, step: StepSnapshot) -> Cell:
         detail = step.detail
@@ -190,12 +191,12 @@ def _beams(step: dict[int, StepSnapshot], count: int) -> dict[int, StepSnapshot]
     return {beam: one for beam, one in sorted(step.items()) if beam < count}
 
 
-def labels(step: dict[int, StepSnapshot]) -> list[str]:
-    """What stands in front of the lanes: the beam, with groups `group.beam`."""
-    groups = [s.detail.group for _, s in sorted(step.items()) if isinstance(s.detail, BeamDetail)]
-    if not any(groups):
-        return [str(beam + 1) for beam in range(len(groups))]
-    return [f"{group + 1}.{groups[: n + 1].count(group)}" for n, group in enumerate(groups)]
+def labels(count: int, groups: int) -> list[str]:
+    """What stands in front of the lanes: the beam, with groups `group.beam`. Beams keep it when others have ended."""
+    if groups == 1:
+        return [str(beam + 1) for beam in range(count)]
+    size = count // groups
+    return [f"{beam // size + 1}.{beam % size + 1}" for beam in range(count)]
 
 
 def path_of(run: RunView) -> dict[int, int]:

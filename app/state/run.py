@@ -321,7 +321,7 @@ def show_row(run: RunView, row: int) -> RunView:
     lanes = run.sequences.lanes.get(row)
     if lanes:
         best = _returned(run, row)
-        beam, index = (0, len(lanes) - 1) if best is None else best
+        beam, index = (min(lanes[-1]), len(lanes) - 1) if best is None else best
         return show_beam(run, row, beam, index, follows=True)
     columns = run.sequences.row(row)
     return replace(run, row=row, columns=columns, count=columns.count, beam=0, follows=True)
@@ -347,8 +347,9 @@ def with_end(run: RunView, finish: RunFinished) -> RunView:
 
 
 def _returned(run: RunView, row: int) -> tuple[int, int] | None:
-    """Beam and step of the best sequence returned for a row."""
+    """Beam and step of the best sequence returned for a row; None where its steps never came."""
+    lanes = run.sequences.lanes.get(row, ())
     for own, beam, index in run.finish.places if run.finish else ():
-        if own == row and index is not None:
+        if own == row and index is not None and index < len(lanes) and beam in lanes[index]:
             return beam, index
     return None

@@ -11,6 +11,7 @@ B lanes (sequences in the batch), n positions decided in one step, T slots, V vo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ from core.decode.observe import Observation, Processed, observe, process
 from core.decode.pipeline import Rows, culprit
 from core.decode.rows import PastLane, Row
 from core.decode.stopping import asked_to_stop
+from core.decode.words import in_words
 from core.models.loaded import LoadedModel
 
 if TYPE_CHECKING:
@@ -242,28 +244,34 @@ def _check_finite(logits: torch.Tensor, run: Session) -> None:
 
 
 def _process(run: Session, scores: torch.Tensor) -> Processed:
-    """The pipeline. Raises `NonFiniteLogitsError`, naming the stage that left no token or made infinite scores."""
+    """The pipeline. Raises `NonFiniteLogitsError`, naming the stages that left no token or made infinite scores."""
     rows = run.pipeline_rows()
     try:
         processed = process(scores, rows, run.stages, run.spec.top_logprobs, run.mode.on_logprobs)
     except ValueError:
-        _blame(run, rows, scores)  # some of transformers' classes fail on what the stage before left
+        _blame(run, rows, scores, range(len(scores)))  # some of transformers' classes fail on what the one before left
         raise
     if processed.final is not processed.raw:
-        most = processed.final.amax(dim=-1).tolist()
-        if not all(map(math.isfinite, most)):
-            _blame(run, rows, scores)
+        most = dict(enumerate(processed.final.amax(dim=-1).tolist()))
+        dead = [place for place, value in most.items() if value == -math.inf]
+        lost = run.mode.lost(run, dead) if dead else []
+        lost += [place for place, value in most.items() if not (math.isfinite(value) or place in dead)]
+        if lost:
+            _blame(run, rows, scores, lost)
     return processed
 
 
-def _blame(run: Session, rows: Rows, scores: torch.Tensor) -> None:
-    found = culprit(run.stages, rows, scores)
+def _blame(run: Session, rows: Rows, scores: torch.Tensor, places: Sequence[int]) -> None:
+    found = culprit(run.stages, rows, scores, places)
     if found is not None:
-        stage, most = found
+        stages, most = found
+        names = in_words(list(dict.fromkeys(stage.name for stage in stages)))
         what = "left no token to choose" if most == -math.inf else "made scores that are not finite"
-        raise NonFiniteLogitsError(
-            f"The stage {stage.name} of the pipeline {what} at token {run.new_tokens}; relax it."
+        who = (
+            f"The stage {names} of the pipeline" if len(stages) == 1 else f"The stages {names} of the pipeline together"
         )
+        it = "it" if len(stages) == 1 else "one of them"
+        raise NonFiniteLogitsError(f"{who} {what} at token {run.new_tokens}; relax {it}.")
 
 
 def as_typed_error(problem: BaseException, run: Session) -> TokenglassError:

@@ -349,7 +349,8 @@ class Session:
         """End all lanes that are still running."""
         if not self.over:
             self.over = True
-            self.rows = self.mode.conclude(self, reason)
+            # A search that broke down may have nothing to show; then the rows stay those of the prompts.
+            self.rows = self.mode.conclude(self, reason) or self.rows
 
     def set_params(self, changes: Mapping[str, object], epoch: int) -> ParamsApplied:
         """New values from the next token on. Raises `ParameterError`; then nothing has changed."""

@@ -6,8 +6,14 @@ import pytest
 
 from app.pacing import Pacer
 from core.contract import (
+    BranchesHeld,
     BranchSwitched,
     Event,
+    GenerationParams,
+    Hypothesis,
+    HypothesisEnded,
+    ParamsApplied,
+    PrefillProgress,
     RunFinished,
     RunStarted,
     StateChanged,
@@ -98,3 +104,16 @@ def test_time_without_tokens_is_not_saved_up() -> None:
     pacer = Pacer()
     pacer.take([], 5.0, False, 0.0)
     assert shown(pacer.take(steps(0, 50), 5.0, False, 100.0)) == 1
+
+
+def test_nothing_of_a_run_overtakes_the_tokens_held_back() -> None:
+    ended = HypothesisEnded(1, 4, Hypothesis(0, 1, 4, -1.0, (1, 2), "xx", True))
+    changed = ParamsApplied(1, 1, 5, GenerationParams(), ("top_k",))
+    marks: list[Event] = [ended, changed, PrefillProgress(1, 1, 2, 1.0), FINISH]
+    sent = [event for n, mark in enumerate(marks) for event in (*steps(5 * n, 5 * n + 5), mark)]
+    pacer = Pacer()
+    got = pacer.take(sent, 10.0, False, 0.0)
+    assert pacer.take([BranchesHeld(1, ())], 10.0, False, 0.0) == [BranchesHeld(1, ())]
+    for frame in range(1, 200):
+        got += pacer.take([], 10.0, False, frame / 30)
+    assert [id(event) for event in got] == [id(event) for event in sent]

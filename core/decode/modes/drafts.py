@@ -23,7 +23,8 @@ from core.models.vocabulary import same_vocabulary
 if TYPE_CHECKING:
     from core.decode.session import Session
 
-Pick = Callable[[torch.Tensor, int], tuple[int, torch.Tensor]]  # logits (1, V), place → token, its distribution (V,)
+# Logits (1, V), place → token, its distribution (V,); None where the pipeline leaves no token.
+Pick = Callable[[torch.Tensor, int], tuple[int, torch.Tensor] | None]
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,10 @@ def _drafted(
     distributions: list[torch.Tensor] = []
     params: GenerationParams = run.params
     while len(tokens) < most:
-        token, distribution = pick(logits(ids, start), len(tokens))
+        picked = pick(logits(ids, start), len(tokens))
+        if picked is None:
+            break  # if the model comes here, it says who left nothing
+        token, distribution = picked
         start += ids.shape[1]
         tokens.append(token)
         distributions.append(distribution)

@@ -133,6 +133,10 @@ class Mode:
         """One token a lane from the scores (B, V) after the pipeline; `place` counts the positions of this step."""
         raise NotImplementedError
 
+    def lost(self, run: Session, dead: list[int]) -> list[int]:
+        """Of the lanes that have no token left, those without which the run cannot go on."""
+        return dead
+
     def push(self, run: Session, lane: Row, token_id: int) -> str:
         """Add a token to a lane, which may be its end; returns the text that became complete."""
         text = lane.push(token_id)
