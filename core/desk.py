@@ -117,7 +117,7 @@ def _slices(
         return derive_picture(loaded, query)
     if session is None:
         raise ViewUnavailableError("That run is no longer held in memory; run it again.")
-    return session.answer_in_slices(query, other)
+    return session.answer_in_slices(query) if other is None else session.answer_in_slices(query, other)
 
 
 def _broken_off(problem: BaseException) -> bool:

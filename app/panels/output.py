@@ -153,7 +153,7 @@ class OutputPanel(Panel):
             self.twins.show_table(branch_rows.table(state))
         elif self.twins.shown == 0:
             selected = None if state.selected is None else select.step_index(state)
-            self.twins.show_table(tables.output_table(run, selected) if run and run.count else None)
+            self.twins.show_table(tables.output_table(run, selected, self.columns.other) if run and run.count else None)
         if run is None:
             self._show_nothing(state)
             return

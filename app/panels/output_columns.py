@@ -6,6 +6,7 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QHBoxLayout, QToolButton, QVBoxLayout, QWidget
 
 from app.panels import branch_rows
+from app.panels.accessible import Moment, describe_selection
 from app.panels.output_feed import FlowFeed, tooltip
 from app.panels.panel import Dispatch
 from app.state import select, twins
@@ -15,6 +16,7 @@ from app.state.run import RunView
 from app.state.state import AppState
 from app.state.texts import tr
 from app.state.twin_intents import CloseComparison
+from app.widgets import step_text
 from app.widgets.column_head import ColumnHead
 from app.widgets.focus_ring import FocusRing
 from app.widgets.token_flow import TokenFlow
@@ -72,8 +74,15 @@ class OutputColumns(QWidget):
         self._head.hide()
         self.beside.hide()
         self._scrolling = False
+        self._described: Moment = None
+        self.beside.setAccessibleDescription(self.describe())
         for one, other in ((flow, self.beside), (self.beside, flow)):
             one.verticalScrollBar().valueChanged.connect(lambda _value, one=one, other=other: self._scroll(one, other))
+
+    @property
+    def other(self) -> RunView | None:
+        """The branch beside the one in use, where two are shown."""
+        return self._other
 
     def set_palette(self, state: AppState) -> None:
         """Colours of another theme."""
@@ -104,6 +113,15 @@ class OutputColumns(QWidget):
         selected = None if state.selected is None else select.step_index(state)
         marked = None if selected is None else run.prompt_tokens + selected
         self.beside.set_selected(marked if marked is not None and marked < self.beside.tokens else None)
+        self._described = describe_selection(self, (self.beside,), state, self._described)
+
+    def describe(self) -> str:
+        """The shown step of the other branch, in words."""
+        other, state = self._other, self._state
+        index = None if state is None else select.step_index(state)
+        if other is None or index is None or not other.count:
+            return self.tr("No other branch is shown.")
+        return step_text.sentence(other, min(index, other.count - 1))
 
     def _mark(self, state: AppState, pair: twins.Pair, side: int) -> None:
         """What differs, in the colour of the branch that says it."""

@@ -43,8 +43,8 @@ def _count(value: int) -> str:
     return f"{int(value):,}"
 
 
-def output_table(run: RunView, selected: int | None) -> Table:
-    """Every generated token, with what may colour it."""
+def output_table(run: RunView, selected: int | None, other: RunView | None = None) -> Table:
+    """Every generated token, with what may colour it; and what another branch has there."""
     columns = (
         Column(tr("step"), range(run.count)),
         Column(tr("token"), run.columns.snapshots, _piece, numeric=False),
@@ -54,7 +54,17 @@ def output_table(run: RunView, selected: int | None) -> Table:
         Column(tr("entropy, bits"), run.column("entropy_bits"), significant),
         Column(tr("surprisal, bits"), select.surprisal_bits(run), significant),
     )
-    return Table(columns, run.count, run.key, selected)
+    if other is None:
+        return Table(columns, run.count, run.key, selected)
+    theirs = Column(
+        tr("other branch"), range(run.count), lambda n: _token_at(other, run.prompt_tokens + n), numeric=False
+    )
+    return Table((*columns[:2], theirs, *columns[2:]), run.count, (run.key, other.key, other.count), selected)
+
+
+def _token_at(run: RunView, position: int) -> str:
+    index = position - run.prompt_tokens
+    return _piece(run.step(index)) if 0 <= index < run.count else ""
 
 
 def rows_table(run: RunView, lines: Sequence[RowLine]) -> Table:

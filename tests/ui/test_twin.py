@@ -111,6 +111,13 @@ def test_what_differs_is_marked_and_told(one: Driven, qtbot: QtBot) -> None:
     words = one.panel("compare").summary.text()
     assert words.startswith(f"temperature 0.7 ↔ 1.6; first difference at token {parted - pair.prompt_tokens}.")
     assert [s.u for s in pair.first.steps()] == [s.u for s in pair.second.steps()]
+    qtbot.mouseClick(panel.twins.button, LEFT)
+    one.frames(2)
+    model = panel.twins.views[0].model()
+    titles = [model.headerData(n, Qt.Orientation.Horizontal) for n in range(model.columnCount())]
+    column = titles.index("other branch")
+    same = [model.index(n, 1).data() == model.index(n, column).data() for n in range(TOKENS)]
+    assert same == (ours == theirs)[pair.prompt_tokens :].tolist()
 
 
 def test_a_step_of_one_side_is_marked_on_the_other_and_a_click_changes_sides(one: Driven, qtbot: QtBot) -> None:
