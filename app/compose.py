@@ -8,6 +8,7 @@ from app.panels.attention import AttentionPanel
 from app.panels.beams import BeamsPanel
 from app.panels.breakpoints import BreakpointsPanel
 from app.panels.cache import CachePanel
+from app.panels.cache_lab import CacheLabPanel
 from app.panels.candidates import CandidatesPanel
 from app.panels.compare import ComparePanel
 from app.panels.config_desk import ConfigPanel
@@ -53,6 +54,7 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
         WalkPanel(dispatch),
         ComparePanel(dispatch),
         CachePanel(dispatch),
+        CacheLabPanel(dispatch),
         InterventionsPanel(dispatch),
         BreakpointsPanel(dispatch),
         WatchesPanel(dispatch),

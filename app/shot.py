@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from app.state.state import LayoutName
-from core.contract import TokenglassError
+from core.contract import EXPERIMENTS, TokenglassError, parse_cache
 
 SIZES = ((1440, 900), (1024, 640))
 SMALLEST = (1024, 640)
@@ -48,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
         "--set", dest="params", action="extend", nargs="+", default=[], metavar="KEY=VALUE",
         help="generation parameters instead of those the pictures usually have",
     )  # fmt: skip
+    parser.add_argument("--cache", default="growing", metavar="KIND[,window=N…]", help="how keys and values are kept")
+    parser.add_argument("--experiment", choices=EXPERIMENTS, help="run this of the Cache lab afterwards")
     parser.add_argument("--show", action="append", default=[], metavar="CARD", help="open this card, too")
     parser.add_argument("--tokens", type=_tokens, default=64, metavar="N", help="how many to generate")
     parser.add_argument("--seed", type=int, default=11)
@@ -88,6 +90,7 @@ def take(options: argparse.Namespace) -> list[Path]:
         scene.store.dispatch(i.SetSeed(options.seed))
         for name, value in (parse_settings(options.params) if options.params else PARAMS).items():
             scene.store.dispatch(i.SetParameter(name, value))
+        scene.store.dispatch(i.SetCache(parse_cache(options.cache)))
         if options.batch is not None:
             scene.store.dispatch(i.SelectTab("batch"))
             scene.store.dispatch(i.EditBatch(options.batch.read_text(encoding="utf-8")))
@@ -95,6 +98,8 @@ def take(options: argparse.Namespace) -> list[Path]:
         run = scene.state.run
         if run is not None and run.count > 4:
             scene.store.dispatch(i.SelectStep(run.count * 3 // 4))  # a past moment, so that marks are seen
+        if options.experiment is not None:
+            scene.experiment(options.experiment)
         for theme in themes:
             scene.store.dispatch(i.SetTheme(theme))
             for width, height in sizes:

@@ -31,7 +31,7 @@ _CENTRE = Column(48, (("output", 70), ("timeline", 30)))
 LAYOUTS: Mapping[LayoutName, tuple[Column, ...]] = {
     "sample": (_LEFT, _CENTRE, Column(31, (("candidates", 62), ("waterfall", 38)))),
     "attention": (_LEFT, Column(33, (("output", 100),)), Column(46, (("attention", 72), ("candidates", 28)))),
-    "cache": (_LEFT, Column(40, (("output", 60), ("timeline", 40))), Column(39, (("cache", 100),))),
+    "cache": (_LEFT, Column(40, (("output", 38), ("cachelab", 62))), Column(39, (("cache", 100),))),
     "everything": (_LEFT, _CENTRE, Column(31, (("candidates", 28), ("attention", 42), ("cache", 30)))),
     "model": (Column(45, (("config", 100),)), Column(55, (("onnx", 100),))),
 }
@@ -45,7 +45,7 @@ LOW_SHARE = 0.27  # of the height, at least, for such a card when it is opened
 ACTING = ("interventions", "breakpoints", "watches")  # closed at first; opened, they share a low place
 
 
-BELOW_OUTPUT = ("errors", "rows", "beams")  # cards that are opened in the middle column
+BELOW_OUTPUT = ("errors", "rows", "beams", "cachelab")  # cards that are opened in the middle column
 
 
 class Workspace(QMainWindow):

@@ -10,11 +10,11 @@ from contextlib import ExitStack, suppress
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from core.branches import Branches
+from core.branches import Branches, broken_off
 from core.contract.branches import DropBranch, StartBranch, SwitchBranch
 from core.contract.commands import SetBreakpoints, SetInterventions, SetParams, StartRun
 from core.contract.errors import PromptError, TokenglassError
-from core.contract.events import BreakpointHit, CommandRefused, Event, RunFinished, Vitals, WorkerState
+from core.contract.events import BreakpointHit, CommandRefused, Event, Vitals, WorkerState
 from core.contract.snapshot import StepSnapshot
 from core.contract.specs import ModelSpec
 from core.contract.twins import BranchesGone, StartTwin
@@ -370,20 +370,3 @@ class Going:
         session.cancel()
         self.report_vitals(session, now=True)
         self.mailbox.put(session.result())
-
-
-def broken_off(session: Session) -> RunFinished:
-    """The end of a run that cannot even say what it has made."""
-    return RunFinished(
-        run_id=session.run_id,
-        finish_reason="cancelled",
-        finish_reasons=("cancelled",),
-        texts=("",),
-        sequences=((),),
-        prompt_tokens=(0,),
-        new_tokens=0,
-        ttft_ms=None,
-        tokens_per_s=None,
-        error=None if session.error is None else session.error.report(),
-        branch_id=session.branch_id,
-    )

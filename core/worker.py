@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from core.chores import Chores
 from core.contract.branches import DropBranch, StartBranch, SwitchBranch
+from core.contract.cache_lab import RunExperiment, StopExperiment
 from core.contract.commands import (
     Ask,
     CancelLoad,
@@ -48,6 +49,7 @@ from core.contract.twins import EndTwin, StartTwin
 from core.controls import Flags, LoadControl
 from core.desk import Desk, error_report
 from core.drafts import Drafts, Fetched
+from core.experiments import Experiments
 from core.going import Going
 from core.mailbox import Mailbox
 from core.shelf import Shelf
@@ -89,6 +91,7 @@ class Worker:
         self.desk = Desk(mailbox)
         self.drafts = Drafts(inbox.put, mailbox, self._overtaken)
         self.chores = Chores(mailbox, self._overtaken)
+        self.experiments = Experiments(mailbox, flags, self._interrupted)
         self.credit_s = 0.0
 
     @property
@@ -120,6 +123,10 @@ class Worker:
                     self.going.refill()
                 elif self.drafts.plan_wanted:
                     self.drafts.plan(self.loaded, self.going.session, self.going.assistant)
+                elif self.experiments:
+                    self.experiments.advance()
+                    if self.desk:
+                        self._derive_slice()
                 elif self.desk:
                     self._derive_slice()
             except (KeyboardInterrupt, SystemExit):
@@ -127,6 +134,7 @@ class Worker:
             except BaseException as problem:  # what session and desk have not turned into an answer themselves
                 self._give_up(problem)
         self.chores.close()
+        self.experiments.stop()
         self.going.end()
         self._forget_session()
         self.drafts.close()
@@ -156,7 +164,9 @@ class Worker:
     def _take_commands(self) -> list[Command | Fetched]:
         """All that wait; sleeps only when there is nothing to do. Superseded drafts are dropped."""
         commands: list[Command | Fetched] = []
-        if not (self.going.advancing or self.going.refilling or self.desk or self.drafts.plan_wanted):
+        going = self.going
+        busy = going.advancing or going.refilling or self.desk or self.drafts.plan_wanted or self.experiments
+        if not busy:
             commands.append(self.inbox.get())
         while True:
             try:
@@ -180,6 +190,7 @@ class Worker:
     def _handle(self, command: Command | Fetched) -> None:
         if isinstance(command, LoadModel | StartRun | StopRun):
             self.interruptions_met += 1
+            self.experiments.stop()
         match command:
             case LoadModel():
                 self._load(command)
@@ -193,6 +204,8 @@ class Worker:
                 self.going.resume(command.max_steps)
             case StopRun():
                 self.going.end()
+            case RunExperiment() | StopExperiment():
+                self.experiments.take(command, self.loaded, self.going.running)
             case StartBranch():
                 self.going.part(command)
             case SwitchBranch():

@@ -14,7 +14,7 @@ from app.state.state import AppState, Edit, History, Tab
 from app.state.texts import tr
 
 MOST_EDITS = 200
-STATE_FIELDS = ("overrides", "seed", "config", "grammar", "mode_texts")
+STATE_FIELDS = ("overrides", "seed", "config", "grammar", "mode_texts", "cache")
 DRAFT_FIELDS = ("text", "system", "turns", "message", "batch")
 
 _EDITS = (
@@ -25,6 +25,7 @@ _EDITS = (
     | i.SetModeText
     | i.SetSeed
     | i.SetGrammar
+    | i.SetCache
     | i.ApplyPreset
     | i.ImportPreset
     | i.EditText
@@ -116,7 +117,7 @@ def _exchange(state: AppState, edit: Edit) -> tuple[AppState, Edit | None]:
 
 
 def _with(state: AppState, values: Mapping[str, Any]) -> AppState:
-    plain = {n: values[n] for n in ("seed", "config", "grammar", "mode_texts") if n in values}
+    plain = {n: values[n] for n in ("seed", "config", "grammar", "mode_texts", "cache") if n in values}
     state = replace(state, **plain)
     if "deleted" in values:
         state = branches.with_deleted(state, values["deleted"])
@@ -180,6 +181,8 @@ def _label(intent: i.Intent) -> str:
             return tr("mode")
         case i.SetGrammar():
             return tr("constraint")
+        case i.SetCache():
+            return tr("cache")
         case i.ResetParameters():
             return tr("reset of all parameters")
         case i.ApplyPreset() | i.ImportPreset():

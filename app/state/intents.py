@@ -7,11 +7,15 @@ from typing import Literal
 
 from app.state.acting_intents import ActingIntent as ActingIntent
 from app.state.branch_intents import BranchIntent as BranchIntent
+from app.state.desk_intents import CancelExperiment as CancelExperiment
 from app.state.desk_intents import DeskIntent as DeskIntent
+from app.state.desk_intents import LabIntent as LabIntent
+from app.state.desk_intents import PickExperiment as PickExperiment
+from app.state.desk_intents import StartExperiment as StartExperiment
 from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Preset, Tab
 from app.state.twin_intents import TwinIntent as TwinIntent
 from app.theme.palette import ThemeName
-from core.contract import Grammar, ViewQuery
+from core.contract import CacheSpec, Grammar, ViewQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,13 @@ class SetGrammar:
     """What the text of the next run must be; None: anything."""
 
     grammar: Grammar | None
+
+
+@dataclass(frozen=True, slots=True)
+class SetCache:
+    """How the next run keeps its keys and values."""
+
+    spec: CacheSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,6 +388,7 @@ Intent = (
     | SetModeText
     | ShowMore
     | SetSeed
+    | SetCache
     | SetGrammar
     | SelectTab
     | EditText
@@ -418,6 +430,7 @@ Intent = (
     | SetSpeed
     | Waiting
     | DeskIntent
+    | LabIntent
     | ActingIntent
     | BranchIntent
     | TwinIntent

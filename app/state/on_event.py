@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
-from app.state import acting, branches, desks, history, notices, params, plan, samples, twins
+from app.state import acting, branches, cache_lab, desks, history, notices, params, plan, samples, twins
 from app.state.branch_state import Key
 from app.state.run import begin, with_end, with_step
 from app.state.shown import of_sequence
@@ -21,6 +21,8 @@ from core.contract import (
     ChatMessage,
     CommandRefused,
     Event,
+    ExperimentFinished,
+    ExperimentProgress,
     HypothesisEnded,
     InterventionsApplied,
     LoadFailed,
@@ -86,6 +88,8 @@ def on_event(state: AppState, event: Event) -> AppState:
             return _previewed(state, event)
         case Planned():
             return plan.answered(state, event)
+        case ExperimentProgress() | ExperimentFinished():
+            return cache_lab.on_event(state, event)
         case _:
             return desks.on_event(state, event)
 

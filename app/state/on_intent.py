@@ -7,7 +7,21 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from app.state import acting, batch, branches, desks, history, modes, notices, params, presets, select, shown, twins
+from app.state import (
+    acting,
+    batch,
+    branches,
+    cache_lab,
+    desks,
+    history,
+    modes,
+    notices,
+    params,
+    presets,
+    select,
+    shown,
+    twins,
+)
 from app.state import intents as i
 from app.state.state import AppState, AttentionFocus, Draft, Loading, Pace, Preview, Question, RunRequest
 from app.state.texts import tr
@@ -19,6 +33,8 @@ def on_intent(state: AppState, intent: i.Intent) -> AppState:
     """The state after `intent`; what core has to do for it is `effects.commands`."""
     if isinstance(intent, i.DeskIntent):
         return desks.on_intent(state, intent)
+    if isinstance(intent, i.LabIntent):
+        return cache_lab.on_intent(state, intent)
     if isinstance(intent, i.ActingIntent):
         return acting.on_intent(state, intent)
     if isinstance(intent, i.Step | i.TogglePause | i.Stop):
@@ -61,6 +77,8 @@ def on_intent(state: AppState, intent: i.Intent) -> AppState:
             return replace(state, seed=max(0, seed))
         case i.SetGrammar(grammar):
             return replace(state, grammar=grammar)
+        case i.SetCache(spec):
+            return replace(state, cache=spec)
         case i.SelectStep(index):
             return _select(state, index)
         case i.MoveSelection(delta):

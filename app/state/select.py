@@ -255,6 +255,7 @@ def run_spec(state: AppState, max_steps: int | None = None) -> RunSpec:
         reuse_prefix=state.draft.tab == "chat",
         max_steps=max_steps,
         grammar=state.grammar,
+        cache=state.cache,
         interventions=state.acting.interventions,
         breakpoints=state.acting.breakpoints,
         **_mode_texts(state),

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from app.state.acting_state import Acting
 from app.state.branch_state import BranchState
-from app.state.desk_state import ConfigDesk, OnnxDesk
+from app.state.desk_state import CacheLab, ConfigDesk, OnnxDesk
 from app.state.run import RunView
 from app.theme.palette import ThemeName
 from core.contract import (
     Answered,
+    CacheSpec,
     ChatMessage,
     ErrorReport,
     GenerationPlan,
@@ -193,6 +194,7 @@ class AppState:
     overrides: parameters the user changed, by name; the rest comes from the model (see `select.params`).
     config: the GenerationConfig applied last, with the keys that mean nothing here: they are kept when it is saved.
     grammar: the constraint of the next run; one with an empty text is still being written.
+    cache: how the next run keeps its keys and values.
     plan, plan_error: what Run would do now, or why it could not begin; `plan_generation` counts the questions.
     reroll: how often the answer to the same messages was asked for again; other draws each time.
     pending: parameter name → epoch of the change that no step has run under yet.
@@ -220,6 +222,7 @@ class AppState:
     seed: int = 0
     reroll: int = 0
     grammar: Grammar | None = None
+    cache: CacheSpec = field(default_factory=CacheSpec)
     plan: GenerationPlan | None = None
     plan_error: ErrorReport | None = None
     plan_generation: int = 0
@@ -244,6 +247,7 @@ class AppState:
     answers: Mapping[str, Answered] = field(default_factory=lambda: EMPTY)
     config_desk: ConfigDesk = field(default_factory=ConfigDesk)
     onnx: OnnxDesk = field(default_factory=OnnxDesk)
+    cache_lab: CacheLab = field(default_factory=CacheLab)
     acting: Acting = field(default_factory=Acting)
     # Counters: the last identifier given out.
     last_model_id: int = 0

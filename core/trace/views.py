@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from core.contract.acting import InterventionQuery, WatchQuery
+from core.contract.cache_views import CacheContentQuery
 from core.contract.errors import ViewUnavailableError
 from core.contract.looking import (
     AttributionQuery,
@@ -27,6 +28,7 @@ from core.contract.views import (
 from core.trace.acting import derive_intervention, derive_watch
 from core.trace.attention import derive_attention, derive_thumbnails
 from core.trace.attribution import derive_attribution
+from core.trace.cache_view import derive_content
 from core.trace.compare import derive_compared
 from core.trace.distribution import derive_distribution
 from core.trace.heads import derive_column, derive_heads
@@ -72,5 +74,7 @@ def derive(recording: Recording, query: ViewQuery, other: Recording | None = Non
             return derive_attribution(recording, query)
         case WalkQuery():
             return derive_walk(recording, query)
+        case CacheContentQuery():
+            return derive_content(recording, query)
         case WaterfallQuery():
             return derive_waterfall(recording, query)

@@ -158,7 +158,7 @@ def test_arrangement_theme_and_layout_are_remembered(settings: Path) -> None:
         one.do(i.SetTheme("dark"))
         one.do(i.SetLayout("cache"))
         one.frames(2)
-        one.window.workspace.cards["timeline"].close()
+        one.window.workspace.cards["cachelab"].close()
         one.frames(2)
     kept = Settings(settings)
     assert (kept.theme, kept.layout) == ("dark", "cache")
