@@ -22,12 +22,14 @@ from app.state import plan, select
 from app.state.branch_state import TwinChange
 from app.state.state import AppState
 from app.state.twin_intents import RunTwin, TwinBegin
+from app.widgets.cache_row import CacheRow
 from app.widgets.choice import Choice
 from app.widgets.parameter_row import FIELD_PX, GAP, SLIDER, ParameterRow
 from app.widgets.segmented import Segmented
 from app.widgets.value_field import ValueField
 from core.contract import (
     PARAMETERS,
+    CacheSpec,
     GenerationParams,
     Intervention,
     ModelSpec,
@@ -40,8 +42,8 @@ from core.contract import (
     words,
 )
 
-WIDTH_PX = 460
-WHATS = ("parameter", "interventions", "weights", "model")
+WIDTH_PX = 520
+WHATS = ("parameter", "interventions", "cache", "weights", "model")
 DTYPES = ("bf16", "fp32")
 SEPARATOR = "; "
 BEGINS: tuple[TwinBegin, ...] = ("run", "prompt", "token")
@@ -71,12 +73,21 @@ class TwinEditor(QDialog):
         self._shown: tuple[object, ...] = ()
         self._name, self._values = FIRST, dict[str, object]()
         self._dtype, self._model, self._begin, self._acts = "", "", 0, ""
-        self.what = Segmented((self.tr("Parameter"), self.tr("Interventions"), self.tr("Weights"), self.tr("Model")))
+        self._cache: CacheSpec | None = None
+        self.what = Segmented(
+            (self.tr("Parameter"), self.tr("Interventions"), self.tr("Cache"), self.tr("Weights"), self.tr("Model"))
+        )
         self.what.setToolTip(self.tr("What the twin has otherwise; all else is the same"))
         self.what.show_choice(0)
         self.what.chosen.connect(self._what_chosen)
         self.pages = QStackedWidget()
-        for page in (self._parameter_page(), self._acts_page(), self._weights_page(), self._model_page()):
+        for page in (
+            self._parameter_page(),
+            self._acts_page(),
+            self._cache_page(),
+            self._weights_page(),
+            self._model_page(),
+        ):
             self.pages.addWidget(page)
         self.begin = Segmented((self.tr("New run"), self.tr("End of the prompt"), self.tr("Shown token")))
         tips = (
@@ -135,6 +146,15 @@ class TwinEditor(QDialog):
         box.addStretch(1)
         return page
 
+    def _cache_page(self) -> QWidget:
+        page = QWidget()
+        self.cache = CacheRow(self._cache_chosen, self._cache_refused)
+        box = QVBoxLayout(page)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.addWidget(self.cache)
+        box.addStretch(1)
+        return page
+
     def _weights_page(self) -> QWidget:
         page = QWidget()
         self.weights = Segmented(DTYPES)
@@ -184,7 +204,7 @@ class TwinEditor(QDialog):
     def open_for(self, state: AppState) -> None:
         """Show the editor for what is there now."""
         self._begin = 0 if state.run is None or state.run.has_beams else 1
-        self._values, self._dtype, self._model, self._shown = {}, "", "", ()
+        self._values, self._dtype, self._model, self._shown, self._cache = {}, "", "", (), None
         off = [act.intervention for act in state.acting.acts if not act.on]
         self._acts = "" if state.acting.interventions else SEPARATOR.join(map(notation, off))
         self.render(state)
@@ -199,7 +219,17 @@ class TwinEditor(QDialog):
         self._state = state
         run = None if state.run is None else (state.run.branch, state.run.has_beams, select.step_index(state))
         chosen = (self.what.group.checkedId(), self._name, dict(self._values), self._begin, self._dtype, self._model)
-        shown = (state.overrides, state.model, state.models, state.acting.acts, run, *chosen, self._acts)
+        shown = (
+            state.overrides,
+            state.model,
+            state.models,
+            state.acting.acts,
+            run,
+            *chosen,
+            self._acts,
+            self._cache,
+            state.cache,
+        )
         if shown == self._shown:
             return
         self._shown = shown
@@ -209,6 +239,7 @@ class TwinEditor(QDialog):
         self.model.show_key(self._model)
         self.name.show_text(self._model)
         self.acts.show_text(self._acts)
+        self.cache.show_spec(self._cache or self._cache_now(state))
         dtype = self._dtype or next((d for d in DTYPES if model is None or d != model[1]), DTYPES[0])
         self._dtype = dtype
         self.weights.show_choice(DTYPES.index(dtype))
@@ -262,6 +293,8 @@ class TwinEditor(QDialog):
             case "interventions":
                 asked = parsed(self._acts)
                 return None if asked == self._acts_now(state) else TwinChange(interventions=asked)
+            case "cache" if self._cache not in (None, self._cache_now(state)):
+                return TwinChange(cache=self._cache)
             case "weights" if model is not None and self._dtype != model[1]:
                 return TwinChange(model=replace(model[0], dtype=self._dtype))
             case "model" if model is not None and self._model and self._model != model[0].name:
@@ -273,6 +306,9 @@ class TwinEditor(QDialog):
         if self._begin == 0 or state.run is None:
             return state.acting.interventions
         return select.interventions(state.run)
+
+    def _cache_now(self, state: AppState) -> CacheSpec:
+        return state.cache if self._begin == 0 or state.run is None else state.run.plan.cache.spec
 
     def _say(self, state: AppState) -> tuple[str, bool]:
         """What would be run, or why it cannot; and whether it can."""
@@ -289,6 +325,8 @@ class TwinEditor(QDialog):
         parts = [f"{n} {plan.written(getattr(now, n))} ↔ {plan.written(v)}" for n, v in change.params.items()]
         if change.model is not None:
             parts.append(self.tr("the twin runs on {0}, {1}").format(change.model.name, change.model.dtype))
+        if change.cache is not None:
+            parts.append(self.tr("cache {0} ↔ {1}").format(self._cache_now(state).words(), change.cache.words()))
         if change.interventions is not None:
             sides = [
                 ", ".join(map(words, one)) or self.tr("none") for one in (self._acts_now(state), change.interventions)
@@ -334,6 +372,14 @@ class TwinEditor(QDialog):
         else:
             self._acts = SEPARATOR.join(map(notation, asked))
             self._refresh()
+
+    def _cache_chosen(self, spec: CacheSpec) -> None:
+        self._cache = spec
+        self._refresh()
+
+    def _cache_refused(self, name: str, text: str) -> None:
+        self._refresh()
+        self.note.setText(self.tr("{0} cannot be “{1}”; it takes a whole number of positions.").format(name, text))
 
     def _change(self, name: str, value: object, _gesture: int | None) -> None:
         try:

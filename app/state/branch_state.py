@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from app.state.acting_state import Act
 from app.state.run import RunView
-from core.contract import BranchMemory, GenerationParams, Intervention, ModelSpec, StartBranch, StartTwin
+from core.contract import BranchMemory, CacheSpec, GenerationParams, Intervention, ModelSpec, StartBranch, StartTwin
 
 Key = tuple[int, int]  # run, branch
 Kind = Literal["run", "rewind", "force", "edit", "try", "fork", "twin"]
@@ -18,11 +18,12 @@ EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class TwinChange:
-    """What a twin has otherwise: parameters, the model or its precision, or exactly these interventions."""
+    """What a twin has otherwise: parameters, model or precision, exactly these interventions, or a kind of cache."""
 
     params: Mapping[str, object] = field(default_factory=lambda: EMPTY)
     model: ModelSpec | None = None
     interventions: tuple[Intervention, ...] | None = None
+    cache: CacheSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def _asked(state: AppState, change: TwinChange, begin: t.TwinBegin) -> AppState:
         if select.is_paused(state):
             steps = max(1, run.count - kept)  # the twin catches up, then both wait
     command = StartTwin(
-        run_id, branch_id, beside, position, row, change.params, change.model, change.interventions, steps
+        run_id, branch_id, beside, position, row, change.params, change.model, change.interventions, change.cache, steps
     )
     state = notices.without_errors(state)
     state = replace(state, pace=replace(state.pace, paused=False), stepping=False)
@@ -254,6 +254,8 @@ def _differing(state: AppState, pair: Pair) -> Mapping[str, tuple[str, str]]:
         ", ".join(map(acting_words, select.interventions(view, at))) or tr("none") for view in (pair.first, pair.second)
     ]
     found[tr("interventions")] = acts[0], acts[1]
+    caches = [view.plan.cache.spec.words() for view in (pair.first, pair.second)]
+    found[tr("cache")] = caches[0], caches[1]
     one, other = pair.first.model, pair.second.model
     if one.spec.name != other.spec.name:
         found[tr("model")] = one.title, other.title

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from core.contract.cache import CacheSpec
 from core.contract.interventions import Intervention
 from core.contract.snapshot import FloatArray, IntArray
 from core.contract.specs import ModelSpec
@@ -23,8 +24,8 @@ class StartTwin:
 
     branch_id: of the twin. position: tokens of the sequence that both have, none of the prompt left out; None: the
     prompt. row: of the batch. params: values other than those of `beside`. model: another one, or in another precision,
-    with the same vocabulary. interventions: in force from there on; None for those of `beside`. max_steps: pause after
-    so many steps.
+    with the same vocabulary. interventions: in force from there on; None for those of `beside`. cache: another kind,
+    for which the prompt is fed again. max_steps: pause after so many steps.
     """
 
     run_id: int
@@ -35,6 +36,7 @@ class StartTwin:
     params: Mapping[str, object] = field(default_factory=dict)
     model: ModelSpec | None = None
     interventions: tuple[Intervention, ...] | None = None
+    cache: CacheSpec | None = None
     max_steps: int | None = None
 
     @property

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from core.contract.branches import BranchStarted, StartBranch
+from core.contract.cache import CacheSpec
 from core.contract.errors import ParameterError, PromptError, ViewUnavailableError
 from core.contract.events import PromptRow
 from core.contract.interventions import of_row
@@ -54,14 +55,17 @@ def begin_branch(
     cancelled: Callable[[], bool] = lambda: False,
     donors: Iterable[Session] = (),
     loaded: LoadedModel | None = None,
+    cache: CacheSpec | None = None,
 ) -> tuple[Session, BranchStarted]:
     """The branch, not advanced yet. Raises `PromptError` or `ParameterError`; `parent` is never changed.
 
-    loaded: the model it runs on, the parent's if None; of another one nothing can be taken over.
+    loaded, cache: the model it runs on and the kind of its cache, the parent's if None; of another one nothing can be
+    taken over.
     """
     from core.decode.session import Session
 
     spec = _spec(parent, command)
+    spec = spec if cache is None else dataclasses.replace(spec, cache=cache)
     parting = _parting(parent, command, tuple(donors))
     _check_mode(parent, spec)
     branch = Session(
@@ -221,7 +225,7 @@ def continue_row(run: Session, parting: Parting) -> None:
 def take_over(run: Session, parting: Parting) -> int:
     """Records and cache of what is in common; returns the positions that need not be fed again."""
     row, source, parent = run.rows[0], parting.row, parting.parent
-    if run.loaded is not parent.loaded:
+    if run.loaded is not parent.loaded or run.spec.cache != parent.spec.cache:
         return 0  # everything is fed by itself, under its own interventions
     common = min(row.padding + parting.position, run.ids.shape[1] - 1)
     run.acts.take(parent.acts, common, source.index)

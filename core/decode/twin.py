@@ -47,6 +47,6 @@ def begin_twin(
         params=command.params,
         interventions=command.interventions,
     )
-    twin, started = begin_branch(beside, parting, cancelled, donors, loaded)
+    twin, started = begin_branch(beside, parting, cancelled, donors, loaded, command.cache)
     other = None if twin.loaded is beside.loaded else twin.loaded.info
     return twin, dataclasses.replace(started, beside=command.beside, model=other)

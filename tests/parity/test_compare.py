@@ -12,6 +12,7 @@ import torch
 
 import core
 from core.contract import (
+    CacheSpec,
     CompareAnswer,
     CompareAttentionAnswer,
     CompareAttentionQuery,
@@ -216,6 +217,25 @@ def test_another_model_is_compared_over_what_both_know(random_gpt2: LoadedModel,
         first.answer(CompareAttentionQuery(1, 1, 2, (0,)), second)
     with pytest.raises(ViewUnavailableError, match=r"no head .*; a layer has 2"):
         first.answer(CompareAttentionQuery(1, 1, 0, (3,)), second)
+
+
+def test_another_kind_of_cache_feeds_the_prompt_by_itself(random_llama: LoadedModel) -> None:
+    first, _ = pair(random_llama, WARM, {})
+    rounded = CacheSpec("int8")
+    second, _ = begin_twin(first, StartTwin(1, 1, cache=rounded))
+    advance(second)
+    assert second.reused == 0
+    alone = run(random_llama, [prompt_of(random_llama, PROMPT)], WARM, cache=rounded)
+    assert ids_of(second) == alone.sequences[0]
+    answer = compare(first, second, final=False)
+    assert answer.kl_bits[:PROMPT].max() > 0  # the records are its own, of the prompt, too
+    for at, step in enumerate(alone.steps):
+        p = answer.probability[PROMPT - 1 + at, 1, 1]
+        assert np.isclose(p, np.exp(step.logprob), atol=1e-4)
+    exact, _ = begin_twin(first, StartTwin(1, 2, cache=CacheSpec("dynamic")))
+    advance(exact)
+    assert ids_of(exact) == ids_of(first)
+    assert compare(first, exact, final=False).kl_bits.max() < 1e-5
 
 
 def test_a_row_of_a_batch_has_a_twin_like_a_run_of_its_own(random_llama: LoadedModel) -> None:

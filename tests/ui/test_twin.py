@@ -268,7 +268,7 @@ def test_another_precision_and_a_model_that_does_not_fit(one: Driven, qtbot: QtB
     qtbot.mouseClick(one.window.toolbar.branch_buttons["twin"], LEFT)
     editor = one.window.twin_editor
     one.frames(2)
-    qtbot.mouseClick(editor.what.buttons()[2], LEFT)
+    qtbot.mouseClick(editor.what.buttons()[3], LEFT)
     one.frames(2)
     assert editor.weights.group.checkedId() == 0  # bf16, because the run has fp32
     qtbot.mouseClick(editor.go, LEFT)
@@ -312,6 +312,30 @@ def test_a_twin_with_a_muted_head_has_its_own_list_of_interventions(one: Driven,
     live(one, lambda: finished(one))
     summary = one.panel("compare").summary.text()
     assert summary.startswith("interventions head 0.3 muted ↔ heads 2.1, 2.4 muted; first difference")
+
+
+def test_a_twin_with_another_kind_of_cache(one: Driven, qtbot: QtBot) -> None:
+    run_alone(one)
+    qtbot.mouseClick(one.window.toolbar.branch_buttons["twin"], LEFT)
+    editor = one.window.twin_editor
+    one.frames(2)
+    qtbot.mouseClick(editor.what.buttons()[2], LEFT)
+    one.frames(2)
+    assert not editor.go.isEnabled()
+    next(action for action in editor.cache.kind.menu().actions() if action.data() == "sliding_window").trigger()
+    field = editor.cache.fields["window"]
+    field.selectAll()
+    QTest.keyClicks(field, "6")
+    QTest.keyClick(field, Qt.Key.Key_Return)
+    one.frames(2)
+    assert editor.note.text() == "cache growing ↔ sliding_window 6; the same draws."
+    qtbot.mouseClick(editor.go, LEFT)
+    live(one, lambda: twins.columns(one.state) is not None and finished(one))
+    pair = pair_of(one)
+    assert pair.second.step(20).cache.held == 6 < pair.first.step(20).cache.held
+    live(one, lambda: answered(one))
+    assert one.panel("compare").summary.text().startswith("cache growing ↔ sliding_window 6; ")
+    assert one.panel("compare").steps.count > 0
 
 
 def test_from_a_surprising_token_to_the_comparison_with_a_muted_head(one: Driven, qtbot: QtBot) -> None:
