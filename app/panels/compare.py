@@ -38,7 +38,7 @@ LANES = (
 )
 MAP_INTERVAL_S = 1.0  # between two maps while tokens are produced
 LEAST_PX, LEGEND_PX, NARROW_PX = 120, 56, 260
-WIDE = 1.25  # times as wide as high: the map stands beside the curves
+WIDE = 1.0  # times as wide as high: the map stands beside the curves
 MAP = 1  # the number of its table
 
 

@@ -28,10 +28,10 @@ def summary(state: AppState, pair: Pair, infinite: bool = False) -> str:
     """What differs and from where on, that later tokens follow different texts, and what an infinite one means."""
     text = twins.summary(state, pair)
     if twins.first_difference(pair) is not None:
-        text = tr("{0}. After it, distributions that follow different texts are compared.").format(text)
+        text = tr("{0}, different texts from there on.").format(text)
     if not infinite:
         return text
-    return tr("{0} ▲ is infinite: the second rules out what the first keeps.").format(text.removesuffix(".") + ".")
+    return tr("{0} ▲ infinite: the second rules out what the first keeps.").format(text.removesuffix(".") + ".")
 
 
 def piece_at(run: RunView, position: int) -> str:

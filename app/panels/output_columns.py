@@ -133,7 +133,8 @@ class OutputColumns(QWidget):
             colour = branch_rows.number_of(state, view.branch)
             flow.set_compared(same, parted, palette.categorical[colour % len(palette.categorical)])
             text, note, end = head_words(state, pair, number)
-            self.heads[number].show_branch(text, note, end, colour, number == side)
+            short = twins.side_values(state, pair, number) or text
+            self.heads[number].show_branch(text, short, note, end, colour, number == side)
 
     def _scroll(self, one: TokenFlow, other: TokenFlow) -> None:
         """The other column shows the same place."""

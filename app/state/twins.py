@@ -242,6 +242,11 @@ def side_words(state: AppState, pair: Pair, side: int) -> str:
     return ", ".join(f"{what} {values[side]}" for what, values in _differing(state, pair).items())
 
 
+def side_values(state: AppState, pair: Pair, side: int) -> str:
+    """The values alone."""
+    return ", ".join(values[side] for values in _differing(state, pair).values())
+
+
 def _differing(state: AppState, pair: Pair) -> Mapping[str, tuple[str, str]]:
     """What differs → how it is written, of both."""
     ours, theirs = pair.first.params, pair.second.params

@@ -24,7 +24,7 @@ class ColumnHead(QAbstractButton):
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         self.setCheckable(True)
         self._palette = LIGHT
-        self._colour, self._note = 0, ""
+        self._colour, self._note, self._short = 0, "", ""
         self._shown: tuple[object, ...] = ()
         self._text, self._bold = TextCache(fonts.ui(fonts.SMALL_PX)), TextCache(fonts.ui(fonts.SMALL_PX, bold=True))
 
@@ -33,13 +33,13 @@ class ColumnHead(QAbstractButton):
         self._palette = palette
         self.update()
 
-    def show_branch(self, text: str, note: str, end: str, colour: int, in_use: bool) -> None:
-        """What it is, how far it is, how it ended, the number of its colour."""
-        shown = (text, note, end, colour, in_use)
+    def show_branch(self, text: str, short: str, note: str, end: str, colour: int, in_use: bool) -> None:
+        """What it is, in fewer words, how far it is, how it ended, the number of its colour."""
+        shown = (text, short, note, end, colour, in_use)
         if shown == self._shown:
             return
         self._shown = shown
-        self._note, self._colour = note, colour
+        self._short, self._note, self._colour = short, note, colour
         self.setText(text)
         self.setAccessibleName(self.tr("Branch {0}").format(text))
         lines = [line for line in (text, note, end, "" if in_use else self.tr("Click to use this side")) if line]
@@ -73,7 +73,9 @@ class ColumnHead(QAbstractButton):
             right -= int(note) + 12
         words = self._bold if self.isChecked() else self._text
         painter.setPen(QColor(palette.text))
-        words.draw(painter, left, middle + words.rise - 1, words.elided(self.text(), right - left))
+        fits = words.width(self.text()) <= right - left
+        shown = self.text() if fits else words.elided(self._short, right - left)
+        words.draw(painter, left, middle + words.rise - 1, shown)
         if self.hasFocus():
             painter.setBrush(Qt.BrushStyle.NoBrush)
             painter.setPen(QPen(QColor(palette.accent), 2))

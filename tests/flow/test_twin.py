@@ -242,8 +242,20 @@ def test_another_precision_and_another_model_feed_the_prompt_themselves(desk: Pa
     foreign = ModelSpec(str(build_gpt2(tmp_path / "foreign")), device="cpu", dtype="fp32")
     desk.submit(StartTwin(run_id, 2, model=foreign))
     assert "their vocabularies differ" in desk.refused().error.message
-    # The first other model gave way to the second, and what ran on it is told to be gone.
-    assert desk.found(BranchesGone, run_id) == []  # it is still beside the branch in use
+    assert desk.found(BranchesGone, run_id) == []  # the first one is still beside the branch in use
+
+
+def test_a_further_model_takes_the_place_of_the_other_one_and_its_branches_are_gone(desk: Pair) -> None:
+    run_id = desk.start_run()
+    desk.submit(StartTwin(run_id, 1, model=ModelSpec("tiny-gpt2", device="cpu", dtype="bf16")))
+    desk.both_end(run_id)
+    desk.submit(StartBranch(run_id, 2, position=12, parent=0, reroll=3))
+    desk.wait(lambda: len(desk.found(RunFinished, run_id)) == 3)
+    desk.submit(StartTwin(run_id, 3, beside=2, model=ModelSpec("tiny-gpt2", device="cpu", dtype="auto")))
+    desk.wait(lambda: len(desk.found(RunFinished, run_id)) == 4)
+    assert [gone.branch_ids for gone in desk.found(BranchesGone, run_id)] == [(1,)]
+    desk.submit(SwitchBranch(run_id, 1))
+    assert "no branch 1" in desk.refused().error.message
 
 
 def test_beams_and_the_inside_of_the_prompt_are_refused_with_the_reason(desk: Pair) -> None:

@@ -109,7 +109,7 @@ def test_what_differs_is_marked_and_told(one: Driven, qtbot: QtBot) -> None:
     assert panel.flow._marks.colour != panel.columns.beside._marks.colour
     assert [head.text() for head in panel.columns.heads] == ["temperature 0.7", "temperature 1.6"]
     words = one.panel("compare").summary.text()
-    assert words.startswith(f"temperature 0.7 ↔ 1.6; first difference at token {parted - pair.prompt_tokens}.")
+    assert words.startswith(f"temperature 0.7 ↔ 1.6; first difference at token {parted - pair.prompt_tokens}, ")
     assert [s.u for s in pair.first.steps()] == [s.u for s in pair.second.steps()]
     qtbot.mouseClick(panel.twins.button, LEFT)
     one.frames(2)
