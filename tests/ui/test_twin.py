@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PySide6.QtCore import QPoint, Qt
+from PySide6.QtGui import QAccessible, QContextMenuEvent
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QMenu
+from PySide6.QtWidgets import QAbstractButton, QApplication, QLineEdit, QMenu, QWidget
 from pytestqt.qtbot import QtBot
 
 from app.state import acting_intents as a
@@ -21,7 +22,9 @@ from app.state import twin_intents as t
 from app.state.branch_state import TwinChange
 from app.state.twins import Pair
 from app.widgets.branch_strip import LANE_PX
+from app.widgets.modified_dot import ModifiedDot
 from core.contract import ProbabilityBelow, ScaleHeads, WorkerState
+from tests.models import build_gpt2
 from tests.ui.harness import Driven, clipped
 from tests.ui.real import answered, finished, live, opened
 
@@ -228,9 +231,6 @@ def test_any_two_branches_are_compared_from_the_strip(one: Driven, qtbot: QtBot)
     assert (pair.first.branch_id, pair.second.branch_id) == (0, 1)
     assert one.panel("compare").summary.text().startswith("draws 0 ↔ 1; first difference at token 4")
     where = QPoint(40, LANE_PX // 2)
-    from PySide6.QtGui import QContextMenuEvent
-    from PySide6.QtWidgets import QApplication
-
     QApplication.sendEvent(
         strip.viewport(), QContextMenuEvent(QContextMenuEvent.Reason.Mouse, where, strip.viewport().mapToGlobal(where))
     )
@@ -262,8 +262,6 @@ def test_deleting_a_side_leaves_the_other_one_alone(one: Driven, qtbot: QtBot) -
 
 
 def test_another_precision_and_a_model_that_does_not_fit(one: Driven, qtbot: QtBot, tmp_path: Path) -> None:
-    from tests.models import build_gpt2
-
     run_alone(one)
     qtbot.mouseClick(one.window.toolbar.branch_buttons["twin"], LEFT)
     editor = one.window.twin_editor
@@ -373,11 +371,31 @@ def test_beams_have_no_twin_and_the_editor_says_so(one: Driven, qtbot: QtBot) ->
     assert "temperature cannot be" in editor.note.text()
 
 
-@pytest.mark.parametrize("size", [(1440, 900), (1024, 640)])
-def test_nothing_is_cut_at_either_size(one: Driven, qtbot: QtBot, size: tuple[int, int]) -> None:
-    one.window.resize(*size)
+def test_nothing_is_cut_at_either_size(one: Driven, qtbot: QtBot) -> None:
     run_twin(one, qtbot)
-    one.frames(3)
-    assert clipped(one.panel("compare")) == []
-    assert clipped(one.panel("output")) == []
+    for size in ((1024, 640), (1440, 900)):
+        one.window.resize(*size)
+        one.frames(3)
+        assert clipped(one.panel("compare")) == []
+        assert clipped(one.panel("output")) == []
     assert one.panel("compare").describe().startswith("temperature 0.7 ↔ 1.6")
+
+
+def test_every_control_of_the_editor_and_the_columns_has_a_name_and_says_what_it_does(
+    one: Driven, qtbot: QtBot
+) -> None:
+    run_twin(one, qtbot)
+    editor = edit(one, qtbot, "1.1", 1)
+    for page in range(5):
+        qtbot.mouseClick(editor.what.buttons()[page], LEFT)
+        one.frames(2)
+        assert clipped(editor) == []
+        for root in (editor, one.panel("output").columns, one.panel("compare")):
+            for control in root.findChildren(QWidget):
+                if control.isVisible() and isinstance(control, QAbstractButton | QLineEdit):
+                    where = f"{type(control).__name__} “{control.accessibleName()}”"
+                    face = QAccessible.queryAccessibleInterface(control)
+                    assert face.text(QAccessible.Text.Name), where
+                    said = control.accessibleDescription() or control.toolTip()
+                    assert said or isinstance(control, ModifiedDot), where
+                    assert control.focusPolicy() != Qt.FocusPolicy.NoFocus or isinstance(control, ModifiedDot), where
