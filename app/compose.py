@@ -10,10 +10,12 @@ from app.panels.breakpoints import BreakpointsPanel
 from app.panels.cache import CachePanel
 from app.panels.cache_lab import CacheLabPanel
 from app.panels.candidates import CandidatesPanel
+from app.panels.canvas import CanvasPanel
 from app.panels.compare import ComparePanel
 from app.panels.config_desk import ConfigPanel
 from app.panels.errors import ErrorsPanel
 from app.panels.interventions import InterventionsPanel
+from app.panels.layers import LayersPanel
 from app.panels.lens import LensPanel
 from app.panels.mode import ModePanel
 from app.panels.onnx import OnnxPanel
@@ -45,12 +47,14 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
         ParametersPanel(dispatch),
         PlanPanel(dispatch),
         OutputPanel(dispatch),
+        CanvasPanel(dispatch),
         TimelinePanel(dispatch),
         CandidatesPanel(dispatch),
         WaterfallPanel(dispatch),
         ModePanel(dispatch),
         AttentionPanel(dispatch),
         LensPanel(dispatch),
+        LayersPanel(dispatch),
         WalkPanel(dispatch),
         ComparePanel(dispatch),
         CachePanel(dispatch),

@@ -29,7 +29,7 @@ from app.widgets.heatmap import Heatmap
 from app.widgets.legend import MapLegend, SwatchLegend
 from app.widgets.series_plot import Flag, Lane, Series, SeriesPlot
 from app.widgets.twin import Twin, TwinStack
-from core.contract import CompareAnswer, CompareAttentionAnswer, CompareAttentionQuery, WorkerState
+from core.contract import CompareAnswer, CompareAttentionAnswer, CompareAttentionQuery, CompareQuery, WorkerState
 
 MAP_SLOT = "compare.attention"
 LANES = (
@@ -214,7 +214,9 @@ class ComparePanel(Panel):
             if got is None or got.generation <= self._generations[slot]:
                 continue
             self._generations[slot] = got.generation
-            if asked is None or (asked.query.run_id, asked.query.branch_id) != pair.first.branch:
+            if asked is None or not isinstance(asked.query, CompareQuery | CompareAttentionQuery):
+                continue
+            if (asked.query.run_id, asked.query.branch_id) != pair.first.branch:
                 continue
             if isinstance(got.answer, CompareAnswer):
                 if (got.answer.query.final, got.answer.query.other) == (self.final, pair.second.branch_id):

@@ -14,6 +14,7 @@ from app.panels.output_attention import SOURCE_TEXT, SOURCES, Query, Source, lev
 from app.panels.output_columns import ENDED, OutputColumns
 from app.panels.output_feed import FlowFeed, tooltip
 from app.panels.panel import Dispatch, Panel
+from app.panels.pixels import show_swatches
 from app.state import branches, select
 from app.state.acting import stopped_text
 from app.state.branch_intents import (
@@ -134,6 +135,7 @@ class OutputPanel(Panel):
 
     def render(self, state: AppState) -> None:  # type: ignore[override]
         self._state = state
+        show_swatches(state, self.flow)
         if state.theme != self._theme:
             self._theme = state.theme
             palette = select.palette(state)

@@ -9,6 +9,7 @@ from app.panels import branch_rows
 from app.panels.accessible import Moment, describe_selection
 from app.panels.output_feed import FlowFeed, tooltip
 from app.panels.panel import Dispatch
+from app.panels.pixels import show_swatches
 from app.state import select, twins
 from app.state.branch_intents import ShowBranch
 from app.state.intents import SelectStep
@@ -108,6 +109,7 @@ class OutputColumns(QWidget):
         self._other = (pair.first, pair.second)[1 - side]
         if self._row.indexOf(self._flow) != side:
             self._row.insertWidget(side, self._flow, 1)
+        show_swatches(state, self.beside)
         self._feed.show(self._other, state, state.colour_by)
         self._mark(state, pair, side)
         selected = None if state.selected is None else select.step_index(state)

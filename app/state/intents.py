@@ -12,10 +12,11 @@ from app.state.desk_intents import DeskIntent as DeskIntent
 from app.state.desk_intents import LabIntent as LabIntent
 from app.state.desk_intents import PickExperiment as PickExperiment
 from app.state.desk_intents import StartExperiment as StartExperiment
+from app.state.image_intents import ImageIntent as ImageIntent
 from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Preset, Tab
 from app.state.twin_intents import TwinIntent as TwinIntent
 from app.theme.palette import ThemeName
-from core.contract import CacheSpec, Grammar, ViewQuery
+from core.contract import CacheSpec, Grammar, PictureQuery, ViewQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ class SetCache:
 
 @dataclass(frozen=True, slots=True)
 class SelectTab:
-    """Text, chat or batch."""
+    """Text, chat, batch or image."""
 
     tab: Tab
 
@@ -283,7 +284,7 @@ class AskView:
     """A visible panel wants a view; replaces an unanswered question in the same slot."""
 
     slot: str
-    query: ViewQuery
+    query: ViewQuery | PictureQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,6 +431,7 @@ Intent = (
     | SetSpeed
     | Waiting
     | DeskIntent
+    | ImageIntent
     | LabIntent
     | ActingIntent
     | BranchIntent

@@ -14,6 +14,7 @@ from app.state import (
     cache_lab,
     desks,
     history,
+    image_draft,
     modes,
     notices,
     params,
@@ -33,6 +34,9 @@ def on_intent(state: AppState, intent: i.Intent) -> AppState:
     """The state after `intent`; what core has to do for it is `effects.commands`."""
     if isinstance(intent, i.DeskIntent):
         return desks.on_intent(state, intent)
+    if isinstance(intent, i.ImageIntent):
+        draft = image_draft.on_intent(state.draft, image_draft.facts(state), intent)
+        return state if draft is state.draft else replace(state, draft=draft)
     if isinstance(intent, i.LabIntent):
         return cache_lab.on_intent(state, intent)
     if isinstance(intent, i.ActingIntent):

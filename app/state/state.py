@@ -10,6 +10,7 @@ from typing import Any, Literal
 from app.state.acting_state import Acting
 from app.state.branch_state import BranchState
 from app.state.desk_state import CacheLab, ConfigDesk, OnnxDesk
+from app.state.image_draft import ImageDraft
 from app.state.run import RunView
 from app.theme.palette import ThemeName
 from core.contract import (
@@ -22,6 +23,7 @@ from core.contract import (
     ModelInfo,
     ModelPreview,
     ModelSpec,
+    PictureQuery,
     PromptRow,
     RunSpec,
     ViewQuery,
@@ -29,9 +31,9 @@ from core.contract import (
     WorkerState,
 )
 
-Tab = Literal["text", "chat", "batch"]
+Tab = Literal["text", "chat", "batch", "image"]
 ColourBy = Literal["probability", "entropy", "rank", "surprisal"]
-LayoutName = Literal["sample", "attention", "cache", "everything", "model"]
+LayoutName = Literal["sample", "attention", "cache", "everything", "model", "image"]
 NoticeKind = Literal["info", "error"]
 Head = int | Literal["mean", "max"]
 ModelGroup = Literal["shipped", "cached", "new"]
@@ -117,6 +119,7 @@ class Draft:
 
     turns: earlier turns of the chat, without the system message; `message` is the one being written.
     batch: prompts to be run together, one a line, see `app.state.batch`.
+    image: the picture that an image model goes on with.
     touched: the user edited the text, so that a new model does not replace it by its own sample.
     """
 
@@ -126,6 +129,7 @@ class Draft:
     turns: tuple[ChatMessage, ...] = ()
     message: str = ""
     batch: str = ""
+    image: ImageDraft = field(default_factory=ImageDraft)
     touched: bool = False
     generation: int = 0
     tokenized: PromptRow | None = None
@@ -183,7 +187,7 @@ class Question:
     """What a panel asked for last in a slot."""
 
     generation: int
-    query: ViewQuery
+    query: ViewQuery | PictureQuery
 
 
 @dataclass(frozen=True, slots=True)

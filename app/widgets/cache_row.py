@@ -57,6 +57,8 @@ class CacheRow(QWidget):
         box.addWidget(self.doc)
         box.addWidget(self.sizes)
         box.addWidget(self.relative)
+        for widget in (self.doc, self.sizes, self.relative):  # until a spec is shown, so that they claim no width
+            widget.hide()
 
     def _add_field(self, line: QHBoxLayout, name: str, tip: str) -> None:
         label, field = QLabel(name), ValueField()

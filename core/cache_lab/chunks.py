@@ -95,7 +95,7 @@ def _conclude(bench: Bench, rows: list[list[float]]) -> None:
     bench.find(f"Chunks of {quickest[0]:,.0f} were the quickest: {quickest[1]:.3g} ms to the first token.")
     bench.find(
         f"In one piece a command waits {largest[2]:.3g} ms and Stop {largest[3]:.3g} ms; in chunks of "
-        f"{smallest[0]:,.0f} {smallest[2]:.3g} and {smallest[3]:.3g} ms."
+        f"{smallest[0]:,.0f} they wait {smallest[2]:.3g} and {smallest[3]:.3g} ms."
     )
     worst = max(row[4] for row in rows)
     close = worst <= (1e-3 if bench.loaded.info.dtype == "fp32" else 1.0)

@@ -184,6 +184,8 @@ from core.contract.looking import (
     ColumnQuery,
     HeadsAnswer,
     HeadsQuery,
+    KeyNormsAnswer,
+    KeyNormsQuery,
     LensAnswer,
     LensQuery,
     NormsAnswer,
@@ -208,7 +210,7 @@ from core.contract.onnx import (
 )
 from core.contract.parameter import Parameter
 from core.contract.params import MODES, PARAMETERS, GenerationParams, as_generation_config, validate
-from core.contract.picture import ImageFacts, Picture, PictureAnswer, PictureQuery
+from core.contract.picture import MOST_MEGAPIXELS, ImageFacts, Picture, PictureAnswer, PictureQuery, too_large
 from core.contract.plan import (
     CachePlan,
     DrawPlan,
@@ -260,6 +262,7 @@ __all__ = [
     "EXPERIMENT_TITLES",
     "KNOWN_SHAPES",
     "MODES",
+    "MOST_MEGAPIXELS",
     "ORIGIN_WORDS",
     "PARAMETERS",
     "WATCHED_AT_ONCE",
@@ -349,6 +352,8 @@ __all__ = [
     "InterventionAnswer",
     "InterventionQuery",
     "InterventionsApplied",
+    "KeyNormsAnswer",
+    "KeyNormsQuery",
     "LabLane",
     "LabResult",
     "LabSeries",
@@ -481,6 +486,7 @@ __all__ = [
     "position_ranges",
     "predict",
     "rows_of",
+    "too_large",
     "validate",
     "words",
 ]

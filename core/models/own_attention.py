@@ -54,12 +54,19 @@ def own_attention_seen(
 def _wrapped(module: Any, see: Callable[[Attended], None], mask_of: MaskOf) -> Iterator[None]:
     name = _method(module)
     method, outer = getattr(module, name), vars(module).get(name)
+    plain = name == "_attn" and outer is None and module.scale_attn_weights
+    plain = plain and not module.scale_attn_by_inverse_layer_idx
 
     def attend(
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         mask = mask_of(module, query, mask)
-        result: tuple[torch.Tensor, torch.Tensor] = method(query, key, value, mask)
+        result: tuple[torch.Tensor, torch.Tensor]
+        result = (
+            _of_one(module, query, key, value)
+            if plain and mask is None and query.shape[2] == 1
+            else method(query, key, value, mask)
+        )
         see(Attended(module, query, key, value, mask, _scaling(module), result[0].transpose(1, 2)))
         return result
 
@@ -71,6 +78,19 @@ def _wrapped(module: Any, see: Callable[[Attended], None], mask_of: MaskOf) -> I
             delattr(module, name)
         else:
             setattr(module, name, outer)
+
+
+def _of_one(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`ImageGPTAttention._attn` of a single position, to the bit, without what does nothing then.
+
+    A single query sees every key, so the causal table hides nothing. The method looks it up all the same, and makes a
+    module for the softmax: a tenth of the time of a small model.
+    """
+    weights = torch.matmul(query, key.transpose(-1, -2)) / value.size(-1) ** 0.5
+    weights = module.attn_dropout(torch.softmax(weights, dim=-1))
+    return torch.matmul(weights, value), weights
 
 
 def _method(module: Any) -> str:

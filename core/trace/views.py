@@ -11,6 +11,7 @@ from core.contract.looking import (
     AttributionQuery,
     ColumnQuery,
     HeadsQuery,
+    KeyNormsQuery,
     LensQuery,
     NormsQuery,
     RolloutQuery,
@@ -33,7 +34,7 @@ from core.trace.compare import derive_compared
 from core.trace.distribution import derive_distribution
 from core.trace.heads import derive_column, derive_heads
 from core.trace.lens import derive_lens
-from core.trace.norms import derive_norms
+from core.trace.norms import derive_key_norms, derive_norms
 from core.trace.recording import Recording
 from core.trace.rollout import derive_rollout
 from core.trace.walk import derive_walk
@@ -70,6 +71,8 @@ def derive(recording: Recording, query: ViewQuery, other: Recording | None = Non
             return derive_lens(recording, query)
         case NormsQuery():
             return derive_norms(recording, query)
+        case KeyNormsQuery():
+            return derive_key_norms(recording, query)
         case AttributionQuery():
             return derive_attribution(recording, query)
         case WalkQuery():

@@ -240,3 +240,10 @@ def test_layers_of_every_kind_are_measured() -> None:
         assert cost["crop_us"] is not None
     lines = bench_cache.as_lines(costs, {"tiny-gpt2": [{"position": 16.0, "step_ms": 2.0}]})
     assert len(lines) == 2 + len(costs) + 1
+
+
+def test_the_program_knows_the_command(capsys: Capture) -> None:
+    from app.__main__ import main
+
+    assert main(["cache", "predict", "--model", "Qwen2 7B", "--positions", "1000"]) == 0
+    assert "= 57,344,000 B" in capsys.readouterr().out

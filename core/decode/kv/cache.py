@@ -154,14 +154,8 @@ class RunCache(Cache):  # type: ignore[misc]
 
     def report(self) -> CacheReport:
         """Bytes per layer as they are now."""
-        held = [layer.sizes() for layer in self.kind_layers()]
-        table = np.array(
-            [
-                (h.key_used, h.value_used, h.key_allocated, h.value_allocated, h.key_beyond, h.value_beyond, h.scales)
-                for h in held
-            ],
-            dtype=np.int64,
-        ).reshape(-1, 7)
+        layers = list(self.kind_layers())
+        table = np.array([layer.sizes() for layer in layers], dtype=np.int64).reshape(-1, 7)
         table.flags.writeable = False
         score_s, self.shared.score_s = self.shared.score_s, 0.0
         return CacheReport(
@@ -174,7 +168,7 @@ class RunCache(Cache):  # type: ignore[misc]
             key_beyond_bytes=table[:, 4],
             value_beyond_bytes=table[:, 5],
             scale_bytes=table[:, 6],
-            layouts=tuple(map(_layout_of, self.kind_layers())) if self.is_filled else (),
+            layouts=tuple(map(_layout_of, layers)) if self.is_filled else (),
             score_ms=1e3 * score_s,
         )
 
@@ -190,9 +184,9 @@ def _layer_of(module: nn.Module) -> int:
 
 
 def _layout_of(layer: KindLayer) -> LayerLayout:
-    rows, heads, key_width, value_width, dtype = layer.shape_facts()
+    rows, heads, key_width, value_width, dtype, device = layer.shape_facts()
     held = layer.held
-    return _layout(rows, heads, held, layer.length - held, key_width, value_width, dtype, str(layer.device))
+    return _layout(rows, heads, held, layer.length - held, key_width, value_width, dtype, device)
 
 
 @lru_cache(maxsize=4096)

@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 import torch
 
-from core.decode.kv.layer import Held, KindLayer, Shared, checked_removal
+from core.decode.kv.layer import Held, KindLayer, ShapeFacts, Shared, checked_removal, facts_of
 
 SMALLEST_CAPACITY = 64
 
@@ -21,9 +21,10 @@ SMALLEST_CAPACITY = 64
 class _Buffer:
     """The storages of one layer, K and V first, and the layers that read from them."""
 
-    __slots__ = ("allocated_bytes", "capacity", "owners", "parts", "position_bytes")
+    __slots__ = ("allocated_bytes", "capacity", "facts", "owners", "parts", "position_bytes")
 
-    def __init__(self, parts: tuple[torch.Tensor, ...]) -> None:
+    def __init__(self, parts: tuple[torch.Tensor, ...], dtype: torch.dtype | None = None) -> None:
+        self.facts = facts_of(parts[0], parts[1], dtype or parts[0].dtype)
         self.parts = parts  # (B, H_kv, capacity, D) each
         self.capacity = parts[0].shape[2]
         # Read off the storages once: they never change, and every step reports them.
@@ -37,6 +38,8 @@ class GrowLayer(KindLayer):
 
     limit: positions the layer will ever hold, so that the last doubling does not overshoot (None: unknown).
     """
+
+    stored: torch.dtype | None = None  # what the first parts stand for, where they are bytes
 
     def __init__(self, limit: int | None = None) -> None:
         super().__init__()
@@ -70,7 +73,7 @@ class GrowLayer(KindLayer):
         capacity = max(SMALLEST_CAPACITY, 1 << (stop - 1).bit_length())
         if self.limit is not None and stop <= self.limit:
             capacity = min(capacity, self.limit)
-        new = _Buffer(tuple(_empty_like(part, capacity) for part in like))
+        new = _Buffer(tuple(_empty_like(part, capacity) for part in like), self.stored)
         if old is not None:
             for target, source in zip(new.parts, old.parts, strict=True):
                 target[:, :, : self.length] = source[:, :, : self.length]
@@ -150,11 +153,16 @@ class GrowLayer(KindLayer):
         if buffer is None:
             return
         taken = tuple(part[:, :, :length][rows] for part in buffer.parts)  # (B', H_kv, length, D)
-        new = _Buffer(tuple(_empty_like(part, buffer.capacity) for part in taken))
+        new = _Buffer(tuple(_empty_like(part, buffer.capacity) for part in taken), self.stored)
         for target, source in zip(new.parts, taken, strict=True):
             target[:, :, :length] = source
         self._adopt(new)
         self._show(length)
+
+    def shape_facts(self) -> ShapeFacts:
+        """As stored."""
+        assert self._buffer is not None
+        return self._buffer.facts
 
     def sizes(self) -> Held:
         """Used and allocated bytes, from the storages really held."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers.cache_utils import CacheLayerMixin
@@ -21,6 +21,9 @@ class CannotRewindError(TokenglassError):
     """The positions that a shorter cache would need were dropped; feed the text again."""
 
     code = "cannot_rewind"
+
+
+ShapeFacts = tuple[int, int, int, int, str, str]
 
 
 @dataclass
@@ -45,8 +48,7 @@ class Shared:
             self.widest = int(padding.max()) if padded else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(NamedTuple):
     """Bytes of one layer. scales are contained in used and allocated, beyond in used."""
 
     key_used: int = 0
@@ -104,10 +106,9 @@ class KindLayer(CacheLayerMixin, ABC):  # type: ignore[misc]
         """Numbers of the slots held, (T,), or (B, H_kv, T) where each head keeps its own; None: the first T."""
         return None
 
-    def shape_facts(self) -> tuple[int, int, int, int, str]:
-        """B, H_kv, the widths of K and V, and the type of the numbers, as they are stored."""
-        keys, values = self.keys, self.values
-        return (*keys.shape[:2], keys.shape[3], values.shape[3], str(keys.dtype).removeprefix("torch."))
+    def shape_facts(self) -> ShapeFacts:
+        """B, H_kv, the widths of K and V, the type of the numbers and the device, as they are stored."""
+        return facts_of(self.keys, self.values, self.keys.dtype)
 
     @abstractmethod
     def sizes(self) -> Held:
@@ -186,6 +187,12 @@ class KindLayer(CacheLayerMixin, ABC):  # type: ignore[misc]
         if self.held:
             rows = self.held_keys().shape[0]
             self.take_rows([row for row in range(rows) for _ in range(repeats)], 0)
+
+
+def facts_of(keys: torch.Tensor, values: torch.Tensor, dtype: torch.dtype) -> ShapeFacts:
+    """Of tensors (B, H_kv, T, D) that hold numbers of this type."""
+    name = str(dtype).removeprefix("torch.")
+    return keys.shape[0], keys.shape[1], keys.shape[3], values.shape[3], name, str(keys.device)
 
 
 def checked_removal(tokens_to_remove: int) -> int:

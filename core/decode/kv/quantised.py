@@ -20,7 +20,6 @@ class QuantisedLayer(GrowLayer):
     """Stores K, V (B, H_kv, T, D) as bytes and their scales (B, H_kv, T, 1) float32, in doubling buffers."""
 
     largest: float
-    stored: torch.dtype
 
     def _encode(self, key_states: torch.Tensor, value_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
         keys, key_scales = self._quantise(key_states)
@@ -72,12 +71,6 @@ class QuantisedLayer(GrowLayer):
 
     def _show(self, length: int) -> None:
         self.length = length
-
-    def shape_facts(self) -> tuple[int, int, int, int, str]:
-        """As stored, scales apart."""
-        assert self._buffer is not None
-        keys, values = self._buffer.parts[:2]
-        return (*keys.shape[:2], keys.shape[3], values.shape[3], str(self.stored).removeprefix("torch."))
 
     def sizes(self) -> Held:
         """Bytes of numbers and scales."""
