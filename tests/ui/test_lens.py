@@ -285,3 +285,24 @@ def test_no_page_pushes_the_other_cards_aside(tmp_path: Path) -> None:
             one.frames(3)
             widths.add(one.window.workspace.cards["output"].width())
         assert len(widths) == 1
+
+
+def test_behind_another_tab_it_asks_nothing(tmp_path: Path) -> None:
+    with driven(tmp_path / "settings.json", size=(1440, 900)) as one:
+        one.do(i.SetLayout("attention"))
+        one.frames(4)
+        cards = one.window.workspace.cards
+        for name in ("lens", "walk"):
+            cards[name].toggleViewAction().trigger()
+            one.frames(4)
+        asked: list[str] = []
+        one.window.workspace.cards["lens"].panel.dispatch = lambda intent: asked.append(type(intent).__name__)
+        shown: list[object] = []
+        cards["attention"].panel.render = shown.append  # type: ignore[method-assign]
+        one.do(i.Run())
+        one.frames(20)
+        assert "AskView" not in asked
+        assert shown == []
+        cards["attention"].raise_()
+        one.frames(2)
+        assert shown[-1] is one.state
