@@ -1,4 +1,7 @@
-"""The desk where views are asked for: one waiting question a slot, derived in slices that take turns."""
+"""The desk where views are asked for: one waiting question a slot, derived in slices that take turns.
+
+What is urgent does not take turns: it is derived to its end, in the order of asking, before everything else.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +45,14 @@ class Desk:
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
+    @property
+    def urgent(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return any(deriving.ask.urgent for deriving in self._waiting.values())
+
     def ask(self, ask: Ask) -> None:
         """Take a question; an earlier one in the same slot is dropped."""
+        self._waiting.pop(ask.slot, None)
         self._waiting[ask.slot] = _Deriving(ask)
 
     def withdraw(self, slot: str) -> None:
@@ -55,19 +64,23 @@ class Desk:
         self._waiting.clear()
 
     def derive_slice(self, find: Callable[[int, int], Session | None], loaded: LoadedModel | None) -> float:
-        """One slice of the view that has waited longest; returns the seconds it took. find: run, branch → session."""
-        slot, deriving = next(iter(self._waiting.items()))
+        """One slice of the first urgent view, or of the one that has waited longest; returns the seconds it took.
+
+        find: run, branch → session.
+        """
+        first = next(iter(self._waiting.items()))
+        slot, deriving = next((item for item in self._waiting.items() if item[1].ask.urgent), first)
         query = deriving.ask.query
         session = None if isinstance(query, PictureQuery) else find(query.run_id, query.branch_id)
         begun = perf_counter()
         answered = _one_slice(deriving, session, loaded)
         spent_s = perf_counter() - begun
         deriving.spent_s += spent_s
-        del self._waiting[slot]
-        if answered is None:
-            self._waiting[slot] = deriving  # back of the queue: panels take turns
-        else:
+        if answered is not None:
+            del self._waiting[slot]
             self._mailbox.put_latest(f"view:{slot}", answered)
+        elif not deriving.ask.urgent:
+            self._waiting[slot] = self._waiting.pop(slot)  # back of the queue: panels take turns
         return spent_s
 
 

@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from core.allowance import Allowance
 from core.branches import Branches
 from core.chores import Chores
 from core.contract.branches import DropBranch, StartBranch, SwitchBranch
@@ -59,10 +60,6 @@ if TYPE_CHECKING:
     from core.decode.session import Session
     from core.models.loaded import LoadedModel
 
-VIEW_SHARE = 0.08  # of the worker's time while it decodes
-MOST_CREDIT_S = 0.05  # unused share does not pile up into a stall
-
-
 Inbox = queue.SimpleQueue[Command | Fetched]
 
 
@@ -96,7 +93,7 @@ class Worker:
         self.desk = Desk(mailbox)
         self.drafts = Drafts(inbox.put, mailbox, self._overtaken)
         self.chores = Chores(mailbox, self._overtaken)
-        self.credit_s = 0.0
+        self.allowance = Allowance()
         self.meter = Meter()
         self.hooks = ExitStack()  # the running session's hooks
 
@@ -262,7 +259,7 @@ class Worker:
     def _go_on(self, session: Session, event: Event, max_steps: int | None) -> None:
         """Advance this session from now on."""
         self.steps_left, self.paused_at = max_steps, None
-        self.meter, self.credit_s = Meter(), 0.0
+        self.meter, self.allowance = Meter(), Allowance()
         self.hooks.enter_context(session.attached())
         self.mailbox.put(event)
         self.running = True  # last: from here on the run is ended by a `RunFinished`
@@ -386,9 +383,10 @@ class Worker:
             if self.steps_left <= 0 and not session.put:
                 self._pause()
         self._settle()
-        self.credit_s = min(MOST_CREDIT_S, self.credit_s + spent_s * VIEW_SHARE / (1 - VIEW_SHARE))
-        while self.desk and self._advancing and self.credit_s > 0 and self.inbox.empty():
-            self.credit_s -= self._derive_slice()
+        self.allowance.earn(spent_s)
+        while self.desk and self._advancing and self.allowance.allows(self.desk.urgent) and self.inbox.empty():
+            urgent = self.desk.urgent
+            self.allowance.spend(self._derive_slice(), urgent)
         self._report_vitals(session)
 
     def _derive_slice(self) -> float:

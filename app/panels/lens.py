@@ -66,10 +66,11 @@ class LensPanel(Panel):
         self._described: Moment = None
         self._asked: set[str] = set()
         self._just_asked: set[str] = set()  # slots with a question that `_state` does not know of yet
-        self._asked_s = 0.0
+        self._asked_s = dict.fromkeys(ask.SLOTS, 0.0)
         self._taken = dict.fromkeys(ask.SLOTS, 0)
-        self._problem: dict[str, tuple[ViewQuery, str]] = {}  # what core declined, and why
+        self._problem: dict[str, ask.Declined] = {}
         self._recompute = self._can_recompute = False
+        self._first = 0  # the position from which on there are records
         self.norms_answer: NormsAnswer | None = None
         self.parts_answer: AttributionAnswer | None = None
         self._show_page(LENS)
@@ -200,8 +201,9 @@ class LensPanel(Panel):
         self.columns.clear()
         self._taken = dict.fromkeys(ask.SLOTS, 0)
         self._problem.clear()
-        self._recompute, self._asked_s = False, 0.0
-        self._offer_recompute(False)
+        self._recompute, self._first = False, 0
+        self._asked_s = dict.fromkeys(ask.SLOTS, 0.0)
+        self._offer_recompute()
         self.norms_answer = self.parts_answer = None
         self.norms.show_steps((), (), None, restart=True)
         self.parts.show_answer(None)
@@ -215,19 +217,21 @@ class LensPanel(Panel):
         self._taken[slot] = got.generation
         answer, asked = got.answer, state.asked.get(slot)
         if got.error is not None and asked is not None:
-            self._problem[slot] = (asked.query, got.error.message)
-            self._offer_recompute(got.can_recompute and slot == ask.LENS_SLOT)
+            self._first = max(self._first, got.first_recorded)
+            self._problem[slot] = ask.Declined(asked.query, got.error.message, got.can_recompute)
             return
         self._problem.pop(slot, None)
         if isinstance(answer, LensAnswer):
             self.columns.take(answer)
-            self._offer_recompute(False)
         elif isinstance(answer, NormsAnswer):
             self.norms_answer = answer
         elif isinstance(answer, AttributionAnswer):
             self.parts_answer = answer
 
-    def _offer_recompute(self, can: bool) -> None:
+    def _offer_recompute(self) -> None:
+        """Where records of what the page shows were dropped."""
+        slots = (ask.PAGE_SLOTS[self.active], ask.FILL_SLOT) if self.active == LENS else (ask.PAGE_SLOTS[self.active],)
+        can = any(self._problem[slot].can_recompute for slot in slots if slot in self._problem)
         if can != self._can_recompute:
             self._can_recompute = can
             self._share_row()
@@ -235,30 +239,48 @@ class LensPanel(Panel):
     # questions
 
     def _ask(self, run: RunView, state: AppState) -> None:
-        slot = ask.SLOTS[self.active]
-        if slot in self._just_asked or select.is_waiting(state, slot) or not self._is_due(state):
+        pinned, busy = state.selected is not None, ask.is_busy(state)
+        self._put(ask.PAGE_SLOTS[self.active], self._query(run, state), state, 0 if pinned else ask.LIVE_INTERVAL_S)
+        waits = ask.LENS_SLOT in self._just_asked or select.is_waiting(state, ask.LENS_SLOT)
+        if self.active != LENS or (waits and not busy):
             return
-        query = self._query(run, state)
-        if query is None or (slot in self._problem and self._problem[slot][0] == query):
+        visible, most = self.table.visible_positions(), 1 if busy else ask.PORTION
+        first = 0 if self._recompute else self._first
+        rest = ask.fill_query(run, self.columns, visible, most, first, recompute=self._recompute)
+        self._put(ask.FILL_SLOT, rest, state, ask.FILL_INTERVAL_S)
+
+    def _put(self, slot: str, query: ViewQuery | None, state: AppState, interval_s: float) -> None:
+        """Ask, unless it is known or asked already; while tokens are produced not more often than `interval_s` says.
+
+        The answer for a moment that was just chosen is waited for: its question takes the place of an older one.
+        """
+        if query is None:
+            self._problem.pop(slot, None)
             return
-        self._asked_s = time.monotonic()
+        urgent = state.selected is not None and slot != ask.FILL_SLOT
+        asked = state.asked.get(slot)
+        overtakes = urgent and asked is not None and asked.query != query
+        if slot in self._just_asked or (select.is_waiting(state, slot) and not overtakes):
+            return
+        declined, now = self._problem.get(slot), time.monotonic()
+        if declined is not None and declined.query == query:
+            return
+        if ask.is_busy(state) and now - self._asked_s[slot] < interval_s:
+            return
+        self._asked_s[slot] = now
         self._asked.add(slot)
         self._just_asked.add(slot)
-        self.dispatch(AskView(slot, query))
-
-    def _is_due(self, state: AppState) -> bool:
-        """While tokens are produced a few times a second, else at once."""
-        return not ask.is_busy(state) or time.monotonic() - self._asked_s >= ask.LIVE_INTERVAL_S
+        self.dispatch(AskView(slot, query, urgent))
 
     def _query(self, run: RunView, state: AppState) -> ViewQuery | None:
         shown, live = ask.shown_position(state), ask.is_busy(state) and state.selected is None
         if self.active == LENS:
-            visible = self.table.visible_positions()
-            return ask.lens_query(run, self.columns, shown, visible, recompute=self._recompute)
+            return ask.lens_query(run, self.columns, shown, recompute=self._recompute)
         if shown is None:
             return None
         if self.active == NORMS:
-            norms = ask.norms_query(run, shown, self.add.isChecked() and not live)
+            added = self.add.isChecked() and not live
+            norms = ask.norms_query(run, shown, added, recompute=self._recompute and not added)
             return None if self.norms_answer is not None and self.norms_answer.query == norms else norms
         parts = None if live else ask.attribution_query(run, state)
         return None if self.parts_answer is not None and self.parts_answer.query == parts else parts
@@ -266,7 +288,6 @@ class LensPanel(Panel):
     def _recompute_clicked(self) -> None:
         self._recompute = True
         self._problem.clear()
-        self._offer_recompute(False)
         self._refresh()
 
     # showing
@@ -277,16 +298,19 @@ class LensPanel(Panel):
         self.parts.set_empty(*words)
 
     def _show(self, run: RunView, state: AppState) -> None:
-        problem = self._problem.get(ask.SLOTS[self.active])
+        self._offer_recompute()
+        problem = self._problem.get(ask.PAGE_SLOTS[self.active])
         live = ask.is_busy(state) and state.selected is None
         waiting = lens_words.waiting(self.active == ATTRIBUTION and live)
-        self._say((problem[1], "") if problem else waiting)
+        self._say((problem.message, "") if problem else waiting)
         if not problem and select.fed_positions(run):
             self.table.set_message("")
         shown, pinned = ask.shown_position(state), state.selected is not None
         if self.active == LENS:
             fed = select.fed_positions(run)
             self.table.show_positions(self._labels, fed, run.model.layers, shown, pinned)
+        elif self.active == NORMS and problem:
+            self.norms.show_steps((), (), None, restart=True)
         elif self.active == NORMS and self.norms_answer is not None:
             self._show_norms(self.norms_answer)
         elif self.active == ATTRIBUTION:
@@ -325,11 +349,11 @@ class LensPanel(Panel):
     def _share_row(self) -> None:
         index, both = self.pages.currentIndex(), self.add.isChecked()
         shown: dict[int, tuple[QWidget, ...]] = {
-            LENS: (self.legend, self.again) if self._can_recompute else (self.legend,),
+            LENS: (self.legend,),
             NORMS: (self.streams, self.add, self.swatches) if both else (self.streams, self.add),
             ATTRIBUTION: (self.swatches,),
         }
-        self.row.want(*shown[index])
+        self.row.want(*shown[index], *((self.again,) if self._can_recompute else ()))
 
     def _turned(self) -> None:
         self._described = None

@@ -307,7 +307,7 @@ class OutputPanel(Panel):
         if follows and select.is_waiting(state, ROW_SLOT):
             return  # one question at a time: the worker's answers set the pace
         self._asked = True
-        self.dispatch(AskView(ROW_SLOT, query))
+        self.dispatch(AskView(ROW_SLOT, query, urgent=state.selected is not None))
 
     def _show_row(self, run: RunView, state: AppState) -> None:
         """The newest answer, if it belongs to what is shown (while following, the row of a step just past will do)."""

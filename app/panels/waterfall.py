@@ -113,7 +113,7 @@ class WaterfallPanel(Panel):
         if asked is not None and select.is_waiting(state, SLOT) and state.selected is None:
             return  # one question at a time: the worker's answers set the pace
         self._asked = True
-        self.dispatch(AskView(SLOT, query))
+        self.dispatch(AskView(SLOT, query, urgent=state.selected is not None))
 
     def hidden(self) -> None:
         if self._asked:

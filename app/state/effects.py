@@ -82,8 +82,8 @@ def _commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Comm
             return (PreviewModel(after.preview.generation, after.preview.spec),)
         case i.CancelLoading() if before.loading is not None:
             return (CancelLoad(),)
-        case i.AskView(slot, query):
-            return (Ask(slot, after.asked[slot].generation, query),)
+        case i.AskView(slot, query, urgent):
+            return (Ask(slot, after.asked[slot].generation, query, urgent),)
         case i.WithdrawView(slot) if slot in before.asked:
             return (Withdraw(slot),)
         case _:

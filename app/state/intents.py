@@ -267,10 +267,14 @@ class ResetLayout:
 
 @dataclass(frozen=True, slots=True)
 class AskView:
-    """A visible panel wants a view; replaces an unanswered question in the same slot."""
+    """A visible panel wants a view; replaces an unanswered question in the same slot.
+
+    urgent: of the moment that the user has chosen, who waits for it.
+    """
 
     slot: str
     query: ViewQuery
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

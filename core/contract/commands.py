@@ -86,11 +86,16 @@ class Tokenize:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Ask for a view. A later question in the same slot replaces an earlier one; late answers carry their number."""
+    """Ask for a view. A later question in the same slot replaces an earlier one; late answers carry their number.
+
+    urgent: the user waits for it (a moment was just chosen): before all others, and while tokens are produced also
+        before its share of the time is earned.
+    """
 
     slot: str
     generation: int
     query: ViewQuery | PictureQuery
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

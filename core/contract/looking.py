@@ -151,11 +151,13 @@ class NormsQuery:
     """Norms of the residual stream at a fed position.
 
     contributions: feed the position once more, on a fork of the cache, for what attention and MLP added.
+    recompute: feed it once more where its records were dropped.
     """
 
     run_id: int
     position: int
     contributions: bool = False
+    recompute: bool = False
     row: int = 0
     branch_id: int = 0
     beam: int = 0
