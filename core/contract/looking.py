@@ -248,7 +248,11 @@ class WalkNode:
 
 @dataclass(frozen=True, slots=True)
 class WalkQuery:
-    """One forward pass over the positions [start, stop), fed once more; at most 256 of them."""
+    """One forward pass over the positions [start, stop), fed once more; at most 256 of them.
+
+    token_type: an id that the pass adds to every position, for families that know token types (GPT-2).
+    encoder_states: (S, E), what cross attention looks at, for models that have it.
+    """
 
     run_id: int
     positions: tuple[int, int]
@@ -256,6 +260,8 @@ class WalkQuery:
     branch_id: int = 0
     beam: int = 0
     index: int | None = None
+    token_type: int | None = None
+    encoder_states: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +270,8 @@ class WalkAnswer:
 
     positions: those really fed. past: positions that the cache held before. named: stages have names (GPT-2, ImageGPT,
     Llama, Qwen2); otherwise it is the plain tree of modules.
+    batch: rows that the run fed side by side; the pass here is one row alone. padding: positions before this row in the
+    run, which a mask hid from it.
     """
 
     query: WalkQuery
@@ -272,6 +280,8 @@ class WalkAnswer:
     nodes: tuple[WalkNode, ...]
     total_ms: float
     named: bool
+    batch: int = 1
+    padding: int = 0
 
 
 LookingQuery = RolloutQuery | ColumnQuery | HeadsQuery | LensQuery | NormsQuery | AttributionQuery | WalkQuery

@@ -9,7 +9,7 @@ from PySide6.QtCore import Qt
 from pytestqt.qtbot import QtBot
 
 from app.panels.walk import FIRST_SLOT, LATER_SLOT, WalkPanel
-from app.state.intents import SelectStep, WithdrawView
+from app.state.intents import AskView, SelectStep, WithdrawView
 from app.theme import fonts
 from app.widgets.walk_tree import FIRST, LATER, STAGE, merged
 from core.contract import TensorFact, WalkNode, WalkQuery, WorkerState
@@ -81,6 +81,14 @@ def test_while_tokens_stream_it_asks_only_for_a_selected_step(qtbot: QtBot, benc
     bench.dispatch(SelectStep(3))
     panel.render(bench.state)
     assert bench.asked(LATER_SLOT) == [WalkQuery(1, (P + 2, P + 3))]
+    assert bench.intents[-1] == AskView(LATER_SLOT, WalkQuery(1, (P + 2, P + 3)), urgent=True)
+    assert bench.asked(FIRST_SLOT) == []
+    serve(panel, bench, LATER_SLOT)
+    assert "once no tokens stream" in panel.note.text()
+    bench.state = replace(bench.state, worker=WorkerState.PAUSED)
+    panel.render(bench.state)
+    serve(panel, bench, FIRST_SLOT)
+    assert panel.note.text() == ""
 
 
 def test_the_first_step_has_no_later_one_beside_it_yet(qtbot: QtBot) -> None:
