@@ -64,6 +64,7 @@ def run(
     draw_source: DrawSource = "counter",
     top_logprobs: int = 50,
     trace: bool = True,
+    trace_budget_mb: int = 1024,
     prefill_chunk: int = 256,
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
@@ -92,6 +93,7 @@ def run(
     draw_source: `counter` (a function of seed, row and position) or `torch` (what `generate()` draws).
     top_logprobs: candidates in each snapshot, 0 for none.
     trace: record what `attention` and `distribution` of the result are derived from.
+    trace_budget_mb: MiB of records that are kept; beyond, the oldest are dropped.
     prefill_chunk: positions of the prompt fed at once.
     grammar: what each continuation must be: a regular expression, a JSON schema or one of several texts.
     assistant_model: a smaller model with the same vocabulary that drafts tokens (assisted generation).
@@ -118,8 +120,8 @@ def run(
     )  # fmt: skip
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
-        grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
-        negative_prompt=to_negative(negative_prompt),
+        trace_budget_bytes=_budget(trace_budget_mb), grammar=grammar,
+        assistant=_assistant(assistant_model, device, dtype), negative_prompt=to_negative(negative_prompt),
     )  # fmt: skip
     extras = _extras(
         logits_processor, stopping_criteria, prefix_allowed_tokens_fn, past_key_values, inputs_embeds
@@ -144,6 +146,7 @@ def stream(
     draw_source: DrawSource = "counter",
     top_logprobs: int = 50,
     trace: bool = False,
+    trace_budget_mb: int = 1024,
     prefill_chunk: int = 256,
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
@@ -166,8 +169,8 @@ def stream(
     )  # fmt: skip
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
-        grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
-        negative_prompt=to_negative(negative_prompt),
+        trace_budget_bytes=_budget(trace_budget_mb), grammar=grammar,
+        assistant=_assistant(assistant_model, device, dtype), negative_prompt=to_negative(negative_prompt),
     )  # fmt: skip
     extras = _extras(
         logits_processor, stopping_criteria, prefix_allowed_tokens_fn, past_key_values, inputs_embeds
@@ -219,6 +222,12 @@ def _begin(past: object, embeds: object, *given: Any) -> tuple[Prompt, ...]:
     return to_prompts(*given)
 
 
+def _budget(mebibytes: int) -> int:
+    if mebibytes < 1:
+        raise ParameterError("trace_budget_mb must be at least 1.")
+    return mebibytes << 20
+
+
 def _extras(
     processors: Sequence[Processor],
     criteria: Sequence[Criterion],
@@ -253,6 +262,7 @@ def plan(
     draw_source: DrawSource = "counter",
     top_logprobs: int = 50,
     trace: bool = True,
+    trace_budget_mb: int = 1024,
     prefill_chunk: int = 256,
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
@@ -264,8 +274,8 @@ def plan(
     prompts = to_prompts(prompt, prompt_ids, messages, image, keep_rows, keep_pixels)
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
-        grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
-        negative_prompt=to_negative(negative_prompt),
+        grammar=grammar,
+        assistant=_assistant(assistant_model, device, dtype), negative_prompt=to_negative(negative_prompt),
     )  # fmt: skip
     session = open_session(load_model(model, device, dtype), spec)
     try:

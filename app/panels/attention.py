@@ -294,6 +294,7 @@ class AttentionPanel(Panel):
         heads = select.answer(state, HEADS_SLOT)
         if heads is not None and heads.generation > self._generations[HEADS_SLOT]:
             self._generations[HEADS_SLOT] = heads.generation
+            self._first = max(self._first, heads.first_recorded)
             if isinstance(heads.answer, HeadsAnswer) and heads.answer.query.run_id == run.run_id:
                 self.summaries.take(heads.answer)
                 self.thumbnails.set_kinds(self.summaries.letters())
@@ -378,7 +379,7 @@ class AttentionPanel(Panel):
     def _ask_summaries(self, run: RunView, state: AppState, visible: range, fed: int) -> None:
         """What heads do: while tokens stream only for the table, else once the maps are there."""
         got, asked = select.answer(state, HEADS_SLOT), state.asked.get(HEADS_SLOT)
-        query = heads_query(run, visible, self.summaries.seen, fed)
+        query = heads_query(run, visible, self.summaries.seen, fed, self._first)
         declined = got is not None and got.error is not None and asked is not None and asked.query == query
         waits = HEADS_SLOT in self._just_asked or select.is_waiting(state, HEADS_SLOT)
         if query is not None and not waits and not declined:

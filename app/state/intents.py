@@ -360,6 +360,13 @@ class SetSpeed:
 
 
 @dataclass(frozen=True, slots=True)
+class SetTraceBudget:
+    """Keep so many MiB of records of the next runs; beyond, the oldest are dropped."""
+
+    mebibytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Waiting:
     """How many tokens the store holds back (sent by the store)."""
 
@@ -418,6 +425,7 @@ Intent = (
     | SavePreset
     | RemovePreset
     | SetSpeed
+    | SetTraceBudget
     | Waiting
     | DeskIntent
     | BranchIntent

@@ -22,6 +22,7 @@ class RolloutQuery:
 
     Abnar and Zuidema 2020, https://arxiv.org/abs/2005.00928: half of each layer's mean over heads, half of the
     identity for the residual connection, multiplied over the layers.
+    recompute: feed positions again whose records were dropped.
     """
 
     run_id: int
@@ -30,6 +31,7 @@ class RolloutQuery:
     branch_id: int = 0
     beam: int = 0
     index: int | None = None
+    recompute: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class ColumnQuery:
     """Who looks at position `key`: the weights that the query positions `rows` give it in one layer.
 
     heads, reduce: as in `AttentionQuery`; without `reduce` every head apart.
+    recompute: feed positions again whose records were dropped.
     """
 
     run_id: int
@@ -58,6 +61,7 @@ class ColumnQuery:
     branch_id: int = 0
     beam: int = 0
     index: int | None = None
+    recompute: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,10 @@ class ColumnAnswer:
 
 @dataclass(frozen=True, slots=True)
 class HeadsQuery:
-    """What each head of the given layers does, on average over the query positions `rows`."""
+    """What each head of the given layers does, on average over the query positions `rows`.
+
+    recompute: feed positions again whose records were dropped.
+    """
 
     run_id: int
     layers: tuple[int, ...]
@@ -80,6 +87,7 @@ class HeadsQuery:
     branch_id: int = 0
     beam: int = 0
     index: int | None = None
+    recompute: bool = False
 
 
 @dataclass(frozen=True, slots=True)
