@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QLabel, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QLabel, QPlainTextEdit, QStackedWidget, QVBoxLayout, QWidget
 
 from app.panels.accessible import Moment, describe_selection
 from app.panels.lens_questions import is_busy
@@ -12,6 +12,7 @@ from app.state import select
 from app.state.intents import AskView, WithdrawView
 from app.state.run import RunView
 from app.state.state import AppState
+from app.theme import fonts
 from app.widgets import numbers
 from app.widgets.empty_view import EmptyView
 from app.widgets.focus_ring import FocusRing
@@ -20,6 +21,7 @@ from app.widgets.walk_tree import WalkTree, merged
 from core.contract import WalkAnswer, WalkQuery
 
 FIRST_SLOT, LATER_SLOT = "walk.first", "walk.later"
+DETAIL_PX = 112
 FIRST_POSITIONS = 256  # of the prompt that one pass feeds at most
 
 
@@ -36,11 +38,26 @@ class WalkPanel(Panel):
         self.tree = WalkTree()
         self.tree.setAccessibleName(self.tr("Modules of the forward pass, first step and later step"))
         FocusRing(self.tree)
+        self.detail = QPlainTextEdit()
+        self.detail.setReadOnly(True)
+        self.detail.setFrameShape(QFrame.Shape.NoFrame)
+        self.detail.setFont(fonts.mono(fonts.SMALL_PX))
+        self.detail.setFixedHeight(DETAIL_PX)
+        self.detail.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
+        self.detail.setAccessibleName(self.tr("What went in and out of the chosen module"))
+        self.tree.told.connect(self._tell)
         self.empty = EmptyView()
         self.empty.setAccessibleName(self.tr("Walk, nothing to show yet"))
         self.stack = QStackedWidget(self)
         self.stack.addWidget(self.empty)
-        self.stack.addWidget(self.tree)
+        both = QWidget()
+        inner = QVBoxLayout(both)
+        inner.setContentsMargins(0, 0, 0, 0)
+        inner.setSpacing(4)
+        inner.addWidget(self.tree, 1)
+        inner.addWidget(self.detail)
+        self.both = both
+        self.stack.addWidget(both)
         self.note = QLabel()
         self.note.setTextFormat(Qt.TextFormat.PlainText)
         self.note.setProperty("secondary", True)
@@ -139,7 +156,7 @@ class WalkPanel(Panel):
             self._say(run, state)
             return
         shown = (id(first), id(later), int(is_busy(state)))
-        self.stack.setCurrentWidget(self.tree)
+        self.stack.setCurrentWidget(self.both)
         if shown == self._shown:
             return
         self._shown = shown
@@ -156,6 +173,10 @@ class WalkPanel(Panel):
             return name
         fed = answer.positions[1] - answer.positions[0]
         return self.tr("{0}: {1} + {2} past").format(name, f"{fed:,}", f"{answer.past:,}")
+
+    def _tell(self, text: str) -> None:
+        if text != self.detail.toPlainText():
+            self.detail.setPlainText(text)
 
     def _note(self, first: WalkAnswer | None, later: WalkAnswer | None, busy: bool) -> str:
         answer, notes = first or later, []

@@ -227,8 +227,9 @@ class Walk:
     def _inside(self, module: nn.Module) -> list[WalkNode]:
         """Takes out the modules that ran on the weights: their place is after the stages that made these."""
         prefix = f"{self._names[module]}.attn_dropout#"
-        inside = [node for node in self.nodes if node.key.startswith(prefix)]
-        self.nodes = [node for node in self.nodes if not node.key.startswith(prefix)]
+        since = self._open[-1].index if self._open else 0
+        inside = [node for node in self.nodes[since:] if node.key.startswith(prefix)]
+        self.nodes[since:] = [node for node in self.nodes[since:] if not node.key.startswith(prefix)]
         return inside
 
     def _stage(self, module: nn.Module, name: str, title: str, **values: Any) -> None:

@@ -49,7 +49,8 @@ def test_the_first_pass_stands_beside_that_of_the_shown_step(qtbot: QtBot, bench
     assert cells["h.0.attn#1"][FIRST] == f"1×{P}×8"
     assert cells["h.0.attn#1"][LATER] == "1×1×8"
     assert cells["h.0.attn#1:cache"][STAGE] == "cache append"
-    assert cells["h.0.attn#1:cache"][-1].startswith(f"{P + 38} → {P + 39} positions")
+    assert cells["h.0.attn#1:cache"][FIRST] == f"0 → {P} positions"
+    assert cells["h.0.attn#1:cache"][LATER] == f"{P + 38} → {P + 39} positions"
     assert panel.tree.headerItem().text(FIRST) == f"first: {P} + 0 past"
     assert panel.tree.headerItem().text(LATER) == f"later: 1 + {P + 38} past"
     assert f"fed 1 after {P + 38} in the cache" in panel.describe()
@@ -127,3 +128,26 @@ def test_tooltips_are_escaped(qtbot: QtBot, bench: synthetic.Bench) -> None:
     nodes = (replace(answer.nodes[0], title="<b>model</b>"), *answer.nodes[1:])
     panel.tree.show_lines(merged(replace(answer, nodes=nodes), None))
     assert "&lt;b&gt;model" in panel.tree.item("#1").toolTip(STAGE)
+
+
+@pytest.mark.parametrize("width", [330, 620])
+def test_everything_is_inside_the_card_and_told_for_the_chosen_line(
+    qtbot: QtBot, bench: synthetic.Bench, width: int
+) -> None:
+    panel = make(qtbot, bench)
+    panel.resize(width, 400)
+    serve(panel, bench)
+    tree = panel.tree
+    shown = [tree.columnWidth(c) for c in range(tree.columnCount()) if not tree.isColumnHidden(c)]
+    assert sum(shown) <= tree.viewport().width()
+    assert not tree.horizontalScrollBar().isVisible()
+    for key, cells in tree.texts().items():
+        for column in (FIRST, LATER):
+            assert tree.fontMetrics().horizontalAdvance(cells[column]) + 10 <= tree.columnWidth(column), key
+    assert f"{P + 38} → {P + 39} positions" in panel.detail.toPlainText()
+    place = tree.visualItemRect(tree.item("wte#1")).center()
+    qtbot.mouseClick(tree.viewport(), Qt.MouseButton.LeftButton, pos=place)
+    told = panel.detail.toPlainText()
+    assert told.startswith("token embeddings  wte  Linear")
+    assert f"  in 1×{P}×8 float32 0.1 ± 1 in [−3, 3]" in told
+    assert "  out 1×1×8 float32" in told
