@@ -16,8 +16,9 @@ from app.state.intents import AskView, SelectStep, SetFocus, WithdrawView
 from app.state.run import RunView
 from app.state.state import AppState
 from app.theme.colormaps import token_fills
+from app.widgets import numbers
 from app.widgets.arrow_tabs import ArrowTabs
-from app.widgets.attribution_plot import AttributionPlot
+from app.widgets.attribution_plot import PARTS, AttributionPlot
 from app.widgets.choice import Choice
 from app.widgets.focus_ring import FocusRing
 from app.widgets.legend import MapLegend, SwatchLegend
@@ -92,6 +93,9 @@ class LensPanel(Panel):
         self.colour.set_options([(by, quantities[by]) for by in COLOURS])
         self.legend = MapLegend(36)
         self.swatches = SwatchLegend((self.tr("attention"), self.tr("MLP")))
+        self.rounded = SwatchLegend((self.tr("between, rounding"),))
+        self.rounded.setToolTip(self.tr("What a layer adds beside both: the rounding of its sums, or norms inside it"))
+        self.signs = MapLegend(36)
         self.streams = SwatchLegend((self.tr("residual"), self.tr("update")))
         self.add = QToolButton(self)
         self.add.setText(self.tr("attention and MLP"))
@@ -104,12 +108,14 @@ class LensPanel(Panel):
         self.again = QPushButton(self.tr("Recompute"), self)
         self.again.setToolTip(self.tr("Run the model again over the positions whose records were dropped"))
         self.again.clicked.connect(self._recompute_clicked)
-        self.row = SpareRow(self.tabs, (self.streams, self.swatches, self.legend, self.add, self.again))
+        self.row = SpareRow(self.tabs, (self.legend, self.add, self.again))
+        self.legends = SpareRow(QWidget(), (self.rounded, self.signs, self.streams, self.swatches))
         page = QWidget(self)
         box = QVBoxLayout(page)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(4)
         box.addWidget(self.row)
+        box.addWidget(self.legends)
         box.addWidget(self.pages, 1)
         twins = (
             Twin(self.tr("Lens"), (self.table,)),
@@ -181,7 +187,9 @@ class LensPanel(Panel):
         self.table.set_palette(palette)
         self.parts.set_palette(palette)
         self._colour_norms()
-        self.swatches.set_colours(palette.categorical[0], palette.categorical[1])
+        self.swatches.set_colours(*(palette.categorical[index] for index in PARTS))
+        self.rounded.set_colours(palette.warning)
+        self._show_signs()
         self.add.setStyleSheet(f"QToolButton:checked {{ color: {palette.accent} }}")
         self.twins.set_palette(palette)
         self._show_legend()
@@ -190,7 +198,8 @@ class LensPanel(Panel):
         if self._state is None:
             return
         palette = select.palette(self._state)
-        attention, mlp, update, turn = palette.categorical[:4]
+        update, turn = palette.categorical[:2]
+        attention, mlp = (palette.categorical[index] for index in PARTS)
         added = (attention, mlp) if self.norms_answer is not None and self.norms_answer.mlp is not None else ()
         self.norms.set_palette(palette, (palette.secondary, update, *added, turn))
         self.streams.set_colours(palette.secondary, update)
@@ -316,6 +325,14 @@ class LensPanel(Panel):
         elif self.active == ATTRIBUTION:
             fits = self.parts_answer is not None and self.parts_answer.query == ask.attribution_query(run, state)
             self.parts.show_answer(self.parts_answer if fits else None)
+            self._show_signs()
+
+    def _show_signs(self) -> None:
+        """The scale of the heads' parts."""
+        if self._state is not None:
+            end = numbers.significant(self.parts.heads_scale)
+            meaning = self.tr("Part of the logit that a head adds")
+            self.signs.show_map(self.parts.signs, f"−{end}", f"+{end}", select.palette(self._state), meaning)
 
     def _show_norms(self, answer: NormsAnswer) -> None:
         series = lens_words.norm_series(answer)
@@ -350,9 +367,16 @@ class LensPanel(Panel):
         index, both = self.pages.currentIndex(), self.add.isChecked()
         shown: dict[int, tuple[QWidget, ...]] = {
             LENS: (self.legend,),
-            NORMS: (self.streams, self.add, self.swatches) if both else (self.streams, self.add),
-            ATTRIBUTION: (self.swatches,),
+            NORMS: (self.add,),
+            ATTRIBUTION: (),
         }
+        told: dict[int, tuple[QWidget, ...]] = {
+            LENS: (),
+            NORMS: (self.streams, self.swatches) if both else (self.streams,),
+            ATTRIBUTION: (self.swatches, self.rounded, self.signs),
+        }
+        self.legends.setVisible(bool(told[index]))
+        self.legends.want(*told[index])
         self.row.want(*shown[index], *((self.again,) if self._can_recompute else ()))
 
     def _turned(self) -> None:

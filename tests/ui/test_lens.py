@@ -196,7 +196,7 @@ def test_attribution_is_of_the_chosen_token_and_a_head_can_be_looked_at(
     serve(panel, bench, ATTRIBUTION_SLOT)
     assert panel.parts.grab().toImage() != empty
     box, step = panel.parts._boxes()[1], panel.parts._column_px()
-    place = QPoint(round(box.left() + 5.5 * step), round(box.top() + 2.5 * box.height() / 9))
+    place = QPoint(round(panel.parts._left_of(4) + 0.5 * step), round(box.top() + 2.5 * box.height() / 9))
     assert panel.parts.place_at(place.x(), place.y()) == (4, 2)
     assert panel.parts.tooltip(4, 2).startswith("layer 4, head 2: ")
     assert panel.parts.tooltip(-1, None).startswith("embedding: +0.50")
@@ -355,3 +355,37 @@ def test_behind_another_tab_it_asks_nothing(tmp_path: Path) -> None:
         cards["attention"].raise_()
         one.frames(2)
         assert shown[-1] is one.state
+
+
+def test_at_every_width_the_pages_name_what_they_draw(qtbot: QtBot, bench: synthetic.Bench, clock: StillClock) -> None:
+    panel = make(qtbot, bench)
+    panel.resize(375, 300)
+    page(qtbot, panel, 1)
+    panel.add.click()
+    QApplication.processEvents()
+    assert all(w.isVisible() for w in (panel.streams, panel.swatches, panel.add))
+    page(qtbot, panel, 2)
+    QApplication.processEvents()
+    assert all(w.isVisible() for w in (panel.swatches, panel.rounded, panel.signs))
+
+
+def test_heads_that_are_not_known_look_otherwise_and_between_has_its_bars(
+    qtbot: QtBot, bench: synthetic.Bench, clock: StillClock
+) -> None:
+    bench.dispatch(SelectStep(12))
+    panel = make(qtbot, bench)
+    page(qtbot, panel, 2)
+    serve(panel, bench, ATTRIBUTION_SLOT)
+    answer = panel.parts_answer
+    assert answer is not None
+    before = panel.parts.grab().toImage()
+    zeroed, unknown = answer.heads.copy(), answer.heads.copy()
+    zeroed[3] = 0.0
+    unknown[3] = np.nan
+    pictures = [before]
+    for heads in (zeroed, unknown):
+        panel.parts.show_answer(replace(answer, heads=heads))
+        pictures.append(panel.parts.grab().toImage())
+    panel.parts.show_answer(replace(answer, between=np.full(len(answer.mlp), 0.5, np.float32)))
+    pictures.append(panel.parts.grab().toImage())
+    assert all(one != other for n, one in enumerate(pictures) for other in pictures[n + 1 :])
