@@ -132,7 +132,7 @@ class OutputPanel(Panel):
         self._branches_seen: tuple[object, ...] = ()
 
     def header_widgets(self) -> tuple[QWidget, ...]:
-        return (self.twins.button, self.colour, self.overlay, self.again, self.progress)
+        return (self.twins.button, self.colour, self.overlay, self.progress)
 
     def header_right_widgets(self) -> tuple[QWidget, ...]:
         return (self.legend,)
@@ -325,6 +325,7 @@ class OutputPanel(Panel):
         asked = state.asked.get(ROW_SLOT)
         declined = got is not None and got.can_recompute and asked is not None and asked.query == wanted
         self.again.setVisible(declined and not select.is_waiting(state, ROW_SLOT))
+        self._place_newest()
         levels: NDArray[np.int16] | None = None
         if wanted is not None and answer is not None:
             follows = state.selected is None and same_view(answer.query, wanted)
@@ -392,6 +393,11 @@ class OutputPanel(Panel):
         top = self.height() - hint.height() - edit
         self.newest.setGeometry(self.width() - hint.width() - 16, top, hint.width(), hint.height())
         self.newest.raise_()
+        if not self.again.isHidden():
+            beside = 0 if self.newest.isHidden() else hint.width() + 8
+            wish = self.again.sizeHint()
+            self.again.setGeometry(self.width() - beside - wish.width() - 16, top, wish.width(), wish.height())
+            self.again.raise_()
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """The button stays in its corner, the title bar says what fits."""
