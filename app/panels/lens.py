@@ -256,7 +256,7 @@ class LensPanel(Panel):
         visible, most = self.table.visible_positions(), 1 if busy else ask.PORTION
         first = 0 if self._recompute else self._first
         rest = ask.fill_query(run, self.columns, visible, most, first, recompute=self._recompute)
-        self._put(ask.FILL_SLOT, rest, state, ask.FILL_INTERVAL_S)
+        self._put(ask.FILL_SLOT, rest, state, ask.LIVE_INTERVAL_S if pinned else ask.FILL_INTERVAL_S)
 
     def _put(self, slot: str, query: ViewQuery | None, state: AppState, interval_s: float) -> None:
         """Ask, unless it is known or asked already; while tokens are produced not more often than `interval_s` says.

@@ -15,7 +15,7 @@ NORMS_SLOT, ATTRIBUTION_SLOT = "lens.norms", "lens.attribution"
 PAGE_SLOTS = (LENS_SLOT, NORMS_SLOT, ATTRIBUTION_SLOT)
 SLOTS = (*PAGE_SLOTS, FILL_SLOT)
 LIVE_INTERVAL_S = 0.33  # between two questions while tokens are produced
-FILL_INTERVAL_S = 1.0  # the same for what is not shown, which then comes one position at a time
+FILL_INTERVAL_S = 3.0  # the same for what is not shown, one position at a time: the newest one goes before it
 PORTION = 8  # positions of one answer while nothing is produced
 
 

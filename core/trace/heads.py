@@ -42,6 +42,8 @@ def derive_column(recording: Recording, query: ColumnQuery) -> Generator[None, N
 def derive_heads(recording: Recording, query: HeadsQuery) -> Generator[None, None, HeadsAnswer]:
     """Entropy, weight on the first and the previous position, induction score. Raises `ViewUnavailableError`."""
     recording.require("attention")
+    if not query.layers:
+        raise ViewUnavailableError("No layer is asked for; name one at least.")
     strand = recording.strand(query)
     start, stop = recording.span(strand, query.rows)
     targets = induction_targets(strand.token_ids[:stop])

@@ -26,6 +26,8 @@ Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tenso
 def derive_lens(recording: Recording, query: LensQuery) -> Generator[None, None, LensAnswer]:
     """One position after the other, a few layers at a time. Raises `ViewUnavailableError`."""
     recording.require("distribution")
+    if query.top < 1:
+        raise ViewUnavailableError(f"The lens names at least 1 token a layer, not {query.top}.")
     strand = recording.strand(query)
     start, stop = recording.span(strand, query.positions)
     trace, strand = _trace_for(recording, query, strand, start, stop)
