@@ -46,9 +46,9 @@ class Desk:
         return bool(self._waiting)
 
     @property
-    def urgent(self) -> bool:
+    def awaited(self) -> bool:
         """Whether somebody waits for an answer."""
-        return any(deriving.ask.urgent for deriving in self._waiting.values())
+        return any(deriving.ask.chosen for deriving in self._waiting.values())
 
     def ask(self, ask: Ask) -> None:
         """Take a question; an earlier one in the same slot is dropped."""
@@ -64,12 +64,12 @@ class Desk:
         self._waiting.clear()
 
     def derive_slice(self, find: Callable[[int, int], Session | None], loaded: LoadedModel | None) -> float:
-        """One slice of the first urgent view, or of the one that has waited longest; returns the seconds it took.
+        """One slice of the view that has waited longest, or that somebody waits for; returns the seconds it took.
 
         find: run, branch → session.
         """
-        first = next(iter(self._waiting.items()))
-        slot, deriving = next((item for item in self._waiting.items() if item[1].ask.urgent), first)
+        waiting = self._waiting.items()
+        slot, deriving = next((one for one in waiting if one[1].ask.chosen), None) or next(iter(waiting))
         query = deriving.ask.query
         session = None if isinstance(query, PictureQuery) else find(query.run_id, query.branch_id)
         begun = perf_counter()
@@ -79,7 +79,7 @@ class Desk:
         if answered is not None:
             del self._waiting[slot]
             self._mailbox.put_latest(f"view:{slot}", answered)
-        elif not deriving.ask.urgent:
+        elif not deriving.ask.chosen:
             self._waiting[slot] = self._waiting.pop(slot)  # back of the queue: panels take turns
         return spent_s
 

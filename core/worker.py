@@ -14,9 +14,10 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from core.allowance import Allowance
-from core.branches import Branches
+from core.branches import Branches, broken_off
 from core.chores import Chores
 from core.contract.branches import DropBranch, StartBranch, SwitchBranch
+from core.contract.cache_lab import RunExperiment, StopExperiment
 from core.contract.commands import (
     Ask,
     CancelLoad,
@@ -32,6 +33,8 @@ from core.contract.commands import (
     PreviewPlan,
     ResumeRun,
     SaveModel,
+    SetBreakpoints,
+    SetInterventions,
     SetParams,
     Shutdown,
     StartRun,
@@ -41,6 +44,7 @@ from core.contract.commands import (
 )
 from core.contract.errors import PromptError, TokenglassError
 from core.contract.events import (
+    BreakpointHit,
     CommandRefused,
     Event,
     LoadFailed,
@@ -54,6 +58,7 @@ from core.contract.specs import ModelSpec
 from core.controls import Flags, LoadControl, QuietControl
 from core.desk import Desk, Meter, error_report, typed_error
 from core.drafts import Drafts, Fetched
+from core.experiments import Experiments
 from core.mailbox import Mailbox
 
 if TYPE_CHECKING:
@@ -93,6 +98,7 @@ class Worker:
         self.desk = Desk(mailbox)
         self.drafts = Drafts(inbox.put, mailbox, self._overtaken)
         self.chores = Chores(mailbox, self._overtaken)
+        self.experiments = Experiments(mailbox, flags, self._interrupted)
         self.allowance = Allowance()
         self.meter = Meter()
         self.hooks = ExitStack()  # the running session's hooks
@@ -126,6 +132,10 @@ class Worker:
                     self._refill()
                 elif self.drafts.plan_wanted:
                     self._plan()
+                elif self.experiments:
+                    self.experiments.advance()
+                    if self.desk:
+                        self._derive_slice()
                 elif self.desk:
                     self._derive_slice()
             except (KeyboardInterrupt, SystemExit):
@@ -133,19 +143,26 @@ class Worker:
             except BaseException as problem:  # what session and desk have not turned into an answer themselves
                 self._give_up(problem)
         self.chores.close()
+        self.experiments.stop()
         self._end_run()
         self._forget_session()
         self.drafts.close()
         self.loaded = self.assistant = None
 
     def _give_up(self, problem: BaseException) -> None:
-        """End the run, or else the views asked for, and say why."""
-        if self.running and self.session is not None:
-            self.session.error = self.session.error or typed_error(problem)
-            self._end_run()
-        else:
-            self.desk.clear()
-            self.mailbox.put(CommandRefused("Ask", error_report(problem)))
+        """End the run, or else the views asked for, and say why. Never raises: the thread would be gone."""
+        try:
+            if self.running and self.session is not None:
+                self.session.error = self.session.error or typed_error(problem)
+                self._end_run()
+            else:
+                self.desk.clear()
+                self.mailbox.put(CommandRefused("Ask", error_report(problem)))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as another:
+            self.mailbox.put(CommandRefused("Worker", error_report(another)))
+            self._settle()
 
     def _overtaken(self) -> Callable[[], bool]:
         """Whether from now on a load is asked for or given up, or all ends: what takes long beside it gives up."""
@@ -157,7 +174,8 @@ class Worker:
     def _take_commands(self) -> list[Command | Fetched]:
         """All that wait; sleeps only when there is nothing to do. Superseded drafts are dropped."""
         commands: list[Command | Fetched] = []
-        if not (self._advancing or self._refilling or self.desk or self.drafts.plan_wanted):
+        busy = self._advancing or self._refilling or self.desk or self.drafts.plan_wanted or self.experiments
+        if not busy:
             commands.append(self.inbox.get())
         while True:
             try:
@@ -174,7 +192,7 @@ class Worker:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as problem:  # some libraries raise outside Exception (pyo3 panics)
-            epoch = command.epoch if isinstance(command, SetParams) else None
+            epoch = command.epoch if isinstance(command, SetParams | SetInterventions) else None
             self.mailbox.put(CommandRefused(type(command).__name__, error_report(problem), epoch))
             if not self.running:
                 self.hooks.close()
@@ -183,6 +201,7 @@ class Worker:
     def _handle(self, command: Command | Fetched) -> None:
         if isinstance(command, LoadModel | StartRun | StopRun):
             self.interruptions_met += 1
+            self.experiments.stop()
         match command:
             case LoadModel():
                 self._load(command)
@@ -194,15 +213,19 @@ class Worker:
                 self._resume(command.max_steps)
             case StopRun():
                 self._end_run()
+            case RunExperiment() | StopExperiment():
+                self.experiments.take(command, self.loaded, self.running)
             case StartBranch():
                 self._part(command)
             case SwitchBranch():
                 self._switch(command)
             case DropBranch():
-                self.branches.drop(command.run_id, command.branch_id)
+                ended = self.branches.drop(command.run_id, command.branch_id)
+                if ended is not None:
+                    self.mailbox.put(ended.result())
                 self._report_branches()
-            case SetParams():
-                self._set_params(command)
+            case SetParams() | SetInterventions() | SetBreakpoints():
+                self._change_run(command)
             case Tokenize() | PreviewModel() | PreviewPlan():
                 self.drafts.take(command, self.loaded)
             case Fetched():
@@ -253,7 +276,8 @@ class Worker:
             assistant=self._assistant(command.spec.assistant),
         )
         self.desk.clear()
-        self.branches.begin(session)
+        for ended in self.branches.begin(session):
+            self.mailbox.put(ended.result())
         self._go_on(session, session.started, command.spec.max_steps)
 
     def _go_on(self, session: Session, event: Event, max_steps: int | None) -> None:
@@ -268,6 +292,7 @@ class Worker:
     def _part(self, command: StartBranch) -> None:
         session, started = self.branches.part(command, self._interrupted, self.paused_at)
         self.hooks.close()
+        self.running = False
         self._go_on(session, started, command.max_steps)
         if command.max_steps == 0 and not session.put:
             self._pause()
@@ -327,9 +352,18 @@ class Worker:
         self.paused_at, self.steps_left = None, max_steps
         self._settle()
 
-    def _set_params(self, command: SetParams) -> None:
-        if self.session is not None and self.running:
-            self.mailbox.put(self.session.set_params(command.changes, command.epoch))
+    def _change_run(self, command: SetParams | SetInterventions | SetBreakpoints) -> None:
+        session = self.session
+        if session is None or not self.running:
+            return
+        match command:
+            case SetParams(changes, epoch):
+                self.mailbox.put(session.set_params(changes, epoch))
+            case SetInterventions(run_id, interventions, epoch) if run_id == session.run_id:
+                self.mailbox.put(session.set_interventions(interventions, epoch))
+            case SetBreakpoints(run_id, breakpoints) if run_id == session.run_id:
+                for problem in session.set_breakpoints(breakpoints):
+                    self.mailbox.put(problem)
 
     @property
     def _refilling(self) -> bool:
@@ -378,15 +412,17 @@ class Worker:
         if session.finished:
             self._end_run()
             return
+        stops = any(isinstance(event, BreakpointHit) for event in events)
         if steps and self.steps_left is not None:
             self.steps_left -= not steps[0].put
-            if self.steps_left <= 0 and not session.put:
-                self._pause()
+            stops = stops or (self.steps_left <= 0 and not session.put)
+        if stops:
+            self._pause()
         self._settle()
         self.allowance.earn(spent_s)
-        while self.desk and self._advancing and self.allowance.allows(self.desk.urgent) and self.inbox.empty():
-            urgent = self.desk.urgent
-            self.allowance.spend(self._derive_slice(), urgent)
+        while self.desk and self._advancing and self.allowance.allows(self.desk.awaited) and self.inbox.empty():
+            awaited = self.desk.awaited
+            self.allowance.spend(self._derive_slice(), awaited)
         self._report_vitals(session)
 
     def _derive_slice(self) -> float:
@@ -405,16 +441,26 @@ class Worker:
         """Stop what runs and say how it ended; the session stays for views."""
         self.hooks.close()
         if self.running and self.session is not None:
-            try:
-                self._conclude(self.session)
-            except (KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException as problem:  # the detokeniser may panic on what it held back
-                self.session.error = self.session.error or typed_error(problem)
-                self._conclude(self.session)
+            self._tell_end(self.session)
         self.running, self.paused_at = False, None
         self._settle()
         self._report_branches()
+
+    def _tell_end(self, session: Session) -> None:
+        """Whatever fails on the way, a run that began is told to have ended, and the thread goes on."""
+        ways: list[Callable[[], None]] = [
+            lambda: self._conclude(session),
+            lambda: self._conclude(session),  # cancelling failed, as where the detokeniser panics on what it held back
+            lambda: self.mailbox.put(broken_off(session)),
+        ]
+        for conclude in ways:
+            try:
+                conclude()
+                return
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as problem:
+                session.error = session.error or typed_error(problem)
 
     def _conclude(self, session: Session) -> None:
         if self.paused_at is not None:

@@ -29,6 +29,7 @@ from app.panels.attention_questions import (
 from app.panels.attention_range import RangeChoice
 from app.panels.panel import Dispatch, Panel
 from app.state import select
+from app.state.acting_intents import MuteHead, Part, SkipLayer, UnmuteHeads
 from app.state.intents import AskView, JoinHeads, SelectStep, SetFocus, ToggleHead, WithdrawView
 from app.state.run import RunView
 from app.state.state import AppState, AttentionFocus, Head
@@ -70,6 +71,9 @@ class AttentionPanel(Panel):
         self.thumbnails.setAccessibleName(self.tr("Attention of every head, layers down, heads across"))
         self.thumbnails.clicked.connect(lambda layer, head: dispatch(SetFocus(layer, head)))
         self.thumbnails.toggled.connect(lambda layer, head: dispatch(ToggleHead(layer, head)))
+        self.thumbnails.muted.connect(lambda layer, head: dispatch(MuteHead(layer, head)))
+        self.thumbnails.skipped.connect(lambda layer, part: dispatch(SkipLayer(layer, cast(Part, part))))
+        self.thumbnails.unmuted.connect(lambda: dispatch(UnmuteHeads()))
         self.summaries = HeadSummaries()
         self.thumbnails.tooltip = self.summaries.tooltip
         self.thumbnails.visible_changed.connect(self._thumbnails_scrolled)
@@ -153,6 +157,8 @@ class AttentionPanel(Panel):
             self.twins.set_palette(palette)
             self._show_legend()
         self._show_choices(state)
+        asked = state.acting.interventions
+        self.thumbnails.set_muted(select.muted_heads(asked), select.skipped_parts(asked))
         run = state.run
         status = select.view_status(state, "attention")
         available = status is None or status.available
@@ -329,7 +335,9 @@ class AttentionPanel(Panel):
         which = self.twins.shown
         if which == HEADS:
             known = self.summaries
-            self.twins.show_table(looking_tables.heads_table(known.by_layer, known.version) if known.by_layer else None)
+            muted = select.muted_heads(self._state.acting.interventions) if self._state else frozenset()
+            made = looking_tables.heads_table(known.by_layer, known.version, muted) if known.by_layer else None
+            self.twins.show_table(made)
         elif which is not None:
             table = None
             if position is not None and self.matrix.rows:
@@ -355,7 +363,7 @@ class AttentionPanel(Panel):
             have = self.matrix.rows
             query = focus_query(run, state.focus, have, fed, recompute=self._recompute, span=self._span)
             if query is not None:
-                self._put(AskView(FOCUS_SLOT, query))
+                self._put(AskView(FOCUS_SLOT, query, chosen=False))
         self._ask_thumbnails(run, state)
 
     def _ask_thumbnails(self, run: RunView, state: AppState, at_once: bool = False) -> None:
@@ -372,7 +380,7 @@ class AttentionPanel(Panel):
         query = None if every else thumbnail_query(run, visible, self._seen, fed, self._first)
         if query is not None:
             self._thumbnails_asked_s = now
-            self._put(AskView(THUMBNAILS_SLOT, query))
+            self._put(AskView(THUMBNAILS_SLOT, query, chosen=False))
         elif every or not decoding:
             self._ask_summaries(run, state, visible, fed)
 
@@ -384,7 +392,7 @@ class AttentionPanel(Panel):
         waits = HEADS_SLOT in self._just_asked or select.is_waiting(state, HEADS_SLOT)
         if query is not None and not waits and not declined:
             self._thumbnails_asked_s = time.monotonic()
-            self._put(AskView(HEADS_SLOT, query))
+            self._put(AskView(HEADS_SLOT, query, chosen=False))
 
     def _put(self, question: AskView) -> None:
         self._asked.add(question.slot)
@@ -401,7 +409,7 @@ class AttentionPanel(Panel):
             joined = [
                 (by, self.tr("{0} of {1}").format(name, chosen) if chosen else name) for by, name in self._joins()
             ]
-            self.head.set_options([*joined, *((str(i), str(i)) for i in range(info.heads))])
+            self.head.set_options([*joined, *words.head_options(state, info.heads)])
             if self.thumbnails.set_shape(info.layers, info.heads):
                 self._share_width()
             head = state.focus.head

@@ -11,6 +11,7 @@ from app.panels import lens_questions as ask
 from app.panels import lens_words, looking_tables
 from app.panels.accessible import Moment, describe_selection
 from app.panels.panel import Dispatch, Panel
+from app.panels.pixels import show_swatches
 from app.state import select
 from app.state.intents import AskView, SelectStep, SetFocus, WithdrawView
 from app.state.run import RunView
@@ -153,6 +154,7 @@ class LensPanel(Panel):
         if state is not self._state:
             self._just_asked.clear()
         self._state = state
+        show_swatches(state, self.table)
         if state.theme != self._theme:
             self._set_theme(state)
         run = state.run
@@ -279,7 +281,7 @@ class LensPanel(Panel):
         self._asked_s[slot] = now
         self._asked.add(slot)
         self._just_asked.add(slot)
-        self.dispatch(AskView(slot, query, urgent))
+        self.dispatch(AskView(slot, query, slot != ask.FILL_SLOT))
 
     def _query(self, run: RunView, state: AppState) -> ViewQuery | None:
         shown, live = ask.shown_position(state), ask.is_busy(state) and state.selected is None

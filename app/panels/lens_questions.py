@@ -8,7 +8,7 @@ from app.state import select
 from app.state.run import RunView
 from app.state.state import AppState
 from app.widgets.lens_columns import LensColumns
-from core.contract import AttributionQuery, LensQuery, NormsQuery, ViewQuery, WorkerState
+from core.contract import AttributionQuery, LensQuery, NormsQuery, PictureQuery, ViewQuery, WorkerState
 
 LENS_SLOT, FILL_SLOT = "lens.table", "lens.fill"  # the shown position; the others in view
 NORMS_SLOT, ATTRIBUTION_SLOT = "lens.norms", "lens.attribution"
@@ -23,7 +23,7 @@ PORTION = 8  # positions of one answer while nothing is produced
 class Declined:
     """A question that core did not answer, and why."""
 
-    query: ViewQuery
+    query: ViewQuery | PictureQuery
     message: str
     can_recompute: bool
 

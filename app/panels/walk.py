@@ -146,7 +146,7 @@ class WalkPanel(Panel):
         if known or (select.is_waiting(state, slot) and asked is not None and asked.query == query):
             return
         self._asked.add(slot)
-        self.dispatch(AskView(slot, query, urgent=state.selected is not None))
+        self.dispatch(AskView(slot, query))
 
     # showing
 

@@ -9,6 +9,7 @@ from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from app.panels import tables
 from app.panels.panel import Dispatch, Panel
+from app.panels.pixels import show_swatches
 from app.state import params, select
 from app.state.intents import AskView, WithdrawView
 from app.state.modes import is_particular
@@ -74,6 +75,7 @@ class WaterfallPanel(Panel):
             for widget in (self.rows, self.twins, self.outcome):
                 widget.set_palette(palette)
         self._state = state
+        show_swatches(state, self.rows)
         query = self._query(state)
         changes = {} if state.run is None else self._changes(state)
         self.which.setEnabled(bool(changes))
@@ -113,7 +115,7 @@ class WaterfallPanel(Panel):
         if asked is not None and select.is_waiting(state, SLOT) and state.selected is None:
             return  # one question at a time: the worker's answers set the pace
         self._asked = True
-        self.dispatch(AskView(SLOT, query, urgent=state.selected is not None))
+        self.dispatch(AskView(SLOT, query))
 
     def hidden(self) -> None:
         if self._asked:

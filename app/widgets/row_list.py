@@ -58,6 +58,12 @@ class RowList(QAbstractScrollArea):
         self._map = packed(sequential(), (0, 0, 0))
         self.viewport().update()
 
+    def set_swatches(self, on: bool) -> None:
+        """Whether pieces such as #ff8000 are colours."""
+        if on != self._mono.swatches:
+            self._mono.swatches = on
+            self.viewport().update()
+
     def set_empty(self, title: str, hint: str) -> None:
         """What stands here while there are no rows."""
         self._empty = (title, hint)
@@ -113,7 +119,10 @@ class RowList(QAbstractScrollArea):
 
     def paintEvent(self, event: QPaintEvent) -> None:
         """The visible rows."""
-        painter = QPainter(self.viewport())
+        with QPainter(self.viewport()) as painter:
+            self._paint(painter)
+
+    def _paint(self, painter: QPainter) -> None:
         if not self._count or self._line is None:
             paint_empty(painter, self.viewport().rect(), self._palette, *self._empty)
             return

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from core.contract.errors import ViewUnavailableError
-from core.contract.looking import NormsAnswer, NormsQuery
+from core.contract.looking import KeyNormsAnswer, KeyNormsQuery, NormsAnswer, NormsQuery
 from core.contract.snapshot import FloatArray
 from core.trace.contributions import contributions
 from core.trace.reading import feed_again, residuals
@@ -45,6 +45,15 @@ def _records(recording: Recording, strand: Strand, position: int, recompute: boo
             return feed_again(recording, strand, position, position + 1)
         raise
     return trace, strand
+
+
+def derive_key_norms(recording: Recording, query: KeyNormsQuery) -> Generator[None, None, KeyNormsAnswer]:
+    """Of the keys as the cache holds them. Raises `ViewUnavailableError`."""
+    layer, strand = recording.layer(query.layer), recording.strand(query)
+    _, stop = recording.span(strand, (0, None))
+    keys = recording.keys(recording.recorded(), layer, strand, stop)  # (H_kv, T, D)
+    yield
+    return KeyNormsAnswer(query, _plain(keys.float().norm(dim=-1)))
 
 
 def _norms(parts: list[torch.Tensor | None]) -> FloatArray:

@@ -110,12 +110,12 @@ def test_a_moment_that_is_chosen_while_tokens_stream_does_not_wait_for_its_turn(
     for step in (12, 13):  # the second one while the first one's question waits
         bench.dispatch(SelectStep(step))
         panel.render(bench.state)
-        assert bench.intents[-1] == AskView(LENS_SLOT, LensQuery(1, (P + step - 1, P + step)), urgent=True)
+        assert bench.intents[-1] == AskView(LENS_SLOT, LensQuery(1, (P + step - 1, P + step)), chosen=True)
         panel.render(bench.state)
     for index, slot in ((1, NORMS_SLOT), (2, ATTRIBUTION_SLOT)):
         page(qtbot, panel, index)
         asked = next(x for x in reversed(bench.intents) if isinstance(x, AskView))
-        assert (asked.slot, asked.urgent) == (slot, True)
+        assert (asked.slot, asked.chosen) == (slot, True)
 
 
 def test_cells_show_tokens_colours_and_where_the_model_commits(

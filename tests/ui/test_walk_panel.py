@@ -82,7 +82,7 @@ def test_while_tokens_stream_it_asks_only_for_a_selected_step(qtbot: QtBot, benc
     bench.dispatch(SelectStep(3))
     panel.render(bench.state)
     assert bench.asked(LATER_SLOT) == [WalkQuery(1, (P + 2, P + 3))]
-    assert bench.intents[-1] == AskView(LATER_SLOT, WalkQuery(1, (P + 2, P + 3)), urgent=True)
+    assert bench.intents[-1] == AskView(LATER_SLOT, WalkQuery(1, (P + 2, P + 3)))
     assert bench.asked(FIRST_SLOT) == []
     serve(panel, bench, LATER_SLOT)
     assert "once no tokens stream" in panel.note.text()

@@ -68,7 +68,7 @@ def test_urgent_questions_come_first_in_their_order_and_do_not_take_turns() -> N
         desk.ask(Ask(slot, number, query, urgent))
     order = []
     while desk:
-        assert desk.urgent == (len(order) < 2)
+        assert desk.awaited == (len(order) < 2)
         desk.derive_slice(lambda run, branch: None, None)  # each declines at once: there is no such run
         order += [event.slot for event in mailbox.drain()]  # type: ignore[union-attr]
     assert order == ["b", "d", "c", "a"]
