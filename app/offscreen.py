@@ -75,6 +75,7 @@ class Stage:
         if card is None:
             raise TokenglassError(f"There is no card “{name}”; there are {', '.join(self.window.workspace.cards)}.")
         card.show()
+        card.raise_()
 
     def load(self) -> None:
         """Wait for the model; `ModelLoadError` with its sentence if it cannot be loaded."""

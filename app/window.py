@@ -196,9 +196,7 @@ class Window(QMainWindow):
     @Slot()
     def show_errors(self) -> None:
         """Bring the list of errors up."""
-        card = self.workspace.cards.get("errors")
-        if card is not None and not card.isVisible():
-            card.toggleViewAction().trigger()
+        self._reveal("errors")
         for notice in self.store.state.notices:
             if notice.kind == "error":
                 self.store.dispatch(DismissNotice(notice.notice_id))

@@ -79,6 +79,7 @@ def run(
     draw_source: DrawSource = "counter",
     top_logprobs: int = 50,
     trace: bool = True,
+    trace_budget_mb: int = 1024,
     prefill_chunk: int = 256,
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
@@ -109,6 +110,7 @@ def run(
     draw_source: `counter` (a function of seed, row and position) or `torch` (what `generate()` draws).
     top_logprobs: candidates in each snapshot, 0 for none.
     trace: record what `attention` and `distribution` of the result are derived from.
+    trace_budget_mb: MiB of records that are kept; beyond, the oldest are dropped.
     prefill_chunk: positions of the prompt fed at once.
     grammar: what each continuation must be: a regular expression, a JSON schema or one of several texts.
     assistant_model: a smaller model with the same vocabulary that drafts tokens (assisted generation).
@@ -139,6 +141,7 @@ def run(
     )  # fmt: skip
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
+        trace_budget_bytes=_budget(trace_budget_mb),
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
         negative_prompt=to_negative(negative_prompt),
         interventions=to_interventions(interventions), breakpoints=to_breakpoints(breakpoints),
@@ -167,6 +170,7 @@ def stream(
     draw_source: DrawSource = "counter",
     top_logprobs: int = 50,
     trace: bool = False,
+    trace_budget_mb: int = 1024,
     prefill_chunk: int = 256,
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
@@ -191,6 +195,7 @@ def stream(
     )  # fmt: skip
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
+        trace_budget_bytes=_budget(trace_budget_mb),
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
         negative_prompt=to_negative(negative_prompt),
         interventions=to_interventions(interventions), breakpoints=to_breakpoints(breakpoints),
@@ -306,6 +311,12 @@ def _begin(past: object, embeds: object, *given: Any) -> tuple[Prompt, ...]:
     return to_prompts(*given)
 
 
+def _budget(mebibytes: int) -> int:
+    if mebibytes < 1:
+        raise ParameterError("trace_budget_mb must be at least 1.")
+    return mebibytes << 20
+
+
 def _extras(
     processors: Sequence[Processor],
     criteria: Sequence[Criterion],
@@ -340,6 +351,7 @@ def plan(
     draw_source: DrawSource = "counter",
     top_logprobs: int = 50,
     trace: bool = True,
+    trace_budget_mb: int = 1024,
     prefill_chunk: int = 256,
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,

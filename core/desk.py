@@ -1,4 +1,7 @@
-"""The desk where views are asked for: one waiting question a slot, derived in slices that take turns."""
+"""The desk where views are asked for: one waiting question a slot, derived in slices that take turns.
+
+What is urgent does not take turns: it is derived to its end, in the order of asking, before everything else.
+"""
 
 from __future__ import annotations
 
@@ -50,6 +53,7 @@ class Desk:
 
     def ask(self, ask: Ask) -> None:
         """Take a question; an earlier one in the same slot is dropped."""
+        self._waiting.pop(ask.slot, None)
         self._waiting[ask.slot] = _Deriving(ask)
 
     def withdraw(self, slot: str) -> None:
@@ -74,11 +78,11 @@ class Desk:
         answered = _one_slice(deriving, session, other, loaded)
         spent_s = perf_counter() - begun
         deriving.spent_s += spent_s
-        del self._waiting[slot]
-        if answered is None:
-            self._waiting[slot] = deriving  # back of the queue: panels take turns
-        else:
+        if answered is not None:
+            del self._waiting[slot]
             self._mailbox.put_latest(f"view:{slot}", answered)
+        elif not deriving.ask.chosen:
+            self._waiting[slot] = self._waiting.pop(slot)  # back of the queue: panels take turns
         return spent_s
 
 

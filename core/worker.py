@@ -11,6 +11,7 @@ import queue
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from core.allowance import Allowance
 from core.chores import Chores
 from core.contract.branches import DropBranch, StartBranch, SwitchBranch
 from core.contract.cache_lab import RunExperiment, StopExperiment
@@ -57,11 +58,6 @@ from core.shelf import Shelf
 if TYPE_CHECKING:
     from core.models.loaded import LoadedModel
 
-VIEW_SHARE = 0.08  # of the worker's time while it decodes
-MOST_CREDIT_S = 0.05  # unused share does not pile up into a stall
-MOST_DEBT_S = 0.06  # taken in advance where somebody waits; paid back before anything else is derived
-
-
 Inbox = queue.SimpleQueue[Command | Fetched]
 
 
@@ -92,7 +88,7 @@ class Worker:
         self.drafts = Drafts(inbox.put, mailbox, self._overtaken)
         self.chores = Chores(mailbox, self._overtaken)
         self.experiments = Experiments(mailbox, flags, self._interrupted)
-        self.credit_s = 0.0
+        self.allowance = Allowance()
 
     @property
     def loaded(self) -> LoadedModel | None:
@@ -197,7 +193,7 @@ class Worker:
             case StartRun():
                 self.going.start(command)
                 self.desk.clear()
-                self.credit_s = 0.0
+                self.allowance = Allowance()
             case PauseRun():
                 self.going.pause()
             case ResumeRun():
@@ -255,12 +251,10 @@ class Worker:
     def _advance(self) -> None:
         """One unit of the run, then views within their share of the time."""
         going = self.going
-        spent_s = going.advance()
-        self.credit_s = min(MOST_CREDIT_S, self.credit_s + spent_s * VIEW_SHARE / (1 - VIEW_SHARE))
-        while self.desk and going.advancing and self.inbox.empty():
-            if self.credit_s <= (-MOST_DEBT_S if self.desk.awaited else 0.0):
-                break
-            self.credit_s -= self._derive_slice()
+        self.allowance.earn(going.advance())
+        while self.desk and going.advancing and self.allowance.allows(self.desk.awaited) and self.inbox.empty():
+            awaited = self.desk.awaited
+            self.allowance.spend(self._derive_slice(), awaited)
         if going.session is not None:
             going.report_vitals(going.session)
 

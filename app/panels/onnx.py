@@ -51,7 +51,7 @@ class OnnxPanel(Panel):
         self.past.show_choice(0)
         self.past.chosen.connect(self._past_chosen)
         self.opset = Choice(self.tr("opset"), self.tr("Opset of the graph that is exported"), self._opset_chosen)
-        self.legacy, self.current = ElidedLabel(), ElidedLabel()
+        self.legacy, self.current = QLabel(), QLabel()
         self.table = TableView(self.tr("The graph as it was described and as it is exported"))
         forms = QWidget(self)
         column = QVBoxLayout(forms)
@@ -59,6 +59,8 @@ class OnnxPanel(Panel):
         column.setSpacing(4)
         for label in (self.legacy, self.current):
             label.setProperty("secondary", True)
+            label.setTextFormat(Qt.TextFormat.PlainText)
+            label.setWordWrap(True)
             column.addWidget(label)
         column.addWidget(self.table, 1)
         self.note = QLabel()

@@ -109,6 +109,11 @@ class OutputPanel(Panel):
         self.overlay.setToolTip(self.tr("Underline each token as strongly as the selected token attends to it"))
         self.overlay.setAccessibleName(self.tr("Underline tokens by attention from the selected one"))
         self.overlay.toggled.connect(lambda _on: self._refresh())
+        self.again = QPushButton(self.tr("Recompute"), self)
+        self.again.setToolTip(self.tr("Run the model again over the positions whose records were dropped"))
+        self.again.clicked.connect(self._recompute_clicked)
+        self.again.hide()
+        self._recompute: object = None  # of the sequence that may be fed again
         self.newest = QPushButton(self.tr("Follow newest"), self)
         self.newest.setToolTip(self.tr("Show the newest step in every panel, and scroll along"))
         self.newest.clicked.connect(self._follow_newest)
@@ -287,7 +292,10 @@ class OutputPanel(Panel):
         return self._source is not None or (self.overlay.isChecked() and state.selected is not None)
 
     def _row_query(self, run: RunView, state: AppState) -> Query | None:
-        return query_of(run, state, self._source or "attention") if self._wants_row(state) else None
+        if not self._wants_row(state):
+            return None
+        rests = state.selected is not None or state.worker not in (WorkerState.DECODING, WorkerState.PREFILL)
+        return query_of(run, state, self._source or "attention", self._recompute == run.key and rests)
 
     def _ask_row(self, run: RunView, state: AppState) -> None:
         query = self._row_query(run, state)
@@ -307,6 +315,10 @@ class OutputPanel(Panel):
         wanted = self._row_query(run, state)
         got = select.answer(state, ROW_SLOT)
         answer = got.answer if got else None
+        asked = state.asked.get(ROW_SLOT)
+        declined = got is not None and got.can_recompute and asked is not None and asked.query == wanted
+        self.again.setVisible(declined and not select.is_waiting(state, ROW_SLOT))
+        self._place_newest()
         levels: NDArray[np.int16] | None = None
         if wanted is not None and answer is not None:
             follows = state.selected is None and same_view(answer.query, wanted)
@@ -325,6 +337,11 @@ class OutputPanel(Panel):
         if levels is not None:
             fills[: len(levels)] = levels[: len(fills)]
         self.flow.set_levels(fills)
+
+    def _recompute_clicked(self) -> None:
+        if self._state is not None and self._state.run is not None:
+            self._recompute = self._state.run.key
+        self._refresh()
 
     # controls
 
@@ -383,6 +400,11 @@ class OutputPanel(Panel):
         top = self.height() - hint.height() - edit
         self.newest.setGeometry(self.width() - hint.width() - 16, top, hint.width(), hint.height())
         self.newest.raise_()
+        if not self.again.isHidden():
+            beside = 0 if self.newest.isHidden() else hint.width() + 8
+            wish = self.again.sizeHint()
+            self.again.setGeometry(self.width() - beside - wish.width() - 16, top, wish.width(), wish.height())
+            self.again.raise_()
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """The button stays in its corner, the title bar says what fits."""

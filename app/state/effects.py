@@ -94,8 +94,8 @@ def _commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Comm
             return (PreviewModel(after.preview.generation, after.preview.spec),)
         case i.CancelLoading() if before.loading is not None:
             return (CancelLoad(),)
-        case i.AskView(slot, query):
-            return (Ask(slot, after.asked[slot].generation, query, chosen=after.selected is not None),)
+        case i.AskView(slot, query, chosen):
+            return (Ask(slot, after.asked[slot].generation, query, chosen and after.selected is not None),)
         case i.WithdrawView(slot) if slot in before.asked:
             return (Withdraw(slot),)
         case _:

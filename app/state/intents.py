@@ -281,10 +281,14 @@ class ResetLayout:
 
 @dataclass(frozen=True, slots=True)
 class AskView:
-    """A visible panel wants a view; replaces an unanswered question in the same slot."""
+    """A visible panel wants a view; replaces an unanswered question in the same slot.
+
+    chosen: of the moment shown; where the user has selected one, who waits for it, it goes before what is not.
+    """
 
     slot: str
     query: ViewQuery | PictureQuery
+    chosen: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +374,13 @@ class SetSpeed:
 
 
 @dataclass(frozen=True, slots=True)
+class SetTraceBudget:
+    """Keep so many MiB of records of the next runs; beyond, the oldest are dropped."""
+
+    mebibytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Waiting:
     """How many tokens the store holds back (sent by the store)."""
 
@@ -429,6 +440,7 @@ Intent = (
     | SavePreset
     | RemovePreset
     | SetSpeed
+    | SetTraceBudget
     | Waiting
     | DeskIntent
     | ImageIntent

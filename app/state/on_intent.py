@@ -59,6 +59,8 @@ def on_intent(state: AppState, intent: i.Intent) -> AppState:
             return replace(begun, stepping=begun.stepping or select.can_step(state))
         case i.TogglePause() | i.Stop() | i.SetSpeed() | i.Waiting():
             return _pace(state, intent)
+        case i.SetTraceBudget(mebibytes):
+            return replace(state, trace_budget_mb=mebibytes)
         case i.TokenizeDraft():
             return state
         case i.Undo():

@@ -262,6 +262,7 @@ def run_spec(state: AppState, max_steps: int | None = None) -> RunSpec:
         reroll=state.reroll,
         reuse_prefix=state.draft.tab == "chat",
         max_steps=max_steps,
+        trace_budget_bytes=state.trace_budget_mb << 20,
         grammar=state.grammar,
         cache=state.cache,
         interventions=state.acting.interventions,

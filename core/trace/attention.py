@@ -32,7 +32,7 @@ def derive_attention(recording: Recording, query: AttentionQuery) -> Generator[N
     layer, heads = recording.layer(query.layer), checked_heads(recording, query.heads, query.reduce)
     strand = recording.strand(query)
     start, stop = recording.span(strand, query.rows)
-    trace, strand = _trace_for(recording, query, strand, start, stop)
+    trace, strand = trace_for(recording, query, strand, start, stop)
     cell = joined_cells(stop - start, stop, query.pool)
     parts: list[FloatArray] = []
     count = recording.info.heads if heads is None else len(heads)
@@ -113,7 +113,7 @@ def attention_weights(
     return weights[0] if heads is None else weights[0, heads]
 
 
-def _trace_for(
+def trace_for(
     recording: Recording, query: AttentionQuery, strand: Strand, start: int, stop: int
 ) -> tuple[Trace, Strand]:
     """The run's trace, or where its records were dropped and the user wants it, the same positions fed again."""
