@@ -85,8 +85,16 @@ class CrashLog:
         log.error("Uncaught exception in thread %s\n%s", threading.current_thread().name, detail)
         text = f"Something unforeseen failed: {kind.__name__}: {problem}. The window goes on; the log has the details."
         self.pending.append(Announce("error", text, detail))
+        _let_go(problem)
 
     def _qt_message(self, kind: QtMsgType, context: QMessageLogContext, message: str) -> None:
         log.log(_LEVELS[kind], "Qt: %s", message)
         if kind in (QtMsgType.QtCriticalMsg, QtMsgType.QtFatalMsg):
             self.pending.append(Announce("error", f"Qt reports: {message}"))
+
+
+def _let_go(problem: BaseException | None) -> None:
+    """Drop what the frames of an exception hold: Python keeps the last one, and a painter left open ends in a crash."""
+    while problem is not None:
+        traceback.clear_frames(problem.__traceback__)
+        problem = problem.__cause__ or problem.__context__

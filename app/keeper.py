@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from PySide6.QtCore import QObject, QTimer, Slot
@@ -9,10 +11,17 @@ from PySide6.QtCore import QObject, QTimer, Slot
 from app.panels.panel import Dispatch
 from app.preset_files import file_name, read_folder, write_preset
 from app.settings import Settings
+from app.state.acting_intents import AddBreakpoint
 from app.state.intents import Announce, OfferPresets
 from app.state.state import AppState, Preset
+from core.contract import ParameterError, break_notation, parse_breakpoint
 
 REST_MS = 400  # changes in a row are written once
+
+
+def kept_breakpoints(state: AppState) -> tuple[tuple[str, bool], ...]:
+    """The breakpoints in their notation, and whether they are on."""
+    return tuple((break_notation(one.breakpoint), one.on) for one in state.acting.breaks)
 
 
 class Keeper(QObject):
@@ -38,6 +47,11 @@ class Keeper(QObject):
         """Offer the presets that are there; say what is damaged."""
         if self._settings.problem is not None:
             self._say(self._settings.problem)
+        for text, on in self._settings.breakpoints():
+            try:
+                self._dispatch(AddBreakpoint(parse_breakpoint(text), on))
+            except ParameterError as error:
+                self._say(error.message)
         if self._folder is not None:
             self._written, problems = read_folder(self._folder)
             self._dispatch(OfferPresets(self._written))
@@ -46,7 +60,14 @@ class Keeper(QObject):
 
     def render(self, state: AppState) -> None:
         """Wait until changes rest."""
-        kept = (state.theme, state.layout, state.recent_models, state.recent_prompts, state.presets)
+        kept = (
+            state.theme,
+            state.layout,
+            state.recent_models,
+            state.recent_prompts,
+            state.presets,
+            kept_breakpoints(state),
+        )
         first, changed = self._state is None, kept != self._kept
         self._state, self._kept = state, kept
         if changed and not first:
@@ -64,6 +85,7 @@ class Keeper(QObject):
             layout=state.layout,
             recent_models=state.recent_models,
             recent_prompts=state.recent_prompts,
+            breakpoints=[list(pair) for pair in kept_breakpoints(state)],
         )
         if problem is not None:
             self._say(problem)
@@ -71,17 +93,25 @@ class Keeper(QObject):
             self._write_presets(self._folder, state.presets)
 
     def _write_presets(self, folder: Path, presets: tuple[Preset, ...]) -> None:
+        """Each for itself: one that cannot be written does not hold up the others."""
         names = {p.name for p in presets}
+        there = {p.name: p for p in self._written}
+        for preset in presets:
+            if there.get(preset.name) != preset and self._managed(folder, partial(write_preset, folder, preset)):
+                there[preset.name] = preset
+        for gone in [name for name in there if name not in names]:
+            path = folder / file_name(gone)
+            if self._managed(folder, partial(path.unlink, missing_ok=True)):
+                del there[gone]
+        self._written = tuple(p for p in presets if there.get(p.name) == p)
+
+    def _managed(self, folder: Path, write: Callable[[], None]) -> bool:
         try:
-            for preset in presets:
-                if preset not in self._written:
-                    write_preset(folder, preset)
-            for gone in (p for p in self._written if p.name not in names):
-                (folder / file_name(gone.name)).unlink(missing_ok=True)
-        except OSError as error:
-            self._say(f"The presets cannot be saved to {folder}: {error.strerror or error}.")
-        else:
-            self._written = presets
+            write()
+        except (OSError, ValueError) as error:
+            self._say(f"The presets cannot be saved to {folder}: {getattr(error, 'strerror', None) or error}.")
+            return False
+        return True
 
     def _say(self, text: str) -> None:
         if text not in self._said:

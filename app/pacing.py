@@ -6,19 +6,21 @@ from collections import deque
 from collections.abc import Iterable
 
 from core.contract import (
+    BranchesHeld,
     BranchStarted,
     BranchSwitched,
+    BreakpointHit,
     Event,
-    ParamsApplied,
     RunFinished,
     RunStarted,
     StateChanged,
     StepSnapshot,
+    Vitals,
     WorkerState,
 )
 
 _BEGINS = RunStarted | BranchStarted | BranchSwitched  # something else is shown from here on
-_IN_ORDER = StepSnapshot | ParamsApplied | RunFinished | RunStarted  # never one before another
+_LATEST = Vitals | BranchesHeld  # of a run, but said at once: only the newest counts
 _AT_ONCE = (WorkerState.PAUSED, WorkerState.DECODING)  # states that say nothing about what was shown
 
 
@@ -39,10 +41,11 @@ class Pacer:
         out: list[Event] = []
         room = self._room(limit_tps, paused, now_s)
         for event in events:
-            if isinstance(event, _BEGINS):
-                out += self._queue  # what is left of the run before, to its end
+            if isinstance(event, _BEGINS | BreakpointHit):
+                out += self._queue  # what is left of the run before, to its end; or up to where it stopped
                 self._queue.clear()
-                self.waiting, self.ended, self.hurry = 0, False, False
+                self.waiting, self.ended = 0, False
+                self.hurry = self.hurry and isinstance(event, BreakpointHit)
             if self._waits(event):
                 self._queue.append(event)
                 self.waiting += isinstance(event, StepSnapshot)
@@ -78,4 +81,6 @@ class Pacer:
         """Through the queue: steps, and whatever must not overtake one."""
         if isinstance(event, StateChanged):
             return bool(self._queue) and event.state not in _AT_ONCE
-        return isinstance(event, StepSnapshot) or (bool(self._queue) and isinstance(event, _IN_ORDER))
+        if isinstance(event, StepSnapshot):
+            return True
+        return bool(self._queue) and hasattr(event, "run_id") and not isinstance(event, _LATEST)  # never before another

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from pathlib import Path
 from types import MappingProxyType
+from urllib.parse import quote, unquote
 
 import platformdirs
 
@@ -15,6 +14,7 @@ from app.state.state import Preset
 from core.contract import ParameterError
 
 LONGEST_NAME = 60
+_RESERVED = '%<>:"/\\|?*'
 
 
 def default_folder() -> Path:
@@ -29,7 +29,7 @@ def read_preset(path: Path) -> Preset:
     except (OSError, ValueError) as error:
         raise ParameterError(f"“{path.name}” cannot be read: {error}") from error
     try:
-        return Preset(path.stem[:LONGEST_NAME], MappingProxyType(presets.parse(text)))
+        return Preset(_name(path.stem), MappingProxyType(presets.parse(text)))
     except ParameterError as error:
         raise ParameterError(f"“{path.name}” was not taken: {error.message}") from error
 
@@ -46,13 +46,21 @@ def read_folder(folder: Path) -> tuple[tuple[Preset, ...], tuple[str, ...]]:
 
 
 def write_preset(folder: Path, preset: Preset) -> None:
-    """Write one preset. Raises `OSError`; an older file is then intact."""
+    """Write one preset. Raises `OSError` or `ValueError`; an older file is then intact."""
     write_text(folder / file_name(preset.name), presets.write(preset.values))
 
 
 def file_name(name: str) -> str:
-    """The preset's own name wherever a file can be called so."""
-    safe = re.sub(r"[^\w .+()-]", "_", name).strip(" .")[:LONGEST_NAME]
-    if safe == name:
-        return f"{name}.json"
-    return f"{safe or 'preset'}-{hashlib.sha256(name.encode()).hexdigest()[:6]}.json"
+    """A name that every file system takes, from which `_name` reads the preset's own."""
+    name = name[:LONGEST_NAME] or "preset"
+    ends = {0, len(name) - 1}
+    odd = [c in _RESERVED or not c.isprintable() or (c in " ." and n in ends) for n, c in enumerate(name)]
+    return "".join(_escaped(c) if strange else c for c, strange in zip(name, odd, strict=True)) + ".json"
+
+
+def _escaped(character: str) -> str:
+    return quote(character.encode("utf-8", "surrogatepass"), safe="").replace(".", "%2E")
+
+
+def _name(stem: str) -> str:
+    return unquote(stem, errors="surrogatepass")[:LONGEST_NAME]

@@ -77,6 +77,12 @@ class Settings:
         values = self._values.get(f"recent_{kind}")
         return tuple(v for v in values if isinstance(v, str)) if isinstance(values, list) else ()
 
+    def breakpoints(self) -> tuple[tuple[str, bool], ...]:
+        """The breakpoints of the last time in their notation, and whether they were on."""
+        values = self._values.get("breakpoints")
+        pairs = [v for v in values if isinstance(v, list) and len(v) == 2] if isinstance(values, list) else []
+        return tuple((text, on) for text, on in pairs if isinstance(text, str) and isinstance(on, bool))
+
     def window(self) -> tuple[QByteArray, QByteArray] | None:
         """Geometry of the window and arrangement of its cards."""
         geometry, cards = self._bytes("geometry"), self._bytes("cards")
@@ -97,10 +103,11 @@ class Settings:
         try:
             if self._keep_as is not None:
                 keep(self.path, self.path.with_suffix(self._keep_as))
-            write_text(self.path, json.dumps(after, ensure_ascii=False, indent=1))
+            write_text(self.path, json.dumps(after, indent=1))
             self._keep_as = None
-        except OSError as error:
-            text = f"The settings cannot be saved to {self.path}: {error.strerror or error}. They last until you close."
+        except (OSError, ValueError, TypeError) as error:
+            why = getattr(error, "strerror", None) or error
+            text = f"The settings cannot be saved to {self.path}: {why}. They last until you close."
             log.warning(text)
             return text
         self._values = after

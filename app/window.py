@@ -168,6 +168,10 @@ class Window(QMainWindow):
             card = self.workspace.cards.get(name)
             if card is not None and not card.isVisible():
                 card.show()
+        for name in select.acting_cards(state):
+            if name not in self._offered:
+                self._offered.add(name)
+                self._reveal(name)
 
     def hidden(self) -> None:
         """The cards are told for themselves."""

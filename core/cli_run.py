@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from core.cli_picture import add_image_arguments, picture_prompt
-from core.contract import ChatMessage, Grammar, ModelSpec, Prompt, RunSpec, TokenglassError, validate
+from core.contract import (
+    ChatMessage,
+    Grammar,
+    ModelSpec,
+    Prompt,
+    RunSpec,
+    TokenglassError,
+    parse_breakpoint,
+    parse_intervention,
+    validate,
+)
 
 
 class UsageError(TokenglassError):
@@ -38,6 +48,16 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force-words", action="append", default=[], metavar="A|B",
         help="a phrase that beams must say, or one of several; goes with --set num_beams=5; may be given several times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--intervene", action="append", default=[], metavar="WHAT",
+        help="change what the model computes: “heads 3.1,4” (muted; “* 0.5” scales them), “skip 5.mlp”, "
+        "“steer 6 * 4 = \"love\" - \"hate\"”, “mute 3-5” (positions); may be given several times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--break-when", action="append", default=[], metavar="CONDITION",
+        help="end at the first token that meets it: “entropy>5”, “probability<0.01”, “rank>10”, “text~REGEX”, "
+        "“token=13,198”, “attention 3.1@0>0.5”, “cache>1MB”, “every=16”; may be given several times",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     grammar = parser.add_mutually_exclusive_group()
@@ -76,6 +96,8 @@ def run_spec(options: argparse.Namespace) -> RunSpec:
         grammar=_grammar(options),
         assistant=assistant,
         negative_prompt=None if options.negative_prompt is None else Prompt(text=options.negative_prompt),
+        interventions=tuple(map(parse_intervention, options.intervene)),
+        breakpoints=tuple(map(parse_breakpoint, options.break_when)),
         force_words=tuple(tuple(part for part in text.split("|") if part) for text in options.force_words),
     )
 

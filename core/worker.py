@@ -31,6 +31,8 @@ from core.contract.commands import (
     PreviewPlan,
     ResumeRun,
     SaveModel,
+    SetBreakpoints,
+    SetInterventions,
     SetParams,
     Shutdown,
     StartRun,
@@ -40,10 +42,12 @@ from core.contract.commands import (
 )
 from core.contract.errors import PromptError, TokenglassError
 from core.contract.events import (
+    BreakpointHit,
     CommandRefused,
     Event,
     LoadFailed,
     ModelReady,
+    RunFinished,
     StateChanged,
     Vitals,
     WorkerState,
@@ -61,6 +65,7 @@ if TYPE_CHECKING:
 
 VIEW_SHARE = 0.08  # of the worker's time while it decodes
 MOST_CREDIT_S = 0.05  # unused share does not pile up into a stall
+MOST_DEBT_S = 0.06  # taken in advance where somebody waits; paid back before anything else is derived
 
 
 Inbox = queue.SimpleQueue[Command | Fetched]
@@ -142,13 +147,19 @@ class Worker:
         self.loaded = self.assistant = None
 
     def _give_up(self, problem: BaseException) -> None:
-        """End the run, or else the views asked for, and say why."""
-        if self.running and self.session is not None:
-            self.session.error = self.session.error or typed_error(problem)
-            self._end_run()
-        else:
-            self.desk.clear()
-            self.mailbox.put(CommandRefused("Ask", error_report(problem)))
+        """End the run, or else the views asked for, and say why. Never raises: the thread would be gone."""
+        try:
+            if self.running and self.session is not None:
+                self.session.error = self.session.error or typed_error(problem)
+                self._end_run()
+            else:
+                self.desk.clear()
+                self.mailbox.put(CommandRefused("Ask", error_report(problem)))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as another:
+            self.mailbox.put(CommandRefused("Worker", error_report(another)))
+            self._settle()
 
     def _overtaken(self) -> Callable[[], bool]:
         """Whether from now on a load is asked for or given up, or all ends: what takes long beside it gives up."""
@@ -177,7 +188,7 @@ class Worker:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as problem:  # some libraries raise outside Exception (pyo3 panics)
-            epoch = command.epoch if isinstance(command, SetParams) else None
+            epoch = command.epoch if isinstance(command, SetParams | SetInterventions) else None
             self.mailbox.put(CommandRefused(type(command).__name__, error_report(problem), epoch))
             if not self.running:
                 self.hooks.close()
@@ -202,10 +213,12 @@ class Worker:
             case SwitchBranch():
                 self._switch(command)
             case DropBranch():
-                self.branches.drop(command.run_id, command.branch_id)
+                ended = self.branches.drop(command.run_id, command.branch_id)
+                if ended is not None:
+                    self.mailbox.put(ended.result())
                 self._report_branches()
-            case SetParams():
-                self._set_params(command)
+            case SetParams() | SetInterventions() | SetBreakpoints():
+                self._change_run(command)
             case Tokenize() | PreviewModel() | PreviewPlan():
                 self.drafts.take(command, self.loaded)
             case Fetched():
@@ -256,7 +269,8 @@ class Worker:
             assistant=self._assistant(command.spec.assistant),
         )
         self.desk.clear()
-        self.branches.begin(session)
+        for ended in self.branches.begin(session):
+            self.mailbox.put(ended.result())
         self._go_on(session, session.started, command.spec.max_steps)
 
     def _go_on(self, session: Session, event: Event, max_steps: int | None) -> None:
@@ -271,6 +285,7 @@ class Worker:
     def _part(self, command: StartBranch) -> None:
         session, started = self.branches.part(command, self._interrupted, self.paused_at)
         self.hooks.close()
+        self.running = False
         self._go_on(session, started, command.max_steps)
         if command.max_steps == 0 and not session.put:
             self._pause()
@@ -330,9 +345,18 @@ class Worker:
         self.paused_at, self.steps_left = None, max_steps
         self._settle()
 
-    def _set_params(self, command: SetParams) -> None:
-        if self.session is not None and self.running:
-            self.mailbox.put(self.session.set_params(command.changes, command.epoch))
+    def _change_run(self, command: SetParams | SetInterventions | SetBreakpoints) -> None:
+        session = self.session
+        if session is None or not self.running:
+            return
+        match command:
+            case SetParams(changes, epoch):
+                self.mailbox.put(session.set_params(changes, epoch))
+            case SetInterventions(run_id, interventions, epoch) if run_id == session.run_id:
+                self.mailbox.put(session.set_interventions(interventions, epoch))
+            case SetBreakpoints(run_id, breakpoints) if run_id == session.run_id:
+                for problem in session.set_breakpoints(breakpoints):
+                    self.mailbox.put(problem)
 
     @property
     def _refilling(self) -> bool:
@@ -381,13 +405,17 @@ class Worker:
         if session.finished:
             self._end_run()
             return
+        stops = any(isinstance(event, BreakpointHit) for event in events)
         if steps and self.steps_left is not None:
             self.steps_left -= not steps[0].put
-            if self.steps_left <= 0 and not session.put:
-                self._pause()
+            stops = stops or (self.steps_left <= 0 and not session.put)
+        if stops:
+            self._pause()
         self._settle()
         self.credit_s = min(MOST_CREDIT_S, self.credit_s + spent_s * VIEW_SHARE / (1 - VIEW_SHARE))
-        while self.desk and self._advancing and self.credit_s > 0 and self.inbox.empty():
+        while self.desk and self._advancing and self.inbox.empty():
+            if self.credit_s <= (-MOST_DEBT_S if self.desk.awaited else 0.0):
+                break
             self.credit_s -= self._derive_slice()
         self._report_vitals(session)
 
@@ -407,16 +435,26 @@ class Worker:
         """Stop what runs and say how it ended; the session stays for views."""
         self.hooks.close()
         if self.running and self.session is not None:
-            try:
-                self._conclude(self.session)
-            except (KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException as problem:  # the detokeniser may panic on what it held back
-                self.session.error = self.session.error or typed_error(problem)
-                self._conclude(self.session)
+            self._tell_end(self.session)
         self.running, self.paused_at = False, None
         self._settle()
         self._report_branches()
+
+    def _tell_end(self, session: Session) -> None:
+        """Whatever fails on the way, a run that began is told to have ended, and the thread goes on."""
+        ways: list[Callable[[], None]] = [
+            lambda: self._conclude(session),
+            lambda: self._conclude(session),  # cancelling failed, as where the detokeniser panics on what it held back
+            lambda: self.mailbox.put(broken_off(session)),
+        ]
+        for conclude in ways:
+            try:
+                conclude()
+                return
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as problem:
+                session.error = session.error or typed_error(problem)
 
     def _conclude(self, session: Session) -> None:
         if self.paused_at is not None:
@@ -440,3 +478,20 @@ class Worker:
             self.enter(WorkerState.PAUSED)
         else:
             self.enter(WorkerState.PREFILL if self.session.in_prefill else WorkerState.DECODING)
+
+
+def broken_off(session: Session) -> RunFinished:
+    """The end of a run that cannot even say what it has made."""
+    return RunFinished(
+        run_id=session.run_id,
+        finish_reason="cancelled",
+        finish_reasons=("cancelled",),
+        texts=("",),
+        sequences=((),),
+        prompt_tokens=(0,),
+        new_tokens=0,
+        ttft_ms=None,
+        tokens_per_s=None,
+        error=None if session.error is None else session.error.report(),
+        branch_id=session.branch_id,
+    )

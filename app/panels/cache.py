@@ -10,6 +10,7 @@ from app.panels import tables
 from app.panels.accessible import Moment, describe_selection
 from app.panels.panel import Dispatch, Panel
 from app.state import select
+from app.state.acting_intents import SetMuted
 from app.state.intents import SelectStep
 from app.state.run import RunView
 from app.state.state import AppState
@@ -18,12 +19,14 @@ from app.widgets import numbers
 from app.widgets.focus_ring import FocusRing
 from app.widgets.layer_bars import LayerBars, unit_of
 from app.widgets.legend import SwatchLegend
+from app.widgets.muted_field import MutedField
 from app.widgets.readout import Readout, share_room
 from app.widgets.series_plot import Lane, Series, SeriesPlot
 from app.widgets.text_lines import TextLines
 from app.widgets.twin import Twin, TwinStack
 from core.contract import CacheReport, ModelInfo
 
+MUTED_PX = 180  # from this height on muted positions have a line, where there are some
 TALL_PX = 340  # from this height on the growth line stands below the bars
 RECENT_STEPS = 64
 WORDY_PX = 380  # from this width on the formula names its factors
@@ -73,12 +76,15 @@ class CachePanel(Panel):
         self.twins.turned.connect(self._show_table)
         box.addWidget(self.twins, 1)
         box.addWidget(self.text)
+        self.muted = MutedField(self._mute, self)
+        box.addWidget(self.muted)
         self._run: RunView | None = None
         self._index: int | None = None
         self._shown: tuple[object, ...] = ()
         self._top_bytes = 0
         self._theme = ""
         self._pinned = False
+        self._muted: frozenset[int] = frozenset()
         self._described: Moment = None
         self._show_nothing()
 
@@ -92,6 +98,7 @@ class CachePanel(Panel):
         tall = self.height() >= TALL_PX
         self._plots.setDirection(QBoxLayout.Direction.TopToBottom if tall else QBoxLayout.Direction.LeftToRight)
         self._share_room()
+        self._show_muted()
         if self._run is not None and self._index is not None:
             self._show_texts(self._run, self._index)
 
@@ -101,6 +108,10 @@ class CachePanel(Panel):
         run, index = state.run, select.step_index(state)
         self._run, self._index, self._pinned = run, index, state.selected is not None
         self._described = describe_selection(self, (self.bars, self.growth), state, self._described)
+        muted = select.muted_positions(state.acting.interventions, 0 if run is None else run.row)
+        if muted != self._muted:
+            self._muted = muted
+            self._show_muted()
         if run is None or index is None:
             self._show_nothing()
             return
@@ -111,6 +122,14 @@ class CachePanel(Panel):
         self._shown = shown
         self._show_step(run, index, restart)
         self._show_table()
+
+    def _show_muted(self) -> None:
+        """Where there is room for one more line, or something to be told."""
+        self.muted.show_positions(self._muted)
+        self.muted.setVisible(self.height() >= (MUTED_PX if self._muted else TALL_PX))
+
+    def _mute(self, positions: tuple[int, ...]) -> None:
+        self.dispatch(SetMuted(0 if self._run is None else self._run.row, positions))
 
     def _share_room(self) -> None:
         fixed = (self.twins.button, self.legend)

@@ -155,8 +155,9 @@ class ParametersPanel(Panel):
         if path and self._state is not None:
             try:
                 write_text(Path(path), presets.write(presets.values_in_force(self._state)))
-            except OSError as error:
-                self.dispatch(Announce("error", f"“{path}” cannot be written: {error.strerror or error}."))
+            except (OSError, ValueError) as error:
+                why = getattr(error, "strerror", None) or error
+                self.dispatch(Announce("error", f"“{path}” cannot be written: {why}."))
 
     def _add_mode(self) -> None:
         self.mode_dot = ModifiedDot()

@@ -22,7 +22,7 @@ from app.widgets.visible_text import one_line
 REST_MS = 120  # typing rests this long before the draft is tokenised
 LONGEST_ENTRY = 60  # characters of a prompt in the menu
 TABS: tuple[Tab, ...] = ("text", "chat", "batch")
-WIDE_PX = 266  # from here on there is room for three tabs and a word
+WIDE_PX = 284  # from here on there is room for the tabs and a word
 TEXT_PX, CHAT_PX = 52, 184  # least height of the editors
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from app.state.acting_intents import ActingIntent as ActingIntent
 from app.state.branch_intents import BranchIntent as BranchIntent
 from app.state.desk_intents import DeskIntent as DeskIntent
 from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Preset, Tab
@@ -416,5 +417,6 @@ Intent = (
     | SetSpeed
     | Waiting
     | DeskIntent
+    | ActingIntent
     | BranchIntent
 )

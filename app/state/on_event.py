@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
-from app.state import branches, desks, history, notices, params, plan, samples
+from app.state import acting, branches, desks, history, notices, params, plan, samples
 from app.state.branch_state import Key
 from app.state.run import begin, with_end, with_step
 from app.state.shown import of_sequence
@@ -15,10 +15,13 @@ from core.contract import (
     BranchesHeld,
     BranchStarted,
     BranchSwitched,
+    BreakpointHit,
+    BreakpointProblem,
     ChatMessage,
     CommandRefused,
     Event,
     HypothesisEnded,
+    InterventionsApplied,
     LoadFailed,
     LoadProgress,
     ModelInfo,
@@ -45,10 +48,12 @@ def on_event(state: AppState, event: Event) -> AppState:
     match event:
         case StepSnapshot() | PrefillProgress() | ParamsApplied() | HypothesisEnded() | RunFinished() | RunStarted():
             return _on_run_event(state, event)
+        case InterventionsApplied() | BreakpointHit() | BreakpointProblem():
+            return _on_acting_event(state, event)
         case BranchStarted():
-            return history.moved(state, branches.started(state, event))
+            return acting.cleared(history.moved(state, branches.started(state, event)))
         case BranchSwitched():
-            return branches.switched(state, event)
+            return acting.cleared(branches.switched(state, event))
         case BranchesHeld():
             return branches.held(state, event)
         case StateChanged(worker):
@@ -108,9 +113,20 @@ def _on_run_event(
             run = replace(run, params=event.params, flags=(*run.flags, event))
             return replace(params.applied(state, event.epoch), run=run)
         case RunFinished():
+            state = acting.gone_on(state)  # it stopped at its last token
             state = of_sequence(replace(state, draft=_with_answer(state, event)), with_end(run, event))
             state = replace(branches.with_answer(branches.left(state)), pending=EMPTY)
             return notices.report(state, event.error) if event.error else state
+
+
+def _on_acting_event(state: AppState, event: acting.ActingEvent) -> AppState:
+    run, key = state.run, (event.run_id, event.branch_id)
+    if run is not None and run.branch == key:
+        return acting.on_event(state, run, event)
+    other = branches.view(state, key)
+    if other is None or not isinstance(event, InterventionsApplied):
+        return state
+    return branches.with_view(state, replace(other, acts=(*other.acts, event)))
 
 
 def _of_another_branch(
@@ -142,7 +158,7 @@ def _run_started(state: AppState, event: RunStarted) -> AppState:
         request = None
     before, state = state, branches.begun(state, run)
     after = replace(
-        state,
+        acting.run_started(state),
         run=run,
         requested=request,
         draft=draft,
@@ -196,6 +212,7 @@ def _model_ready(state: AppState, info: ModelInfo) -> AppState:
         tokenized=None,
         token_error=None,
     )
+    state = acting.model_ready(state, info)
     loading = state.loading if state.loading and state.loading.model_id != info.model_id else None
     # Three eighths up: past the layers that mostly copy, before those that mostly predict.
     focus = AttentionFocus(layer=info.layers * 3 // 8, head=min(4, info.heads - 1))
@@ -231,7 +248,7 @@ def _load_failed(state: AppState, event: LoadFailed) -> AppState:
 
 def _refused(state: AppState, event: CommandRefused) -> AppState:
     if event.epoch is not None:
-        state = params.refused(state, event.epoch)
+        state = acting.refused(params.refused(state, event.epoch), event.epoch)
     if event.command == "StartBranch":
         state = branches.refused(state)
     if event.command == "StartRun":

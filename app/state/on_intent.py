@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from app.state import batch, branches, desks, history, modes, notices, params, presets, select, shown
+from app.state import acting, batch, branches, desks, history, modes, notices, params, presets, select, shown
 from app.state import intents as i
 from app.state.state import AppState, AttentionFocus, Draft, Loading, Pace, Preview, Question, RunRequest
 from app.state.texts import tr
@@ -18,8 +18,12 @@ def on_intent(state: AppState, intent: i.Intent) -> AppState:
     """The state after `intent`; what core has to do for it is `effects.commands`."""
     if isinstance(intent, i.DeskIntent):
         return desks.on_intent(state, intent)
+    if isinstance(intent, i.ActingIntent):
+        return acting.on_intent(state, intent)
+    if isinstance(intent, i.Step | i.TogglePause | i.Stop):
+        state = acting.gone_on(state)
     if isinstance(intent, i.BranchIntent):
-        return branches.on_intent(state, intent)
+        return acting.cleared(branches.on_intent(state, intent), state.run)
     match intent:
         case i.Run():
             return _request_run(replace(state, reroll=0), max_steps=None)

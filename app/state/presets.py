@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -21,7 +22,7 @@ MOST_NAMED = 4  # keys without effect that are named, the others are counted
 def parse(text: str) -> dict[str, object]:
     """The values of a preset file. Raises `ParameterError` with one sentence."""
     try:
-        values = json.loads(text, parse_constant=_no_constant)
+        values = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise ParameterError(tr("This is no JSON that can be read: {0}.").format(error)) from error
     if not isinstance(values, dict):
@@ -35,9 +36,15 @@ def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is no number of JSON")
 
 
+def _finite(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text[:20]} is out of range")
+    return float(text)
+
+
 def write(values: Mapping[str, object]) -> str:
-    """The text of a preset file."""
-    return json.dumps(dict(values), ensure_ascii=False, indent=2) + "\n"
+    """The text of a preset file, in ASCII: a lone surrogate has no other spelling. Raises `ValueError`."""
+    return json.dumps(dict(values), allow_nan=False, indent=2) + "\n"
 
 
 def names() -> tuple[str, ...]:
@@ -48,26 +55,29 @@ def names() -> tuple[str, ...]:
 def values_in_force(state: AppState) -> dict[str, object]:
     """The parameters as a GenerationConfig: what was applied last, verbatim where it still holds.
 
+    What stands for “not set”, and what was refused, stays as it was written until the user sets that parameter.
     The ids that end a text belong to the model, so they are written only where the user set them.
     """
     values = dict(state.config)
     now = select.params(state)
     for name in names():
         value = getattr(now, name)
-        if name in values and _means(name, values[name], value):
+        chosen = name in state.overrides
+        if name in values and _means(name, values[name], value, chosen):
             continue
-        if (name == "eos_token_id" and name not in state.overrides) or value == ():
-            values.pop(name, None)
+        if (name == "eos_token_id" and not chosen) or value == ():
+            if name in values:
+                values[name] = None
         else:
             values[name] = list(value) if isinstance(value, tuple) else value
     return values
 
 
-def _means(name: str, written: object, value: object) -> bool:
+def _means(name: str, written: object, value: object, chosen: bool) -> bool:
     try:
-        return written is not None and bool(validate({name: written})[name] == value)
+        return not chosen if written is None else bool(validate({name: written})[name] == value)
     except ParameterError:
-        return False
+        return not chosen
 
 
 def save(state: AppState, name: str) -> AppState:

@@ -17,8 +17,12 @@ from core.contract import (
     Answered,
     ChatMessage,
     GenerationParams,
+    Intervention,
+    MutePositions,
     Prompt,
     RunSpec,
+    ScaleHeads,
+    SkipPart,
     StepSnapshot,
     ViewStatus,
     WorkerState,
@@ -129,6 +133,13 @@ def card_for(state: AppState) -> str | None:
     return "rows" if len(run.started.rows) > 1 else None
 
 
+def acting_cards(state: AppState) -> tuple[str, ...]:
+    """The cards that have something to tell: interventions made, tokens watched, a breakpoint that stopped the run."""
+    acting = state.acting
+    some = (("interventions", acting.acts), ("watches", acting.pins), ("breakpoints", acting.hits))
+    return tuple(name for name, things in some if things)
+
+
 def entropy_levels(entropy_bits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Entropies scaled to [0, 1], bright where the model was sure."""
     return np.asarray(1.0 - np.clip(entropy_bits / ENTROPY_TOP_BITS, 0.0, 1.0))
@@ -142,6 +153,28 @@ def colour_ends(by: ColourBy) -> tuple[str, str]:
         "surprisal": (f"≥ {SURPRISAL_TOP_BITS:g} bits", "0"),
         "rank": (f"≥ {RANK_TOP:g}", "0"),
     }[by]
+
+
+def interventions(run: RunView, index: int | None = None) -> tuple[Intervention, ...]:
+    """The interventions in force when the step with this index was chosen; None: for the next one."""
+    acts = [act for act in run.acts if index is None or act.index <= index]
+    return acts[-1].interventions if acts else run.base
+
+
+def muted_heads(asked: tuple[Intervention, ...]) -> frozenset[tuple[int, int]]:
+    """(layer, head) of every head that is muted."""
+    scaled = (one for one in asked if isinstance(one, ScaleHeads) and one.factor == 0)
+    return frozenset((one.layer, head) for one in scaled for head in one.heads)
+
+
+def skipped_parts(asked: tuple[Intervention, ...]) -> frozenset[tuple[int, str]]:
+    """(layer, part) of everything that is skipped."""
+    return frozenset((one.layer, one.part) for one in asked if isinstance(one, SkipPart))
+
+
+def muted_positions(asked: tuple[Intervention, ...], row: int) -> frozenset[int]:
+    """The positions of a row that are hidden from later queries."""
+    return frozenset(p for one in asked if isinstance(one, MutePositions) and one.row == row for p in one.positions)
 
 
 def view_status(state: AppState, view: str) -> ViewStatus | None:
@@ -219,6 +252,8 @@ def run_spec(state: AppState, max_steps: int | None = None) -> RunSpec:
         reuse_prefix=state.draft.tab == "chat",
         max_steps=max_steps,
         grammar=state.grammar,
+        interventions=state.acting.interventions,
+        breakpoints=state.acting.breakpoints,
         **_mode_texts(state),
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from app.state.acting_state import Acting
 from app.state.branch_state import BranchState
 from app.state.desk_state import ConfigDesk, OnnxDesk
 from app.state.run import RunView
@@ -243,6 +244,7 @@ class AppState:
     answers: Mapping[str, Answered] = field(default_factory=lambda: EMPTY)
     config_desk: ConfigDesk = field(default_factory=ConfigDesk)
     onnx: OnnxDesk = field(default_factory=OnnxDesk)
+    acting: Acting = field(default_factory=Acting)
     # Counters: the last identifier given out.
     last_model_id: int = 0
     last_run_id: int = 0

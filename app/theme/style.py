@@ -44,6 +44,10 @@ QToolButton[plain="true"], QPushButton[plain="true"] {
 }
 QToolButton[plain="true"]:hover, QPushButton[plain="true"]:hover { background: $raised; }
 QToolButton[plain="true"]:focus, QPushButton[plain="true"]:focus { background: $soft; }
+QToolButton[corner="true"] {
+    border: none; border-radius: 4px; background: transparent; color: $secondary; padding: 0; margin: 4px 0;
+}
+QToolButton[corner="true"]:hover { background: $raised; color: $text; }
 QPushButton[link="true"] {
     border: none; background: transparent; color: $accent; padding: 0; min-height: 20px; max-height: 20px;
     font-weight: 600;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QEvent, QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QCloseEvent, QColor, QContextMenuEvent, QEnterEvent, QPainter, QPaintEvent, QResizeEvent
+from PySide6.QtGui import QCloseEvent, QColor, QContextMenuEvent, QPainter, QPaintEvent, QResizeEvent
 from PySide6.QtWidgets import QDockWidget, QHBoxLayout, QLabel, QMenu, QToolButton, QVBoxLayout, QWidget
 
 from app.panels.panel import Panel
@@ -13,6 +13,7 @@ from app.widgets.elided_label import ElidedLabel
 
 PADDING_PX = 12
 HEADER_PX = 36
+CORNER_PX = 18  # right of what a panel has: the card's own button
 LEAST_TEXT_PX = 24  # narrower remains of a text say nothing
 
 
@@ -22,7 +23,7 @@ class CardHeader(QWidget):
     In a narrow card the subtitle gives way first, then the numbers, then the controls, the last ones first.
     """
 
-    def __init__(self, panel: Panel, parent: QWidget) -> None:
+    def __init__(self, panel: Panel, parent: Card) -> None:
         super().__init__(parent)
         self.setFixedHeight(HEADER_PX)
         self.title = QLabel(panel.title)
@@ -37,7 +38,7 @@ class CardHeader(QWidget):
         self._controls = [_Holder(w) for w in panel.header_widgets()]
         self._right_controls = [_Holder(w) for w in panel.header_right_widgets()]
         row = QHBoxLayout(self)
-        row.setContentsMargins(PADDING_PX, 4, PADDING_PX, 0)
+        row.setContentsMargins(PADDING_PX, 4, CORNER_PX, 0)
         row.setSpacing(GAP_PX)
         row.addWidget(self.title)
         row.addWidget(self.subtitle)
@@ -47,12 +48,13 @@ class CardHeader(QWidget):
         row.addWidget(self.right)
         for holder in self._right_controls:
             row.addWidget(holder)
+        self.corner = _CornerButton(parent, self)
 
     def sizeHint(self) -> QSize:
         return QSize(super().sizeHint().width(), HEADER_PX)  # a dock does not ask for the fixed height
 
     def minimumSizeHint(self) -> QSize:
-        return QSize(self.title.sizeHint().width() + 2 * PADDING_PX, HEADER_PX)
+        return QSize(self.title.sizeHint().width() + PADDING_PX + CORNER_PX, HEADER_PX)
 
     def show_texts(self, subtitle: str, right: str) -> None:
         """The texts beside the title."""
@@ -63,10 +65,11 @@ class CardHeader(QWidget):
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
+        self.corner.setGeometry(self.width() - CORNER_PX + 1, 4, CORNER_PX - 4, HEADER_PX - 4)
         self._fit()
 
     def _fit(self) -> None:
-        room = self.width() - 2 * PADDING_PX - self.title.sizeHint().width() - GAP_PX
+        room = self.width() - PADDING_PX - CORNER_PX - self.title.sizeHint().width() - GAP_PX
         for holder in (*self._right_controls, *self._controls):
             room -= holder.sizeHint().width() + GAP_PX
             holder.setVisible(room >= -GAP_PX)
@@ -97,32 +100,18 @@ class _Holder(QWidget):
         return super().event(event)
 
 
-class CardButtons(QWidget):
-    """Float and hide, over the right end of the title bar while the pointer is there."""
+class _CornerButton(QToolButton):
+    """Float and hide, in a menu. It has the corner for itself: nothing of the panel lies under it."""
 
     def __init__(self, card: Card, parent: QWidget) -> None:
         super().__init__(parent)
-        row = QHBoxLayout(self)
-        row.setContentsMargins(8, 0, 8, 0)
-        row.setSpacing(0)
-        self.float_button = self._button("⧉", self.tr("Float this panel, or dock it again"))
-        self.hide_button = self._button("×", self.tr("Hide this panel; the Layout menu brings it back"))
-        self.float_button.clicked.connect(lambda: card.setFloating(not card.isFloating()))
-        self.hide_button.clicked.connect(card.close)
-        row.addWidget(self.float_button)
-        row.addWidget(self.hide_button)
-
-    def _button(self, text: str, tip: str) -> QToolButton:
-        button = QToolButton(self)
-        button.setText(text)
-        button.setToolTip(tip)
-        button.setAccessibleName(tip)
-        button.setProperty("plain", True)
-        button.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        return button
-
-    def paintEvent(self, event: QPaintEvent) -> None:
-        QPainter(self).fillRect(self.rect(), self.palette().base())
+        self.setText("⋮")
+        self.setProperty("corner", True)
+        self.setToolTip(self.tr("Float or hide this card"))
+        self.setAccessibleName(self.tr("Float or hide {0}").format(card.panel.title))
+        self.setAccessibleDescription(self.tr("A menu; the Layout menu brings a hidden card back."))
+        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # the command palette has the same for the keyboard
+        self.clicked.connect(lambda: card.menu().popup(self.mapToGlobal(self.rect().bottomLeft())))
 
 
 class Card(QDockWidget):
@@ -143,8 +132,6 @@ class Card(QDockWidget):
         self.header = CardHeader(panel, self)
         self.setTitleBarWidget(self.header)
         self.setWidget(body)
-        self.buttons = CardButtons(self, self.header)
-        self.buttons.hide()
 
     def render(self, state: object) -> None:  # type: ignore[override]
         """Render the panel, then its title bar."""
@@ -158,33 +145,23 @@ class Card(QDockWidget):
     def contextMenuEvent(self, event: QContextMenuEvent) -> None:
         if event.pos().y() > HEADER_PX:
             return
+        self.menu().popup(event.globalPos())
+
+    def menu(self) -> QMenu:
+        """What can be done with the card; it is gone once it closes."""
         menu = QMenu(self)
         menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        floats = self.isFloating()
-        menu.addAction(self.tr("Dock") if floats else self.tr("Float"), lambda: self.setFloating(not floats))
+        menu.addAction(self.tr("Dock") if self.isFloating() else self.tr("Float"), self.turn_floating)
         menu.addAction(self.tr("Hide"), self.close)
-        menu.popup(event.globalPos())
+        return menu
+
+    def turn_floating(self) -> None:
+        """A window of its own, or back in its place."""
+        self.setFloating(not self.isFloating())
 
     def closeEvent(self, event: QCloseEvent) -> None:
         super().closeEvent(event)
         self.closed.emit()
-
-    def enterEvent(self, event: QEnterEvent) -> None:
-        self._place_buttons()
-        self.buttons.show()
-
-    def leaveEvent(self, event: QEvent) -> None:
-        if not self.isFloating():
-            self.buttons.hide()
-
-    def resizeEvent(self, event: QResizeEvent) -> None:
-        super().resizeEvent(event)
-        self._place_buttons()
-
-    def _place_buttons(self) -> None:
-        width = self.buttons.sizeHint().width()
-        self.buttons.setGeometry(self.header.width() - width - 1, 4, width, HEADER_PX - 4)
-        self.buttons.raise_()
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)

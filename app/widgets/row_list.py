@@ -113,7 +113,10 @@ class RowList(QAbstractScrollArea):
 
     def paintEvent(self, event: QPaintEvent) -> None:
         """The visible rows."""
-        painter = QPainter(self.viewport())
+        with QPainter(self.viewport()) as painter:
+            self._paint(painter)
+
+    def _paint(self, painter: QPainter) -> None:
         if not self._count or self._line is None:
             paint_empty(painter, self.viewport().rect(), self._palette, *self._empty)
             return

@@ -133,6 +133,12 @@ class TokenFlow(QAbstractScrollArea):
             self._marks.underlines = values
             self.viewport().update()
 
+    def set_struck(self, tokens: frozenset[int]) -> None:
+        """A line through these tokens."""
+        if tokens != self._marks.struck:
+            self._marks.struck = tokens
+            self.viewport().update()
+
     def set_selected(self, token: int | None) -> None:
         """Frame a token and bring it into view; None frames none."""
         if token == self._marks.selected:

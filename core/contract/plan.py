@@ -126,7 +126,7 @@ class GenerationPlan:
     stopping: the criteria in the order in which they are asked. outputs: what can be had afterwards, and why not.
     ignored_keys: `config.keys_to_ignore_at_inference`, which `Trainer` drops; generate() does not read it.
     allowed_first: tokens that the grammar allows at the first step.
-    warnings: with the number of the step they belong to.
+    warnings: with the number of the step they belong to. interventions: in force now, in words.
     """
 
     model: str
@@ -145,6 +145,7 @@ class GenerationPlan:
     grammar: Grammar | None = None
     allowed_first: int | None = None
     warnings: tuple[tuple[int, str], ...] = ()
+    interventions: tuple[str, ...] = ()
 
     def value(self, name: str) -> ParameterValue:
         """The parameter of this name; KeyError if there is none."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from core.contract.breakpoints import Breakpoint
+from core.contract.interventions import Intervention
 from core.contract.picture import Picture
 
 DrawSource = Literal["counter", "torch"]
@@ -86,6 +88,8 @@ class RunSpec:
     branch_budget_bytes: cache and records that the branches not in use may hold together; beyond it the one used
         longest ago gives its cache up first.
     negative_prompt: what classifier-free guidance (guidance_scale) steers away from; None: the last token alone.
+    interventions: changes to what the model computes, in force from the first position on.
+    breakpoints: conditions that stop the run between two tokens.
     """
 
     prompts: tuple[Prompt, ...]
@@ -105,4 +109,6 @@ class RunSpec:
     assistant: ModelSpec | None = None
     negative_prompt: Prompt | None = None
     force_words: tuple[tuple[str, ...], ...] = ()
+    interventions: tuple[Intervention, ...] = ()
+    breakpoints: tuple[Breakpoint, ...] = ()
     branch_budget_bytes: int = 1 << 30

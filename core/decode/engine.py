@@ -70,7 +70,9 @@ def _feed_chunk(run: Session, done: int, end: int) -> tuple[int, torch.Tensor]:
     stop, trace = min(done + run.spec.prefill_chunk, end), run.trace
     if trace is not None and done < trace.stop:  # recorded already, only keys and values are missing
         stop, trace = min(stop, trace.stop), None
-    return stop, run.forward(run.fed_input(done, stop), run.cache, trace)
+    stop = run.acts.upto(done, stop)
+    with run.forward.acting(run.acts.at(done)):  # what is fed again is fed as it was
+        return stop, run.forward(run.fed_input(done, stop), run.cache, trace)
 
 
 def decode_step(run: Session) -> StepEvents:

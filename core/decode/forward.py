@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
+from core.decode.acts import NO_ACTS, Acts
 from core.decode.kv import cache_length, crop_cache, keys_since
 from core.models.anatomy import find_anatomy
 from core.models.attention import tapped, taps_attached, use_our_attention
@@ -52,23 +53,37 @@ class Forward:
         self._exit_at: int | None = None  # leave the pass before this layer
         self._entered = 0
         self._attached = False
+        self.acts = NO_ACTS
         self.place_rows(padding)
         use_our_attention(self.model)
 
-    def place_rows(self, padding: Sequence[int]) -> None:
-        """What the batch consists of from now on: the slots of padding in front of each row."""
+    def place_rows(self, padding: Sequence[int], rows: Sequence[int] | None = None) -> None:
+        """What the batch consists of from now on: the slots of padding in front of each row.
+
+        rows: of the run that the rows of the batch belong to, -1 for none; their own numbers by default.
+        """
         self._padded = any(padding)
         self._padding = torch.tensor(list(padding), device=self._device)  # (B,)
+        self._rows = tuple(range(len(padding)) if rows is None else rows)
 
     @contextmanager
-    def rows_placed(self, padding: Sequence[int]) -> Iterator[None]:
+    def rows_placed(self, padding: Sequence[int], rows: Sequence[int]) -> Iterator[None]:
         """Other rows for the time of the block."""
-        before = self._padding.tolist()
-        self.place_rows(padding)
+        before = self._padding.tolist(), self._rows
+        self.place_rows(padding, rows)
         try:
             yield
         finally:
-            self.place_rows(before)
+            self.place_rows(*before)
+
+    @contextmanager
+    def acting(self, acts: Acts) -> Iterator[None]:
+        """Other interventions for the time of the block."""
+        before, self.acts = self.acts, acts
+        try:
+            yield
+        finally:
+            self.acts = before
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -132,7 +147,7 @@ class Forward:
         begun, start = perf_counter(), cache_length(cache)
         self._trace, self._passing, self._residuals = trace, True, []
         try:
-            with tapped(trace):
+            with tapped(trace), self.acts.hooked():
                 output = self.model(**self._arguments(ids, start, cache, keep))
             if self._device.type != "cpu":
                 torch.accelerator.synchronize()  # or the time would be that of queueing the work
@@ -162,7 +177,7 @@ class Forward:
         begun = perf_counter()
         self._exit_at, self._entered = layers, 0
         try:
-            with tapped(None):
+            with tapped(None), self.acts.hooked():
                 self.model(**self._arguments(ids, start, cache, 1))
         except _Left as left:
             return self.anatomy.read_out(left.residual[:, -1])
@@ -171,14 +186,29 @@ class Forward:
             self.spent_s += perf_counter() - begun
         raise AssertionError("the model has no layer after those")
 
+    def _muted(self, stop: int) -> list[tuple[int, list[int]]]:
+        """Lanes and slots before `stop` that no query may see, although they are no padding."""
+        if not self.acts.muted:
+            return []
+        found = []
+        for lane, (row, padding) in enumerate(zip(self._rows, self._padding.tolist(), strict=True)):
+            slots = [p + padding for p in self.acts.muted.get(row, ()) if p + padding < stop]
+            if slots:
+                found.append((lane, slots))
+        return found
+
     def _arguments(self, ids: torch.Tensor, start: int, cache: Cache, keep: int) -> dict[str, Any]:
         stop = start + ids.shape[1]
         name = "input_ids" if ids.ndim == 2 else "inputs_embeds"
         arguments: dict[str, Any] = {name: ids, "past_key_values": cache, "use_cache": True}
         accepts = self.anatomy.accepts
-        if self._padded:
+        muted = self._muted(stop)
+        if self._padded or muted:
             slots = torch.arange(stop, device=ids.device)
-            arguments["attention_mask"] = (slots >= self._padding[:, None]).long()  # (B, stop)
+            seen = slots >= self._padding[:, None]  # (B, stop)
+            for lane, hidden in muted:
+                seen[lane, hidden] = False
+            arguments["attention_mask"] = seen.long()
         if "position_ids" in accepts:
             slots = torch.arange(start, stop, device=ids.device)[None]
             # Padding, before a row and after its end, is masked or ignored: any position that exists will do.

@@ -59,7 +59,8 @@ def reuse(run: Session, before: Session) -> int:
     recorded = before.trace is not None or run.trace is None
     if not (run.spec.reuse_prefix and single and recorded and before.loaded.module is run.loaded.module):
         return 0
-    reused = _same(run, before)
+    until = run.acts.same_until(before.acts)  # what was fed under other interventions is no use
+    reused = _same(run, before) if until is None else min(until, _same(run, before))
     if reused:
         _continue(run, before, reused)
     return reused
@@ -107,6 +108,7 @@ def _same(run: Session, before: Session) -> int:
 
 
 def _continue(run: Session, before: Session, reused: int) -> None:
+    run.acts.take(before.acts, reused)
     run.cache = fork_cache(before.cache, reused, run.limit)
     if run.trace is not None:
         run.trace = _unrecorded(run, reused) if before.trace is None else before.trace.fork(reused)

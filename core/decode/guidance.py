@@ -21,7 +21,7 @@ from core.contract.errors import ParameterError, PromptError, ViewUnavailableErr
 from core.contract.params import GenerationParams
 from core.contract.snapshot import CacheReport
 from core.decode import prepare
-from core.decode.kv import cache_length, cache_report, crop_cache, new_cache, take_rows
+from core.decode.kv import cache_length, cache_report, crop_cache, fork_cache, new_cache, take_rows
 from core.decode.modes.mode import Past
 from core.decode.pipeline import Rows, Stage
 from core.decode.rows import Row
@@ -89,7 +89,7 @@ class Guidance:
         """Feed the next slots of what the stream has missed, at most `prefill_chunk` of them."""
         fed = self.fed
         ids = self._ids(run)[:, fed : fed + run.spec.prefill_chunk]
-        with run.forward.rows_placed([0] * len(run.lanes)):
+        with run.forward.rows_placed([0] * len(run.lanes), [-1] * len(run.lanes)):
             self._logits = run.forward(ids, self.cache, self.trace)
 
     @contextmanager
@@ -113,6 +113,19 @@ class Guidance:
         if self._negative is None:
             return run.ids[:, run.prompt_slots - 1 :]
         return torch.cat([self._negative.expand(len(run.lanes), -1), run.ids[:, run.prompt_slots :]], dim=1)
+
+    def continue_from(self, other: Guidance, run: Session) -> None:
+        """Take over what the stream of another run has of this one; `run` is alone, and so was that one."""
+        same = self._negative is other._negative or (
+            self._negative is not None and other._negative is not None and torch.equal(self._negative, other._negative)
+        )
+        fed = min(other.fed, self.prompt_slots + run.kept_tokens - 1)
+        if not same or fed <= 0:
+            return
+        self.cache = fork_cache(other.cache, fed, self.cache.layers[0].limit)
+        self._begun = min(self._begun, other._begun)
+        if self.trace is not None and other.trace is not None:
+            self.trace = other.trace.fork(fed)
 
     def forget(self) -> None:
         """Give cache and records back; what is missed then is fed at once when the stream is next needed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from core.contract.events import ModelInfo
+from core.contract.interventions import words
 from core.contract.params import PARAMETERS, GenerationParams
 from core.contract.plan import (
     CachePlan,
@@ -62,6 +63,7 @@ def make_plan(run: Session) -> GenerationPlan:
         grammar=run.spec.grammar,
         allowed_first=None if run.grammar is None else run.grammar.allowed_tokens((), params.eos_token_id),
         warnings=_warnings(run, length, assisted),
+        interventions=tuple(map(words, run.acts.now.asked)),
     )
 
 

@@ -22,6 +22,7 @@ from core.models.weight_files import StoredWeights
 
 # A causal model that transformers does not list among the causal language models: its tokens are colours.
 _IMAGE_MODELS = {"imagegpt": "ImageGPTForCausalImageModeling"}
+_OTHER_LAYERS = frozenset({"conv", "linear_attention", "hybrid", "hybrid_sliding", "moe", "mamba", "recurrent"})
 # Beyond that, time and memory would go into random numbers before missing weights are refused by name.
 _MORE_THAN_STORED = 2
 _SPARE_BUFFER_BYTES = 256 << 20  # masks and position tables; more only in proportion to the weights
@@ -144,4 +145,20 @@ def _model_class(name: str, config: Mapping[str, Any]) -> tuple[type[PreTrainedM
     kind = kind[0] if isinstance(kind, tuple) else kind
     if "past_key_values" not in inspect.signature(kind.forward).parameters:
         raise ModelLoadError(f"“{name}” ({shown}) keeps no KV cache; choose GPT-2, Llama or one of their relatives.")
+    other = _other_layers(kind, made.get_text_config())
+    if other:
+        raise ModelLoadError(
+            f"“{name}” is a {shown} model, in which not all layers are attention: {other}. Their state cannot be taken "
+            "back to an earlier token or looked into; choose GPT-2, Llama or one of their relatives."
+        )
     return kind, made
+
+
+def _other_layers(kind: Any, config: Any) -> str:
+    """What else than attention over a KV cache there is; empty where there is nothing else."""
+    kinds = [str(one) for one in getattr(config, "layer_types", None) or ()]
+    others = sorted({one for one in kinds if one in _OTHER_LAYERS})
+    if others:
+        count = sum(one in _OTHER_LAYERS for one in kinds)
+        return f"{count} of {len(kinds)} are {' and '.join(others).replace('_', ' ')}"
+    return "some carry a recurrent state" if getattr(kind, "_is_stateful", False) else ""

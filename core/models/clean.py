@@ -22,6 +22,8 @@ _DROPPED_FROM_TOKENIZER = frozenset({
     "init_inputs", "name_or_path", "processor_class", "is_local", "local_files_only", "trust_remote_code",
     "tokenizer_object", "gguf_file", "vocab_files_names", "auto_map",
 })  # fmt: skip
+# How transformers writes what JSON has no number for.
+_SPECIAL_FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 _GENERATION_COUNTS = {"num_beams": 16, "num_beam_groups": 16, "num_return_sequences": 64}
 _MOST_IN_GENERATION = 1 << 31
 _MOST_ITEMS = 10_000
@@ -38,7 +40,8 @@ def clean_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _clean_part(value: Any) -> Any:
     if isinstance(value, dict):
-        return clean_config(value)
+        number = _SPECIAL_FLOATS.get(str(value.get("__float__"))) if len(value) == 1 else None
+        return clean_config(value) if number is None else number
     return [_clean_part(item) for item in value] if isinstance(value, list) else value
 
 

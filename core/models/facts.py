@@ -29,10 +29,16 @@ class Dimensions:
     hidden_size: int
     max_positions: int
     sliding_window: int | None
+    latent: int | None = None  # multi-head latent attention caches this many numbers a layer, for all heads together
 
     def kv_bytes_per_token(self, dtype: torch.dtype) -> int:
-        """K and V of one position in all layers: 2 · layers · key/value heads · head dim · element size."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * dtype.itemsize
+        """K and V of one position in all layers: 2 · layers · key/value heads · head dim · element size.
+
+        With latent attention (DeepSeek-V2, https://arxiv.org/abs/2405.04434, section 2.1) it is the compressed vector
+        and the shared rotary key: layers · (kv_lora_rank + qk_rope_head_dim) · element size.
+        """
+        values = 2 * self.kv_heads * self.head_dim if self.latent is None else self.latent
+        return self.layers * values * dtype.itemsize
 
 
 def dimensions(config: Any) -> Dimensions:
@@ -47,6 +53,7 @@ def dimensions(config: Any) -> Dimensions:
         hidden_size=hidden_size,
         max_positions=_required(config, _POSITIONS, "positions"),
         sliding_window=_sliding_window(config),
+        latent=_latent(config),
     )
 
 
@@ -122,6 +129,11 @@ def _kv_heads(config: Any, heads: int) -> int:
     if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
         return 1  # Falcon-7B, GPT-BigCode
     return _first(config, ("num_key_value_heads", "num_kv_heads")) or heads
+
+
+def _latent(config: Any) -> int | None:
+    rank, rotary = _first(config, ("kv_lora_rank",)), _first(config, ("qk_rope_head_dim",))
+    return None if not rank or rotary is None else rank + rotary
 
 
 def _sliding_window(config: Any) -> int | None:

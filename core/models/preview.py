@@ -126,7 +126,8 @@ def _of_header(source: ModelSource, header: GgufHeader, here: dict[str, Any]) ->
         )
     kv_heads = number("attention.head_count_kv") or heads
     head_dim = number("attention.key_length") or hidden // heads
-    per_token = 2 * layers * kv_heads * head_dim
+    latent = number("attention.kv_lora_rank")  # then the rotary part is all that each head needs beside it
+    per_token = layers * (latent + (number("rope.dimension_count") or 0) if latent else 2 * kv_heads * head_dim)
     return ModelPreview(
         family=header.architecture,
         revision="",

@@ -91,12 +91,17 @@ def attention_weights(
     window = site.extras.get("sliding_window")
     if isinstance(window, int):
         hidden |= torch.ones_like(hidden).tril(start - window)
+    muted = recording.hidden(strand, start, stop)
+    if muted is not None:
+        hidden |= muted.to(hidden.device)
     mask = torch.zeros(hidden.shape, device=keys.device).masked_fill_(hidden, torch.finfo(torch.float32).min)
     # The output of the attention is not wanted: one column of values is enough.
     _, weights = family_eager(site.module)(
         module, query, keys, keys[..., :1], mask[None, None], scaling=site.scaling, **dict(site.extras)
     )
     assert weights is not None  # eager attention always returns its weights
+    if muted is not None:
+        weights = weights.masked_fill(hidden, 0.0)  # a query that sees nothing at all would share evenly
     return weights[0] if heads is None else weights[0, heads]
 
 

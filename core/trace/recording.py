@@ -9,6 +9,7 @@ import torch
 
 from core.contract.errors import ViewUnavailableError
 from core.contract.events import ModelInfo
+from core.contract.interventions import Intervention
 from core.contract.views import Place
 from core.models.anatomy import Anatomy
 from core.trace.path import Path
@@ -41,6 +42,9 @@ class Recording:
     final_scores: the pipeline on the logits (V,) that followed a position of a strand.
     replay: the same stage by stage, with changed parameters.
     read_out: what the waterfall looked at last.
+    hidden: keys that the queries at positions [start, stop) of a strand did not see, (stop - start, stop); None: none.
+    encode: a text as token ids, without special tokens. Raises `PromptError`.
+    preview: logits (V,) after a position fed once more under other interventions.
     """
 
     trace: Trace | None
@@ -53,6 +57,9 @@ class Recording:
     final_scores: Callable[[Strand, int, torch.Tensor], torch.Tensor]
     replay: Callable[[Strand, int, torch.Tensor, Mapping[str, object]], Replay]
     read_out: ReadOut
+    hidden: Callable[[Strand, int, int], torch.Tensor | None]
+    encode: Callable[[str], list[int]]
+    preview: Callable[[Strand, int, tuple[Intervention, ...]], torch.Tensor]
 
     def recorded(self) -> Trace:
         """The trace. Raises `ViewUnavailableError` when the run was not recorded."""

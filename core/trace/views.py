@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
+from core.contract.acting import InterventionQuery, WatchQuery
 from core.contract.looking import (
     AttributionQuery,
     ColumnQuery,
@@ -21,6 +22,7 @@ from core.contract.views import (
     ViewQuery,
     WaterfallQuery,
 )
+from core.trace.acting import derive_intervention, derive_watch
 from core.trace.attention import derive_attention, derive_thumbnails
 from core.trace.attribution import derive_attribution
 from core.trace.distribution import derive_distribution
@@ -42,6 +44,10 @@ def derive(recording: Recording, query: ViewQuery) -> Generator[None, None, View
             return derive_thumbnails(recording, query)
         case DistributionQuery():
             return derive_distribution(recording, query)
+        case InterventionQuery():
+            return derive_intervention(recording, query)
+        case WatchQuery():
+            return derive_watch(recording, query)
         case RolloutQuery():
             return derive_rollout(recording, query)
         case ColumnQuery():

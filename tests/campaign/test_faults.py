@@ -37,6 +37,12 @@ from core.contract import (
 from tests.campaign.driver import PROMPT, TINY, Driver, errors
 from tests.leaks import assert_no_hooks
 
+BEAMS = {"do_sample": False, "num_beams": 3, "max_new_tokens": 5}
+MODES: dict[str, dict[str, object]] = {
+    "beams": BEAMS,
+    "groups": {**BEAMS, "num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0},
+    "constraints": {**BEAMS, "force_words_ids": ((5,),)},
+}
 SAMPLING = {"do_sample": True, "temperature": 0.8, "top_k": 20, "top_p": 0.9, "max_new_tokens": 4}
 
 
@@ -178,6 +184,19 @@ SITES = [
         "core.trace.record:Trace.residuals",
         "core.decode.session:final_scores",
     ),
+    *_sites(
+        "beams",
+        "core.decode.modes.hypotheses:Pool.add",
+        "core.decode.modes.beams:Beams.end",
+        "core.decode.modes.beams:Beams.choose",
+        "core.decode.modes.beams:Beams.conclude",
+        "core.decode.modes.beams:length_score",
+        "core.decode.modes.beams:best_first",
+        "core.decode.session:Session.result",
+        "core.branches:Branches.trim",
+    ),
+    *_sites("groups", "core.decode.modes.hypotheses:Pool.add", "core.decode.modes.beams:Beams.end"),
+    *_sites("constraints", "core.decode.modes.constrained_beam:ConstrainedBeamSearch._end_all"),
     *_sites("preview", "core.models.preview:resolve"),
     *(Site("core.mailbox:Mailbox.put", act, 0, event) for act, event in (
         ("load", "StateChanged"),
@@ -253,7 +272,7 @@ def driver(modules: list[Any]) -> Iterator[Driver]:
 
 def prepare(driver: Driver, act: str) -> int:
     """What must have happened before; returns the run's number."""
-    if act in ("load", "start", "run"):
+    if act in ("load", "start", "run", *MODES):
         driver.run(max_new_tokens=1)  # a session to be given up, whatever test came before
     if act in ("stop", "change"):
         run_id = driver.start(max_steps=2)
@@ -279,8 +298,8 @@ def provoke(driver: Driver, act: str, run_id: int) -> None:
     elif act == "preview":
         driver.submit(PreviewModel(-1, TINY))
         driver.until(lambda: any(isinstance(e, ModelPreviewed) for e in driver.events))
-    elif act in ("start", "run"):
-        driver.start(**SAMPLING)
+    elif act in ("start", "run", *MODES):
+        driver.start(**MODES.get(act, SAMPLING))
         driver.until(lambda: bool(errors(driver.events)) and driver.state is WorkerState.READY)
     elif act == "stop":
         driver.submit(StopRun())

@@ -48,3 +48,25 @@ def test_beams_and_hypotheses_of_a_real_run_can_be_looked_at(one: Driven) -> Non
         assert shown is not None
         assert [step.token_id for step in shown.steps()] == list(hypothesis.token_ids)
         assert {answer.error for answer in one.state.answers.values()} == {None}
+
+
+def test_beams_at_reading_speed_tell_their_hypotheses_when_their_tokens_are_shown(one: Driven) -> None:
+    for name, value in {"max_new_tokens": 16, "num_beams": 4, "do_sample": False, "stop_strings": (".",)}.items():
+        one.do(i.SetParameter(name, value))
+    one.do(i.EditText("Once upon a time there was a dog."))
+    one.do(i.SetSpeed(40.0))
+    one.window.workspace.cards["beams"].toggleViewAction().trigger()
+    one.do(i.Run())
+
+    def over() -> bool:
+        run = one.state.run
+        if run is None:
+            return False
+        known = {row: len(lanes) for row, lanes in run.sequences.lanes.items()}  # one told too soon has no tokens
+        assert all(told.hypothesis.index < known.get(told.hypothesis.row, 0) for told in run.sequences.hypotheses)
+        return finished(one) and run.finish is not None
+
+    live(one, over)
+    assert one.state.run is not None
+    assert one.state.run.sequences.hypotheses
+    assert not one.state.errors

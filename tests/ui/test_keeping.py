@@ -94,6 +94,52 @@ def test_preset_files_never_leave_their_folder(tmp_path: Path) -> None:
     assert len(read_folder(tmp_path / "p")[0]) == 1
 
 
+NAMES = (
+    "50/50 mix: a",
+    "a%2Fb",
+    ".hidden",
+    "ends in a dot.",
+    "Ä ö 漢字 🙂",
+    "x" * 60,
+    "tab\there",
+    "../up",
+    "\ud800",
+)
+
+
+def test_presets_keep_their_names_and_odd_ones_do_not_hold_up_the_others(settings: Path, tmp_path: Path) -> None:
+    odd = {"temperature": 0.4, "note": "\ud800", "watermarking_config": 7, "bad_words_ids": None, "top_p": None}
+    (tmp_path / "sur.json").write_text(json.dumps(odd))
+    with driven(settings) as one:
+        drop(one, tmp_path / "sur.json")
+        for name in NAMES:
+            one.do(i.SavePreset(name))
+        one.do(i.SetTheme("dark"))
+        one.frames(2)
+    with driven(settings) as one:
+        assert {p.name for p in one.state.presets} == {"sur", *NAMES}
+        assert all({**p.values, **odd} == dict(p.values) for p in one.state.presets)
+        assert one.settings.theme == "dark"
+        one.do(i.RemovePreset("50/50 mix: a"))
+        one.frames(2)
+        one.window.keeper.write()
+        one.window.keeper._folder = tmp_path / "sur.json"  # a file where the folder was
+        one.do(i.SavePreset("too late"))
+        one.frames(2)
+        one.window.keeper.write()
+        assert any("presets cannot be saved" in n.text for n in one.state.errors)
+    with driven(settings) as one:
+        assert {p.name for p in one.state.presets} == {"sur", *NAMES} - {"50/50 mix: a"}
+
+
+def test_a_number_that_json_cannot_say_is_refused_at_once(settings: Path, tmp_path: Path) -> None:
+    (tmp_path / "huge.json").write_text('{"note": 1e999}')
+    with driven(settings) as one:
+        drop(one, tmp_path / "huge.json")
+        assert not one.state.presets
+        assert any("out of range" in n.text for n in one.state.errors)
+
+
 def test_drops_look_at_models_take_texts_and_apply_presets(settings: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "weights.gguf").write_bytes(b"GGUF")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import QEvent, qCritical, qWarning
-from PySide6.QtWidgets import QApplication
+from PySide6.QtGui import QPainter, QPaintEvent
+from PySide6.QtWidgets import QApplication, QWidget
 
 from app import __main__ as program
 from app.crash import CrashLog
@@ -156,6 +157,28 @@ def test_uncaught_exceptions_of_any_thread_are_logged_and_shown_once(
         assert "Traceback" in notice.detail
     crashes.report(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert not crashes.pending
+
+
+class _Breaking(QWidget):
+    """A widget whose painting fails half way."""
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        painter.drawPoint(0, 0)
+        raise IndexError("no such row")
+
+
+def test_painting_that_fails_leaves_no_painter_open(crashes: CrashLog, tmp_path: Path, qapp: QApplication) -> None:
+    widget = _Breaking()
+    widget.show()
+    for _ in range(3):
+        widget.update()
+        qapp.processEvents()
+    widget.close()
+    widget.deleteLater()
+    text = (tmp_path / "log" / "tokenglass.log").read_text()
+    assert "no such row" in text
+    assert "Qt: " not in text, "endPaint() with an active painter, and then a crash"
 
 
 def test_qt_messages_go_to_the_log_and_grave_ones_to_the_user(

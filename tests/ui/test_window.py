@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from PySide6.QtCore import QPoint, Qt
-from PySide6.QtGui import QPalette
+from PySide6.QtCore import QPoint, QPointF, Qt
+from PySide6.QtGui import QEnterEvent, QPalette
 from PySide6.QtWidgets import QAbstractButton, QApplication, QComboBox, QLineEdit, QPlainTextEdit, QSlider, QWidget
 
 from app.settings import Settings
@@ -208,7 +208,9 @@ def test_a_hidden_card_comes_back_from_the_menu(settings: Path) -> None:
         one.frames(2)
         assert card.isVisible()
         assert not card.isFloating()
-        card.buttons.hide_button.click()
+        menu = card.menu()
+        {a.text(): a for a in menu.actions()}["Hide"].trigger()
+        menu.deleteLater()
         one.frames(2)
         assert not card.isVisible()
 
@@ -330,3 +332,29 @@ def test_status_keeps_its_place_while_numbers_change(settings: Path) -> None:
         before = [f.geometry() for f in figures]
         one.frames(60)
         assert [f.geometry() for f in figures] == before
+
+
+@pytest.mark.parametrize("size", [(1440, 900), (1024, 640)])
+def test_nothing_lies_over_the_controls_of_a_title_bar(settings: Path, size: tuple[int, int]) -> None:
+    with driven(settings, size=size) as one:
+        one.do(i.Announce("error", "A sentence about what went wrong."))
+        one.window.show_errors()
+        one.frames(3)
+        seen = 0
+        for card in one.window.workspace.cards.values():
+            if card.isHidden():
+                card.toggleViewAction().trigger()
+            card.raise_()
+            one.frames(2)
+            QApplication.sendEvent(card, QEnterEvent(QPointF(5, 5), QPointF(5, 5), QPointF(5, 5)))
+            one.frames(1)
+            owners = (*card.panel.header_widgets(), *card.panel.header_right_widgets(), card.header.corner)
+            for widget in (w for owner in owners for w in (owner, *owner.findChildren(QWidget))):
+                if not widget.isVisible() or widget.visibleRegion().isEmpty():
+                    continue
+                if not isinstance(widget, QAbstractButton | QComboBox):
+                    continue
+                seen += 1
+                found = one.window.childAt(widget.mapTo(one.window, widget.rect().center()))
+                assert found is widget, f"{card.panel.title}: {found} over “{widget.accessibleName()}”"
+        assert seen > 30

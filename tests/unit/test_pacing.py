@@ -5,7 +5,22 @@ from __future__ import annotations
 import pytest
 
 from app.pacing import Pacer
-from core.contract import Event, RunFinished, RunStarted, StateChanged, StepSnapshot, Vitals, WorkerState
+from core.contract import (
+    BranchesHeld,
+    BranchSwitched,
+    Event,
+    GenerationParams,
+    Hypothesis,
+    HypothesisEnded,
+    ParamsApplied,
+    PrefillProgress,
+    RunFinished,
+    RunStarted,
+    StateChanged,
+    StepSnapshot,
+    Vitals,
+    WorkerState,
+)
 from tests.ui.fake_lab import snapshot
 
 FINISH = RunFinished(1, "length", ("length",), ("",), ((),), (3,), 20, 1.0, 1.0)
@@ -48,6 +63,15 @@ def test_other_events_pass_at_once() -> None:
     assert pacer.take(others, 5.0, False, 0.01) == others
 
 
+def test_another_branch_shows_what_was_held_back_of_the_one_before() -> None:
+    pacer = Pacer()
+    pacer.take(steps(0, 20), 5.0, False, 0.0)
+    switched = BranchSwitched(1, 1, 9, 0)
+    got = pacer.take([switched, *steps(3, 8)], 5.0, False, 0.01)
+    assert shown(got[: got.index(switched)]) == 19
+    assert shown(got[got.index(switched) :]) < 5  # its own come at the speed asked for again
+
+
 def test_without_a_limit_everything_is_shown() -> None:
     pacer = Pacer()
     pacer.take(steps(0, 20), 5.0, False, 0.0)
@@ -80,3 +104,16 @@ def test_time_without_tokens_is_not_saved_up() -> None:
     pacer = Pacer()
     pacer.take([], 5.0, False, 0.0)
     assert shown(pacer.take(steps(0, 50), 5.0, False, 100.0)) == 1
+
+
+def test_nothing_of_a_run_overtakes_the_tokens_held_back() -> None:
+    ended = HypothesisEnded(1, 4, Hypothesis(0, 1, 4, -1.0, (1, 2), "xx", True))
+    changed = ParamsApplied(1, 1, 5, GenerationParams(), ("top_k",))
+    marks: list[Event] = [ended, changed, PrefillProgress(1, 1, 2, 1.0), FINISH]
+    sent = [event for n, mark in enumerate(marks) for event in (*steps(5 * n, 5 * n + 5), mark)]
+    pacer = Pacer()
+    got = pacer.take(sent, 10.0, False, 0.0)
+    assert pacer.take([BranchesHeld(1, ())], 10.0, False, 0.0) == [BranchesHeld(1, ())]
+    for frame in range(1, 200):
+        got += pacer.take([], 10.0, False, frame / 30)
+    assert [id(event) for event in got] == [id(event) for event in sent]

@@ -42,6 +42,11 @@ class Assisted(Mode):
         self.most: float = 0  # num_assistant_tokens as the schedule has it
         self._asked = self._before = 0
 
+    def continue_from(self, other: Mode, slots: int) -> None:
+        """The draft model has read the beginning already."""
+        if isinstance(other, Assisted):
+            self.draft.continue_from(other.draft, slots)
+
     def attached(self) -> AbstractContextManager[None]:
         """The draft's hooks."""
         return self.draft.attached()

@@ -96,6 +96,9 @@ class Mode:
     def begin(self, run: Session) -> None:
         """Before the first pass."""
 
+    def continue_from(self, other: Mode, slots: int) -> None:
+        """A branch begins: what the mode of the run it parts from knows of its first `slots` slots holds here, too."""
+
     def diversity(self, params: GenerationParams) -> Stage | None:
         """The stage that keeps groups of beams apart, where the mode has some."""
         return None
