@@ -25,6 +25,7 @@ class Marks:
 
     fills: level of the token map in [0, 255], or -1. underlines: height of the bar under a token in [0, 255].
     marked: the first and the last token of the range to copy. struck: tokens that no later one may look at.
+    copied: those that a draft took over; matched: those by which it found them, [start, stop) each.
     """
 
     fills: array[int] = field(default_factory=lambda: array("h"))
@@ -34,6 +35,8 @@ class Marks:
     hovered: int | None = None
     marked: tuple[int, int] | None = None
     struck: frozenset[int] = frozenset()
+    copied: tuple[int, int] = (0, 0)
+    matched: tuple[tuple[int, int], ...] = ()
 
 
 class FlowPainter:
@@ -107,6 +110,11 @@ class FlowPainter:
             box = QRectF(MARGIN_PX + f.x, y + (LINE_PX - CHIP_PX) / 2, f.width, CHIP_PX)
             if first <= f.token <= last:
                 painter.fillRect(box, self._marked)
+            if marks.copied[0] <= f.token < marks.copied[1]:
+                painter.setPen(QPen(self._accent, 1.2, Qt.PenStyle.DotLine))
+                painter.drawRoundedRect(box.adjusted(0.5, 0.5, -0.5, -0.5), 3, 3)
+            if any(start <= f.token < stop for start, stop in marks.matched):
+                painter.fillRect(QRectF(box.left(), box.top() - 1.5, box.width(), 2.5), self._accent)
             if f.token == marks.selected:
                 painter.setPen(QPen(self._accent, 2))
                 painter.drawRoundedRect(box.adjusted(0, -0.5, 0, 0.5), 4, 4)

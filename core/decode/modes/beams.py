@@ -112,6 +112,7 @@ class Beams(Mode):
         run.regroup(sources, [run.lanes[row].fork() for row in sources])
         for number, lane in enumerate(run.lanes):
             lane.beam = number % self.width
+            lane.group = lane.beam // self.size
             # The beams of a group are still the same, and would all say the same.
             lane.score = 0.0 if lane.beam % self.size == 0 else OUT_OF_REACH
 

@@ -99,8 +99,8 @@ class Mode:
     def continue_from(self, other: Mode, slots: int) -> None:
         """A branch begins: what the mode of the run it parts from knows of its first `slots` slots holds here, too."""
 
-    def diversity(self, params: GenerationParams) -> Stage | None:
-        """The stage that keeps groups of beams apart, where the mode has some."""
+    def diversity(self, run: Session, params: GenerationParams, past: Past | None = None) -> Stage | None:
+        """The stage that keeps groups of beams apart, where the mode has some; `past`: for that step."""
         return None
 
     def attached(self) -> AbstractContextManager[None]:
