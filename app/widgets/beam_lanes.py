@@ -116,7 +116,7 @@ class BeamLanes(QAbstractScrollArea):
             self._alive[step - 1] = parents
 
     def show_path(self, path: Mapping[int, int], selected: int | None, pinned: bool = False) -> None:
-        """The beam of each step that belongs to the sequence shown, and the selected step. pinned: bring it into view."""
+        """The beam of each step of the sequence shown, and the selected step. pinned: bring that into view."""
         if (path, selected) != (self._path, self._selected):
             moved = selected != self._selected
             self._path, self._selected = path, selected

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from core.contract.breakpoints import Breakpoint
+from core.contract.errors import GrammarError
 from core.contract.interventions import Intervention
 from core.contract.picture import Picture
 
@@ -65,6 +66,12 @@ class Grammar:
 
     kind: GrammarKind
     text: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise GrammarError(
+                f"A grammar is a text, not a {type(self.text).__name__}; write choices one a line, or as a JSON array."
+            )
 
 
 @dataclass(frozen=True, slots=True)

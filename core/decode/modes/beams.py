@@ -146,6 +146,10 @@ class Beams(Mode):
         """How the searches go on; `end` is called for those candidates that complete a hypothesis."""
         raise NotImplementedError
 
+    def cache_rows(self, run: Session) -> int:
+        """One a beam."""
+        return len(self.searches) * self.width
+
     def lost(self, run: Session, dead: list[int]) -> list[int]:
         """A search goes on with the beams that are left; without any it ends with what it has found, if anything."""
         alive = {lane.index for number, lane in enumerate(run.lanes) if number not in dead and _score(lane) > -math.inf}

@@ -133,6 +133,10 @@ class Mode:
         """One token a lane from the scores (B, V) after the pipeline; `place` counts the positions of this step."""
         raise NotImplementedError
 
+    def cache_rows(self, run: Session) -> int:
+        """Rows that the cache has at most."""
+        return len(run.lanes)
+
     def lost(self, run: Session, dead: list[int]) -> list[int]:
         """Of the lanes that have no token left, those without which the run cannot go on."""
         return dead
