@@ -74,7 +74,8 @@ class Stage:
         card = self.window.workspace.cards.get(name)
         if card is None:
             raise TokenglassError(f"There is no card “{name}”; there are {', '.join(self.window.workspace.cards)}.")
-        card.show()
+        if card.isHidden():
+            card.toggleViewAction().trigger()  # as a user does: the workspace makes room
         card.raise_()
 
     def load(self) -> None:

@@ -43,7 +43,7 @@ from app.widgets.legend import MapLegend
 from app.widgets.readout import Readout, share_room
 from app.widgets.token_flow import TokenFlow
 from app.widgets.twin import Twin, TwinStack
-from core.contract import WorkerState
+from core.contract import AssistedDetail, WorkerState
 
 ROW_SLOT = "attention.row"
 LEGEND_PX, NARROW_LEGEND_PX = 72, 36
@@ -170,6 +170,7 @@ class OutputPanel(Panel):
         self._show_row(run, state)
         selected = None if state.selected is None else run.prompt_tokens + min(state.selected, run.count - 1)
         self.flow.set_selected(selected if run.count else None)
+        self.flow.set_source(*_source_of_draft(state))
         self.flow.set_struck(select.muted_positions(state.acting.interventions, run.row))
         self._show_newest_button()
 
@@ -421,6 +422,17 @@ class OutputPanel(Panel):
 
     def _tooltip(self, token: int) -> str:
         return tooltip(self._state.run if self._state else None, token)
+
+
+def _source_of_draft(state: AppState) -> tuple[tuple[int, int], tuple[tuple[int, int], ...]]:
+    """Of the step shown, the tokens that prompt lookup copied, and those by which it found them: there and here."""
+    run, index = state.run, select.step_index(state)
+    detail = None if run is None or index is None else run.step(index).detail
+    if run is None or index is None or not isinstance(detail, AssistedDetail) or detail.match is None:
+        return (0, 0), ()
+    start, stop = detail.match
+    begun = run.prompt_tokens + index - detail.place  # where the pass began
+    return (start + detail.matched, stop), ((start, start + detail.matched), (begun - detail.matched, begun))
 
 
 def _progress(state: AppState) -> tuple[str, ...]:

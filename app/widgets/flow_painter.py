@@ -28,6 +28,7 @@ class Marks:
     marked: the first and the last token of the range to copy. struck: tokens that no later one may look at.
     same: 1 for a token that another text has, too, at this place, 0 for one that differs; as far as both go.
     parted: the first token that differs. colour: of what differs.
+    copied: those that a draft took over; matched: those by which it found them, [start, stop) each.
     """
 
     fills: array[int] = field(default_factory=lambda: array("h"))
@@ -40,6 +41,8 @@ class Marks:
     same: bytes = b""
     parted: int | None = None
     colour: str = ""
+    copied: tuple[int, int] = (0, 0)
+    matched: tuple[tuple[int, int], ...] = ()
 
     def is_quiet(self, token: int) -> bool:
         """Whether nothing is to be seen in this token: the other text has it, too."""
@@ -143,6 +146,11 @@ class FlowPainter:
             box = QRectF(MARGIN_PX + f.x, y + (LINE_PX - CHIP_PX) / 2, f.width, CHIP_PX)
             if first <= f.token <= last:
                 painter.fillRect(box, self._marked)
+            if marks.copied[0] <= f.token < marks.copied[1]:
+                painter.setPen(QPen(self._accent, 1.2, Qt.PenStyle.DotLine))
+                painter.drawRoundedRect(box.adjusted(0.5, 0.5, -0.5, -0.5), 3, 3)
+            if any(start <= f.token < stop for start, stop in marks.matched):
+                painter.fillRect(QRectF(box.left(), box.top() - 1.5, box.width(), 2.5), self._accent)
             if f.token == marks.selected:
                 painter.setPen(QPen(self._accent, 2))
                 painter.drawRoundedRect(box.adjusted(0, -0.5, 0, 0.5), 4, 4)

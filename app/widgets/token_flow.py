@@ -172,6 +172,16 @@ class TokenFlow(QAbstractScrollArea):
             self._marks.struck = tokens
             self.viewport().update()
 
+    def set_source(self, copied: tuple[int, int], matched: tuple[tuple[int, int], ...]) -> None:
+        """Dots around the tokens that a draft copied, a bar over those by which it found them; [start, stop) each."""
+        marks = self._marks
+        if (copied, matched) == (marks.copied, marks.matched):
+            return
+        spans = (marks.copied, copied, *marks.matched, *matched)
+        marks.copied, marks.matched = copied, matched
+        for line in {self._layout.line_of(t) for start, stop in spans for t in range(start, min(stop, self.tokens))}:
+            self._update_lines(line, line + 1)
+
     def set_selected(self, token: int | None) -> None:
         """Frame a token and bring it into view; None frames none."""
         if token == self._marks.selected:

@@ -67,7 +67,7 @@ class LookupDraft:
 
     def propose(self, run: Session, most: int, pick: Pick) -> Drafted:
         """The longest match of up to `max_matching_ngram_size` tokens; the earliest of equals, as in transformers."""
-        ids: list[int] = run.ids[0].tolist()
+        ids: list[int] = run.ids[0, run.lanes[0].padding :].tolist()
         params = run.params
         count = min(most, params.prompt_lookup_num_tokens or 0)
         for size in range(min(params.max_matching_ngram_size, len(ids) - 1), 0, -1):
