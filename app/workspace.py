@@ -15,7 +15,7 @@ from app.state.state import LayoutName
 from app.theme.style import GAP_PX
 from app.widgets.card import Card
 
-STATE_VERSION = 5  # raise it when cards are added or renamed: older arrangements are then ignored
+STATE_VERSION = 6  # raise it when cards are added or renamed: older arrangements are then ignored
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,8 +166,8 @@ def _of_another_branch(
                 state = params.applied(state, event.epoch)
             return branches.with_view(state, replace(run, params=event.params, flags=(*run.flags, event)))
         case RunFinished() if run is not None:
-            if key == twins.beside(state) and not (state.run is not None and state.run.finish is None):
-                state = replace(state, pending=EMPTY)
+            if key == twins.beside(state):
+                state = twins.other_ended(state, event)
             return branches.with_view(state, with_end(run, event))
         case _:
             return state

@@ -26,6 +26,7 @@ from core.contract import (
     BreakpointProblem,
     Intervention,
     InterventionsApplied,
+    RunFinished,
     StartTwin,
     hit_words,
 )
@@ -132,6 +133,13 @@ def on_acting_event(state: AppState, event: InterventionsApplied | BreakpointHit
             return notices.announce(state, "info", text.format(event.index, hit_words(event.breakpoint, event.value)))
         case _:
             return state
+
+
+def other_ended(state: AppState, event: RunFinished) -> AppState:
+    """The side that is not in use has ended; where the other one had, no change waits any more."""
+    if state.run is not None and state.run.finish is not None:
+        state = replace(state, pending=MappingProxyType({}))
+    return state if event.error is None else notices.report(state, event.error)
 
 
 def gone(state: AppState, event: BranchesGone) -> AppState:
