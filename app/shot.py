@@ -6,10 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
+from app.state.modes import MODES
 from app.state.state import LayoutName
 from core.contract import TokenglassError
+
+if TYPE_CHECKING:
+    from app.offscreen import Stage
 
 SIZES = ((1440, 900), (1024, 640))
 SMALLEST = (1024, 640)
@@ -47,6 +51,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", dest="params", action="extend", nargs="+", default=[], metavar="KEY=VALUE",
         help="generation parameters instead of those the pictures usually have",
+    )  # fmt: skip
+    parser.add_argument("--mode", choices=[mode.key for mode in MODES], help="how to decode, and its card")
+    parser.add_argument(
+        "--mode-text", default="", metavar="TEXT",
+        help="what the mode asks for: phrases (one a line, alternatives after |), a negative prompt, a draft model",
     )  # fmt: skip
     parser.add_argument("--show", action="append", default=[], metavar="CARD", help="open this card, too")
     parser.add_argument("--tokens", type=_tokens, default=64, metavar="N", help="how many to generate")
@@ -86,11 +95,14 @@ def take(options: argparse.Namespace) -> list[Path]:
     with stage(options.model or default_model(model_choices()), options.layout, sizes[0]) as scene:
         scene.load()
         scene.store.dispatch(i.SetSeed(options.seed))
-        for name, value in (parse_settings(options.params) if options.params else PARAMS).items():
+        usual = {} if options.mode else PARAMS
+        for name, value in (parse_settings(options.params) if options.params else usual).items():
             scene.store.dispatch(i.SetParameter(name, value))
         if options.batch is not None:
             scene.store.dispatch(i.SelectTab("batch"))
             scene.store.dispatch(i.EditBatch(options.batch.read_text(encoding="utf-8")))
+        if options.mode is not None:
+            _choose(scene, options.mode, options.mode_text)
         scene.run(options.prompt, options.tokens)
         run = scene.state.run
         if run is not None and run.count > 4:
@@ -102,11 +114,23 @@ def take(options: argparse.Namespace) -> list[Path]:
                 scene.app.processEvents()
                 scene.store.dispatch(i.SetLayout(options.layout))
                 scene.settle()
-                for name in options.show:
-                    scene.open(name)
+                own = "" if run is None or options.mode is None else "beams" if run.has_beams else "mode"
+                for name in (*options.show, own):
+                    if name:
+                        scene.open(name)
                 scene.settle()
-                path = out / f"{options.layout}-{theme}-{width}x{height}.png"
+                path = out / f"{options.mode or options.layout}-{theme}-{width}x{height}.png"
                 if not scene.window.grab().save(str(path)):
                     raise TokenglassError(f"The picture {path} could not be written.")
                 paths.append(path)
     return paths
+
+
+def _choose(scene: Stage, key: str, text: str) -> None:
+    """The mode as chosen in the window, after the parameters, which it may change."""
+    from app.state import intents as i
+
+    scene.store.dispatch(i.ChooseMode(key))
+    field = next(mode.text for mode in MODES if mode.key == key)
+    if field:
+        scene.store.dispatch(i.SetModeText(field, text))
