@@ -51,8 +51,9 @@ lint: $(STAMP)
 bench: install
 	$(BIN)/tokenglass bench
 
+# make shot ARGS="--layout image --model tiny-imagegpt"
 shot: install
-	$(OFF) $(BIN)/tokenglass shot --out shots
+	$(OFF) $(BIN)/tokenglass shot --out shots $(ARGS)
 	$(foreach mode,$(MODES),$(OFF) $(BIN)/tokenglass shot --out shots/modes --theme light --size 1440x900 \
 		--layout sample --tokens 24 --model tiny-gpt2 --prompt $(TALE) --mode $(mode) $(TEXT_$(mode)) &&) true
 

@@ -8,10 +8,13 @@ from app.panels.attention import AttentionPanel
 from app.panels.beams import BeamsPanel
 from app.panels.breakpoints import BreakpointsPanel
 from app.panels.cache import CachePanel
+from app.panels.cache_lab import CacheLabPanel
 from app.panels.candidates import CandidatesPanel
+from app.panels.canvas import CanvasPanel
 from app.panels.config_desk import ConfigPanel
 from app.panels.errors import ErrorsPanel
 from app.panels.interventions import InterventionsPanel
+from app.panels.layers import LayersPanel
 from app.panels.lens import LensPanel
 from app.panels.mode import ModePanel
 from app.panels.onnx import OnnxPanel
@@ -43,14 +46,17 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
         ParametersPanel(dispatch),
         PlanPanel(dispatch),
         OutputPanel(dispatch),
+        CanvasPanel(dispatch),
         TimelinePanel(dispatch),
         CandidatesPanel(dispatch),
         WaterfallPanel(dispatch),
         ModePanel(dispatch),
         AttentionPanel(dispatch),
         LensPanel(dispatch),
+        LayersPanel(dispatch),
         WalkPanel(dispatch),
         CachePanel(dispatch),
+        CacheLabPanel(dispatch),
         InterventionsPanel(dispatch),
         BreakpointsPanel(dispatch),
         WatchesPanel(dispatch),

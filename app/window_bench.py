@@ -35,8 +35,10 @@ sys.exit(run_window(_parser().parse_args(["--model", "tiny-gpt2"]), shown))
 
 
 def measure() -> dict[str, Any]:
-    """All of it, with tiny-gpt2, every panel open, offscreen. Milliseconds."""
-    return {**start_up(), **streaming(), **long_text(), **selecting()}
+    """All of it, with tiny-gpt2, every panel open, offscreen, in milliseconds; and painting, see `image_bench`."""
+    from app import image_bench
+
+    return {**start_up(), **streaming(), **long_text(), **selecting(), **image_bench.measure()}
 
 
 def start_up() -> dict[str, float]:

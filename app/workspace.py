@@ -15,7 +15,7 @@ from app.state.state import LayoutName
 from app.theme.style import GAP_PX
 from app.widgets.card import Card
 
-STATE_VERSION = 4  # raise it when cards are added or renamed: older arrangements are then ignored
+STATE_VERSION = 5  # raise it when cards are added or renamed: older arrangements are then ignored
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +31,28 @@ _CENTRE = Column(48, (("output", 70), ("timeline", 30)))
 LAYOUTS: Mapping[LayoutName, tuple[Column, ...]] = {
     "sample": (_LEFT, _CENTRE, Column(31, (("candidates", 62), ("waterfall", 38)))),
     "attention": (_LEFT, Column(33, (("output", 100),)), Column(46, (("attention", 72), ("candidates", 28)))),
-    "cache": (_LEFT, Column(40, (("output", 60), ("timeline", 40))), Column(39, (("cache", 100),))),
+    "cache": (_LEFT, Column(40, (("output", 38), ("cachelab", 62))), Column(39, (("cache", 100),))),
     "everything": (_LEFT, _CENTRE, Column(31, (("candidates", 28), ("attention", 42), ("cache", 30)))),
+    "image": (
+        Column(22, (("prompt", 42), ("parameters", 58))),
+        Column(45, (("canvas", 78), ("timeline", 22))),
+        Column(33, (("candidates", 36), ("layers", 34), ("cache", 30))),
+    ),
     "model": (Column(45, (("config", 100),)), Column(55, (("onnx", 100),))),
 }
 BEHIND: Mapping[LayoutName, Mapping[str, str]] = {  # as a second tab: the card, and the one in front of it
     "sample": {"plan": "parameters"},
     "everything": {"plan": "parameters"},
+    "image": {"waterfall": "candidates", "attention": "layers"},
 }
-DESKS = ("config", "onnx")  # closed at first; opened, they come up as tabs beside the output
+DESKS = ("canvas", "config", "onnx")  # closed at first; opened, they come up as tabs beside the output
 TABBED = ("lens", "walk")  # closed at first; opened, they share the place of the largest view of the model
 LOW_SHARE = 0.27  # of the height, at least, for such a card when it is opened
 ACTING = ("interventions", "breakpoints", "watches")  # closed at first; opened, they share a low place
 
 
 BEAMS_SHARE = 0.4  # of the height, for the lanes of beams when they are opened
-BELOW_OUTPUT = ("errors", "rows", "beams")  # cards that are opened in the middle column
+BELOW_OUTPUT = ("errors", "rows", "beams", "cachelab")  # cards that are opened in the middle column
 
 
 class Workspace(QMainWindow):
@@ -126,6 +132,13 @@ class Workspace(QMainWindow):
     def _home_of_tabs(self, columns: list[Column]) -> str:
         names = [name for column in columns for name, _ in column.cards]
         return "attention" if "attention" in names else columns[-1].cards[0][0]
+
+    def bring_up(self, name: str) -> None:
+        """Open a card that the run needs, where its kind of card is opened."""
+        card = self.cards[name]
+        card.show()
+        if name in DESKS:
+            self._opened(card, True)
 
     def _add_low(self, card: Card, columns: list[Column]) -> None:
         """As a tab beside the timeline; without one, tabs of their own at the foot of the middle column."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from core.contract.branches import BranchesHeld, BranchMemory, BranchStarted, BranchSwitched, StartBranch
 from core.contract.errors import PromptError
+from core.contract.events import RunFinished
 
 if TYPE_CHECKING:
     from core.decode.session import Session
@@ -216,3 +217,20 @@ def _give_up_records(session: Session, keep: int | None) -> None:
     from core.decode.branch import give_up_records
 
     give_up_records(session, keep)
+
+
+def broken_off(session: Session) -> RunFinished:
+    """The end of a run that cannot even say what it has made."""
+    return RunFinished(
+        run_id=session.run_id,
+        finish_reason="cancelled",
+        finish_reasons=("cancelled",),
+        texts=("",),
+        sequences=((),),
+        prompt_tokens=(0,),
+        new_tokens=0,
+        ttft_ms=None,
+        tokens_per_s=None,
+        error=None if session.error is None else session.error.report(),
+        branch_id=session.branch_id,
+    )

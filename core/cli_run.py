@@ -10,6 +10,7 @@ from typing import Any
 
 from core.cli_picture import add_image_arguments, picture_prompt
 from core.contract import (
+    CACHE_KINDS,
     ChatMessage,
     Grammar,
     ModelSpec,
@@ -17,6 +18,7 @@ from core.contract import (
     RunSpec,
     TokenglassError,
     parse_breakpoint,
+    parse_cache,
     parse_intervention,
     validate,
 )
@@ -60,6 +62,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "“token=13,198”, “attention 3.1@0>0.5”, “cache>1MB”, “every=16”; may be given several times",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--cache", default="growing", metavar="KIND[,window=N…]",
+        help=f"how keys and values are kept: {', '.join(CACHE_KINDS)}; such as sink,window=128,sinks=4",
+    )  # fmt: skip
     grammar = parser.add_mutually_exclusive_group()
     grammar.add_argument("--regex", metavar="PATTERN", help="the continuation matches this regular expression")
     grammar.add_argument("--json-schema", metavar="FILE", help="the continuation is JSON of this schema")
@@ -95,6 +101,7 @@ def run_spec(options: argparse.Namespace) -> RunSpec:
         options.seed,
         grammar=_grammar(options),
         assistant=assistant,
+        cache=parse_cache(options.cache),
         negative_prompt=None if options.negative_prompt is None else Prompt(text=options.negative_prompt),
         interventions=tuple(map(parse_intervention, options.intervene)),
         breakpoints=tuple(map(parse_breakpoint, options.break_when)),

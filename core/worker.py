@@ -13,9 +13,10 @@ from contextlib import ExitStack, suppress
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from core.branches import Branches
+from core.branches import Branches, broken_off
 from core.chores import Chores
 from core.contract.branches import DropBranch, StartBranch, SwitchBranch
+from core.contract.cache_lab import RunExperiment, StopExperiment
 from core.contract.commands import (
     Ask,
     CancelLoad,
@@ -47,7 +48,6 @@ from core.contract.events import (
     Event,
     LoadFailed,
     ModelReady,
-    RunFinished,
     StateChanged,
     Vitals,
     WorkerState,
@@ -57,6 +57,7 @@ from core.contract.specs import ModelSpec
 from core.controls import Flags, LoadControl, QuietControl
 from core.desk import Desk, Meter, error_report, typed_error
 from core.drafts import Drafts, Fetched
+from core.experiments import Experiments
 from core.mailbox import Mailbox
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class Worker:
         self.desk = Desk(mailbox)
         self.drafts = Drafts(inbox.put, mailbox, self._overtaken)
         self.chores = Chores(mailbox, self._overtaken)
+        self.experiments = Experiments(mailbox, flags, self._interrupted)
         self.credit_s = 0.0
         self.meter = Meter()
         self.hooks = ExitStack()  # the running session's hooks
@@ -134,6 +136,10 @@ class Worker:
                     self._refill()
                 elif self.drafts.plan_wanted:
                     self._plan()
+                elif self.experiments:
+                    self.experiments.advance()
+                    if self.desk:
+                        self._derive_slice()
                 elif self.desk:
                     self._derive_slice()
             except (KeyboardInterrupt, SystemExit):
@@ -141,6 +147,7 @@ class Worker:
             except BaseException as problem:  # what session and desk have not turned into an answer themselves
                 self._give_up(problem)
         self.chores.close()
+        self.experiments.stop()
         self._end_run()
         self._forget_session()
         self.drafts.close()
@@ -171,7 +178,8 @@ class Worker:
     def _take_commands(self) -> list[Command | Fetched]:
         """All that wait; sleeps only when there is nothing to do. Superseded drafts are dropped."""
         commands: list[Command | Fetched] = []
-        if not (self._advancing or self._refilling or self.desk or self.drafts.plan_wanted):
+        busy = self._advancing or self._refilling or self.desk or self.drafts.plan_wanted or self.experiments
+        if not busy:
             commands.append(self.inbox.get())
         while True:
             try:
@@ -197,6 +205,7 @@ class Worker:
     def _handle(self, command: Command | Fetched) -> None:
         if isinstance(command, LoadModel | StartRun | StopRun):
             self.interruptions_met += 1
+            self.experiments.stop()
         match command:
             case LoadModel():
                 self._load(command)
@@ -208,6 +217,8 @@ class Worker:
                 self._resume(command.max_steps)
             case StopRun():
                 self._end_run()
+            case RunExperiment() | StopExperiment():
+                self.experiments.take(command, self.loaded, self.running)
             case StartBranch():
                 self._part(command)
             case SwitchBranch():
@@ -478,20 +489,3 @@ class Worker:
             self.enter(WorkerState.PAUSED)
         else:
             self.enter(WorkerState.PREFILL if self.session.in_prefill else WorkerState.DECODING)
-
-
-def broken_off(session: Session) -> RunFinished:
-    """The end of a run that cannot even say what it has made."""
-    return RunFinished(
-        run_id=session.run_id,
-        finish_reason="cancelled",
-        finish_reasons=("cancelled",),
-        texts=("",),
-        sequences=((),),
-        prompt_tokens=(0,),
-        new_tokens=0,
-        ttft_ms=None,
-        tokens_per_s=None,
-        error=None if session.error is None else session.error.report(),
-        branch_id=session.branch_id,
-    )

@@ -8,6 +8,7 @@ from PySide6.QtWidgets import QSplitter, QVBoxLayout, QWidget
 
 from app.panels import tables
 from app.panels.panel import Dispatch, Panel
+from app.panels.pixels import show_swatches
 from app.state import select
 from app.state.intents import SelectStep, ShowBeam, ShowRow
 from app.state.run import RunView
@@ -78,6 +79,7 @@ class BeamsPanel(Panel):
             self._theme, self._fills, self._key = palette, token_fills(palette), None
             for widget in (self.lanes, self.complete, self.twins):
                 widget.set_palette(palette)
+        show_swatches(state, self.lanes, self.complete)
         run = state.run if state.run is not None and state.run.has_beams else None
         selected = state.selected if run is not None else None
         if run is self._run and selected == self._selected and self._key is not None:

@@ -9,6 +9,7 @@ from PySide6.QtWidgets import QMenu, QVBoxLayout, QWidget
 from app.panels import acting_tables, candidates_preview, tables, token_menu
 from app.panels.accessible import Moment, describe_selection
 from app.panels.panel import Dispatch, Panel
+from app.panels.pixels import show_swatches
 from app.state import select
 from app.state.acting_state import Acting
 from app.state.branch_intents import ForceToken
@@ -87,6 +88,7 @@ class CandidatesPanel(Panel):
             self.bars.set_palette(palette)
             for widget in (self.needle, self.moment, self.readout, self.twins):
                 widget.set_palette(palette)
+        show_swatches(state, self.bars, self.needle)
         self._run, self._index, self._acting = state.run, select.step_index(state), state.acting
         self._preview = self._take_preview(state)
         shown = (state.run.key if state.run else None, self._index, self._preview and self._generation, self._problem)

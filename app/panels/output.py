@@ -12,6 +12,7 @@ from app.panels import branch_rows, tables, token_menu
 from app.panels.accessible import Moment, describe_selection
 from app.panels.output_attention import SOURCE_TEXT, SOURCES, Query, Source, levels_of, query_of, same_view
 from app.panels.panel import Dispatch, Panel
+from app.panels.pixels import show_swatches
 from app.state import branches, select
 from app.state.acting import stopped_text
 from app.state.branch_intents import (
@@ -140,6 +141,7 @@ class OutputPanel(Panel):
 
     def render(self, state: AppState) -> None:  # type: ignore[override]
         self._state = state
+        show_swatches(state, self.flow)
         if state.theme != self._theme:
             self._theme = state.theme
             palette = select.palette(state)

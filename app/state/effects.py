@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.state import acting, desks, params, select
+from app.state import acting, cache_lab, desks, params, select
 from app.state import intents as i
 from app.state.state import AppState
 from core.contract import (
@@ -54,6 +54,8 @@ def _branch_commands(before: AppState, after: AppState) -> tuple[Command, ...]:
 def _commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Command, ...]:
     if isinstance(intent, i.DeskIntent):
         return desks.commands(before, after, intent)
+    if isinstance(intent, i.LabIntent):
+        return cache_lab.commands(before, after, intent)
     if isinstance(intent, i.ActingIntent):
         return acting.commands(before, after)
     match intent:

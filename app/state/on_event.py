@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
-from app.state import acting, branches, desks, history, notices, params, plan, samples
+from app.state import acting, branches, cache_lab, desks, history, image_draft, notices, params, plan, samples
 from app.state.branch_state import Key
 from app.state.run import begin, with_end, with_step
 from app.state.shown import of_sequence
-from app.state.state import EMPTY, AppState, AttentionFocus, Draft
+from app.state.state import EMPTY, AppState, AttentionFocus, Draft, Tab
 from core.contract import (
     Answered,
     BranchesHeld,
@@ -20,6 +20,8 @@ from core.contract import (
     ChatMessage,
     CommandRefused,
     Event,
+    ExperimentFinished,
+    ExperimentProgress,
     HypothesisEnded,
     InterventionsApplied,
     LoadFailed,
@@ -71,7 +73,8 @@ def on_event(state: AppState, event: Event) -> AppState:
         case Tokenized(generation, row, error):
             if generation <= state.draft.tokenized_generation:
                 return state
-            draft = replace(state.draft, tokenized=row, tokenized_generation=generation, token_error=error)
+            image = image_draft.tokenized(state.draft, generation, row)
+            draft = replace(state.draft, tokenized=row, tokenized_generation=generation, token_error=error, image=image)
             return replace(state, draft=draft)
         case Answered():
             return _answered(state, event)
@@ -81,6 +84,8 @@ def on_event(state: AppState, event: Event) -> AppState:
             return _previewed(state, event)
         case Planned():
             return plan.answered(state, event)
+        case ExperimentProgress() | ExperimentFinished():
+            return cache_lab.on_event(state, event)
         case _:
             return desks.on_event(state, event)
 
@@ -201,13 +206,22 @@ def _with_answer(state: AppState, event: RunFinished) -> Draft:
     return replace(draft, turns=(*draft.turns, ChatMessage("assistant", text)), generation=draft.generation + 1)
 
 
+def _tab_for(draft: Draft, info: ModelInfo) -> Tab:
+    """The tab stays in front where the model can do something with it; image models get theirs."""
+    if info.image is not None:
+        return "image"
+    return "text" if draft.tab == "image" or (draft.tab == "chat" and not info.has_chat_template) else draft.tab
+
+
 def _model_ready(state: AppState, info: ModelInfo) -> AppState:
     draft = state.draft
     if not draft.touched:
-        draft = replace(draft, text=samples.TEXT, message=samples.MESSAGE if info.has_chat_template else "")
+        text = samples.TEXT if info.image is None else ""
+        draft = replace(draft, text=text, message=samples.MESSAGE if info.has_chat_template else "")
     draft = replace(
         draft,
-        tab="text" if draft.tab == "chat" and not info.has_chat_template else draft.tab,
+        tab=_tab_for(draft, info),
+        image=image_draft.for_model(draft, state.model, info),
         generation=draft.generation + 1,
         tokenized=None,
         token_error=None,

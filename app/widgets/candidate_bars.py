@@ -67,12 +67,19 @@ class CandidateBars(QAbstractScrollArea):
         }
         self.viewport().update()
 
+    def set_swatches(self, on: bool) -> None:
+        """Whether pieces such as #ff8000 are colours."""
+        if on != self._mono.swatches:
+            self._mono.swatches = on
+            self.viewport().update()
+
     def set_dense(self, dense: bool) -> None:
         """Lower rows in smaller type, for a low panel."""
         row_px = DENSE_ROW_PX if dense else ROW_PX
         if row_px != self._row_px:
             self._row_px, self._head_px = row_px, DENSE_HEAD_PX if dense else HEAD_PX
-            self._mono = TextCache(_token_font(dense))
+            swatches, self._mono = self._mono.swatches, TextCache(_token_font(dense))
+            self._mono.swatches = swatches
             self._fit()
             self.viewport().update()
 

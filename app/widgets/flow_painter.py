@@ -47,6 +47,7 @@ class FlowPainter:
         font.setFamilies([fonts.MONO_FAMILY, fonts.UI_FAMILY])  # Inter has the whitespace marks
         self._mono = TextCache(font)
         self.measure = self._mono.width
+        self.swatches = False
         self.metrics = FlowMetrics(cell=self._mono.width("0"))
         self._baseline = LINE_PX / 2 + self._mono.rise
         self.surface, self._accent = QColor(palette.surface), QColor(palette.accent)
@@ -55,6 +56,10 @@ class FlowPainter:
         self._struck = QColor(palette.error)
         self._quiet = QPen(_faded(palette.secondary, 0.6))
         self._marked = QBrush(_faded(palette.accent, 0.25))
+
+    def set_swatches(self, on: bool) -> None:
+        """Whether pieces such as #ff8000 are colours."""
+        self.swatches = self._mono.swatches = on
 
     def paint_line(self, painter: QPainter, fragments: list[Fragment], y: int, marks: Marks) -> None:
         """One line of chips with its top at `y`."""

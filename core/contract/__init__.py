@@ -37,6 +37,44 @@ from core.contract.breakpoints import (
     hit_words,
     parse_breakpoint,
 )
+from core.contract.cache import (
+    CACHE_KINDS,
+    CACHE_MEANINGS,
+    CACHE_TITLES,
+    WINDOWED,
+    CacheKind,
+    CacheReport,
+    CacheSpec,
+    LayerLayout,
+    parse_cache,
+)
+from core.contract.cache_formula import (
+    KNOWN_SHAPES,
+    CacheShape,
+    Difference,
+    Prediction,
+    differences,
+    plain_bytes,
+    predict,
+    rows_of,
+)
+from core.contract.cache_lab import (
+    EXPERIMENT_MEANINGS,
+    EXPERIMENT_TITLES,
+    EXPERIMENTS,
+    Experiment,
+    ExperimentFinished,
+    ExperimentName,
+    ExperimentProgress,
+    Finding,
+    LabLane,
+    LabResult,
+    LabSeries,
+    LabTable,
+    RunExperiment,
+    StopExperiment,
+)
+from core.contract.cache_views import CacheContentAnswer, CacheContentQuery
 from core.contract.commands import (
     Ask,
     CancelLoad,
@@ -146,6 +184,8 @@ from core.contract.looking import (
     ColumnQuery,
     HeadsAnswer,
     HeadsQuery,
+    KeyNormsAnswer,
+    KeyNormsQuery,
     LensAnswer,
     LensQuery,
     NormsAnswer,
@@ -170,7 +210,7 @@ from core.contract.onnx import (
 )
 from core.contract.parameter import Parameter
 from core.contract.params import MODES, PARAMETERS, GenerationParams, as_generation_config, validate
-from core.contract.picture import ImageFacts, Picture, PictureAnswer, PictureQuery
+from core.contract.picture import MOST_MEGAPIXELS, ImageFacts, Picture, PictureAnswer, PictureQuery, too_large
 from core.contract.plan import (
     CachePlan,
     DrawPlan,
@@ -185,7 +225,7 @@ from core.contract.plan import (
 )
 from core.contract.plan_words import ORIGIN_WORDS, plan_steps, plan_summary
 from core.contract.preview import DtypeEstimate, ModelPreview
-from core.contract.snapshot import CacheReport, Candidates, StepId, StepSnapshot, StepTiming
+from core.contract.snapshot import Candidates, StepId, StepSnapshot, StepTiming
 from core.contract.specs import ChatMessage, Grammar, GrammarKind, ModelSpec, Prompt, RunSpec
 from core.contract.together import check_together, in_mode, inactive_reason
 from core.contract.views import (
@@ -205,10 +245,19 @@ from core.contract.views import (
 
 __all__ = [
     "BREAK_EXAMPLES",
+    "CACHE_KINDS",
+    "CACHE_MEANINGS",
+    "CACHE_TITLES",
+    "EXPERIMENTS",
+    "EXPERIMENT_MEANINGS",
+    "EXPERIMENT_TITLES",
+    "KNOWN_SHAPES",
     "MODES",
+    "MOST_MEGAPIXELS",
     "ORIGIN_WORDS",
     "PARAMETERS",
     "WATCHED_AT_ONCE",
+    "WINDOWED",
     "Answered",
     "Ask",
     "AssistedDetail",
@@ -226,8 +275,13 @@ __all__ = [
     "BreakpointHit",
     "BreakpointProblem",
     "CacheAbove",
+    "CacheContentAnswer",
+    "CacheContentQuery",
+    "CacheKind",
     "CachePlan",
     "CacheReport",
+    "CacheShape",
+    "CacheSpec",
     "CancelLoad",
     "CancelOnnx",
     "Candidates",
@@ -246,6 +300,7 @@ __all__ = [
     "ContrastiveDetail",
     "DescribeConfig",
     "DescribeOnnx",
+    "Difference",
     "DistributionAnswer",
     "DistributionQuery",
     "DolaDetail",
@@ -257,8 +312,13 @@ __all__ = [
     "ErrorReport",
     "Event",
     "EveryTokens",
+    "Experiment",
+    "ExperimentFinished",
+    "ExperimentName",
+    "ExperimentProgress",
     "ExportError",
     "ExportOnnx",
+    "Finding",
     "FinishReason",
     "GenerationParams",
     "GenerationPlan",
@@ -277,6 +337,13 @@ __all__ = [
     "InterventionAnswer",
     "InterventionQuery",
     "InterventionsApplied",
+    "KeyNormsAnswer",
+    "KeyNormsQuery",
+    "LabLane",
+    "LabResult",
+    "LabSeries",
+    "LabTable",
+    "LayerLayout",
     "LengthPlan",
     "LensAnswer",
     "LensQuery",
@@ -321,6 +388,7 @@ __all__ = [
     "PlanLine",
     "PlanStep",
     "Planned",
+    "Prediction",
     "PrefillProgress",
     "PreviewModel",
     "PreviewPlan",
@@ -333,6 +401,7 @@ __all__ = [
     "ResumeRun",
     "RolloutAnswer",
     "RolloutQuery",
+    "RunExperiment",
     "RunFinished",
     "RunSpec",
     "RunStarted",
@@ -355,6 +424,7 @@ __all__ = [
     "StepId",
     "StepSnapshot",
     "StepTiming",
+    "StopExperiment",
     "StopRun",
     "SwitchBranch",
     "TensorFact",
@@ -385,16 +455,22 @@ __all__ = [
     "check_interventions",
     "check_together",
     "condition",
+    "differences",
     "hit_words",
     "in_mode",
     "inactive_reason",
     "notation",
     "parse_breakpoint",
+    "parse_cache",
     "parse_intervention",
     "parse_positions",
+    "plain_bytes",
     "plan_steps",
     "plan_summary",
     "position_ranges",
+    "predict",
+    "rows_of",
+    "too_large",
     "validate",
     "words",
 ]

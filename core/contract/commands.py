@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from core.contract.branches import DropBranch, StartBranch, SwitchBranch
 from core.contract.breakpoints import Breakpoint
+from core.contract.cache_lab import RunExperiment, StopExperiment
 from core.contract.interventions import Intervention
 from core.contract.picture import PictureQuery
 from core.contract.specs import ModelSpec, Prompt, RunSpec
@@ -209,6 +210,8 @@ Command = (
     | ExportOnnx
     | CheckOnnx
     | CancelOnnx
+    | RunExperiment
+    | StopExperiment
     | StartBranch
     | SwitchBranch
     | DropBranch

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from core.contract.branches import BranchesHeld, BranchStarted, BranchSwitched
 from core.contract.breakpoints import Breakpoint
+from core.contract.cache_lab import ExperimentFinished, ExperimentProgress
 from core.contract.configs import ConfigDescription, SavedModel
 from core.contract.detail import Hypothesis
 from core.contract.errors import ErrorReport
@@ -86,6 +87,7 @@ class ModelInfo:
     revision: str = ""  # the commit, for models of the hub
     notices: tuple[str, ...] = ()  # what was left out or should be known, one sentence each
     image: ImageFacts | None = None  # what it paints, where tokens are pixels
+    layer_windows: tuple[int | None, ...] = ()  # of each layer; empty where none slides
 
     @property
     def output_size(self) -> int:
@@ -385,6 +387,8 @@ Event = (
     | OnnxProgress
     | OnnxFinished
     | Planned
+    | ExperimentProgress
+    | ExperimentFinished
     | BranchStarted
     | BranchSwitched
     | BranchesHeld

@@ -7,9 +7,10 @@ ten steps that people read.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from core.contract.cache import CacheSpec
 from core.contract.specs import DrawSource, Grammar
 
 Origin = Literal["user", "host", "model", "default"]
@@ -84,7 +85,10 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True)
 class CachePlan:
-    """The KV cache. limit: positions it will ever hold. window: what sliding layers attend to, though all is kept."""
+    """The KV cache. limit: positions that the run will ever feed. window: what sliding layers attend to.
+
+    budget: positions that each layer keeps at most between two steps; None: all. meaning: the kind in a sentence.
+    """
 
     kind: str
     layers: int
@@ -92,6 +96,9 @@ class CachePlan:
     limit: int
     rows: int
     window: int | None
+    budget: int | None = None
+    meaning: str = ""
+    spec: CacheSpec = field(default_factory=CacheSpec)
 
 
 @dataclass(frozen=True, slots=True)

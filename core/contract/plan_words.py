@@ -207,16 +207,17 @@ def _least(plan: GenerationPlan) -> str:
 
 def _cache(plan: GenerationPlan) -> _Step:
     cache, reused = plan.cache, plan.inputs.reused_positions
-    full = cache.bytes_per_token * cache.limit * cache.rows
+    most = cache.limit if cache.budget is None else min(cache.budget, cache.limit)
+    full = cache.bytes_per_token * most * cache.rows
     lines = [
-        PlanLine("kind", cache.kind, "a doubling buffer; cache_implementation of generate() is not used"),
+        PlanLine("kind", cache.kind, cache.meaning or "a doubling buffer"),
         PlanLine(
             "a position", f"{cache.bytes_per_token / 1e3:.3g} kB", f"K and V of {cache.layers} layers, in each row"
         ),
         PlanLine(
             "at most",
             f"{full / 1e6:.3g} MB",
-            f"{cache.limit:,} positions × {cache.rows:,} {'row' if cache.rows == 1 else 'rows'}",
+            f"{most:,} positions × {cache.rows:,} {'row' if cache.rows == 1 else 'rows'}",
         ),
     ]
     lines += plan.beside

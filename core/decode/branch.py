@@ -248,16 +248,19 @@ def continue_others(run: Session, parting: Parting) -> None:
 
 def _held(session: Session, run: Session, most: int, source: Row | None) -> tuple[int, int]:
     """The lane of a session that holds the first slots of `run`, and how many of them."""
+    if session.spec.cache != run.spec.cache:
+        return 0, 0
     most = min(most, cache_length(session.cache), session.ids.shape[1])
     if source is not None:
         lane = next((number for number, lane in enumerate(session.lanes) if lane is source), None)
-        return (0, 0) if lane is None else (lane, most)
+        return (0, 0) if lane is None else (lane, session.cache.reusable(most))
     alone = len(session.rows) == 1 and not session.mode.moves_lanes
     if not alone or session.rows[0].padding != run.rows[0].padding or most == 0:
         return 0, 0
     until = run.acts.same_until(session.acts)  # fed under other interventions it holds something else
     most = most if until is None else min(most, until)
-    return 0, int((session.ids[0, :most] == run.ids[0, :most]).int().cumprod(0).sum())
+    same = int((session.ids[0, :most] == run.ids[0, :most]).int().cumprod(0).sum())
+    return 0, session.cache.reusable(same)
 
 
 # -- giving memory back, and filling it again
@@ -266,8 +269,7 @@ def _held(session: Session, run: Session, most: int, source: Row | None) -> tupl
 def give_up_cache(run: Session) -> None:
     """Forget keys and values; `Session.advance` feeds the positions again before anything else."""
     run.refill_to = max(run.refill_to, cache_length(run.cache))
-    for layer in run.cache.layers:
-        layer.reset()
+    run.cache.forget()
     if run.guidance is not None:
         run.guidance.forget()
 

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from core.contract.cache import CacheReport
 from core.contract.detail import GuidanceDetail
 from core.contract.errors import InternalError, NonFiniteLogitsError, OutOfMemoryError, TokenglassError
 from core.contract.events import FinishReason, HypothesisEnded, PrefillProgress
 from core.contract.params import GenerationParams
-from core.contract.snapshot import CacheReport, StepId, StepSnapshot, StepTiming
+from core.contract.snapshot import StepId, StepSnapshot, StepTiming
 from core.contract.words import in_words
 from core.decode.kv import cache_length, cache_report, crop_cache
 from core.decode.modes.mode import Choice
@@ -67,7 +68,7 @@ def refill_chunk(run: Session) -> PrefillProgress:
 
 def _feed_chunk(run: Session, done: int, end: int) -> tuple[int, torch.Tensor]:
     """Feed a chunk of the slots [done, end); returns where it ends, and the logits (B, V) there."""
-    stop, trace = min(done + run.spec.prefill_chunk, end), run.trace
+    stop, trace = done + run.cache.chunk(run.spec.prefill_chunk, end - done), run.trace
     if trace is not None and done < trace.stop:  # recorded already, only keys and values are missing
         stop, trace = min(stop, trace.stop), None
     stop = run.acts.upto(done, stop)
@@ -128,7 +129,8 @@ def decode_step(run: Session) -> StepEvents:
 
     # 6. Settle: lanes that ended leave the batch, what was fed in vain is forgotten.
     if put and cache_length(run.cache) >= run.ids.shape[1]:  # an end was put there, and more after it
-        crop_cache(run.cache, run.ids.shape[1] - 1)
+        if run.cache.can_crop(run.ids.shape[1] - 1):  # else it is longer than what was said, and nothing continues it
+            crop_cache(run.cache, run.ids.shape[1] - 1)
         if run.trace is not None:
             run.trace.crop(run.ids.shape[1] - 1)
     run.mode.settle(run)

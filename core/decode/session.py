@@ -9,10 +9,8 @@ import dataclasses
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import pairwise
 
 import torch
-from transformers.cache_utils import Cache
 
 from core.contract.breakpoints import Breakpoint
 from core.contract.errors import ParameterError, TokenglassError, ViewUnavailableError
@@ -34,14 +32,15 @@ from core.contract.snapshot import StepSnapshot
 from core.contract.specs import RunSpec
 from core.contract.together import check_together
 from core.contract.views import ViewAnswer, ViewQuery
-from core.decode import branch, engine, given, prepare
+from core.decode import again, branch, engine, given, prepare
 from core.decode.acts import Acts
 from core.decode.breakpoints import Breaks
 from core.decode.extras import NONE, Extras
 from core.decode.forward import Forward, ForwardCancelled
 from core.decode.guidance import Guidance
 from core.decode.interventions import History, hidden_keys, make_acts, preview_logits
-from core.decode.kv import cache_length, fork_cache, layer_keys, new_cache, take_rows
+from core.decode.kv import RunCache, cache_length, check_kind, check_mode, make_cache, take_rows
+from core.decode.kv.sight import CacheSight
 from core.decode.lengths import settle_lengths
 from core.decode.modes import PLAIN, Mode, Past, make_mode
 from core.decode.pipeline import PipelineContext, Rows, Stage, build_pipeline
@@ -85,10 +84,13 @@ class Session:
         self.loaded, self.spec, self.extras = loaded, spec, extras
         self.run_id, self.branch_id, self.epoch = run_id, branch_id, 0
         self.asked = prepare.resolve_params(loaded, spec)  # as they were chosen; `params` are those in force
+        check_kind(loaded.module, loaded.info, spec.cache)
         self.changed: frozenset[str] = frozenset()  # chosen by the user since the run began
         self.assistant = assistant
         self.mode: Mode = make_mode(self.asked, spec, loaded, assistant, cancelled)
         copies = self.asked.num_return_sequences if self.mode.copies else 1
+        early_exit = self.asked.assistant_early_exit is not None and assistant is None
+        check_mode(spec.cache, self.mode.name, early_exit, loaded.info.sliding_window is not None)
         embeds = None if extras.inputs_embeds is None else given.to_embeds(loaded, extras.inputs_embeds)
         self.unseen = 0 if embeds is None else embeds.shape[1]  # first slots, of which nobody knows the tokens
         if parting is not None:
@@ -127,8 +129,9 @@ class Session:
         self.acts.put(0, make_acts(self, spec.interventions))
         self.forward.acts = self.acts.now
         self.limit = min(self.prompt_slots + self.params.max_new_tokens, loaded.info.max_positions + max(self.padding))
-        check_room(loaded, len(self.rows) * (1 if self.mode.copies else self.params.num_beams), self.limit)
-        self.cache = new_cache(len(self.forward.anatomy.layers), self.limit)
+        lanes = len(self.rows) * (1 if self.mode.copies else self.params.num_beams)
+        check_room(loaded, lanes, self.limit, spec.cache, min(spec.prefill_chunk, self.prompt_slots))
+        self.cache = self.new_cache(self.limit)
         self.several: bool = (
             len(self.rows) > 1 or self.mode.moves_lanes or (parting is not None and parting.parent.several)
         )
@@ -247,6 +250,10 @@ class Session:
         """The batch as stages see it."""
         numbers = (self.first_row + lane.index for lane in self.lanes)
         return Rows(self.ids[:, self.unseen :], tuple(self.padding), tuple(numbers))
+
+    def new_cache(self, limit: int) -> RunCache:
+        """An empty cache of the run's kind, for so many slots."""
+        return make_cache(self.loaded.module, len(self.forward.anatomy.layers), self.spec.cache, limit)
 
     # -- lanes
 
@@ -371,6 +378,11 @@ class Session:
 
     def set_interventions(self, asked: tuple[Intervention, ...], epoch: int) -> InterventionsApplied:
         """Exactly these from the next position on. Raises as `make_acts` does; then nothing has changed."""
+        if self.cache.feeds_all and cache_length(self.cache) and asked != self.acts.now.asked:
+            raise ParameterError(
+                "Without a cache every position is computed anew, so interventions cannot begin half way; they act at "
+                "the next run."
+            )
         self.acts.put(cache_length(self.cache), make_acts(self, asked))
         self.forward.acts, self.epoch = self.acts.now, epoch
         decided = self.pending_logits is not None  # the next token follows a position that was fed already
@@ -437,7 +449,7 @@ class Session:
         return Recording(
             trace=self.trace,
             strand=partial(strand_at, self),
-            cached_keys=self._cached_keys,
+            source=CacheSight(self.cache, partial(branch.check_held, self)),
             anatomy=self.forward.anatomy,
             info=self.loaded.info,
             piece=self.loaded.text.piece,
@@ -450,40 +462,15 @@ class Session:
             preview=partial(preview_logits, self),
         )
 
-    def _cached_keys(self, layer: int, strand: Strand, stop: int) -> torch.Tensor:
-        branch.check_held(self)
-        return layer_keys(self.cache, layer)[0, :, :stop]
-
     def feed_again(
         self, strand: Strand, start: int, stop: int, acts: Acts | None = None
-    ) -> tuple[Cache, Trace, Strand]:
-        """Feed positions again for their records: on a fork of the cache, or alone where rows have moved.
-
-        The interventions are those that were in force, or for the positions meant other ones.
-        """
-        budget = self.spec.trace_budget_bytes + (1 << 40)
-        if self.several:
-            begin, cache, padding = 0, new_cache(len(self.forward.anatomy.layers), stop), 0
-        else:
-            branch.check_held(self)
-            begin, cache, padding = start, fork_cache(self.cache, strand.padding + start), strand.padding
-        ids = torch.tensor([strand.token_ids[:stop]], device=self.ids.device)
-        trace = Trace(budget, start=padding + begin, keeps_keys=self.several)
-        # The positions meant are passes of their own, and so are embeddings.
-        changes = (slot - strand.padding for slot in self.acts.marks(strand.padding + begin, strand.padding + stop))
-        marks = sorted({begin, start, stop, min(max(self.unseen, begin), stop), *changes})
-        with self.attached(), self.forward.rows_placed([padding], [strand.row]):
-            for first, last in pairwise(marks):
-                source = ids if self.embeds is None or first >= self.unseen else self.embeds
-                others = acts if acts is not None and first >= start else self.acts.at(strand.padding + first)
-                with self.forward.acting(others):
-                    for at in range(first, last, self.spec.prefill_chunk):
-                        self.forward(source[:, at : min(at + self.spec.prefill_chunk, last)], cache, trace)
-        return cache, trace, dataclasses.replace(strand, path=Path(0, 0), padding=padding, fed=None)
+    ) -> tuple[RunCache, Trace, Strand]:
+        """Positions fed once more, for their records; see `again.feed_again`."""
+        return again.feed_again(self, strand, start, stop, acts)
 
     def close(self) -> None:
         """Give cache and records back."""
-        self.cache = new_cache(len(self.forward.anatomy.layers))
+        self.cache = self.cache.empty_like(self.loaded.module, 0)
         self.refill_to = 0
         self.trace = self.guidance = None
         self.read_out = ReadOut()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -33,12 +34,28 @@ class Strand:
     group: int = 0
 
 
+class KeySource(Protocol):
+    """The keys of a run's cache, and who was hidden from whom because the cache keeps less than was fed."""
+
+    def keys(self, layer: int, stop: int) -> torch.Tensor:
+        """(H_kv, stop, D) of the slots before `stop` of the only row."""
+
+    def content(self, layer: int, row: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """K and V (H_kv, T, D) of one row of the batch, and whether each slot is held, (H_kv, T)."""
+
+    def unseen(self, layer: int, padding: int, start: int, stop: int, recorded: bool) -> torch.Tensor | None:
+        """(R, stop) or (H_kv, R, stop), True where the queries at slots [start, stop) saw nothing; None: all seen.
+
+        Raises `ViewUnavailableError` where keys that were seen are gone.
+        """
+
+
 @dataclass(frozen=True)
 class Recording:
     """Everything a view may read.
 
     strand: the sequence at a place. Raises `ViewUnavailableError` when there is none.
-    cached_keys: keys (H_kv, stop, D) of a layer and a strand in the slots before `stop`, from the cache.
+    source: the keys of the run's cache.
     recompute: records of the positions [start, stop) of a strand, fed again, and the strand in those records.
     final_scores: the pipeline on the logits (V,) that followed a position of a strand.
     replay: the same stage by stage, with changed parameters.
@@ -50,7 +67,7 @@ class Recording:
 
     trace: Trace | None
     strand: Callable[[Place], Strand]
-    cached_keys: Callable[[int, Strand, int], torch.Tensor]
+    source: KeySource
     anatomy: Anatomy
     info: ModelInfo
     piece: Callable[[int], str]
@@ -99,7 +116,16 @@ class Recording:
         end = strand.padding + stop
         if trace.keeps_keys:
             return trace.keys(layer, strand.padding, end, strand.path)
-        return self.cached_keys(layer, strand, end)[:, strand.padding :]
+        return self._source(trace).keys(layer, end)[:, strand.padding :]
+
+    def unseen(self, trace: Trace, layer: int, strand: Strand, start: int, stop: int) -> torch.Tensor | None:
+        """What the cache hid from the queries at positions [start, stop), see `KeySource.unseen`; keys by position."""
+        pad = strand.padding
+        hidden = self._source(trace).unseen(layer, pad, pad + start, pad + stop, trace.keeps_keys)
+        return None if hidden is None else hidden[..., pad:]
+
+    def _source(self, trace: Trace) -> KeySource:
+        return self.source if trace.source is None else trace.source
 
     def queries(self, trace: Trace, layer: int, strand: Strand, start: int, stop: int) -> torch.Tensor:
         """Queries (H, stop - start, D) of the positions [start, stop)."""

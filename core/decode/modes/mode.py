@@ -124,6 +124,7 @@ class Mode:
     def feed_put(self, run: Session) -> torch.Tensor:
         """The same where the next tokens are not chosen, but were put there: several of them in one pass."""
         count = 1 if run.pending_logits is not None or run.guiding is not None else min(MOST_PUT, len(run.put))
+        count = run.cache.chunk(count, count)
         if count == 1:
             return run.feed_newest()[None]
         ids = torch.cat([run.ids[:, -1:], run.ids.new_tensor([run.put[: count - 1]])], dim=1)  # (1, n)
