@@ -170,6 +170,7 @@ def test_beams_are_lanes_and_any_of_them_can_be_looked_at(one: Driven, qtbot: ob
     assert panel.lanes.viewport().rect().contains(panel.lanes._box(2, panel.lanes._path[2]).toAlignedRect())
     one.do(i.SelectStep(None))
     panel.lanes.horizontalScrollBar().setValue(panel.lanes.horizontalScrollBar().maximum())
+    panel.lanes.verticalScrollBar().setValue(0)
     beam = 0 if shown.beam else 1
     box = panel.lanes._box(15, beam)
     assert panel.lanes.viewport().rect().contains(box.center().toPoint())
