@@ -32,6 +32,7 @@ _EDITS = (
     | i.EditSystem
     | i.EditMessage
     | i.EditTurn
+    | i.RemoveTurn
     | i.AddTurn
     | i.ClearChat
     | i.Regenerate
@@ -159,7 +160,7 @@ def _key(intent: i.Intent) -> object:
             return "grammar", grammar.kind
         case i.SetModeText(name):
             return "mode text", name
-        case i.EditTurn(index, text) if text.strip():
+        case i.EditTurn(index):
             return "turn", index
         case _:
             return None

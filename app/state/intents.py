@@ -129,10 +129,17 @@ class EditMessage:
 
 @dataclass(frozen=True, slots=True)
 class EditTurn:
-    """The text of an earlier turn of the chat; an empty one removes the turn."""
+    """Another text for an earlier turn of the chat; an empty one is not sent."""
 
     index: int
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveTurn:
+    """Take a turn out of the chat."""
+
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,6 +389,7 @@ Intent = (
     | EditSystem
     | EditMessage
     | EditTurn
+    | RemoveTurn
     | AddTurn
     | Regenerate
     | ClearChat
