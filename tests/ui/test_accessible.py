@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PySide6.QtCore import Qt
@@ -11,6 +13,8 @@ from PySide6.QtWidgets import (
     QAbstractButton,
     QApplication,
     QComboBox,
+    QFileDialog,
+    QInputDialog,
     QLabel,
     QLineEdit,
     QListView,
@@ -21,13 +25,21 @@ from PySide6.QtWidgets import (
 )
 
 from app.state import intents as i
+from app.state import select
 from app.theme.colormaps import contrast, rgb
 from app.theme.palette import PALETTES, Palette
-from app.widgets.card import CardButtons
+from app.widgets.card import CornerButton
+from app.widgets.command_palette import CommandPalette
 from app.widgets.modified_dot import ModifiedDot
 from tests.ui.harness import Driven, driven
 
 pytestmark = pytest.mark.usefixtures("qapp")
+OFFERED = (  # what the palette must have, whoever gathers it
+    "Save as preset", "Import…", "Export…", "Remove › mine", "Decoding mode › Beam search", "Constraint › regex",
+    "Candidates as a table", "Beams as a table", "New chat", "Add turn", "Copy all", "Dismiss all", "Config: Open",
+    "Config: Create", "Config: Save", "ONNX: Export", "ONNX: Check", "Float Prompt", "Float Timeline",
+    "Prompt: Batch",
+)  # fmt: skip
 CONTROLS = (QAbstractButton, QLineEdit, QPlainTextEdit, QSlider, QComboBox, QListView, QTabBar)
 
 
@@ -79,6 +91,71 @@ def test_every_action_is_in_the_palette_and_needs_no_mouse(tmp_path: Path) -> No
         assert "Apply preset mine" in listed
         for title in ("Errors", "Timeline"):
             assert title in listed
+        missing = [text for text in OFFERED if not any(text in one for one in listed)]
+        assert missing == []
+
+
+@pytest.mark.qt_log_ignore("does not support raise", extend=True)
+def test_what_a_card_offers_can_be_done_from_the_palette(tmp_path: Path, qtbot: Any) -> None:
+    with driven(tmp_path / "settings.json") as one:
+
+        def do(text: str) -> None:
+            one.window.open_palette()
+            (palette,) = [d for d in one.window.findChildren(CommandPalette) if d.isVisible()]
+            assert not palette.isModal()
+            palette.filter.setText(text)
+            qtbot.keyClick(palette.filter, Qt.Key.Key_Return)
+            one.frames(2)
+
+        card = one.window.workspace.cards["timeline"]
+        do("Float Timeline")
+        assert card.isFloating()
+        do("Dock Timeline")
+        assert not card.isFloating()
+        do("Candidates: Candidates as a table")
+        assert one.panel("candidates").twins.shown is not None
+        do("Decoding mode › Beam search")
+        assert select.params(one.state).num_beams > 1
+        do("Constraint › regex")
+        assert one.state.grammar is not None
+        one.do(i.SelectTab("chat"))
+        do("Prompt: Add turn")
+        assert len(one.state.draft.turns) == 1
+        one.do(i.Announce("error", "Broken."))
+        do("Errors: Dismiss all")
+        assert one.state.errors == ()
+
+
+def test_dialogs_leave_the_window_in_use(tmp_path: Path, qtbot: Any) -> None:
+    with driven(tmp_path / "settings.json") as one:
+        one.do(i.SetParameter("temperature", 0.25))
+        panel = one.panel("parameters")
+        panel.save_preset()
+        (dialog,) = one.window.findChildren(QInputDialog)
+        assert not dialog.isModal()
+        one.do(i.Run())  # while the dialog is open
+        one.frames(3)
+        dialog.setTextValue("  mine ")
+        dialog.accept()
+        one.frames()
+        assert [p.name for p in one.state.presets] == ["mine"]
+        ways = (
+            panel.export_preset,
+            panel.import_preset,
+            one.panel("config").choose_file,
+            one.panel("onnx").choose_export,
+            one.panel("onnx").choose_check,
+            one.window.chooser.open_folder,
+            one.window.chooser.open_gguf,
+        )
+        for ask in ways:
+            ask()
+            (files,) = [d for d in one.window.findChildren(QFileDialog) if d.isVisible()]
+            assert not files.isModal()
+            files.fileSelected.emit(str(tmp_path / "out.json")) if ask == panel.export_preset else files.close()
+            files.close()
+            one.frames()
+        assert json.loads((tmp_path / "out.json").read_text())["temperature"] == 0.25
 
 
 def test_every_button_can_have_the_focus_but_those_with_another_way(tmp_path: Path) -> None:
@@ -89,7 +166,7 @@ def test_every_button_can_have_the_focus_but_those_with_another_way(tmp_path: Pa
             for w in controls(one.window)
             if w.focusPolicy() == Qt.FocusPolicy.NoFocus
             and not isinstance(w, ModifiedDot)  # has the focus while it can reset something
-            and not isinstance(w.parentWidget(), CardButtons)  # the Layout menu and the palette do the same
+            and not isinstance(w, CornerButton)  # the Layout menu and the palette do the same
         ]
         assert stuck == []
 
