@@ -96,6 +96,9 @@ class ConfigPanel(Panel):
 
     def _make_pages(self) -> None:
         self.tabs = QTabBar()
+        self.tabs.setAccessibleDescription(
+            self.tr("Every field, what differs from the defaults, the file, or what the model returns")
+        )
         self.tabs.setProperty("underline", True)
         self.tabs.setDrawBase(False)
         self.tabs.setExpanding(False)

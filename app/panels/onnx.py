@@ -69,6 +69,7 @@ class OnnxPanel(Panel):
         self.pages.addWidget(forms)
         self.pages.addWidget(self.checks)
         self.tabs = QTabBar()
+        self.tabs.setAccessibleDescription(self.tr("The description of the graph, or how the export compares"))
         self.tabs.setProperty("underline", True)
         self.tabs.setDrawBase(False)
         self.tabs.setExpanding(False)

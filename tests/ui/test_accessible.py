@@ -11,6 +11,8 @@ from PySide6.QtCore import Qt
 from PySide6.QtGui import QAccessible, QPalette
 from PySide6.QtWidgets import (
     QAbstractButton,
+    QAbstractItemView,
+    QAbstractScrollArea,
     QApplication,
     QComboBox,
     QFileDialog,
@@ -31,6 +33,8 @@ from app.theme.palette import PALETTES, Palette
 from app.widgets.card import CornerButton
 from app.widgets.command_palette import CommandPalette
 from app.widgets.modified_dot import ModifiedDot
+from app.widgets.scroll_column import ScrollColumn
+from app.widgets.twin import TwinStack
 from tests.ui.harness import Driven, driven
 
 pytestmark = pytest.mark.usefixtures("qapp")
@@ -204,3 +208,44 @@ def test_text_shown_is_readable_in_every_theme(tmp_path: Path, palette: Palette)
                     poor.add((type(widget).__name__, colour, behind))
         assert poor == set()
     assert QApplication.instance() is not None
+
+
+def blank(twins: TwinStack) -> bool:
+    """Whether the table shown has no rows and its ground is of one colour."""
+    view = twins.views[twins.shown or 0]
+    if view.rows.rowCount():
+        return False
+    picture = view.viewport().grab().toImage()
+    points = ((x, y) for x in range(0, picture.width(), 2) for y in range(0, picture.height(), 2))
+    return len({picture.pixel(x, y) for x, y in points}) == 1
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_every_card_and_its_tables_are_named_and_described(tmp_path: Path, running: bool) -> None:
+    kinds = (*CONTROLS, QAbstractItemView, QAbstractScrollArea)
+    with driven(tmp_path / "settings.json") as one:
+        if running:
+            full(one)
+        silent = set()
+        for card in one.window.workspace.cards.values():
+            if not card.isVisible():
+                card.toggleViewAction().trigger()
+            card.raise_()
+            one.frames(2)
+            twins = getattr(card.panel, "twins", None)
+            for tables in (False, True) if twins is not None else (False,):
+                if twins is not None:
+                    twins.button.setChecked(tables)
+                one.frames(2)
+                if tables and not running:
+                    assert not blank(twins), f"{card.panel.title} says nothing in its empty table"
+                for widget in (w for kind in kinds for w in card.panel.findChildren(kind)):
+                    if not widget.isVisible() or widget.focusPolicy() == Qt.FocusPolicy.NoFocus:
+                        continue
+                    if isinstance(widget, ModifiedDot | ScrollColumn):
+                        continue
+                    named = say(widget, QAccessible.Text.Name)
+                    described = widget.accessibleDescription() or say(widget, QAccessible.Text.Description)
+                    if not named or not described:
+                        silent.add(f"{card.panel.title}: {type(widget).__name__} “{named}”")
+        assert sorted(silent) == []
