@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from PySide6.QtCore import QObject, QTimer, Slot
@@ -76,11 +77,11 @@ class Keeper(QObject):
         names = {p.name for p in presets}
         there = {p.name: p for p in self._written}
         for preset in presets:
-            if there.get(preset.name) != preset and self._managed(folder, lambda one=preset: write_preset(folder, one)):
+            if there.get(preset.name) != preset and self._managed(folder, partial(write_preset, folder, preset)):
                 there[preset.name] = preset
         for gone in [name for name in there if name not in names]:
             path = folder / file_name(gone)
-            if self._managed(folder, lambda path=path: path.unlink(missing_ok=True)):
+            if self._managed(folder, partial(path.unlink, missing_ok=True)):
                 del there[gone]
         self._written = tuple(p for p in presets if there.get(p.name) == p)
 

@@ -16,6 +16,7 @@ from core.contract import (
     Answered,
     Ask,
     AttributionQuery,
+    BranchSwitched,
     CheckOnnx,
     ColumnQuery,
     Command,
@@ -109,7 +110,7 @@ SCENARIOS: dict[str, Scenario] = {
     "column": view(lambda n: ColumnQuery(n, 1, 2)),
     "heads": view(lambda n: HeadsQuery(n, (0, 1))),
     "branch": Scenario(branch, (RunFinished, CommandRefused)),
-    "branch with a text": Scenario(put, (CommandRefused, RunFinished)),
+    "branch with a text": Scenario(put, (CommandRefused, BranchSwitched)),
     "plan": Scenario(lambda _b, _f: (PreviewPlan(1, RunSpec(PROMPT, BASE)),), (Planned,)),
     "config": Scenario(lambda _b, _f: (DescribeConfig(1, "gpt2", {"n_layer": 2}),), (ConfigDescribed,)),
     "config of the model": Scenario(lambda _b, _f: (DescribeConfig(1, ""),), (ConfigDescribed,)),
@@ -118,7 +119,7 @@ SCENARIOS: dict[str, Scenario] = {
         (ModelSaved,),
     ),
     "graph": Scenario(lambda _b, _f: (DescribeOnnx(1),), (OnnxDescribed,)),
-    "export to nowhere": Scenario(lambda _b, f: (ExportOnnx(1, str(f / "no" / "such.onnx"), 18),), (OnnxFinished,)),
+    "refused export": Scenario(lambda _b, f: (ExportOnnx(1, str(f / "no.onnx"), 3),), (OnnxFinished,)),
     "check of nothing": Scenario(lambda _b, f: (CheckOnnx(1, str(f / "none.onnx")),), (OnnxFinished,)),
 }
 
@@ -140,7 +141,6 @@ def carry_out(driver: Driver, scenario: Scenario, before: int, folder: Path, don
     start = len(driver.events)
     driver.submit(*scenario.commands(before, folder))
     driver.until(lambda: any(isinstance(e, scenario.done) for e in driver.events[start:]) or done())
-    driver.settle()
     return driver.events[start:]
 
 
@@ -150,6 +150,7 @@ def called(driver: Driver, scenario: Scenario, folder: Path) -> list[FunctionTyp
     with watched() as calls:
         carry_out(driver, scenario, before, folder / "clean", lambda: False)
         found = set(calls)
+    driver.settle()
     driver.forget()
     return functions(found)
 
@@ -164,6 +165,7 @@ def fail(
         trap.armed = True
         said = carry_out(driver, scenario, before, folder, lambda: bool(errors(driver.events)))
         trap.armed = False
+    driver.settle()
     carried = [e for e in said if isinstance(e, scenario.done)]
     told = errors(said) or [e.error for e in carried if getattr(e, "error", None) is not None]
     wrong = ""
