@@ -44,8 +44,9 @@ lint: $(STAMP)
 bench: install
 	$(BIN)/tokenglass bench
 
+# make shot ARGS="--layout image --model tiny-imagegpt"
 shot: install
-	$(OFF) $(BIN)/tokenglass shot --out shots
+	$(OFF) $(BIN)/tokenglass shot --out shots $(ARGS)
 
 clean:
 	rm -rf $(VENV) shots .mypy_cache .ruff_cache .import_linter_cache

@@ -152,6 +152,7 @@ class Actions(QObject):
             "cache": self.tr("Cache"),
             "everything": self.tr("Everything"),
             "model": self.tr("Model"),
+            "image": self.tr("Image"),
         }
         for number, (layout, text) in enumerate(self.layout_titles.items(), start=1):
             self.add(

@@ -6,10 +6,15 @@ from pathlib import Path
 
 from app.panels.attention import AttentionPanel
 from app.panels.beams import BeamsPanel
+from app.panels.breakpoints import BreakpointsPanel
 from app.panels.cache import CachePanel
+from app.panels.cache_lab import CacheLabPanel
 from app.panels.candidates import CandidatesPanel
+from app.panels.canvas import CanvasPanel
 from app.panels.config_desk import ConfigPanel
 from app.panels.errors import ErrorsPanel
+from app.panels.interventions import InterventionsPanel
+from app.panels.layers import LayersPanel
 from app.panels.lens import LensPanel
 from app.panels.mode import ModePanel
 from app.panels.onnx import OnnxPanel
@@ -21,6 +26,7 @@ from app.panels.prompt import PromptPanel
 from app.panels.rows import RowsPanel
 from app.panels.timeline import TimelinePanel
 from app.panels.walk import WalkPanel
+from app.panels.watches import WatchesPanel
 from app.panels.waterfall import WaterfallPanel
 from app.settings import Settings
 from app.state.state import ModelChoice
@@ -40,14 +46,20 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
         ParametersPanel(dispatch),
         PlanPanel(dispatch),
         OutputPanel(dispatch),
+        CanvasPanel(dispatch),
         TimelinePanel(dispatch),
         CandidatesPanel(dispatch),
         WaterfallPanel(dispatch),
         ModePanel(dispatch),
         AttentionPanel(dispatch),
         LensPanel(dispatch),
+        LayersPanel(dispatch),
         WalkPanel(dispatch),
         CachePanel(dispatch),
+        CacheLabPanel(dispatch),
+        InterventionsPanel(dispatch),
+        BreakpointsPanel(dispatch),
+        WatchesPanel(dispatch),
         ConfigPanel(dispatch),
         OnnxPanel(dispatch),
         RowsPanel(dispatch),

@@ -1,4 +1,4 @@
-"""What may be dropped onto the window: a model folder, a GGUF file, a text, a preset."""
+"""What may be dropped onto the window: a model folder, a GGUF file, a text, a preset, a picture."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from app import pictures
 from app.files import read_text
 from app.panels.panel import Dispatch
 from app.preset_files import read_preset
@@ -21,7 +22,7 @@ TEXTS = (".txt", ".md", ".jsonl")
 
 def accepts(path: Path) -> bool:
     """Whether a drop would do something; looks at the name only, and at what is a folder."""
-    return path.suffix.lower() in (".gguf", ".json", *TEXTS) or path.is_dir()
+    return path.suffix.lower() in (".gguf", ".json", *TEXTS, *pictures.suffixes()) or path.is_dir()
 
 
 def _is_config(path: Path) -> bool:
@@ -33,8 +34,15 @@ def _is_config(path: Path) -> bool:
     return isinstance(content, dict) and "model_type" in content
 
 
-def take(path: Path, dispatch: Dispatch, look_at: Callable[[str], None], tab: Tab = "text") -> None:
-    """Carry out a drop: a model is looked at, not loaded; a text becomes the prompt; a preset is applied.
+def take(
+    path: Path,
+    dispatch: Dispatch,
+    look_at: Callable[[str], None],
+    tab: Tab = "text",
+    open_picture: Callable[[Path], None] = lambda path: None,
+) -> None:
+    """Carry out a drop: a model is looked at, not loaded; a text becomes the prompt; a preset is applied;
+    a picture is what an image model begins with.
 
     A .jsonl file is a batch of prompts; so are the lines of a text while the Batch tab (`tab`) is open.
     """
@@ -65,5 +73,7 @@ def take(path: Path, dispatch: Dispatch, look_at: Callable[[str], None], tab: Ta
             return
         dispatch(SelectTab("batch"))
         dispatch(EditBatch(lines))
+    elif suffix in pictures.suffixes():
+        open_picture(path)
     else:
-        dispatch(Announce("error", f"“{path.name}” is no model folder, GGUF file, text or preset."))
+        dispatch(Announce("error", f"“{path.name}” is no model folder, GGUF file, text, preset or picture."))

@@ -22,12 +22,17 @@ def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of the text as UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
     """Write beside the file, then take its place in one step. Raises `OSError`; the old file is then intact."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, path)

@@ -11,10 +11,17 @@ from PySide6.QtCore import QObject, QTimer, Slot
 from app.panels.panel import Dispatch
 from app.preset_files import file_name, read_folder, write_preset
 from app.settings import Settings
+from app.state.acting_intents import AddBreakpoint
 from app.state.intents import Announce, OfferPresets
 from app.state.state import AppState, Preset
+from core.contract import ParameterError, break_notation, parse_breakpoint
 
 REST_MS = 400  # changes in a row are written once
+
+
+def kept_breakpoints(state: AppState) -> tuple[tuple[str, bool], ...]:
+    """The breakpoints in their notation, and whether they are on."""
+    return tuple((break_notation(one.breakpoint), one.on) for one in state.acting.breaks)
 
 
 class Keeper(QObject):
@@ -40,6 +47,11 @@ class Keeper(QObject):
         """Offer the presets that are there; say what is damaged."""
         if self._settings.problem is not None:
             self._say(self._settings.problem)
+        for text, on in self._settings.breakpoints():
+            try:
+                self._dispatch(AddBreakpoint(parse_breakpoint(text), on))
+            except ParameterError as error:
+                self._say(error.message)
         if self._folder is not None:
             self._written, problems = read_folder(self._folder)
             self._dispatch(OfferPresets(self._written))
@@ -48,7 +60,14 @@ class Keeper(QObject):
 
     def render(self, state: AppState) -> None:
         """Wait until changes rest."""
-        kept = (state.theme, state.layout, state.recent_models, state.recent_prompts, state.presets)
+        kept = (
+            state.theme,
+            state.layout,
+            state.recent_models,
+            state.recent_prompts,
+            state.presets,
+            kept_breakpoints(state),
+        )
         first, changed = self._state is None, kept != self._kept
         self._state, self._kept = state, kept
         if changed and not first:
@@ -66,6 +85,7 @@ class Keeper(QObject):
             layout=state.layout,
             recent_models=state.recent_models,
             recent_prompts=state.recent_prompts,
+            breakpoints=[list(pair) for pair in kept_breakpoints(state)],
         )
         if problem is not None:
             self._say(problem)

@@ -22,7 +22,7 @@ from app.state.state import AppState, LayoutName
 from app.store import Store
 from app.window import Window
 from core import Lab
-from core.contract import ModelLoadError, ModelSpec, TokenglassError
+from core.contract import ExperimentName, ModelLoadError, ModelSpec, TokenglassError
 
 LOAD_S = 600.0  # the first load may convert the weights
 ANSWER_S = 60.0
@@ -81,6 +81,14 @@ class Stage:
         self.wait(lambda s: s.loading is None, LOAD_S, "the model")
         if self.state.model is None:
             raise ModelLoadError(self.state.notices[-1].text if self.state.notices else "The model did not load.")
+
+    def experiment(self, name: ExperimentName) -> None:
+        """One of the Cache lab, to its end."""
+        self.store.dispatch(i.PickExperiment(name))
+        self.store.dispatch(i.StartExperiment())
+        self.wait(lambda s: s.cache_lab.working is None, LOAD_S, "the experiment")
+        if self.state.cache_lab.error is not None:
+            raise TokenglassError(self.state.cache_lab.error.message)
 
     def run(self, prompt: str | None, tokens: int) -> None:
         """Generate from a prompt, to the end."""

@@ -9,6 +9,7 @@ from core.contract import (
     BranchesHeld,
     BranchStarted,
     BranchSwitched,
+    BreakpointHit,
     Event,
     RunFinished,
     RunStarted,
@@ -40,10 +41,11 @@ class Pacer:
         out: list[Event] = []
         room = self._room(limit_tps, paused, now_s)
         for event in events:
-            if isinstance(event, _BEGINS):
-                out += self._queue  # what is left of the run before, to its end
+            if isinstance(event, _BEGINS | BreakpointHit):
+                out += self._queue  # what is left of the run before, to its end; or up to where it stopped
                 self._queue.clear()
-                self.waiting, self.ended, self.hurry = 0, False, False
+                self.waiting, self.ended = 0, False
+                self.hurry = self.hurry and isinstance(event, BreakpointHit)
             if self._waits(event):
                 self._queue.append(event)
                 self.waiting += isinstance(event, StepSnapshot)

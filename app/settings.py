@@ -77,6 +77,12 @@ class Settings:
         values = self._values.get(f"recent_{kind}")
         return tuple(v for v in values if isinstance(v, str)) if isinstance(values, list) else ()
 
+    def breakpoints(self) -> tuple[tuple[str, bool], ...]:
+        """The breakpoints of the last time in their notation, and whether they were on."""
+        values = self._values.get("breakpoints")
+        pairs = [v for v in values if isinstance(v, list) and len(v) == 2] if isinstance(values, list) else []
+        return tuple((text, on) for text, on in pairs if isinstance(text, str) and isinstance(on, bool))
+
     def window(self) -> tuple[QByteArray, QByteArray] | None:
         """Geometry of the window and arrangement of its cards."""
         geometry, cards = self._bytes("geometry"), self._bytes("cards")

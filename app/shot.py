@@ -6,10 +6,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
+from app.panels.canvas import CanvasPanel
+from app.panels.canvas_overlays import TITLES
+from app.pictures import read_file
+from app.state.image_intents import StartPicture
 from app.state.state import LayoutName
-from core.contract import TokenglassError
+from core.contract import EXPERIMENTS, TokenglassError, parse_cache
+
+if TYPE_CHECKING:
+    from app.offscreen import Stage
 
 SIZES = ((1440, 900), (1024, 640))
 SMALLEST = (1024, 640)
@@ -18,6 +25,8 @@ MOST_TOKENS = 100_000
 EXIT_ERROR = 2
 # As a user might set them: killed candidates and marks of changes are seen.
 PARAMS = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "repetition_penalty": 1.1}
+IMAGE_PARAMS = {"top_p": 0.95}
+TOKENS = 64
 
 
 def main(argv: Sequence[str]) -> int:
@@ -37,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = OneLineParser(prog="tokenglass shot", description="Pictures of the window, of a real run.")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the PNG files go")
-    parser.add_argument("--layout", default="everything", choices=get_args(LayoutName))
+    parser.add_argument("--layout", default="everything", type=str.lower, choices=get_args(LayoutName))
     parser.add_argument("--model", metavar="NAME|FOLDER", help="default: smollm2 where installed, else tiny-gpt2")
     parser.add_argument("--theme", default="both", choices=("light", "dark", "contrast", "both"))
     parser.add_argument("--size", action="append", type=_size, metavar="WxH", help="may be given more than once")
@@ -48,8 +57,14 @@ def _parser() -> argparse.ArgumentParser:
         "--set", dest="params", action="extend", nargs="+", default=[], metavar="KEY=VALUE",
         help="generation parameters instead of those the pictures usually have",
     )  # fmt: skip
+    parser.add_argument("--cache", default="growing", metavar="KIND[,window=N…]", help="how keys and values are kept")
+    parser.add_argument("--experiment", choices=EXPERIMENTS, help="run this of the Cache lab afterwards")
     parser.add_argument("--show", action="append", default=[], metavar="CARD", help="open this card, too")
-    parser.add_argument("--tokens", type=_tokens, default=64, metavar="N", help="how many to generate")
+    prompt.add_argument("--image", type=Path, metavar="FILE", help="a picture to begin with, for image models")
+    parser.add_argument("--keep-rows", type=int, metavar="N", help="rows of it that are given; default: half of them")
+    parser.add_argument("--overlay", default="none", choices=tuple(TITLES), help="what lies over the painting")
+    what = f"how many to generate; default: {TOKENS}, or the rest of the picture"
+    parser.add_argument("--tokens", type=_tokens, metavar="N", help=what)
     parser.add_argument("--seed", type=int, default=11)
     return parser
 
@@ -86,15 +101,21 @@ def take(options: argparse.Namespace) -> list[Path]:
     with stage(options.model or default_model(model_choices()), options.layout, sizes[0]) as scene:
         scene.load()
         scene.store.dispatch(i.SetSeed(options.seed))
-        for name, value in (parse_settings(options.params) if options.params else PARAMS).items():
+        _begin_picture(scene, options)
+        image = scene.state.model.image if scene.state.model is not None else None
+        usual = PARAMS if image is None else IMAGE_PARAMS
+        for name, value in (parse_settings(options.params) if options.params else usual).items():
             scene.store.dispatch(i.SetParameter(name, value))
+        scene.store.dispatch(i.SetCache(parse_cache(options.cache)))
         if options.batch is not None:
             scene.store.dispatch(i.SelectTab("batch"))
             scene.store.dispatch(i.EditBatch(options.batch.read_text(encoding="utf-8")))
-        scene.run(options.prompt, options.tokens)
+        scene.run(options.prompt, options.tokens or (TOKENS if image is None else image.pixels))
         run = scene.state.run
         if run is not None and run.count > 4:
             scene.store.dispatch(i.SelectStep(run.count * 3 // 4))  # a past moment, so that marks are seen
+        if options.experiment is not None:
+            scene.experiment(options.experiment)
         for theme in themes:
             scene.store.dispatch(i.SetTheme(theme))
             for width, height in sizes:
@@ -104,9 +125,30 @@ def take(options: argparse.Namespace) -> list[Path]:
                 scene.settle()
                 for name in options.show:
                     scene.open(name)
+                _lay_over(scene, options.overlay)
                 scene.settle()
                 path = out / f"{options.layout}-{theme}-{width}x{height}.png"
                 if not scene.window.grab().save(str(path)):
                     raise TokenglassError(f"The picture {path} could not be written.")
                 paths.append(path)
     return paths
+
+
+def _begin_picture(scene: Stage, options: argparse.Namespace) -> None:
+    """Begin with a picture file, if one is named."""
+    image = scene.state.model.image if scene.state.model is not None else None
+    if options.image is None:
+        return
+    if image is None:
+        raise TokenglassError("--image is for image models; name one with --model, such as tiny-imagegpt.")
+    one = read_file(options.image)
+    if one.picture is None:
+        raise TokenglassError(one.problem)
+    rows = image.height // 2 if options.keep_rows is None else options.keep_rows
+    scene.store.dispatch(StartPicture(one.picture, one.title, one.notes, keep=rows * image.width))
+
+
+def _lay_over(scene: Stage, overlay: str) -> None:
+    card = scene.window.workspace.cards["canvas"]
+    if overlay != "none" and isinstance(card.panel, CanvasPanel):
+        card.panel.choose_overlay(overlay)

@@ -23,6 +23,7 @@ from app.keeper import Keeper
 from app.panels.candidates import CandidatesPanel
 from app.panels.output import OutputPanel
 from app.panels.panel import Panel
+from app.panels.prompt import PromptPanel
 from app.panels.statusbar import StatusBar
 from app.reach import offers
 from app.settings import Settings
@@ -162,13 +163,17 @@ class Window(QMainWindow):
         card.raise_()
 
     def _offer(self, state: AppState) -> None:
-        """Open the card that a kind of run needs, once; who closes it has seen it."""
-        name = select.card_for(state)
-        if name is not None and name not in self._offered:
-            self._offered.add(name)
+        """Open the cards that a kind of run needs, once; who closes one has seen it."""
+        for name in select.cards_for(state):
             card = self.workspace.cards.get(name)
-            if card is not None and not card.isVisible():
-                card.show()
+            if name not in self._offered and card is not None:
+                self._offered.add(name)
+                if not card.isVisible():
+                    self.workspace.bring_up(name)
+        for name in select.acting_cards(state):
+            if name not in self._offered:
+                self._offered.add(name)
+                self._reveal(name)
 
     def hidden(self) -> None:
         """The cards are told for themselves."""
@@ -227,7 +232,7 @@ class Window(QMainWindow):
     def dropEvent(self, event: QDropEvent) -> None:
         event.acceptProposedAction()
         for path in _dropped(event):
-            drops.take(path, self.store.dispatch, self.chooser.open_on, self.store.state.draft.tab)
+            drops.take(path, self.store.dispatch, self.chooser.open_on, self.store.state.draft.tab, self.open_picture)
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
@@ -239,6 +244,12 @@ class Window(QMainWindow):
         if saved is not None:
             self.workspace.restore(saved[1])
         self.workspace.cards["prompt"].panel.setFocus()
+
+    def open_picture(self, path: Path) -> None:
+        """Begin with a picture file."""
+        prompt = self.workspace.cards["prompt"].panel
+        if isinstance(prompt, PromptPanel):
+            prompt.open_picture(path)
 
     def _fit_screen(self) -> None:
         """The first size, or what the screen has room for with a title bar above."""

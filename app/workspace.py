@@ -15,7 +15,7 @@ from app.state.state import LayoutName
 from app.theme.style import GAP_PX
 from app.widgets.card import Card
 
-STATE_VERSION = 3  # raise it when cards are added or renamed: older arrangements are then ignored
+STATE_VERSION = 5  # raise it when cards are added or renamed: older arrangements are then ignored
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +31,27 @@ _CENTRE = Column(48, (("output", 70), ("timeline", 30)))
 LAYOUTS: Mapping[LayoutName, tuple[Column, ...]] = {
     "sample": (_LEFT, _CENTRE, Column(31, (("candidates", 62), ("waterfall", 38)))),
     "attention": (_LEFT, Column(33, (("output", 100),)), Column(46, (("attention", 72), ("candidates", 28)))),
-    "cache": (_LEFT, Column(40, (("output", 60), ("timeline", 40))), Column(39, (("cache", 100),))),
+    "cache": (_LEFT, Column(40, (("output", 38), ("cachelab", 62))), Column(39, (("cache", 100),))),
     "everything": (_LEFT, _CENTRE, Column(31, (("candidates", 28), ("attention", 42), ("cache", 30)))),
+    "image": (
+        Column(22, (("prompt", 42), ("parameters", 58))),
+        Column(45, (("canvas", 78), ("timeline", 22))),
+        Column(33, (("candidates", 36), ("layers", 34), ("cache", 30))),
+    ),
     "model": (Column(45, (("config", 100),)), Column(55, (("onnx", 100),))),
 }
 BEHIND: Mapping[LayoutName, Mapping[str, str]] = {  # as a second tab: the card, and the one in front of it
     "sample": {"plan": "parameters"},
     "everything": {"plan": "parameters"},
+    "image": {"waterfall": "candidates", "attention": "layers"},
 }
-DESKS = ("config", "onnx")  # closed at first; opened, they come up as tabs beside the output
+DESKS = ("canvas", "config", "onnx")  # closed at first; opened, they come up as tabs beside the output
 TABBED = ("lens", "walk")  # closed at first; opened, they share the place of the largest view of the model
+LOW_SHARE = 0.27  # of the height, at least, for such a card when it is opened
+ACTING = ("interventions", "breakpoints", "watches")  # closed at first; opened, they share a low place
 
 
-BELOW_OUTPUT = ("errors", "rows", "beams")  # cards that are opened in the middle column
+BELOW_OUTPUT = ("errors", "rows", "beams", "cachelab")  # cards that are opened in the middle column
 
 
 class Workspace(QMainWindow):
@@ -66,7 +74,7 @@ class Workspace(QMainWindow):
         self._later.timeout.connect(self._share)
         for name, card in self.cards.items():
             card.topLevelChanged.connect(self._arranged_by_hand)
-            if name in (*TABBED, *DESKS):
+            if name in (*TABBED, *ACTING, *DESKS):
                 card.toggleViewAction().triggered.connect(lambda visible, card=card: self._opened(card, visible))
                 continue
             card.closed.connect(self._arranged_by_hand)
@@ -97,6 +105,8 @@ class Workspace(QMainWindow):
         for name, card in self.cards.items():
             if name in TABBED and name not in shown:
                 self.tabifyDockWidget(self.cards[self._home_of_tabs(columns)], card)
+            elif name in ACTING and name not in shown:
+                self._add_low(card, columns)
             elif name not in shown and name not in DESKS:  # kept at the end of the last column, in case it is wanted
                 home = columns[min(1, len(columns) - 1)] if name in BELOW_OUTPUT else columns[-1]
                 self.splitDockWidget(self.cards[home.cards[-1][0]], card, Qt.Orientation.Vertical)
@@ -114,13 +124,35 @@ class Workspace(QMainWindow):
         names = [name for column in columns for name, _ in column.cards]
         return "attention" if "attention" in names else columns[-1].cards[0][0]
 
+    def bring_up(self, name: str) -> None:
+        """Open a card that the run needs, where its kind of card is opened."""
+        card = self.cards[name]
+        card.show()
+        if name in DESKS:
+            self._opened(card, True)
+
+    def _add_low(self, card: Card, columns: list[Column]) -> None:
+        """As a tab beside the timeline; without one, tabs of their own at the foot of the middle column."""
+        names = [name for column in columns for name, _ in column.cards]
+        placed = next((self.cards[n] for n in ACTING if n in self.cards and self._is_placed(self.cards[n])), None)
+        if "timeline" in names or placed is not None:
+            self.tabifyDockWidget(self.cards["timeline"] if "timeline" in names else placed or card, card)
+            return
+        home = columns[min(1, len(columns) - 1)].cards[-1][0]
+        self.splitDockWidget(self.cards[home], card, Qt.Orientation.Vertical)
+
+    def _is_placed(self, card: Card) -> bool:
+        return self.dockWidgetArea(card) != Qt.DockWidgetArea.NoDockWidgetArea
+
     def _opened(self, card: Card, visible: bool) -> None:
         """A card that shares its place comes to the front, the columns keep their shares."""
         if visible:
-            if self.dockWidgetArea(card) == Qt.DockWidgetArea.NoDockWidgetArea:
+            if not self._is_placed(card):
                 self.tabifyDockWidget(self.cards["output"], card)
                 card.show()
             card.raise_()
+            if card.panel.name in ACTING and card.height() < self.height() * LOW_SHARE:
+                self.resizeDocks([card], [int(self.height() * LOW_SHARE)], Qt.Orientation.Vertical)
         self._name_tabs()
 
     def _name_tabs(self) -> None:

@@ -26,6 +26,7 @@ Public names:
 - `list_cached_models()`: models of the Hugging Face hub that are on this disk.
 - `preview(spec)`: parameters and bytes of a model, and the memory free for it, before it is loaded.
 - `new_model_families()`: architectures that can be made with random weights, and their options.
+- `check_pattern(text)`: whether a regular expression can be used, else a `ParameterError` says why not.
 - `Lab`: the worker thread with its mailbox, for a front end: `submit(command)`, `drain()`, `close()`.
 - `contract`: the frozen plain data all of them speak: specs, commands, events, snapshots, views, errors.
 
@@ -54,12 +55,14 @@ if TYPE_CHECKING:
     from core.models.new_model import new_model_families
     from core.models.preview import preview
     from core.models.sources import list_models
+    from core.patterns import check_pattern
     from core.result import RunResult
 
 __all__ = [
     "Lab",
     "RunResult",
     "branch",
+    "check_pattern",
     "contract",
     "list_cached_models",
     "list_models",
@@ -75,6 +78,7 @@ __all__ = [
 _HOMES = {
     "Lab": "core.lab",
     "RunResult": "core.result",
+    "check_pattern": "core.patterns",
     "branch": "core.api",
     "list_cached_models": "core.models.hub_cache",
     "list_models": "core.models.sources",

@@ -13,14 +13,16 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.contract import (
+    Breakpoint,
+    BreakpointHit,
+    FinishReason,
     GenerationPlan,
     Grammar,
-    HypothesisEnded,
+    Intervention,
     ModelSpec,
     ParameterError,
     PictureAnswer,
     PictureQuery,
-    PrefillProgress,
     Prompt,
     PromptError,
     RunSpec,
@@ -28,7 +30,18 @@ from core.contract import (
     StepSnapshot,
 )
 from core.contract.specs import DrawSource
-from core.prompts import Ids, Image, Images, Messages, Text, to_negative, to_picture, to_prompts
+from core.prompts import (
+    Ids,
+    Image,
+    Images,
+    Messages,
+    Text,
+    to_breakpoints,
+    to_interventions,
+    to_negative,
+    to_picture,
+    to_prompts,
+)
 from core.result import RunResult
 
 # torch is imported when a model is first used, so that `import core.api` stays quick.
@@ -37,7 +50,7 @@ if TYPE_CHECKING:
 
     from core.decode.extras import Extras
     from core.decode.pipeline import AllowedTokens, Processor
-    from core.decode.session import Session
+    from core.decode.session import RunEvent, Session
     from core.decode.stopping import Criterion
     from core.models.load_control import LoadControl
     from core.models.loaded import LoadedModel
@@ -68,6 +81,8 @@ def run(
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
     negative_prompt: str | Sequence[int] | None = None,
+    interventions: Sequence[Intervention | str] = (),
+    breakpoints: Sequence[Breakpoint | str] = (),
     device: str = "auto",
     dtype: str = "auto",
     logits_processor: Sequence[Processor] = (),
@@ -97,6 +112,10 @@ def run(
     assistant_model: a smaller model with the same vocabulary that drafts tokens (assisted generation).
     negative_prompt: text or token ids that classifier-free guidance (`guidance_scale`) steers away from; with a
         scale and no negative prompt it is the last token of each prompt, as in `generate()`.
+    interventions: changes to what the model computes, from the first position on: `ScaleHeads`, `SkipPart`, `Steer`,
+        `MutePositions` of `core.contract`, or texts such as `"heads 3.1"` or `'steer 6 * 4 = "love" - "hate"'`.
+    breakpoints: conditions that end the run after the token that meets one, with the finish reason `breakpoint`:
+        `EntropyAbove` and the others of `core.contract`, or texts such as `"entropy>5"`.
     device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. dtype: `auto`, `bf16` or `fp32`.
     logits_processor: own stages, called with ids (B, T) of rows of equal length, without padding, and scores (B, V);
         they come after those that `params` ask for and before temperature. One of a class that `params` ask for takes
@@ -120,13 +139,15 @@ def run(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
         negative_prompt=to_negative(negative_prompt),
+        interventions=to_interventions(interventions), breakpoints=to_breakpoints(breakpoints),
     )  # fmt: skip
     extras = _extras(
         logits_processor, stopping_criteria, prefix_allowed_tokens_fn, past_key_values, inputs_embeds
     )  # fmt: skip
     session = open_session(load_model(model, device, dtype), spec, extras=extras)
-    steps = [event for event in events(session) if isinstance(event, StepSnapshot)]
-    return RunResult(session, steps, _lock)
+    seen = list(events(session))
+    steps = [event for event in seen if isinstance(event, StepSnapshot)]
+    return RunResult(session, steps, _lock, [event for event in seen if isinstance(event, BreakpointHit)])
 
 
 def stream(
@@ -148,6 +169,8 @@ def stream(
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
     negative_prompt: str | Sequence[int] | None = None,
+    interventions: Sequence[Intervention | str] = (),
+    breakpoints: Sequence[Breakpoint | str] = (),
     device: str = "auto",
     dtype: str = "auto",
     logits_processor: Sequence[Processor] = (),
@@ -168,6 +191,7 @@ def stream(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
         negative_prompt=to_negative(negative_prompt),
+        interventions=to_interventions(interventions), breakpoints=to_breakpoints(breakpoints),
     )  # fmt: skip
     extras = _extras(
         logits_processor, stopping_criteria, prefix_allowed_tokens_fn, past_key_values, inputs_embeds
@@ -183,25 +207,30 @@ def branch(
     text: str | None = None,
     reroll: int | None = None,
     params: Mapping[str, object] | None = None,
+    interventions: Sequence[Intervention | str] | None = None,
+    breakpoints: Sequence[Breakpoint | str] | None = None,
     row: int = 0,
 ) -> RunResult:
     """A second run that keeps the first `position` tokens of a row of `result`, prompt included, and goes on by itself.
 
     What is kept is neither fed nor recorded again. token_ids or text are said there first; inside the prompt they end
     it. Without them the mode chooses: the same again, or with another reroll other draws. params: changed from there.
+    interventions, breakpoints: as in `run`, from there on; None for those of `result`.
     Raises `PromptError` or `ParameterError`; `result` stays as it is.
     """
     from core.decode.branch import begin_branch
 
     command = StartBranch(
         result.finished.run_id, next(_numbers), position, result.session.branch_id, row, tuple(token_ids), text, reroll,
-        dict(params or {}),
+        dict(params or {}), None, None if interventions is None else to_interventions(interventions),
+        None if breakpoints is None else to_breakpoints(breakpoints),
     )  # fmt: skip
     with _lock:
         session, started = begin_branch(result.session, command)
     kept = [step for step in result.steps if step.id.row == row and step.id.index < started.kept_tokens]
-    own = [event for event in events(session) if isinstance(event, StepSnapshot)]
-    return RunResult(session, [*kept, *own], _lock)
+    seen = list(events(session))
+    own = [event for event in seen if isinstance(event, StepSnapshot)]
+    return RunResult(session, [*kept, *own], _lock, [event for event in seen if isinstance(event, BreakpointHit)])
 
 
 def _begin(past: object, embeds: object, *given: Any) -> tuple[Prompt, ...]:
@@ -257,6 +286,7 @@ def plan(
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
     negative_prompt: str | Sequence[int] | None = None,
+    interventions: Sequence[Intervention | str] = (),
     device: str = "auto",
     dtype: str = "auto",
 ) -> GenerationPlan:
@@ -266,6 +296,7 @@ def plan(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
         negative_prompt=to_negative(negative_prompt),
+        interventions=to_interventions(interventions),
     )  # fmt: skip
     session = open_session(load_model(model, device, dtype), spec)
     try:
@@ -361,17 +392,21 @@ def open_session(
         session = Session(
             loaded, spec, run_id=next(_numbers), cancelled=cancelled, assistant=assistant, extras=extras or NONE
         )
+    for problem in session.breaks.take_problems():
+        raise ParameterError(problem.reason)
     if spec.negative_prompt is not None and session.params.guidance_scale == 1:
         raise ParameterError("A negative prompt has no effect while guidance_scale is 1; set it, to 1.5 for example.")
     return session
 
 
-def events(session: Session) -> Generator[PrefillProgress | StepSnapshot | HypothesisEnded, None, None]:
-    """Run a session to its end, event by event; closing the generator ends the run as cancelled."""
+def events(session: Session) -> Generator[RunEvent, None, None]:
+    """Run a session to its end or a breakpoint, event by event; closing the generator ends the run as cancelled."""
     try:
         while not session.finished:
             with _lock, session.attached():
                 done = session.advance()
             yield from done
+            if any(isinstance(event, BreakpointHit) for event in done):
+                session.cancel(FinishReason.BREAKPOINT)
     finally:
         session.cancel()

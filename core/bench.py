@@ -18,7 +18,7 @@ import torch
 import transformers
 from transformers.cache_utils import DynamicLayer
 
-from core import api, bench_pipeline
+from core import api, bench_cache, bench_pipeline
 from core.bench_branches import branches_table, measure_branches
 from core.bench_modes import measure_modes, modes_table
 from core.bench_steps import bare_spec, engine_s, generate_s, prompt_ids
@@ -72,6 +72,12 @@ def measure(
         costs = [bench_pipeline.pipeline_cost(api.load_model(name, dtype=dtype)) for dtype in ("auto", "fp32")]
         pipelines[name] = {cost["dtype"]: cost for cost in costs}
     say("append cost")
+    positions = bench_cache.POSITIONS[:1] if quick else bench_cache.POSITIONS
+    growth = {}
+    for name in models:
+        say(f"{name}: growth")
+        growth[name] = bench_cache.decode_growth(api.load_model(name), 128 if quick else 8192)
+    say("kinds of cache")
     return {
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -82,6 +88,8 @@ def measure(
         "branches": branches,
         "pipeline": pipelines,
         "append_us": append_cost(),
+        "cache_layers": list(bench_cache.layer_costs(positions, 4 if quick else bench_cache.ROUNDS)),
+        "cache_growth": growth,
         "window": None if window is None else window(),
     }
 
@@ -204,6 +212,7 @@ def as_table(report: Mapping[str, Any]) -> str:
             lines += ["", *bench_pipeline.as_lines(pipeline, name)]
     cost = report["append_us"]
     lines += ["", f"append at {APPEND_AT:,} positions: {cost['ours']:.0f} µs, DynamicLayer {cost['dynamic']:.0f} µs"]
+    lines += ["", *bench_cache.as_lines(report["cache_layers"], report["cache_growth"]), ""]
     for key, value in (report["window"] or {}).items():
         lines += _grid(key, value) if isinstance(value, Mapping) else [f"{key}: {value:.3g}"]
     lines += [f"{report['threads']} threads, torch {report['torch']}, transformers {report['transformers']}"]

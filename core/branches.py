@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from core.contract.branches import BranchesHeld, BranchMemory, BranchStarted, BranchSwitched, StartBranch
 from core.contract.errors import PromptError
+from core.contract.events import RunFinished
 
 if TYPE_CHECKING:
     from core.decode.session import Session
@@ -26,7 +27,6 @@ class Node:
 
     session: Session
     left_at: float | None = None
-    dropped: bool = False  # told to give everything back
 
 
 class Branches:
@@ -46,16 +46,19 @@ class Branches:
         node = self._nodes.get((run_id, branch_id))
         return None if node is None else node.session
 
-    def begin(self, session: Session) -> None:
-        """A new run, with `session` as its first branch. Those of the runs before keep nothing but their tokens."""
+    def begin(self, session: Session) -> list[Session]:
+        """A new run, with `session` as its first branch. Those of the runs before keep nothing but their tokens.
+
+        Returns those that this ends, because they cannot be fed again.
+        """
         for key in [key for key in self._nodes if key[0] == session.run_id]:
             self._nodes.pop(key).session.close()  # the number is used again
-        for node in self._nodes.values():
-            _give_up_all(node)
+        ended = [node.session for node in self._nodes.values() if _give_up_all(node)]
         self._use((session.run_id, session.branch_id), Node(session))
         runs = list(dict.fromkeys(run for run, _ in self._nodes))
         for key in [key for key in self._nodes if key[0] in runs[: -KEPT_RUNS - 1]]:
             self._nodes.pop(key).session.close()
+        return ended
 
     def part(
         self, command: StartBranch, cancelled: Callable[[], bool], paused_at: float | None
@@ -85,13 +88,12 @@ class Branches:
         reused, missing = self._restore(node)
         return session, BranchSwitched(run_id, branch_id, reused, missing), since
 
-    def drop(self, run_id: int, branch_id: int) -> None:
-        """Give a branch's memory back. Raises `PromptError`."""
+    def drop(self, run_id: int, branch_id: int) -> Session | None:
+        """Give a branch's memory back; returns it if this ends it. Raises `PromptError`."""
         node = self._node(run_id, branch_id)
         if (run_id, branch_id) == self._current:
             raise PromptError("The branch in use cannot be dropped; switch to another one first.")
-        _give_up_all(node, self._starts(node.session))
-        node.dropped = True
+        return node.session if _give_up_all(node, self._starts(node.session)) else None
 
     def clear(self) -> None:
         """Forget everything."""
@@ -135,7 +137,7 @@ class Branches:
     def _use(self, key: Key, node: Node) -> None:
         self._nodes.pop(key, None)
         self._nodes[key] = node  # the one used last is the last one
-        node.left_at, node.dropped = None, False
+        node.left_at = None
         self._current = key
 
     def _node(self, run_id: int, branch_id: int) -> Node:
@@ -192,20 +194,43 @@ def _can_be_fed_again(session: Session) -> bool:
     return len(session.rows) == 1 and not session.mode.moves_lanes
 
 
-def _give_up_all(node: Node, keep: int = 0) -> None:
-    """Cache and records, but for those before slot `keep`."""
+def _give_up_all(node: Node, keep: int | None = None) -> bool:
+    """Cache and records, but for those before slot `keep` that others continue.
+
+    Whether this ends it, because it cannot be fed again.
+    """
     from core.decode.branch import give_up_cache
 
     session = node.session
     if _can_be_fed_again(session):
         give_up_cache(session)
         _give_up_records(session, keep)
-    elif session.finished:
-        session.close()
+        return False
+    ends = not session.finished
+    session.cancel()
+    session.close()
+    return ends
 
 
-def _give_up_records(session: Session, keep: int) -> None:
+def _give_up_records(session: Session, keep: int | None) -> None:
     """Records from slot `keep` on; they come back when the positions are fed again."""
     from core.decode.branch import give_up_records
 
     give_up_records(session, keep)
+
+
+def broken_off(session: Session) -> RunFinished:
+    """The end of a run that cannot even say what it has made."""
+    return RunFinished(
+        run_id=session.run_id,
+        finish_reason="cancelled",
+        finish_reasons=("cancelled",),
+        texts=("",),
+        sequences=((),),
+        prompt_tokens=(0,),
+        new_tokens=0,
+        ttft_ms=None,
+        tokens_per_s=None,
+        error=None if session.error is None else session.error.report(),
+        branch_id=session.branch_id,
+    )

@@ -1,4 +1,4 @@
-"""`tokenglass generate`, `plan`, `models`, `bench`, `config`, `onnx`: headless, as the window runs them.
+"""`tokenglass generate`, `plan`, `models`, `bench`, `config`, `onnx`, `cache`: headless, as the window runs them.
 
 Results go to standard output, everything else to standard error. Exit status: 0, or 2 with one line that says what
 was wrong, or 130 after Ctrl+C (what was generated is printed). torch is imported only when a model is needed.
@@ -20,11 +20,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from core import cli_desk
+from core import cli_cache, cli_desk
 from core.cli_picture import add_out_arguments, check_out, write_pictures
 from core.cli_plan import as_text, plan_object
 from core.cli_run import UsageError, add_run_arguments, run_spec
-from core.contract import LoadCancelledError, RunFinished, StepSnapshot, TokenglassError
+from core.contract import (
+    AttentionAbove,
+    BreakpointHit,
+    BreakpointProblem,
+    Intervention,
+    LoadCancelledError,
+    RunFinished,
+    StepSnapshot,
+    TokenglassError,
+    break_notation,
+    hit_words,
+    notation,
+)
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -92,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", action="store_true", help="one object")
 
     cli_desk.add_commands(commands, _watched)
+    cli_cache.add_commands(commands, _watched)
     return parser
 
 
@@ -120,7 +133,9 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _generate(options: argparse.Namespace) -> int:
-    spec = replace(run_spec(options), trace=False, top_logprobs=50 if options.json else 0)
+    spec = run_spec(options)
+    looks = any(isinstance(one, AttentionAbove) for one in spec.breakpoints)  # attention is derived from the record
+    spec = replace(spec, trace=looks, top_logprobs=50 if options.json else 0)
     from core import api  # the parameters are checked before torch is imported
 
     with _interruptible() as interrupted:
@@ -132,7 +147,7 @@ def _generate(options: argparse.Namespace) -> int:
             _status(None)
             files = partial(write_pictures, options, loaded.info)
             if options.json:
-                _print_json(events, session.result, files)
+                _print_json(events, session.result, files, spec.interventions)
             elif options.out is not None:
                 _print_files(events, session.result, files)
             else:
@@ -177,10 +192,17 @@ def _print_files(events: Iterator[object], result: Callable[[], RunFinished], fi
             _write(f"{path}\n")
 
 
-def _print_json(events: Iterator[object], result: Callable[[], RunFinished], files: Files) -> None:
+def _print_json(
+    events: Iterator[object], result: Callable[[], RunFinished], files: Files, acts: Sequence[Intervention]
+) -> None:
+    hits = []
     for event in events:
         if isinstance(event, StepSnapshot):
             print(json.dumps(_finite(event.to_json())), flush=True)
+        elif isinstance(event, BreakpointHit):
+            hits.append(event)
+        elif isinstance(event, BreakpointProblem):
+            _complain(event.reason)
     finished = result()
     last = {
         "finish_reason": finished.finish_reason,
@@ -194,6 +216,13 @@ def _print_json(events: Iterator[object], result: Callable[[], RunFinished], fil
         last |= {"texts": finished.texts, "finish_reasons": finished.finish_reasons}
     if finished.scores is not None:
         last |= {"sequences_scores": finished.scores}
+    if acts:
+        last["interventions"] = list(map(notation, acts))
+    if hits:
+        last["breakpoints"] = [
+            {"row": hit.row, "index": hit.index, "condition": break_notation(hit.breakpoint), "value": hit.value}
+            for hit in hits
+        ]
     written = files(finished)
     if written:
         last["files"] = list(map(str, written))
@@ -202,16 +231,21 @@ def _print_json(events: Iterator[object], result: Callable[[], RunFinished], fil
 
 def _print_text(events: Iterator[object], result: Callable[[], RunFinished], several: bool) -> None:
     """One row streams as it comes; `several` are printed one after the other at the end."""
+    why = ""
     try:
         for event in events:
             if isinstance(event, StepSnapshot) and not several:
                 _write(event.text)
+            elif isinstance(event, BreakpointHit):
+                why = f" · {hit_words(event.breakpoint, event.value)}"
+            elif isinstance(event, BreakpointProblem):
+                _complain(event.reason)
     finally:  # also what a run that fails half way has said
         _write("\n\n".join(result().texts) + "\n" if several else "\n")
     finished = result()
     rate = "" if finished.tokens_per_s is None else f" · {finished.tokens_per_s:.3g} tokens/s"
     if sys.stderr.isatty():
-        print(f"{finished.finish_reason} · {finished.new_tokens} tokens{rate}", file=sys.stderr)
+        print(f"{finished.finish_reason}{why} · {finished.new_tokens} tokens{rate}", file=sys.stderr)
 
 
 def _write(text: str) -> None:

@@ -9,7 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from core.cli_picture import add_image_arguments, picture_prompt
-from core.contract import ChatMessage, Grammar, ModelSpec, Prompt, RunSpec, TokenglassError, validate
+from core.contract import (
+    CACHE_KINDS,
+    ChatMessage,
+    Grammar,
+    ModelSpec,
+    Prompt,
+    RunSpec,
+    TokenglassError,
+    parse_breakpoint,
+    parse_cache,
+    parse_intervention,
+    validate,
+)
 
 
 class UsageError(TokenglassError):
@@ -39,7 +51,21 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--force-words", action="append", default=[], metavar="A|B",
         help="a phrase that beams must say, or one of several; goes with --set num_beams=5; may be given several times",
     )  # fmt: skip
+    parser.add_argument(
+        "--intervene", action="append", default=[], metavar="WHAT",
+        help="change what the model computes: “heads 3.1,4” (muted; “* 0.5” scales them), “skip 5.mlp”, "
+        "“steer 6 * 4 = \"love\" - \"hate\"”, “mute 3-5” (positions); may be given several times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--break-when", action="append", default=[], metavar="CONDITION",
+        help="end at the first token that meets it: “entropy>5”, “probability<0.01”, “rank>10”, “text~REGEX”, "
+        "“token=13,198”, “attention 3.1@0>0.5”, “cache>1MB”, “every=16”; may be given several times",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--cache", default="growing", metavar="KIND[,window=N…]",
+        help=f"how keys and values are kept: {', '.join(CACHE_KINDS)}; such as sink,window=128,sinks=4",
+    )  # fmt: skip
     grammar = parser.add_mutually_exclusive_group()
     grammar.add_argument("--regex", metavar="PATTERN", help="the continuation matches this regular expression")
     grammar.add_argument("--json-schema", metavar="FILE", help="the continuation is JSON of this schema")
@@ -75,7 +101,10 @@ def run_spec(options: argparse.Namespace) -> RunSpec:
         options.seed,
         grammar=_grammar(options),
         assistant=assistant,
+        cache=parse_cache(options.cache),
         negative_prompt=None if options.negative_prompt is None else Prompt(text=options.negative_prompt),
+        interventions=tuple(map(parse_intervention, options.intervene)),
+        breakpoints=tuple(map(parse_breakpoint, options.break_when)),
         force_words=tuple(tuple(part for part in text.split("|") if part) for text in options.force_words),
     )
 

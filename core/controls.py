@@ -21,10 +21,15 @@ class Flags:
     interruptions: int = 0  # commands submitted that end a run
     loads_submitted: int = 0
     loads_abandoned: int = 0  # all loads up to this number
+    experiments_given_up: int = 0  # commands submitted that end an experiment and nothing else
 
     def interrupt(self) -> None:
         """A command that ends the run in progress is about to be submitted."""
         self.interruptions += 1
+
+    def give_up_experiment(self) -> None:
+        """A command that ends the experiment in progress is about to be submitted."""
+        self.experiments_given_up += 1
 
     def submit_load(self) -> None:
         """A new load; earlier ones are given up."""

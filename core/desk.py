@@ -42,6 +42,11 @@ class Desk:
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return any(deriving.ask.chosen for deriving in self._waiting.values())
+
     def ask(self, ask: Ask) -> None:
         """Take a question; an earlier one in the same slot is dropped."""
         self._waiting[ask.slot] = _Deriving(ask)
@@ -55,8 +60,12 @@ class Desk:
         self._waiting.clear()
 
     def derive_slice(self, find: Callable[[int, int], Session | None], loaded: LoadedModel | None) -> float:
-        """One slice of the view that has waited longest; returns the seconds it took. find: run, branch → session."""
-        slot, deriving = next(iter(self._waiting.items()))
+        """One slice of the view that has waited longest, or that somebody waits for; returns the seconds it took.
+
+        find: run, branch → session.
+        """
+        waiting = self._waiting.items()
+        slot, deriving = next((one for one in waiting if one[1].ask.chosen), None) or next(iter(waiting))
         query = deriving.ask.query
         session = None if isinstance(query, PictureQuery) else find(query.run_id, query.branch_id)
         begun = perf_counter()

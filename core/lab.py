@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 
+from core.contract.cache_lab import RunExperiment, StopExperiment
 from core.contract.commands import CancelLoad, Command, LoadModel, Shutdown, StartRun, StopRun
 from core.contract.events import Event
 from core.controls import Flags
@@ -35,6 +36,8 @@ class Lab:
             match command:
                 case StopRun() | StartRun():
                     self._flags.interrupt()
+                case RunExperiment() | StopExperiment():
+                    self._flags.give_up_experiment()
                 case CancelLoad():
                     self._flags.cancel_loads()
                 case LoadModel():

@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.contract import ChatMessage, Picture, Prompt, PromptError
+from core.contract import (
+    Breakpoint,
+    ChatMessage,
+    Intervention,
+    Picture,
+    Prompt,
+    PromptError,
+    parse_breakpoint,
+    parse_intervention,
+)
 
 Text = str | Sequence[str]
 Ids = Sequence[int] | Sequence[Sequence[int]]
@@ -85,3 +94,15 @@ def _message(message: Message) -> ChatMessage:
     if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
         raise PromptError(f"{message!r} is no chat message; each is a dictionary with role and content.")
     return ChatMessage(str(message["role"]), str(message["content"]))
+
+
+def to_interventions(given: Sequence[Intervention | str]) -> tuple[Intervention, ...]:
+    """Values, or texts in their notation. Raises `ParameterError`."""
+    several = [given] if isinstance(given, str) else given
+    return tuple(parse_intervention(one) if isinstance(one, str) else one for one in several)
+
+
+def to_breakpoints(given: Sequence[Breakpoint | str]) -> tuple[Breakpoint, ...]:
+    """Values, or texts in their notation. Raises `ParameterError`."""
+    several = [given] if isinstance(given, str) else given
+    return tuple(parse_breakpoint(one) if isinstance(one, str) else one for one in several)

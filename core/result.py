@@ -12,8 +12,12 @@ import numpy as np
 from core.contract import (
     AttentionAnswer,
     AttentionQuery,
+    BreakpointHit,
     DistributionAnswer,
     DistributionQuery,
+    Intervention,
+    InterventionAnswer,
+    InterventionQuery,
     ModelInfo,
     RunFinished,
     RunStarted,
@@ -25,6 +29,7 @@ from core.contract import (
 )
 from core.contract.picture import RgbArray
 from core.contract.snapshot import FloatArray
+from core.prompts import to_interventions
 
 if TYPE_CHECKING:
     import torch
@@ -49,11 +54,16 @@ class RunResult:
     """
 
     def __init__(
-        self, session: Session, steps: Sequence[StepSnapshot], lock: AbstractContextManager[object] | None = None
+        self,
+        session: Session,
+        steps: Sequence[StepSnapshot],
+        lock: AbstractContextManager[object] | None = None,
+        breakpoints: Sequence[BreakpointHit] = (),
     ) -> None:
         self._session, self._lock = session, lock or nullcontext()
         self._finished = session.result()
         self.steps: tuple[StepSnapshot, ...] = tuple(steps)
+        self.breakpoints: tuple[BreakpointHit, ...] = tuple(breakpoints)  # that ended the run
 
     @property
     def model(self) -> ModelInfo:
@@ -88,6 +98,11 @@ class RunResult:
     def finish_reason(self) -> str:
         """Why the first row ended: `stop`, `length`, `length_limit`, …; `finished.finish_reasons` has all."""
         return str(self._finished.finish_reason)
+
+    @property
+    def interventions(self) -> tuple[Intervention, ...]:
+        """The changes to what the model computed that were in force at the end; all along, in a run by `core.run`."""
+        return self._session.acts.now.asked
 
     @property
     def text(self) -> str:
@@ -238,6 +253,22 @@ class RunResult:
         )
         answer = self._answer(query)
         assert isinstance(answer, WaterfallAnswer)
+        return answer
+
+    def preview(
+        self, position: int, interventions: Sequence[Intervention | str], *, top: int = 20, row: int = 0
+    ) -> InterventionAnswer:
+        """What would have followed a fed position (negative counts from the end) under these interventions.
+
+        That position alone is fed once more; those before it keep their keys and values. Raises
+        `ViewUnavailableError`, or `ParameterError` for what the model has not.
+        """
+        start, _ = _span(position, self.positions(row))
+        where, beam, index = self._finished.places[row]
+        asked = to_interventions(interventions)
+        query = InterventionQuery(self._finished.run_id, start, asked, top, row=where, beam=beam, index=index)
+        answer = self._answer(query)
+        assert isinstance(answer, InterventionAnswer)
         return answer
 
     def _answer(self, query: ViewQuery) -> object:

@@ -13,9 +13,10 @@ from contextlib import ExitStack, suppress
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from core.branches import Branches
+from core.branches import Branches, broken_off
 from core.chores import Chores
 from core.contract.branches import DropBranch, StartBranch, SwitchBranch
+from core.contract.cache_lab import RunExperiment, StopExperiment
 from core.contract.commands import (
     Ask,
     CancelLoad,
@@ -31,6 +32,8 @@ from core.contract.commands import (
     PreviewPlan,
     ResumeRun,
     SaveModel,
+    SetBreakpoints,
+    SetInterventions,
     SetParams,
     Shutdown,
     StartRun,
@@ -40,11 +43,11 @@ from core.contract.commands import (
 )
 from core.contract.errors import PromptError, TokenglassError
 from core.contract.events import (
+    BreakpointHit,
     CommandRefused,
     Event,
     LoadFailed,
     ModelReady,
-    RunFinished,
     StateChanged,
     Vitals,
     WorkerState,
@@ -54,6 +57,7 @@ from core.contract.specs import ModelSpec
 from core.controls import Flags, LoadControl, QuietControl
 from core.desk import Desk, Meter, error_report, typed_error
 from core.drafts import Drafts, Fetched
+from core.experiments import Experiments
 from core.mailbox import Mailbox
 
 if TYPE_CHECKING:
@@ -62,6 +66,7 @@ if TYPE_CHECKING:
 
 VIEW_SHARE = 0.08  # of the worker's time while it decodes
 MOST_CREDIT_S = 0.05  # unused share does not pile up into a stall
+MOST_DEBT_S = 0.06  # taken in advance where somebody waits; paid back before anything else is derived
 
 
 Inbox = queue.SimpleQueue[Command | Fetched]
@@ -97,6 +102,7 @@ class Worker:
         self.desk = Desk(mailbox)
         self.drafts = Drafts(inbox.put, mailbox, self._overtaken)
         self.chores = Chores(mailbox, self._overtaken)
+        self.experiments = Experiments(mailbox, flags, self._interrupted)
         self.credit_s = 0.0
         self.meter = Meter()
         self.hooks = ExitStack()  # the running session's hooks
@@ -130,6 +136,10 @@ class Worker:
                     self._refill()
                 elif self.drafts.plan_wanted:
                     self._plan()
+                elif self.experiments:
+                    self.experiments.advance()
+                    if self.desk:
+                        self._derive_slice()
                 elif self.desk:
                     self._derive_slice()
             except (KeyboardInterrupt, SystemExit):
@@ -137,6 +147,7 @@ class Worker:
             except BaseException as problem:  # what session and desk have not turned into an answer themselves
                 self._give_up(problem)
         self.chores.close()
+        self.experiments.stop()
         self._end_run()
         self._forget_session()
         self.drafts.close()
@@ -167,7 +178,8 @@ class Worker:
     def _take_commands(self) -> list[Command | Fetched]:
         """All that wait; sleeps only when there is nothing to do. Superseded drafts are dropped."""
         commands: list[Command | Fetched] = []
-        if not (self._advancing or self._refilling or self.desk or self.drafts.plan_wanted):
+        busy = self._advancing or self._refilling or self.desk or self.drafts.plan_wanted or self.experiments
+        if not busy:
             commands.append(self.inbox.get())
         while True:
             try:
@@ -184,7 +196,7 @@ class Worker:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as problem:  # some libraries raise outside Exception (pyo3 panics)
-            epoch = command.epoch if isinstance(command, SetParams) else None
+            epoch = command.epoch if isinstance(command, SetParams | SetInterventions) else None
             self.mailbox.put(CommandRefused(type(command).__name__, error_report(problem), epoch))
             if not self.running:
                 self.hooks.close()
@@ -193,6 +205,7 @@ class Worker:
     def _handle(self, command: Command | Fetched) -> None:
         if isinstance(command, LoadModel | StartRun | StopRun):
             self.interruptions_met += 1
+            self.experiments.stop()
         match command:
             case LoadModel():
                 self._load(command)
@@ -204,15 +217,19 @@ class Worker:
                 self._resume(command.max_steps)
             case StopRun():
                 self._end_run()
+            case RunExperiment() | StopExperiment():
+                self.experiments.take(command, self.loaded, self.running)
             case StartBranch():
                 self._part(command)
             case SwitchBranch():
                 self._switch(command)
             case DropBranch():
-                self.branches.drop(command.run_id, command.branch_id)
+                ended = self.branches.drop(command.run_id, command.branch_id)
+                if ended is not None:
+                    self.mailbox.put(ended.result())
                 self._report_branches()
-            case SetParams():
-                self._set_params(command)
+            case SetParams() | SetInterventions() | SetBreakpoints():
+                self._change_run(command)
             case Tokenize() | PreviewModel() | PreviewPlan():
                 self.drafts.take(command, self.loaded)
             case Fetched():
@@ -263,7 +280,8 @@ class Worker:
             assistant=self._assistant(command.spec.assistant),
         )
         self.desk.clear()
-        self.branches.begin(session)
+        for ended in self.branches.begin(session):
+            self.mailbox.put(ended.result())
         self._go_on(session, session.started, command.spec.max_steps)
 
     def _go_on(self, session: Session, event: Event, max_steps: int | None) -> None:
@@ -278,6 +296,7 @@ class Worker:
     def _part(self, command: StartBranch) -> None:
         session, started = self.branches.part(command, self._interrupted, self.paused_at)
         self.hooks.close()
+        self.running = False
         self._go_on(session, started, command.max_steps)
         if command.max_steps == 0 and not session.put:
             self._pause()
@@ -337,9 +356,18 @@ class Worker:
         self.paused_at, self.steps_left = None, max_steps
         self._settle()
 
-    def _set_params(self, command: SetParams) -> None:
-        if self.session is not None and self.running:
-            self.mailbox.put(self.session.set_params(command.changes, command.epoch))
+    def _change_run(self, command: SetParams | SetInterventions | SetBreakpoints) -> None:
+        session = self.session
+        if session is None or not self.running:
+            return
+        match command:
+            case SetParams(changes, epoch):
+                self.mailbox.put(session.set_params(changes, epoch))
+            case SetInterventions(run_id, interventions, epoch) if run_id == session.run_id:
+                self.mailbox.put(session.set_interventions(interventions, epoch))
+            case SetBreakpoints(run_id, breakpoints) if run_id == session.run_id:
+                for problem in session.set_breakpoints(breakpoints):
+                    self.mailbox.put(problem)
 
     @property
     def _refilling(self) -> bool:
@@ -388,13 +416,17 @@ class Worker:
         if session.finished:
             self._end_run()
             return
+        stops = any(isinstance(event, BreakpointHit) for event in events)
         if steps and self.steps_left is not None:
             self.steps_left -= not steps[0].put
-            if self.steps_left <= 0 and not session.put:
-                self._pause()
+            stops = stops or (self.steps_left <= 0 and not session.put)
+        if stops:
+            self._pause()
         self._settle()
         self.credit_s = min(MOST_CREDIT_S, self.credit_s + spent_s * VIEW_SHARE / (1 - VIEW_SHARE))
-        while self.desk and self._advancing and self.credit_s > 0 and self.inbox.empty():
+        while self.desk and self._advancing and self.inbox.empty():
+            if self.credit_s <= (-MOST_DEBT_S if self.desk.awaited else 0.0):
+                break
             self.credit_s -= self._derive_slice()
         self._report_vitals(session)
 
@@ -457,20 +489,3 @@ class Worker:
             self.enter(WorkerState.PAUSED)
         else:
             self.enter(WorkerState.PREFILL if self.session.in_prefill else WorkerState.DECODING)
-
-
-def broken_off(session: Session) -> RunFinished:
-    """The end of a run that cannot even say what it has made."""
-    return RunFinished(
-        run_id=session.run_id,
-        finish_reason="cancelled",
-        finish_reasons=("cancelled",),
-        texts=("",),
-        sequences=((),),
-        prompt_tokens=(0,),
-        new_tokens=0,
-        ttft_ms=None,
-        tokens_per_s=None,
-        error=None if session.error is None else session.error.report(),
-        branch_id=session.branch_id,
-    )

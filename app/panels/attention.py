@@ -29,6 +29,7 @@ from app.panels.attention_questions import (
 from app.panels.attention_range import RangeChoice
 from app.panels.panel import Dispatch, Panel
 from app.state import select
+from app.state.acting_intents import MuteHead, Part, SkipLayer, UnmuteHeads
 from app.state.intents import AskView, JoinHeads, SelectStep, SetFocus, ToggleHead, WithdrawView
 from app.state.run import RunView
 from app.state.state import AppState, AttentionFocus, Head
@@ -70,6 +71,9 @@ class AttentionPanel(Panel):
         self.thumbnails.setAccessibleName(self.tr("Attention of every head, layers down, heads across"))
         self.thumbnails.clicked.connect(lambda layer, head: dispatch(SetFocus(layer, head)))
         self.thumbnails.toggled.connect(lambda layer, head: dispatch(ToggleHead(layer, head)))
+        self.thumbnails.muted.connect(lambda layer, head: dispatch(MuteHead(layer, head)))
+        self.thumbnails.skipped.connect(lambda layer, part: dispatch(SkipLayer(layer, cast(Part, part))))
+        self.thumbnails.unmuted.connect(lambda: dispatch(UnmuteHeads()))
         self.summaries = HeadSummaries()
         self.thumbnails.tooltip = self.summaries.tooltip
         self.thumbnails.visible_changed.connect(self._thumbnails_scrolled)
@@ -153,6 +157,8 @@ class AttentionPanel(Panel):
             self.twins.set_palette(palette)
             self._show_legend()
         self._show_choices(state)
+        asked = state.acting.interventions
+        self.thumbnails.set_muted(select.muted_heads(asked), select.skipped_parts(asked))
         run = state.run
         status = select.view_status(state, "attention")
         available = status is None or status.available
@@ -328,7 +334,9 @@ class AttentionPanel(Panel):
         which = self.twins.shown
         if which == HEADS:
             known = self.summaries
-            self.twins.show_table(looking_tables.heads_table(known.by_layer, known.version) if known.by_layer else None)
+            muted = select.muted_heads(self._state.acting.interventions) if self._state else frozenset()
+            made = looking_tables.heads_table(known.by_layer, known.version, muted) if known.by_layer else None
+            self.twins.show_table(made)
         elif which is not None:
             table = None
             if position is not None and self.matrix.rows:
@@ -400,7 +408,7 @@ class AttentionPanel(Panel):
             joined = [
                 (by, self.tr("{0} of {1}").format(name, chosen) if chosen else name) for by, name in self._joins()
             ]
-            self.head.set_options([*joined, *((str(i), str(i)) for i in range(info.heads))])
+            self.head.set_options([*joined, *words.head_options(state, info.heads)])
             if self.thumbnails.set_shape(info.layers, info.heads):
                 self._share_width()
             head = state.focus.head

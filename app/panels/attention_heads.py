@@ -55,4 +55,4 @@ class HeadSummaries:
             ):
                 value = float(values[index, head])
                 lines.append(f"{name} {value:.3f}" if value == value else f"{name} –")
-        return "\n".join([*lines, tr("Ctrl+click joins several heads")])
+        return "\n".join([*lines, tr("Ctrl+click joins several heads, Shift+click mutes one")])

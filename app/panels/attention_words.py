@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from app.state.state import AttentionFocus
+from app.state import select
+from app.state.state import AppState, AttentionFocus
 from app.state.texts import tr
 from app.widgets import numbers, step_text
 from app.widgets.heat_matrix import HeatMatrix
@@ -18,6 +19,14 @@ def heads_name(focus: AttentionFocus) -> str:
     if isinstance(focus.head, int) or not focus.chosen:
         return str(focus.head)
     return tr("{0} of {1}").format(focus.head, ", ".join(map(str, focus.chosen)))
+
+
+def head_options(state: AppState, heads: int) -> list[tuple[str, str]]:
+    """The heads of the focused layer to choose from; those that were muted at the shown step say so."""
+    run, index = state.run, select.step_index(state)
+    muted = select.muted_heads(select.interventions(run, index)) if run and index is not None else frozenset()
+    marked = {head for layer, head in muted if layer == state.focus.layer}
+    return [(str(head), tr("{0} (muted)").format(head) if head in marked else str(head)) for head in range(heads)]
 
 
 def cell_tooltip(

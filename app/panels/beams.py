@@ -8,6 +8,7 @@ from PySide6.QtWidgets import QSplitter, QVBoxLayout, QWidget
 
 from app.panels import tables
 from app.panels.panel import Dispatch, Panel
+from app.panels.pixels import show_swatches
 from app.state import select
 from app.state.intents import SelectStep, ShowBeam, ShowRow
 from app.state.run import RunView
@@ -78,6 +79,7 @@ class BeamsPanel(Panel):
             self._theme, self._fills, self._key = palette, token_fills(palette), None
             for widget in (self.lanes, self.complete, self.twins):
                 widget.set_palette(palette)
+        show_swatches(state, self.lanes, self.complete)
         run = state.run if state.run is not None and state.run.has_beams else None
         selected = state.selected if run is not None else None
         if run is self._run and selected == self._selected and self._key is not None:
@@ -101,7 +103,8 @@ class BeamsPanel(Panel):
         whole = len(steps) if run.finish is not None else len(steps) - 1 + (len(_beams(steps[-1], count)) == count)
         for step in range(self.lanes.steps, whole):
             at = _beams(steps[step], count)
-            self.lanes.add({beam: self._cell(one) for beam, one in at.items()}, labels(at))
+            cells = {beam: self._cell(one) for beam, one in at.items()}
+            self.lanes.add(cells, labels(count, run.params.num_beam_groups))
 
     def _cell(self, step: StepSnapshot) -> Cell:
         detail = step.detail
@@ -190,12 +193,12 @@ def _beams(step: dict[int, StepSnapshot], count: int) -> dict[int, StepSnapshot]
     return {beam: one for beam, one in sorted(step.items()) if beam < count}
 
 
-def labels(step: dict[int, StepSnapshot]) -> list[str]:
-    """What stands in front of the lanes: the beam, with groups `group.beam`."""
-    groups = [s.detail.group for _, s in sorted(step.items()) if isinstance(s.detail, BeamDetail)]
-    if not any(groups):
-        return [str(beam + 1) for beam in range(len(groups))]
-    return [f"{group + 1}.{groups[: n + 1].count(group)}" for n, group in enumerate(groups)]
+def labels(count: int, groups: int) -> list[str]:
+    """What stands in front of the lanes: the beam, with groups `group.beam`. Beams keep it when others have ended."""
+    if groups == 1:
+        return [str(beam + 1) for beam in range(count)]
+    size = count // groups
+    return [f"{beam // size + 1}.{beam % size + 1}" for beam in range(count)]
 
 
 def path_of(run: RunView) -> dict[int, int]:

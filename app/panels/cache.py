@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import numpy as np
+from PySide6.QtCore import Slot
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QBoxLayout, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QBoxLayout, QStackedWidget, QTabBar, QVBoxLayout, QWidget
 
 from app.panels import tables
 from app.panels.accessible import Moment, describe_selection
+from app.panels.cache_content import ContentPage
+from app.panels.cache_what_if import WhatIfPage
+from app.panels.cache_words import formula, other_form, outlook, storage
 from app.panels.panel import Dispatch, Panel
 from app.state import select
-from app.state.intents import SelectStep
+from app.state.acting_intents import SetMuted
+from app.state.intents import Announce, SelectStep
 from app.state.run import RunView
 from app.state.state import AppState
-from app.state.texts import tr
 from app.widgets import numbers
 from app.widgets.focus_ring import FocusRing
 from app.widgets.layer_bars import LayerBars, unit_of
 from app.widgets.legend import SwatchLegend
+from app.widgets.muted_field import MutedField
 from app.widgets.readout import Readout, share_room
 from app.widgets.series_plot import Lane, Series, SeriesPlot
 from app.widgets.text_lines import TextLines
 from app.widgets.twin import Twin, TwinStack
-from core.contract import CacheReport, ModelInfo
 
+FLAT_PX = 220  # below this height there is only room for the bytes
+MUTED_PX = 180  # from this height on muted positions have a line, where there are some
 TALL_PX = 340  # from this height on the growth line stands below the bars
 RECENT_STEPS = 64
 WORDY_PX = 380  # from this width on the formula names its factors
@@ -64,23 +70,54 @@ class CachePanel(Panel):
         self._plots.setSpacing(8)
         self._plots.addWidget(self.bars, 2)
         self._plots.addWidget(self.growth, 1)
-        box = QVBoxLayout(self)
-        box.setContentsMargins(0, 0, 0, 0)
-        box.setSpacing(4)
-        layers = Twin(self.tr("Layers"), (self.bars,))
-        growth = Twin(self.tr("Growth"), (self.growth,), self._select)
-        self.twins = TwinStack(self.title, plots, (layers, growth), self)
-        self.twins.turned.connect(self._show_table)
-        box.addWidget(self.twins, 1)
-        box.addWidget(self.text)
+        self._make_pages(plots)
         self._run: RunView | None = None
         self._index: int | None = None
         self._shown: tuple[object, ...] = ()
         self._top_bytes = 0
         self._theme = ""
         self._pinned = False
+        self._muted: frozenset[int] = frozenset()
         self._described: Moment = None
         self._show_nothing()
+
+    def _make_pages(self, plots: QWidget) -> None:
+        self.content = ContentPage()
+        self.what_if: WhatIfPage | None = None
+        self._state: AppState | None = None
+        self.content.position_clicked.connect(self._position_clicked)
+        self.content.wanted.connect(self._look_again)
+        self.content.muted_changed.connect(self._mute)
+        measured = QWidget()
+        column = QVBoxLayout(measured)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(4)
+        column.addWidget(plots, 1)
+        column.addWidget(self.text)
+        self.muted = MutedField(self._mute, self)
+        self.pages = QStackedWidget()
+        for page in (measured, self.content):
+            self.pages.addWidget(page)
+        self.tabs = QTabBar(self)
+        self.tabs.setProperty("underline", True)
+        self.tabs.setDrawBase(False)
+        self.tabs.setExpanding(False)
+        self.tabs.setAccessibleName(self.tr("View of the cache"))
+        for title in (self.tr("Bytes"), self.tr("Content"), self.tr("What if")):
+            self.tabs.addTab(title)
+        self.tabs.currentChanged.connect(self._turn_page)
+        layers = Twin(self.tr("Layers"), (self.bars,))
+        growth = Twin(self.tr("Growth"), (self.growth,), self._select)
+        norms = Twin(self.tr("Norms"), (self.content.norms,))
+        likeness = Twin(self.tr("Similarity"), (self.content.likeness,))
+        self.twins = TwinStack(self.title, self.pages, (layers, growth, norms, likeness), self)
+        self.twins.turned.connect(self._show_table)
+        box = QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(4)
+        box.addWidget(self.tabs)
+        box.addWidget(self.twins, 1)
+        box.addWidget(self.muted)
 
     def header_widgets(self) -> tuple[QWidget, ...]:
         return (self.twins.button, self.kind, self.legend)
@@ -89,18 +126,28 @@ class CachePanel(Panel):
         return (self.readout,)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
+        self._show_tabs()
         tall = self.height() >= TALL_PX
         self._plots.setDirection(QBoxLayout.Direction.TopToBottom if tall else QBoxLayout.Direction.LeftToRight)
         self._share_room()
+        self._show_muted()
         if self._run is not None and self._index is not None:
             self._show_texts(self._run, self._index)
 
     def render(self, state: AppState) -> None:  # type: ignore[override]
         if state.theme != self._theme:
             self._set_theme(state)
+        self._state = state
+        if self.what_if is not None:
+            self.what_if.render_state(state)
+        self._render_content(state)
         run, index = state.run, select.step_index(state)
         self._run, self._index, self._pinned = run, index, state.selected is not None
         self._described = describe_selection(self, (self.bars, self.growth), state, self._described)
+        muted = select.muted_positions(state.acting.interventions, 0 if run is None else run.row)
+        if muted != self._muted:
+            self._muted = muted
+            self._show_muted()
         if run is None or index is None:
             self._show_nothing()
             return
@@ -111,6 +158,54 @@ class CachePanel(Panel):
         self._shown = shown
         self._show_step(run, index, restart)
         self._show_table()
+
+    def _turn_page(self, index: int) -> None:
+        """The page of tables is made when it is first wanted."""
+        if index == 2 and self.what_if is None:
+            self.what_if = WhatIfPage()
+            self.what_if.refused.connect(lambda text: self.dispatch(Announce("error", text)))
+            self.pages.addWidget(self.what_if)
+            if self._state is not None:
+                self.what_if.set_palette(select.palette(self._state))
+                self.what_if.render_state(self._state)
+        self.pages.setCurrentIndex(index)
+        self._show_tabs()
+        self._look_again()
+
+    @Slot()
+    def _look_again(self) -> None:
+        """Something else is wanted of the same state."""
+        if self._state is not None:
+            self._render_content(self._state)
+
+    def _show_tabs(self) -> None:
+        """A flat card is for the bytes alone."""
+        self.tabs.setVisible(self.height() >= FLAT_PX or self.tabs.currentIndex() != 0)
+
+    def _render_content(self, state: AppState) -> None:
+        if self.tabs.currentIndex() == 1 and self.isVisible():
+            question = self.content.question(state)
+            if question is not None:
+                self.dispatch(question)
+        self.content.render_state(state)
+
+    def hidden(self) -> None:
+        """Withdraw the question about the content."""
+        self.dispatch(self.content.withdraw())
+
+    def _position_clicked(self, position: int) -> None:
+        """A generated position is a step; one of the prompt is only told."""
+        if self._run is not None and 0 <= position - self._run.prompt_tokens < self._run.count:
+            self._select(position - self._run.prompt_tokens)
+
+    def _show_muted(self) -> None:
+        """Where there is room for one more line, or something to be told."""
+        self.muted.show_positions(self._muted)
+        self.content.show_muted(self._muted)
+        self.muted.setVisible(self.height() >= (MUTED_PX if self._muted else TALL_PX))
+
+    def _mute(self, positions: tuple[int, ...]) -> None:
+        self.dispatch(SetMuted(0 if self._run is None else self._run.row, positions))
 
     def _share_room(self) -> None:
         fixed = (self.twins.button, self.legend)
@@ -125,8 +220,10 @@ class CachePanel(Panel):
         palette = select.palette(state)
         self.bars.set_palette(palette)
         self.growth.set_palette(palette, (palette.text, palette.secondary))
-        for widget in (self.text, self.kind, self.readout, self.twins):
+        for widget in (self.text, self.kind, self.readout, self.twins, self.content):
             widget.set_palette(palette)
+        if self.what_if is not None:
+            self.what_if.set_palette(palette)
         self.legend.set_colours(palette.key, palette.value)
 
     def _show_nothing(self) -> None:
@@ -146,6 +243,10 @@ class CachePanel(Panel):
             self.twins.show_table(None)
         elif which == 0:
             self.twins.show_table(tables.layers_table(run.step(index).cache, (run.key, index)))
+        elif which == 2:
+            self.twins.show_table(self.content.norms_table())
+        elif which == 3:
+            self.twins.show_table(self.content.likeness_table())
         else:
             self.twins.show_table(tables.growth_table(run, index if self._pinned else None))
 
@@ -169,10 +270,11 @@ class CachePanel(Panel):
         report = run.step(index).cache
         recent = run.column("step_ms")[max(0, index + 1 - RECENT_STEPS) : index + 1]
         terse = self.width() < WORDY_PX
-        self.text.set_paragraphs(
-            formula(run, report, terse), outlook(run.model, report, float(np.median(recent)), terse)
-        )
-        self.kind.set_wordings(" · ".join((run.plan.cache.kind, run.model.dtype)), run.model.dtype, "")
+        rate = outlook(run.model, report, float(np.median(recent)), terse, run.plan.cache.spec)
+        roomy = self.height() >= TALL_PX
+        more = (other_form(run, report), storage(run, report, run.step(index).trace_bytes)) if roomy else ()
+        self.text.set_paragraphs(*(line for line in (formula(run, report, terse), *more, rate) if line))
+        self.kind.set_wordings(" · ".join((run.plan.cache.kind, run.model.dtype)), run.plan.cache.kind, "")
         used_text, allocated_text = numbers.byte_count(report.used_bytes), numbers.byte_count(report.allocated_bytes)
         both = self.tr("{0} used · {1} allocated").format(used_text, allocated_text)
         self.readout.set_wordings(both, f"{used_text} / {allocated_text}", used_text)
@@ -200,38 +302,10 @@ class CachePanel(Panel):
         k_held, v_held = int(r.key_allocated_bytes[layer]), int(r.value_allocated_bytes[layer])
         line = self.tr("{0} {1} B used of {2} B")
         rows = (line.format(name, f"{n:,}", f"{of:,}") for name, n, of in (("K", k, k_held), ("V", v, v_held)))
-        return "\n".join((self.tr("Layer {0}").format(layer), *rows))
-
-
-def formula(run: RunView, report: CacheReport, terse: bool = False) -> str:
-    """K and V × rows × positions × layers × heads × head dimension × bytes of a number, beside the measured bytes."""
-    info = run.model
-    rows = len(run.started.rows) * run.started.params.num_return_sequences
-    elements = 2 * info.layers * info.kv_heads * info.head_dim
-    width = info.kv_bytes_per_token / elements if elements else 0.0
-    expected = rows * report.length * info.kv_bytes_per_token
-    layers, heads = (str(info.layers), str(info.kv_heads))
-    if not terse:
-        layers, heads = tr("{0} layers").format(layers), tr("{0} heads").format(heads)
-    factors = ("2", str(rows), str(report.length), layers, heads, str(info.head_dim), f"{width:g}\u00a0B")
-    # Lines break before an operator, never inside a quantity.
-    product = ("×" if terse else " ×\u00a0").join(factor.replace(" ", "\u00a0") for factor in factors)
-    result = f"{product} =\u00a0{expected:,}\u00a0B"
-    difference = report.used_bytes - expected
-    if not difference:
-        return f"{result}\u00a0✓" if terse else f"{result} " + tr("=\u00a0measured\u00a0✓")
-    measured = tr("measured {0} B, {1} B more") if difference > 0 else tr("measured {0} B, {1} B less")
-    return f"{result}; " + measured.format(f"{report.used_bytes:,}", f"{abs(difference):,}")
-
-
-def outlook(info: ModelInfo, report: CacheReport, step_ms: float, terse: bool = False) -> str:
-    """Bytes a token, and when the model's positions are used up at the speed of the last steps."""
-    left = max(0, info.max_positions - report.length)
-    duration = numbers.duration(left * step_ms)
-    if not left:
-        when = tr("full")
-    elif terse:
-        when = tr("full in {0}").format(duration)
-    else:
-        when = tr("full at {0} in {1} tokens, {2}").format(f"{info.max_positions:,}", f"{left:,}", duration)
-    return tr("{0} B a token").format(f"{info.kv_bytes_per_token:,}") + f" · {when}"
+        more: tuple[str, ...] = ()
+        if r.layouts:
+            layout = r.layouts[layer]
+            more = (f"{layout.shape} {layout.dtype} · {layout.device}",)
+            if layout.dropped:
+                more += (self.tr("{0} positions dropped").format(f"{layout.dropped:,}"),)
+        return "\n".join((self.tr("Layer {0}").format(layer), *rows, *more))

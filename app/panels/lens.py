@@ -11,6 +11,7 @@ from app.panels import lens_questions as ask
 from app.panels import lens_words, looking_tables
 from app.panels.accessible import Moment, describe_selection
 from app.panels.panel import Dispatch, Panel
+from app.panels.pixels import show_swatches
 from app.state import select
 from app.state.intents import AskView, SelectStep, SetFocus, WithdrawView
 from app.state.run import RunView
@@ -26,7 +27,7 @@ from app.widgets.lens_table import LensTable
 from app.widgets.series_plot import Lane, Series, SeriesPlot
 from app.widgets.spare_row import SpareRow
 from app.widgets.twin import Twin, TwinStack
-from core.contract import AttributionAnswer, LensAnswer, NormsAnswer, ViewQuery
+from core.contract import AttributionAnswer, LensAnswer, NormsAnswer, PictureQuery, ViewQuery
 
 LENS, NORMS, ATTRIBUTION, HEADS = range(4)  # the tables; the first three are the pages too
 
@@ -68,7 +69,7 @@ class LensPanel(Panel):
         self._just_asked: set[str] = set()  # slots with a question that `_state` does not know of yet
         self._asked_s = 0.0
         self._taken = dict.fromkeys(ask.SLOTS, 0)
-        self._problem: dict[str, tuple[ViewQuery, str]] = {}  # what core declined, and why
+        self._problem: dict[str, tuple[ViewQuery | PictureQuery, str]] = {}  # what core declined, and why
         self._recompute = self._can_recompute = False
         self.norms_answer: NormsAnswer | None = None
         self.parts_answer: AttributionAnswer | None = None
@@ -146,6 +147,7 @@ class LensPanel(Panel):
         if state is not self._state:
             self._just_asked.clear()
         self._state = state
+        show_swatches(state, self.table)
         if state.theme != self._theme:
             self._set_theme(state)
         run = state.run

@@ -81,15 +81,22 @@ def heads_parts_table(answer: AttributionAnswer) -> Table:
     return Table(cells, layers * heads, (answer.query, "heads"))
 
 
-def heads_table(answers: Mapping[int, tuple[HeadsAnswer, int]], version: int) -> Table:
-    """Every head whose summary is there, by layer: (answer, index of the layer in it)."""
+def heads_table(
+    answers: Mapping[int, tuple[HeadsAnswer, int]], version: int, muted: frozenset[tuple[int, int]] = frozenset()
+) -> Table:
+    """Every head whose summary is there, by layer: (answer, index of the layer in it). muted: (layer, head)."""
     layers = sorted(answers)
     heads = answers[layers[0]][0].first.shape[1] if layers else 0
 
     def joined(name: str) -> list[float]:
         return [value for n in layers for value in getattr(answers[n][0], name)[answers[n][1]].tolist()]
 
-    kinds = [tr(KINDS[answers[n][0].kind(answers[n][1], head)]) for n in layers for head in range(heads)]
+    def kind(layer: int, head: int) -> str:
+        answer, index = answers[layer]
+        found = tr(KINDS[answer.kind(index, head)])
+        return f"{found} · {tr('muted')}".strip(" ·") if (layer, head) in muted else found
+
+    kinds = [kind(n, head) for n in layers for head in range(heads)]
     cells = (
         Column(tr("layer"), np.repeat(np.array(layers, np.int64), heads)),
         Column(tr("head"), np.tile(np.arange(heads), len(layers))),
@@ -99,7 +106,7 @@ def heads_table(answers: Mapping[int, tuple[HeadsAnswer, int]], version: int) ->
         Column(tr("on previous"), joined("previous"), _weight),
         Column(tr("induction"), joined("induction"), _weight),
     )
-    return Table(cells, len(layers) * heads, version)
+    return Table(cells, len(layers) * heads, (version, muted))
 
 
 def _weight(value: float) -> str:

@@ -9,6 +9,7 @@ from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from app.panels import tables
 from app.panels.panel import Dispatch, Panel
+from app.panels.pixels import show_swatches
 from app.state import select
 from app.state.run import RunView
 from app.state.state import AppState
@@ -61,6 +62,7 @@ class ModePanel(Panel):
             palette = select.palette(state)
             for widget in (self.rows, self.twins, self.words):
                 widget.set_palette(palette)
+        show_swatches(state, self.rows)
         run, index = state.run, select.step_index(state)
         shown = (None if run is None else run.key, index)
         if shown == self._shown:

@@ -8,11 +8,13 @@ from PySide6.QtCore import Qt
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QMenu, QPushButton, QToolButton, QVBoxLayout, QWidget
 
-from app.panels import branch_rows, tables
+from app.panels import branch_rows, tables, token_menu
 from app.panels.accessible import Moment, describe_selection
 from app.panels.output_attention import SOURCE_TEXT, SOURCES, Query, Source, levels_of, query_of, same_view
 from app.panels.panel import Dispatch, Panel
+from app.panels.pixels import show_swatches
 from app.state import branches, select
+from app.state.acting import stopped_text
 from app.state.branch_intents import (
     AnotherTry,
     DeleteBranch,
@@ -139,6 +141,7 @@ class OutputPanel(Panel):
 
     def render(self, state: AppState) -> None:  # type: ignore[override]
         self._state = state
+        show_swatches(state, self.flow)
         if state.theme != self._theme:
             self._theme = state.theme
             palette = select.palette(state)
@@ -166,6 +169,7 @@ class OutputPanel(Panel):
         self._show_row(run, state)
         selected = None if state.selected is None else run.prompt_tokens + min(state.selected, run.count - 1)
         self.flow.set_selected(selected if run.count else None)
+        self.flow.set_struck(select.muted_positions(state.acting.interventions, run.row))
         self._show_newest_button()
 
     def describe(self) -> str:
@@ -251,9 +255,14 @@ class OutputPanel(Panel):
     def _offer(self, menu: QMenu, token: int) -> None:
         """What can be done from a token on, in front of what can be copied."""
         run = self._state.run if self._state else None
-        if run is None or run.has_beams:
+        if run is None:
             return
-        index = token - run.prompt_tokens
+        if not run.has_beams:
+            self._offer_branches(menu, token - run.prompt_tokens, token)
+        self._offer_acts(menu, token)
+        menu.addSeparator()
+
+    def _offer_branches(self, menu: QMenu, index: int, token: int) -> None:
         if index >= 0:
             menu.addAction(self.tr("Rewind to here"), lambda: self.dispatch(Rewind(index)))
             menu.addAction(self.tr("Another try from here"), lambda: self.dispatch(AnotherTry(index)))
@@ -352,6 +361,20 @@ class OutputPanel(Panel):
             return
         self._select(token - run.prompt_tokens)
 
+    def _offer_acts(self, menu: QMenu, token: int) -> None:
+        state = self._state
+        run = state.run if state else None
+        if state is None or run is None or token >= run.prompt_tokens + run.count:
+            return
+        if token < run.prompt_tokens:
+            token_id, piece = run.prompt.token_ids[token], run.prompt.pieces[token]
+        else:
+            step = run.step(token - run.prompt_tokens)
+            token_id, piece = step.token_id, step.piece
+        if token_id >= 0:  # embeddings have no token
+            token_menu.add_token(menu, self.dispatch, state.acting, token_id, piece)
+        token_menu.add_position(menu, self.dispatch, state.acting, run.row, token, select.fed_positions(run))
+
     def _select(self, index: int) -> None:
         run = self._state.run if self._state else None
         self.dispatch(SelectStep(None if run is not None and index == run.count - 1 else index))
@@ -406,6 +429,9 @@ def _progress(state: AppState) -> tuple[str, ...]:
         return ("",)
     if run.finish is not None:
         return (tr(ENDED.get(run.finish.finish_reason, run.finish.finish_reason)),)
+    stopped = stopped_text(state)
+    if stopped:
+        return stopped, tr("at a breakpoint"), tr("stopped")
     if run.count == 0 and run.prefill is not None:
         done, total = f"{run.prefill.done:,}", f"{run.prefill.total:,}"
         long, short = tr("reading the prompt, {0} of {1} tokens"), tr("reading {0} of {1}")

@@ -32,6 +32,7 @@ from app.state.intents import (
     ResetParameter,
     ResetParameters,
     SavePreset,
+    SetCache,
     SetGrammar,
     SetModeText,
     SetParameter,
@@ -40,6 +41,7 @@ from app.state.intents import (
 )
 from app.state.state import AppState, Preset
 from app.theme import fonts
+from app.widgets.cache_row import CacheRow
 from app.widgets.constraint_row import ConstraintRow
 from app.widgets.late_menu import LateMenu
 from app.widgets.mode_row import ModeRow
@@ -49,7 +51,7 @@ from app.widgets.plan_table import PlanTable
 from app.widgets.scroll_column import ScrollColumn
 from app.widgets.segmented import Segmented
 from app.widgets.value_field import ValueField
-from core.contract import PARAMETERS, GenerationPlan, Grammar, ParameterError, plan_summary, validate
+from core.contract import PARAMETERS, CacheSpec, GenerationPlan, Grammar, ParameterError, plan_summary, validate
 
 SEED_BITS = 16  # a thrown seed stays short enough to be read aloud
 
@@ -101,6 +103,8 @@ class ParametersPanel(Panel):
         )
         self._grid.addWidget(self.presets, last + 2, NAME, 1, 2, Qt.AlignmentFlag.AlignLeft)
         scroll.column.addWidget(host)
+        self.cache = CacheRow(self._keep, self._refuse_size)
+        scroll.column.addWidget(self.cache)
         self.constraint = ConstraintRow(self._constrain)
         scroll.column.addWidget(self.constraint)
         scroll.column.addWidget(self._plan_title())
@@ -236,6 +240,7 @@ class ParametersPanel(Panel):
         """Rows, mode and seed when one of them changed; the plan compares for itself."""
         self._show_plan(state)
         self.constraint.show_grammar(state.grammar)
+        self.cache.show_spec(state.cache)
         self._state, self._presets = state, state.presets
         relevant = (state.model, state.overrides, state.pending, state.seed, state.mode_texts, state.more)
         if len(relevant) == len(self._shown) and all(a is b for a, b in zip(relevant, self._shown, strict=True)):
@@ -297,6 +302,13 @@ class ParametersPanel(Panel):
 
     def _constrain(self, grammar: Grammar | None) -> None:
         self.dispatch(SetGrammar(grammar))
+
+    def _keep(self, spec: CacheSpec) -> None:
+        self.dispatch(SetCache(spec))
+
+    def _refuse_size(self, name: str, text: str) -> None:
+        message = self.tr("{0} of the cache cannot be “{1}”; it takes a whole number.")
+        self.dispatch(Announce("error", message.format(name, text)))
 
     def _change(self, name: str, value: object, gesture: int | None) -> None:
         try:

@@ -1,29 +1,35 @@
-"""The prompt: text or chat, its tokens as they will be sent, live."""
+"""The prompt: text, chat, several texts or a picture; its tokens as they will be sent, live."""
 
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 from PySide6.QtCore import Qt, QTimer, Slot
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QMenu, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QApplication, QMenu, QStackedWidget, QVBoxLayout, QWidget
 
+from app import pictures
+from app.background import Background
 from app.panels.panel import Dispatch, Panel
-from app.state import batch
-from app.state.intents import EditBatch, EditMessage, EditText, SelectTab, TokenizeDraft
+from app.state import batch, select
+from app.state.image_intents import StartPicture
+from app.state.intents import Announce, EditBatch, EditMessage, EditText, SelectTab, TokenizeDraft
 from app.state.state import AppState, Draft, Tab
 from app.widgets.arrow_tabs import ArrowTabs
 from app.widgets.chat_editor import ChatEditor
+from app.widgets.image_editor import ImageEditor
 from app.widgets.late_menu import LateMenu
 from app.widgets.text_edit import TextEdit
 from app.widgets.token_summary import TokenSummary
 from app.widgets.visible_text import one_line
+from core.contract import ModelInfo
 
 REST_MS = 120  # typing rests this long before the draft is tokenised
 LONGEST_ENTRY = 60  # characters of a prompt in the menu
-TABS: tuple[Tab, ...] = ("text", "chat", "batch")
-WIDE_PX = 284  # from here on there is room for the tabs and a word
-TEXT_PX, CHAT_PX = 52, 184  # least height of the editors
+TABS: tuple[Tab, ...] = ("text", "chat", "batch", "image")
+WIDE_PX = 300  # from here on there is room for four tabs and a word
+LEAST_PX = {"text": 52, "chat": 184, "batch": 52, "image": 186}  # height of the editors
 
 
 class PromptPanel(Panel):
@@ -37,9 +43,10 @@ class PromptPanel(Panel):
         self._draft: Draft | None = None
         self._model: object = None
         self._asked = -1
-        names = (self.tr("Text"), self.tr("Chat"), self.tr("Batch"))
-        what = self.tr("A text to continue, a chat, or several texts at once")
+        names = (self.tr("Text"), self.tr("Chat"), self.tr("Batch"), self.tr("Image"))
+        what = self.tr("A text to continue, a chat, several texts at once, or a picture to go on with")
         self.tabs = ArrowTabs(names, self.tr("Kind of prompt"), what)
+        self.tabs.setProperty("dense", True)
         self.text = TextEdit()
         self.text.setAccessibleName(self.tr("Prompt text"))
         self.text.setAccessibleDescription(self.tr("The beginning of a text; Ctrl+Enter continues it"))
@@ -55,6 +62,10 @@ class PromptPanel(Panel):
         self.stack.addWidget(self.text)
         self.stack.addWidget(self.chat)
         self.stack.addWidget(self.batch)
+        self.image = ImageEditor(dispatch, self.open_picture)
+        self.stack.addWidget(self.image)
+        self._files = Background(self)
+        self._theme = ""
         self.summary = TokenSummary()
         self._recent: tuple[str, ...] = ()
         self.recent = LateMenu(self.tr("Recent"), self.tr("Prompts that were run before"), self._fill)
@@ -102,6 +113,9 @@ class PromptPanel(Panel):
         draft, model = state.draft, state.model
         self._recent = state.recent_prompts
         self.recent.setEnabled(bool(self._recent))
+        if state.theme != self._theme:
+            self._theme = state.theme
+            self.image.set_palette(select.palette(state))
         if draft is self._draft and model is self._model:
             return
         self._draft, self._model = draft, model
@@ -109,8 +123,16 @@ class PromptPanel(Panel):
         self.text.show_text(draft.text)
         self.batch.show_text(draft.batch)
         self.chat.show_draft(draft)
+        focus = QApplication.focusWidget()
+        held = focus is not None and self.stack.isAncestorOf(focus)
+        turned = self.stack.currentIndex() != TABS.index(draft.tab)
         self.stack.setCurrentIndex(TABS.index(draft.tab))
-        self.stack.setMinimumHeight(CHAT_PX if draft.tab == "chat" else TEXT_PX)
+        if turned and held and draft.tab == "image":
+            self.image.samples.setFocus(Qt.FocusReason.OtherFocusReason)  # Qt would take the first button
+        self.stack.setMinimumHeight(LEAST_PX[draft.tab])
+        if draft.tab == "image":
+            self.image.show_draft(draft.image, model.image if model else None)
+        self.summary.setVisible(draft.tab != "image")
         self.summary.show_draft(draft, model.max_positions if model else None)
         if model is not None and draft.generation != self._asked:
             self._asked = draft.generation
@@ -124,9 +146,27 @@ class PromptPanel(Panel):
             reason = self.tr("{0} has no chat template, so it cannot chat.").format(model.title)
         self.tabs.setTabEnabled(1, usable)
         self.tabs.setTabToolTip(1, "" if usable else reason)
+        paints = model is not None and model.image is not None
+        if model is not None:
+            reason = self.tr("{0} reads text; load an image model, such as tiny-imagegpt.").format(model.title)
+        self.tabs.setTabEnabled(3, paints)
+        self.tabs.setTabToolTip(3, "" if paints else reason)
         self.tabs.blockSignals(True)
         self.tabs.setCurrentIndex(TABS.index(state.draft.tab))
         self.tabs.blockSignals(False)
+
+    def open_picture(self, path: Path) -> None:
+        """Begin with a picture file; it is read off this thread, and what is wrong with it is said."""
+        self._files.start(lambda: pictures.read_file(path), self._opened)
+
+    def _opened(self, one: pictures.Opened) -> None:
+        if one.picture is None:
+            self.dispatch(Announce("error", one.problem))
+            return
+        self.dispatch(StartPicture(one.picture, one.title, one.notes))
+        if not isinstance(self._model, ModelInfo) or self._model.image is None:
+            what = self.tr("“{0}” waits for an image model; load one, such as tiny-imagegpt.")
+            self.dispatch(Announce("info", what.format(one.title)))
 
     def hidden(self) -> None:
         self._rest.stop()
@@ -147,4 +187,4 @@ class PromptPanel(Panel):
     @Slot(int)
     def _tab_changed(self, index: int) -> None:
         self.dispatch(SelectTab(TABS[index]))
-        (self.text, self.chat.message, self.batch)[index].setFocus(Qt.FocusReason.OtherFocusReason)
+        (self.text, self.chat.message, self.batch, self.image.open)[index].setFocus(Qt.FocusReason.OtherFocusReason)

@@ -7,6 +7,7 @@ from PySide6.QtWidgets import QLabel, QVBoxLayout, QWidget
 
 from app.panels import tables
 from app.panels.panel import Dispatch, Panel
+from app.panels.pixels import show_swatches
 from app.state import select
 from app.state.intents import ShowRow
 from app.state.run import RunColumns, RunView
@@ -75,6 +76,7 @@ class RowsPanel(Panel):
             self.twins.set_palette(palette)
             low, high = select.colour_ends("entropy")
             self.legend.show_map(sequential(), low, high, palette, self.tr("Entropy of each token's distribution"))
+        show_swatches(state, self.list)
         run = state.run if state.run is not None and len(state.run.started.rows) > 1 else None
         if run is self._run:
             return

@@ -16,7 +16,7 @@ from app.widgets.row_list import RowLine
 from app.widgets.series_plot import Flag, Series
 from app.widgets.table_data import Column, Table
 from app.widgets.visible_text import one_line
-from core.contract import BeamDetail, CacheReport, Hypothesis, StageReport, StepSnapshot, WaterfallAnswer
+from core.contract import BeamDetail, CacheReport, Hypothesis, LabTable, StageReport, StepSnapshot, WaterfallAnswer
 
 LONGEST = 40  # characters of a token in a cell
 
@@ -186,8 +186,48 @@ def layers_table(report: CacheReport, key: object) -> Table:
         Column(tr("K allocated, B"), report.key_allocated_bytes, _count),
         Column(tr("V used, B"), report.value_used_bytes, _count),
         Column(tr("V allocated, B"), report.value_allocated_bytes, _count),
+        *_layout_columns(report),
     )
     return Table(columns, len(report.key_used_bytes), key)
+
+
+def _layout_columns(report: CacheReport) -> tuple[Column, ...]:
+    """What else is known of each layer: beyond the window, scales, shape, precision, device, dropped positions."""
+    if not report.layouts or report.key_beyond_bytes is None or report.value_beyond_bytes is None:
+        return ()
+    layouts, scales = report.layouts, report.scale_bytes
+    return (
+        Column(tr("beyond the window, B"), report.key_beyond_bytes + report.value_beyond_bytes, _count),
+        Column(tr("scales, B"), [0] * len(layouts) if scales is None else scales, _count),
+        Column(tr("shape"), [str(layout.shape) for layout in layouts], str, numeric=False),
+        Column(tr("precision"), [layout.dtype for layout in layouts], str, numeric=False),
+        Column(tr("device"), [layout.device for layout in layouts], str, numeric=False),
+        Column(tr("dropped"), [layout.dropped for layout in layouts], _count),
+    )
+
+
+def lab_table(table: LabTable, key: object) -> Table:
+    """What an experiment measured."""
+    columns = []
+    for place, title in enumerate(table.columns):
+        cells = [row[place] for row in table.rows]
+        if any(isinstance(cell, str) for cell in cells):
+            columns.append(Column(tr(title), [cell or "" for cell in cells], str, numeric=False))
+        else:
+            whole = all(cell is None or isinstance(cell, int) for cell in cells)
+            values = [math.nan if cell is None else cell for cell in cells]
+            columns.append(Column(tr(title), values, _whole if whole else _measured))
+    return Table(tuple(columns), len(table.rows), (key, len(table.rows)))
+
+
+def _whole(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:,.0f}"
+
+
+def _measured(value: float) -> str:
+    if math.isnan(value):
+        return ""
+    return f"{value:.3g}" if 0 < abs(value) < 0.01 else significant(value)
 
 
 def growth_table(run: RunView, selected: int | None) -> Table:

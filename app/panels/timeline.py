@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from html import escape
+
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
@@ -9,6 +11,7 @@ from app.panels import tables
 from app.panels.accessible import Moment, describe_selection
 from app.panels.panel import Dispatch, Panel
 from app.state import select
+from app.state.acting import change_text
 from app.state.intents import SelectStep
 from app.state.run import RunView
 from app.state.state import AppState
@@ -19,6 +22,7 @@ from app.widgets.legend import SwatchLegend
 from app.widgets.readout import Readout, share_room
 from app.widgets.series_plot import Flag, Lane, Series, SeriesPlot
 from app.widgets.twin import Twin, TwinStack
+from core.contract import words
 
 LANES = (Lane(5, "bits", (0, 1)), Lane(2, "ms", (2,), robust=True))
 
@@ -55,6 +59,7 @@ class TimelinePanel(Panel):
         self._run: RunView | None = None
         self._index: int | None = None
         self._flags: tuple[Flag, ...] = ()
+        self._changes = (0, 0)  # parameters, interventions
         self._key: object = None  # of the sequence shown
         self._theme = ""
         self._described: Moment = None
@@ -84,8 +89,9 @@ class TimelinePanel(Panel):
             self._described = describe_selection(self, (self.plot,), state, self._described)
             return
         restart = run.key != self._key
-        if restart or len(run.flags) != len(self._flags):
-            self._flags = flags_of(run)
+        changes = len(run.flags), len(run.acts)
+        if restart or changes != self._changes:
+            self._flags, self._changes = flags_of(run), changes
         self._key = run.key
         self._series = (
             Series(run.column("entropy_bits")),
@@ -128,7 +134,7 @@ class TimelinePanel(Panel):
     def _tooltip(self, index: int) -> str:
         if self._run is None or index >= self._run.count:
             return ""
-        changes = [f"<br>{f.text}" for f in self._flags if f.index == index]
+        changes = [f"<br>{escape(f.text)}" for f in self._flags if f.index == index]
         timing = self._run.step(index).timing
         split = self.tr("{0} ms: forward {1}, pipeline {2}, probes {3}").format(
             *(f"{ms:.2f}" for ms in (timing.step_ms, timing.forward_ms, timing.pipeline_ms, timing.probes_ms))
@@ -139,7 +145,14 @@ class TimelinePanel(Panel):
 def flags_of(run: RunView) -> tuple[Flag, ...]:
     """The changes made while the run went on, each with its old and new value."""
     before = [run.started.params, *(f.params for f in run.flags)]
-    return tuple(Flag(f.index, step_text.change_text(b, f)) for b, f in zip(before, run.flags, strict=False))
+    flags = [Flag(f.index, step_text.change_text(b, f)) for b, f in zip(before, run.flags, strict=False)]
+    acts = [run.base, *(act.interventions for act in run.acts)]
+    flags += [Flag(act.index, change_text(act, b)) for b, act in zip(acts, run.acts, strict=False)]
+    if run.base:
+        flags.append(Flag(0, ", ".join(map(words, run.base))))
+    if run.branch_id:
+        flags.append(Flag(run.kept, tr("branch")))
+    return tuple(sorted(flags, key=lambda flag: flag.index))
 
 
 def _readout(run: RunView, index: int) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from app.panels import tables
 from app.panels.panel import Dispatch, Panel
+from app.panels.pixels import show_swatches
 from app.state import params, select
 from app.state.intents import AskView, WithdrawView
 from app.state.modes import is_particular
@@ -74,6 +75,7 @@ class WaterfallPanel(Panel):
             for widget in (self.rows, self.twins, self.outcome):
                 widget.set_palette(palette)
         self._state = state
+        show_swatches(state, self.rows)
         query = self._query(state)
         changes = {} if state.run is None else self._changes(state)
         self.which.setEnabled(bool(changes))

@@ -7,8 +7,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from app.state import acting, notices, params, select
 from app.state import branch_intents as b
-from app.state import notices, params, select
 from app.state.branch_state import BranchNode, BranchRequest, BranchState, Key, Kind
 from app.state.run import RunView, begin_branch
 from app.state.state import EMPTY, AppState
@@ -83,6 +83,8 @@ def _command(state: AppState, run: RunView, intent: b.Parting) -> tuple[StartBra
         row=run.row,
         params=_unsent(state, run),
         max_steps=steps,
+        interventions=state.acting.interventions,
+        breakpoints=state.acting.breakpoints,
         **put,
     )
     return command, kind
@@ -177,7 +179,7 @@ def show(state: AppState, key: Key) -> AppState:
         epoch = state.epoch + 1
         pending = {**state.pending, **dict.fromkeys(changes, epoch)}
         state = replace(state, epoch=epoch, pending=MappingProxyType(pending))
-    return with_answer(state)
+    return with_answer(acting.told_anew(state, node.run))
 
 
 def _shown(state: AppState, key: Key, node: BranchNode, reuse: tuple[int, int] | None) -> AppState:
@@ -199,9 +201,13 @@ def _shown(state: AppState, key: Key, node: BranchNode, reuse: tuple[int, int] |
 
 
 def switched(state: AppState, event: BranchSwitched) -> AppState:
-    """What going back cost."""
-    if state.run is None or state.run.branch != (event.run_id, event.branch_id):
+    """This branch is in use, and what going back to it cost."""
+    key = event.run_id, event.branch_id
+    if state.run is None or key not in state.branches.nodes:
         return state
+    if state.run.branch != key:  # another one had begun before core came to it
+        state = left(state)
+        state = with_answer(_shown(state, key, state.branches.nodes[key], None))
     reuse = event.reused_positions, event.recomputed_positions
     state = replace(state, branches=replace(state.branches, reuse=reuse))
     if not event.recomputed_positions:

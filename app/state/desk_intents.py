@@ -1,8 +1,10 @@
-"""What the user wants of the Config and ONNX cards."""
+"""What the user wants of the Config, ONNX and Cache lab cards."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from core.contract import ExperimentName
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +81,23 @@ DeskIntent = (
     | CheckGraph
     | CancelGraph
 )
+
+
+@dataclass(frozen=True, slots=True)
+class PickExperiment:
+    """Look at another experiment; nothing runs yet."""
+
+    name: ExperimentName
+
+
+@dataclass(frozen=True, slots=True)
+class StartExperiment:
+    """Run it on the loaded model, with the prompt of the draft."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelExperiment:
+    """Give it up; what was found stays."""
+
+
+LabIntent = PickExperiment | StartExperiment | CancelExperiment

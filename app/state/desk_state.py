@@ -1,4 +1,4 @@
-"""What the Config and ONNX cards show. Plain data; `desks.py` changes it."""
+"""What the Config, ONNX and Cache lab cards show. Plain data; `desks.py` and `cache_lab.py` change it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from core.contract import ConfigDescription, ErrorReport, OnnxDescription, OnnxOutcome, SavedModel
+from core.contract import (
+    ConfigDescription,
+    ErrorReport,
+    ExperimentName,
+    LabResult,
+    OnnxDescription,
+    OnnxOutcome,
+    SavedModel,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,4 +59,16 @@ class OnnxDesk:
     outcome: OnnxOutcome | None = None
     outcome_model: int = 0  # the model it belongs to
     failure: ErrorReport | None = None
+    last_number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLab:
+    """result: of the experiment in progress so far, or of the last one. stopped: it was given up before its end."""
+
+    name: ExperimentName = "why"
+    working: Progress | None = None
+    result: LabResult | None = None
+    stopped: bool = False
+    error: ErrorReport | None = None
     last_number: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.state import desks, params, select
+from app.state import acting, cache_lab, desks, params, select
 from app.state import intents as i
 from app.state.state import AppState
 from core.contract import (
@@ -43,8 +43,10 @@ def _branch_commands(before: AppState, after: AppState) -> tuple[Command, ...]:
     if run is not None and before.run is not None and run.branch != before.run.branch:
         found.append(SwitchBranch(*run.branch))
         node = after.branches.nodes[run.branch]
-        if after.epoch != before.epoch and node.asked is not None:
-            found.append(SetParams(params.differences(node.asked, select.params(after)), after.epoch))
+        changes = {} if node.asked is None else params.differences(node.asked, select.params(after))
+        if after.epoch != before.epoch and changes:
+            found.append(SetParams(changes, after.epoch))
+        found += acting.after_switch(before, after)
     found += [DropBranch(*key) for key in sorted(after.branches.deleted - before.branches.deleted)]
     return tuple(found)
 
@@ -52,6 +54,10 @@ def _branch_commands(before: AppState, after: AppState) -> tuple[Command, ...]:
 def _commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Command, ...]:
     if isinstance(intent, i.DeskIntent):
         return desks.commands(before, after, intent)
+    if isinstance(intent, i.LabIntent):
+        return cache_lab.commands(before, after, intent)
+    if isinstance(intent, i.ActingIntent):
+        return acting.commands(before, after)
     match intent:
         case i.Run() | i.Step() | i.Regenerate() if (
             after.requested is not None and after.requested is not before.requested
@@ -83,7 +89,7 @@ def _commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Comm
         case i.CancelLoading() if before.loading is not None:
             return (CancelLoad(),)
         case i.AskView(slot, query):
-            return (Ask(slot, after.asked[slot].generation, query),)
+            return (Ask(slot, after.asked[slot].generation, query, chosen=after.selected is not None),)
         case i.WithdrawView(slot) if slot in before.asked:
             return (Withdraw(slot),)
         case _:

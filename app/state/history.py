@@ -10,12 +10,14 @@ from typing import Any
 from app.state import branch_intents as b
 from app.state import branches, params
 from app.state import intents as i
+from app.state.image_intents import DrawPixels, KeepPixels, StartEmpty, StartPicture
 from app.state.state import AppState, Edit, History, Tab
 from app.state.texts import tr
 
 MOST_EDITS = 200
-STATE_FIELDS = ("overrides", "seed", "config", "grammar", "mode_texts")
-DRAFT_FIELDS = ("text", "system", "turns", "message", "batch")
+STATE_FIELDS = ("overrides", "seed", "config", "grammar", "mode_texts", "cache")
+_TABS: tuple[Tab, ...] = ("image", "text", "batch")  # whose field of the draft has the same name
+DRAFT_FIELDS = ("text", "system", "turns", "message", "batch", "image")
 
 _EDITS = (
     i.SetParameter
@@ -25,6 +27,7 @@ _EDITS = (
     | i.SetModeText
     | i.SetSeed
     | i.SetGrammar
+    | i.SetCache
     | i.ApplyPreset
     | i.ImportPreset
     | i.EditText
@@ -36,6 +39,7 @@ _EDITS = (
     | i.AddTurn
     | i.ClearChat
     | i.Regenerate
+    | i.ImageIntent
     | b.DeleteBranch
     | b.RenameBranch
 )
@@ -43,7 +47,7 @@ _EDITS = (
 
 def record(before: AppState, after: AppState, intent: i.Intent) -> AppState:
     """With a step of undo for the intent, if it was an edit that changed something."""
-    if not isinstance(intent, _EDITS):
+    if not isinstance(intent, _EDITS) or (isinstance(intent, StartPicture) and intent.offered):
         return _sealed(after) if isinstance(intent, i.Run | i.Step) else after
     old, new = _fields(before), _fields(after)
     changed = {name: old[name] for name in old if old[name] != new[name]}
@@ -116,7 +120,7 @@ def _exchange(state: AppState, edit: Edit) -> tuple[AppState, Edit | None]:
 
 
 def _with(state: AppState, values: Mapping[str, Any]) -> AppState:
-    plain = {n: values[n] for n in ("seed", "config", "grammar", "mode_texts") if n in values}
+    plain = {n: values[n] for n in ("seed", "config", "grammar", "mode_texts", "cache") if n in values}
     state = replace(state, **plain)
     if "deleted" in values:
         state = branches.with_deleted(state, values["deleted"])
@@ -126,10 +130,14 @@ def _with(state: AppState, values: Mapping[str, Any]) -> AppState:
         state = branches.show(state, values["place"])
     if "overrides" in values:
         state = params.with_overrides(state, values["overrides"])
-    prompt = {n: values[n] for n in DRAFT_FIELDS if n in values}
+    prompt: dict[str, Any] = {n: values[n] for n in DRAFT_FIELDS if n in values}
     if prompt:
         draft = state.draft
-        tab: Tab = "text" if "text" in prompt else "batch" if "batch" in prompt else "chat"
+        tab: Tab = next((t for t in _TABS if t in prompt), "chat")
+        if "image" in prompt:
+            prompt["image"] = replace(prompt["image"], since=draft.generation + 1)
+            if state.model is None or state.model.image is None:
+                tab = draft.tab  # the picture waits for a model that paints
         state = replace(state, draft=replace(draft, tab=tab, generation=draft.generation + 1, **prompt))
     return state
 
@@ -160,6 +168,10 @@ def _key(intent: i.Intent) -> object:
             return "grammar", grammar.kind
         case i.SetModeText(name):
             return "mode text", name
+        case KeepPixels():
+            return "rows given"
+        case DrawPixels(_, stroke):
+            return "stroke", stroke
         case i.EditTurn(index):
             return "turn", index
         case _:
@@ -180,6 +192,8 @@ def _label(intent: i.Intent) -> str:
             return tr("mode")
         case i.SetGrammar():
             return tr("constraint")
+        case i.SetCache():
+            return tr("cache")
         case i.ResetParameters():
             return tr("reset of all parameters")
         case i.ApplyPreset() | i.ImportPreset():
@@ -188,5 +202,11 @@ def _label(intent: i.Intent) -> str:
             return tr("typing")
         case i.ClearChat():
             return tr("new chat")
+        case KeepPixels():
+            return tr("what is given")
+        case DrawPixels():
+            return tr("stroke")
+        case StartEmpty() | StartPicture():
+            return tr("choice of a picture")
         case _:
             return tr("edit of the chat")

@@ -5,11 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from app.state.acting_intents import ActingIntent as ActingIntent
 from app.state.branch_intents import BranchIntent as BranchIntent
+from app.state.desk_intents import CancelExperiment as CancelExperiment
 from app.state.desk_intents import DeskIntent as DeskIntent
+from app.state.desk_intents import LabIntent as LabIntent
+from app.state.desk_intents import PickExperiment as PickExperiment
+from app.state.desk_intents import StartExperiment as StartExperiment
+from app.state.image_intents import ImageIntent as ImageIntent
 from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Preset, Tab
 from app.theme.palette import ThemeName
-from core.contract import Grammar, ViewQuery
+from core.contract import CacheSpec, Grammar, PictureQuery, ViewQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +99,15 @@ class SetGrammar:
 
 
 @dataclass(frozen=True, slots=True)
+class SetCache:
+    """How the next run keeps its keys and values."""
+
+    spec: CacheSpec
+
+
+@dataclass(frozen=True, slots=True)
 class SelectTab:
-    """Text, chat or batch."""
+    """Text, chat, batch or image."""
 
     tab: Tab
 
@@ -277,7 +290,7 @@ class AskView:
     """A visible panel wants a view; replaces an unanswered question in the same slot."""
 
     slot: str
-    query: ViewQuery
+    query: ViewQuery | PictureQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,6 +395,7 @@ Intent = (
     | SetModeText
     | ShowMore
     | SetSeed
+    | SetCache
     | SetGrammar
     | SelectTab
     | EditText
@@ -424,5 +438,8 @@ Intent = (
     | SetSpeed
     | Waiting
     | DeskIntent
+    | ImageIntent
+    | LabIntent
+    | ActingIntent
     | BranchIntent
 )

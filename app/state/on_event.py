@@ -5,20 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
-from app.state import branches, desks, history, notices, params, plan, samples
+from app.state import acting, branches, cache_lab, desks, history, image_draft, notices, params, plan, samples
 from app.state.branch_state import Key
 from app.state.run import begin, with_end, with_step
 from app.state.shown import of_sequence
-from app.state.state import EMPTY, AppState, AttentionFocus, Draft
+from app.state.state import EMPTY, AppState, AttentionFocus, Draft, Tab
 from core.contract import (
     Answered,
     BranchesHeld,
     BranchStarted,
     BranchSwitched,
+    BreakpointHit,
+    BreakpointProblem,
     ChatMessage,
     CommandRefused,
     Event,
+    ExperimentFinished,
+    ExperimentProgress,
     HypothesisEnded,
+    InterventionsApplied,
     LoadFailed,
     LoadProgress,
     ModelInfo,
@@ -45,10 +50,12 @@ def on_event(state: AppState, event: Event) -> AppState:
     match event:
         case StepSnapshot() | PrefillProgress() | ParamsApplied() | HypothesisEnded() | RunFinished() | RunStarted():
             return _on_run_event(state, event)
+        case InterventionsApplied() | BreakpointHit() | BreakpointProblem():
+            return _on_acting_event(state, event)
         case BranchStarted():
-            return history.moved(state, branches.started(state, event))
+            return acting.cleared(history.moved(state, branches.started(state, event)))
         case BranchSwitched():
-            return branches.switched(state, event)
+            return acting.cleared(branches.switched(state, event))
         case BranchesHeld():
             return branches.held(state, event)
         case StateChanged(worker):
@@ -66,7 +73,8 @@ def on_event(state: AppState, event: Event) -> AppState:
         case Tokenized(generation, row, error):
             if generation <= state.draft.tokenized_generation:
                 return state
-            draft = replace(state.draft, tokenized=row, tokenized_generation=generation, token_error=error)
+            image = image_draft.tokenized(state.draft, generation, row)
+            draft = replace(state.draft, tokenized=row, tokenized_generation=generation, token_error=error, image=image)
             return replace(state, draft=draft)
         case Answered():
             return _answered(state, event)
@@ -76,6 +84,8 @@ def on_event(state: AppState, event: Event) -> AppState:
             return _previewed(state, event)
         case Planned():
             return plan.answered(state, event)
+        case ExperimentProgress() | ExperimentFinished():
+            return cache_lab.on_event(state, event)
         case _:
             return desks.on_event(state, event)
 
@@ -108,9 +118,20 @@ def _on_run_event(
             run = replace(run, params=event.params, flags=(*run.flags, event))
             return replace(params.applied(state, event.epoch), run=run)
         case RunFinished():
+            state = acting.gone_on(state)  # it stopped at its last token
             state = of_sequence(replace(state, draft=_with_answer(state, event)), with_end(run, event))
             state = replace(branches.with_answer(branches.left(state)), pending=EMPTY)
             return notices.report(state, event.error) if event.error else state
+
+
+def _on_acting_event(state: AppState, event: acting.ActingEvent) -> AppState:
+    run, key = state.run, (event.run_id, event.branch_id)
+    if run is not None and run.branch == key:
+        return acting.on_event(state, run, event)
+    other = branches.view(state, key)
+    if other is None or not isinstance(event, InterventionsApplied):
+        return state
+    return branches.with_view(state, replace(other, acts=(*other.acts, event)))
 
 
 def _of_another_branch(
@@ -142,7 +163,7 @@ def _run_started(state: AppState, event: RunStarted) -> AppState:
         request = None
     before, state = state, branches.begun(state, run)
     after = replace(
-        state,
+        acting.run_started(state),
         run=run,
         requested=request,
         draft=draft,
@@ -185,17 +206,27 @@ def _with_answer(state: AppState, event: RunFinished) -> Draft:
     return replace(draft, turns=(*draft.turns, ChatMessage("assistant", text)), generation=draft.generation + 1)
 
 
+def _tab_for(draft: Draft, info: ModelInfo) -> Tab:
+    """The tab stays in front where the model can do something with it; image models get theirs."""
+    if info.image is not None:
+        return "image"
+    return "text" if draft.tab == "image" or (draft.tab == "chat" and not info.has_chat_template) else draft.tab
+
+
 def _model_ready(state: AppState, info: ModelInfo) -> AppState:
     draft = state.draft
     if not draft.touched:
-        draft = replace(draft, text=samples.TEXT, message=samples.MESSAGE if info.has_chat_template else "")
+        text = samples.TEXT if info.image is None else ""
+        draft = replace(draft, text=text, message=samples.MESSAGE if info.has_chat_template else "")
     draft = replace(
         draft,
-        tab="text" if draft.tab == "chat" and not info.has_chat_template else draft.tab,
+        tab=_tab_for(draft, info),
+        image=image_draft.for_model(draft, state.model, info),
         generation=draft.generation + 1,
         tokenized=None,
         token_error=None,
     )
+    state = acting.model_ready(state, info)
     loading = state.loading if state.loading and state.loading.model_id != info.model_id else None
     # Three eighths up: past the layers that mostly copy, before those that mostly predict.
     focus = AttentionFocus(layer=info.layers * 3 // 8, head=min(4, info.heads - 1))
@@ -231,7 +262,7 @@ def _load_failed(state: AppState, event: LoadFailed) -> AppState:
 
 def _refused(state: AppState, event: CommandRefused) -> AppState:
     if event.epoch is not None:
-        state = params.refused(state, event.epoch)
+        state = acting.refused(params.refused(state, event.epoch), event.epoch)
     if event.command == "StartBranch":
         state = branches.refused(state)
     if event.command == "StartRun":

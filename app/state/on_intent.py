@@ -7,7 +7,21 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from app.state import batch, branches, desks, history, modes, notices, params, presets, select, shown
+from app.state import (
+    acting,
+    batch,
+    branches,
+    cache_lab,
+    desks,
+    history,
+    image_draft,
+    modes,
+    notices,
+    params,
+    presets,
+    select,
+    shown,
+)
 from app.state import intents as i
 from app.state.state import AppState, AttentionFocus, Draft, Loading, Pace, Preview, Question, RunRequest
 from app.state.texts import tr
@@ -18,8 +32,17 @@ def on_intent(state: AppState, intent: i.Intent) -> AppState:
     """The state after `intent`; what core has to do for it is `effects.commands`."""
     if isinstance(intent, i.DeskIntent):
         return desks.on_intent(state, intent)
+    if isinstance(intent, i.ImageIntent):
+        draft = image_draft.on_intent(state.draft, image_draft.facts(state), intent)
+        return state if draft is state.draft else replace(state, draft=draft)
+    if isinstance(intent, i.LabIntent):
+        return cache_lab.on_intent(state, intent)
+    if isinstance(intent, i.ActingIntent):
+        return acting.on_intent(state, intent)
+    if isinstance(intent, i.Step | i.TogglePause | i.Stop):
+        state = acting.gone_on(state)
     if isinstance(intent, i.BranchIntent):
-        return branches.on_intent(state, intent)
+        return acting.cleared(branches.on_intent(state, intent), state.run)
     match intent:
         case i.Run():
             return _request_run(replace(state, reroll=0), max_steps=None)
@@ -52,6 +75,8 @@ def on_intent(state: AppState, intent: i.Intent) -> AppState:
             return replace(state, seed=max(0, seed))
         case i.SetGrammar(grammar):
             return replace(state, grammar=grammar)
+        case i.SetCache(spec):
+            return replace(state, cache=spec)
         case i.SelectStep(index):
             return _select(state, index)
         case i.MoveSelection(delta):

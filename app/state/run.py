@@ -16,6 +16,8 @@ from core.contract import (
     GenerationParams,
     GenerationPlan,
     HypothesisEnded,
+    Intervention,
+    InterventionsApplied,
     ModelInfo,
     ParamsApplied,
     PrefillProgress,
@@ -154,7 +156,8 @@ class Sequences:
 class RunView:
     """The newest run, and the sequence of it that the window shows.
 
-    params: in force for the newest step. flags: the changes made while it ran, with the index they act from.
+    params: in force for the newest step. flags: the changes made while it ran, with the index they act from; acts:
+    those of interventions, which were `base` at first.
     sequences: everything it said. columns: of the sequence shown; another object when another one is shown.
     count: steps of it that this state sees. row: that it belongs to.
     beam: it is at its newest step. follows: it is the best beam, whichever that is.
@@ -172,6 +175,8 @@ class RunView:
     beam: int = 0
     follows: bool = True
     flags: tuple[ParamsApplied, ...] = ()
+    acts: tuple[InterventionsApplied, ...] = ()
+    base: tuple[Intervention, ...] = ()
     prefill: PrefillProgress | None = None
     finish: RunFinished | None = None
     branch_id: int = 0
@@ -191,8 +196,10 @@ class RunView:
     @property
     def plan(self) -> GenerationPlan:
         """What the run does, with the changes made so far."""
-        changed = (flag.plan for flag in reversed(self.flags) if flag.plan is not None)
-        return next(changed, self.started.plan)
+        both: tuple[ParamsApplied | InterventionsApplied, ...] = (*self.flags, *self.acts)
+        own = (change for change in both if change.branch_id == self.branch_id)
+        changes = sorted(own, key=lambda change: change.epoch, reverse=True)
+        return next((change.plan for change in changes if change.plan is not None), self.started.plan)
 
     @property
     def key(self) -> tuple[int, int]:
@@ -264,7 +271,7 @@ class Place:
 def begin(started: RunStarted, model: ModelInfo) -> RunView:
     """The run before its first step."""
     sequences = Sequences()
-    return RunView(started, model, started.params, sequences, sequences.row(0))
+    return RunView(started, model, started.params, sequences, sequences.row(0), base=started.interventions)
 
 
 def begin_branch(parent: RunView, started: BranchStarted) -> RunView:
@@ -272,6 +279,10 @@ def begin_branch(parent: RunView, started: BranchStarted) -> RunView:
     sequences = Sequences()
     columns = parent.sequences.row(started.row).fork(started.kept_tokens)
     sequences.rows[0] = columns
+    acts = tuple(act for act in parent.acts if act.index < started.kept_tokens)
+    own = started.started.interventions
+    if own != (acts[-1].interventions if acts else parent.base):  # the same branch under other interventions
+        acts += (InterventionsApplied(started.run_id, 0, started.kept_tokens, own, None, started.branch_id),)
     return RunView(
         started.started,
         parent.model,
@@ -283,6 +294,8 @@ def begin_branch(parent: RunView, started: BranchStarted) -> RunView:
         branch_id=started.branch_id,
         kept=started.kept_tokens,
         slots=started.padding,
+        acts=acts,
+        base=parent.base,
     )
 
 
@@ -308,7 +321,7 @@ def show_row(run: RunView, row: int) -> RunView:
     lanes = run.sequences.lanes.get(row)
     if lanes:
         best = _returned(run, row)
-        beam, index = (0, len(lanes) - 1) if best is None else best
+        beam, index = (min(lanes[-1]), len(lanes) - 1) if best is None else best
         return show_beam(run, row, beam, index, follows=True)
     columns = run.sequences.row(row)
     return replace(run, row=row, columns=columns, count=columns.count, beam=0, follows=True)
@@ -334,8 +347,9 @@ def with_end(run: RunView, finish: RunFinished) -> RunView:
 
 
 def _returned(run: RunView, row: int) -> tuple[int, int] | None:
-    """Beam and step of the best sequence returned for a row."""
+    """Beam and step of the best sequence returned for a row; None where its steps never came."""
+    lanes = run.sequences.lanes.get(row, ())
     for own, beam, index in run.finish.places if run.finish else ():
-        if own == row and index is not None:
+        if own == row and index is not None and index < len(lanes) and beam in lanes[index]:
             return beam, index
     return None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.state import batch
+from app.state import batch, image_draft
 from app.state.run import RunView
 from app.state.state import AppState, AttentionFocus, ColourBy, Draft
 from app.theme.palette import PALETTES, Palette
@@ -17,8 +17,12 @@ from core.contract import (
     Answered,
     ChatMessage,
     GenerationParams,
+    Intervention,
+    MutePositions,
     Prompt,
     RunSpec,
+    ScaleHeads,
+    SkipPart,
     StepSnapshot,
     ViewStatus,
     WorkerState,
@@ -117,16 +121,27 @@ def colour_values(run: RunView, by: ColourBy, start: int = 0) -> NDArray[np.floa
     return np.asarray(1.0 - np.clip(np.log1p(run.column("rank")[start:]) / math.log1p(RANK_TOP), 0.0, 1.0))
 
 
-def card_for(state: AppState) -> str | None:
-    """The card that shows what is particular about the run: its beams or its rows."""
+def cards_for(state: AppState) -> tuple[str, ...]:
+    """The cards that show what is particular about the run: its pixels, its beams, what its mode did, its rows."""
     run = state.run
     if run is None:
-        return None
+        return ()
+    paints = run.model.image is not None
+    found = ["canvas"] if paints else []
     if run.has_beams:
-        return "beams"
-    if run.count and (run.step(0).detail is not None or run.step(0).guidance is not None):
-        return "mode"
-    return "rows" if len(run.started.rows) > 1 else None
+        found.append("beams")
+    elif run.count and (run.step(0).detail is not None or run.step(0).guidance is not None):
+        found.append("mode")
+    elif len(run.started.rows) > 1 and not paints:
+        found.append("rows")
+    return tuple(found)
+
+
+def acting_cards(state: AppState) -> tuple[str, ...]:
+    """The cards that have something to tell: interventions made, tokens watched, a breakpoint that stopped the run."""
+    acting = state.acting
+    some = (("interventions", acting.acts), ("watches", acting.pins), ("breakpoints", acting.hits))
+    return tuple(name for name, things in some if things)
 
 
 def entropy_levels(entropy_bits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -142,6 +157,28 @@ def colour_ends(by: ColourBy) -> tuple[str, str]:
         "surprisal": (f"≥ {SURPRISAL_TOP_BITS:g} bits", "0"),
         "rank": (f"≥ {RANK_TOP:g}", "0"),
     }[by]
+
+
+def interventions(run: RunView, index: int | None = None) -> tuple[Intervention, ...]:
+    """The interventions in force when the step with this index was chosen; None: for the next one."""
+    acts = [act for act in run.acts if index is None or act.index <= index]
+    return acts[-1].interventions if acts else run.base
+
+
+def muted_heads(asked: tuple[Intervention, ...]) -> frozenset[tuple[int, int]]:
+    """(layer, head) of every head that is muted."""
+    scaled = (one for one in asked if isinstance(one, ScaleHeads) and one.factor == 0)
+    return frozenset((one.layer, head) for one in scaled for head in one.heads)
+
+
+def skipped_parts(asked: tuple[Intervention, ...]) -> frozenset[tuple[int, str]]:
+    """(layer, part) of everything that is skipped."""
+    return frozenset((one.layer, one.part) for one in asked if isinstance(one, SkipPart))
+
+
+def muted_positions(asked: tuple[Intervention, ...], row: int) -> frozenset[int]:
+    """The positions of a row that are hidden from later queries."""
+    return frozenset(p for one in asked if isinstance(one, MutePositions) and one.row == row for p in one.positions)
 
 
 def view_status(state: AppState, view: str) -> ViewStatus | None:
@@ -199,11 +236,15 @@ def prompts(draft: Draft) -> tuple[Prompt, ...]:
     """The draft as the worker takes it: one prompt, or those of the batch."""
     if draft.tab == "batch":
         return tuple(Prompt(text=text) for text in batch.prompts(draft.batch))
+    if draft.tab == "image":
+        return (image_draft.run_prompt(draft.image),)
     return (Prompt(text=draft.text) if draft.tab == "text" else Prompt(messages=chat_messages(draft)),)
 
 
 def prompt(draft: Draft) -> Prompt:
     """What is tokenised while it is being written; of a batch the first prompt."""
+    if draft.tab == "image":
+        return image_draft.whole_prompt(draft.image)
     return next(iter(prompts(draft)), Prompt(text=""))
 
 
@@ -219,6 +260,9 @@ def run_spec(state: AppState, max_steps: int | None = None) -> RunSpec:
         reuse_prefix=state.draft.tab == "chat",
         max_steps=max_steps,
         grammar=state.grammar,
+        cache=state.cache,
+        interventions=state.acting.interventions,
+        breakpoints=state.acting.breakpoints,
         **_mode_texts(state),
     )
 

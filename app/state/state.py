@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
+from app.state.acting_state import Acting
 from app.state.branch_state import BranchState
-from app.state.desk_state import ConfigDesk, OnnxDesk
+from app.state.desk_state import CacheLab, ConfigDesk, OnnxDesk
+from app.state.image_draft import ImageDraft
 from app.state.run import RunView
 from app.theme.palette import ThemeName
 from core.contract import (
     Answered,
+    CacheSpec,
     ChatMessage,
     ErrorReport,
     GenerationPlan,
@@ -20,6 +23,7 @@ from core.contract import (
     ModelInfo,
     ModelPreview,
     ModelSpec,
+    PictureQuery,
     PromptRow,
     RunSpec,
     ViewQuery,
@@ -27,9 +31,9 @@ from core.contract import (
     WorkerState,
 )
 
-Tab = Literal["text", "chat", "batch"]
+Tab = Literal["text", "chat", "batch", "image"]
 ColourBy = Literal["probability", "entropy", "rank", "surprisal"]
-LayoutName = Literal["sample", "attention", "cache", "everything", "model"]
+LayoutName = Literal["sample", "attention", "cache", "everything", "model", "image"]
 NoticeKind = Literal["info", "error"]
 Head = int | Literal["mean", "max"]
 ModelGroup = Literal["shipped", "cached", "new"]
@@ -115,6 +119,7 @@ class Draft:
 
     turns: earlier turns of the chat, without the system message; `message` is the one being written.
     batch: prompts to be run together, one a line, see `app.state.batch`.
+    image: the picture that an image model goes on with.
     touched: the user edited the text, so that a new model does not replace it by its own sample.
     """
 
@@ -124,6 +129,7 @@ class Draft:
     turns: tuple[ChatMessage, ...] = ()
     message: str = ""
     batch: str = ""
+    image: ImageDraft = field(default_factory=ImageDraft)
     touched: bool = False
     generation: int = 0
     tokenized: PromptRow | None = None
@@ -181,7 +187,7 @@ class Question:
     """What a panel asked for last in a slot."""
 
     generation: int
-    query: ViewQuery
+    query: ViewQuery | PictureQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +198,7 @@ class AppState:
     overrides: parameters the user changed, by name; the rest comes from the model (see `select.params`).
     config: the GenerationConfig applied last, with the keys that mean nothing here: they are kept when it is saved.
     grammar: the constraint of the next run; one with an empty text is still being written.
+    cache: how the next run keeps its keys and values.
     plan, plan_error: what Run would do now, or why it could not begin; `plan_generation` counts the questions.
     reroll: how often the answer to the same messages was asked for again; other draws each time.
     pending: parameter name → epoch of the change that no step has run under yet.
@@ -219,6 +226,7 @@ class AppState:
     seed: int = 0
     reroll: int = 0
     grammar: Grammar | None = None
+    cache: CacheSpec = field(default_factory=CacheSpec)
     plan: GenerationPlan | None = None
     plan_error: ErrorReport | None = None
     plan_generation: int = 0
@@ -243,6 +251,8 @@ class AppState:
     answers: Mapping[str, Answered] = field(default_factory=lambda: EMPTY)
     config_desk: ConfigDesk = field(default_factory=ConfigDesk)
     onnx: OnnxDesk = field(default_factory=OnnxDesk)
+    cache_lab: CacheLab = field(default_factory=CacheLab)
+    acting: Acting = field(default_factory=Acting)
     # Counters: the last identifier given out.
     last_model_id: int = 0
     last_run_id: int = 0

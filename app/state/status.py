@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from app.state import select
+from app.state.acting import stopped_text
 from app.state.run import RunView
 from app.state.state import AppState
 from app.state.texts import tr
@@ -64,6 +65,9 @@ def state_text(state: AppState) -> str:
         return tr("Failed") if run.finish.error else _finished(run.finish.finish_reason)
     if state.pace.paused and select.is_active(state):
         return tr("Paused")
+    stopped = stopped_text(state)
+    if stopped and state.worker is WorkerState.PAUSED:
+        return stopped
     return {
         WorkerState.STARTING: tr("Starting"),
         WorkerState.NO_MODEL: tr("No model"),

@@ -54,6 +54,7 @@ QPushButton[link="true"] {
 }
 QPushButton[link="true"]:hover, QPushButton[link="true"]:focus { text-decoration: underline; }
 
+QPushButton:checked { background: $soft; font-weight: 600; }
 QPushButton[segment="first"] { border-top-right-radius: 0; border-bottom-right-radius: 0; border-right: none; }
 QPushButton[segment="last"] { border-top-left-radius: 0; border-bottom-left-radius: 0; }
 QPushButton[segment="middle"] { border-radius: 0; border-right: none; }
@@ -106,6 +107,7 @@ QTabBar[underline="true"]::tab {
     background: transparent; color: $secondary; border: none; border-bottom: 2px solid transparent;
     padding: 5px 0 3px 0; margin-right: 14px;
 }
+QTabBar[underline="true"][dense="true"]::tab { margin-right: 8px; }
 QTabBar[underline="true"]::tab:selected { color: $text; font-weight: 600; border-bottom-color: $accent; }
 QTabBar[underline="true"]::tab:disabled { color: $faint; }
 QTabBar[underline="true"]::tab:focus { color: $accent; }

@@ -76,6 +76,12 @@ class BeamLanes(QAbstractScrollArea):
         self._palette = palette
         self.viewport().update()
 
+    def set_swatches(self, on: bool) -> None:
+        """Whether pieces such as #ff8000 are colours."""
+        if on != self._mono.swatches:
+            self._mono.swatches = on
+            self.viewport().update()
+
     def set_empty(self, title: str, hint: str) -> None:
         """What stands here while there are no beams."""
         self._empty = (title, hint)
@@ -242,7 +248,8 @@ class BeamLanes(QAbstractScrollArea):
         painter.drawRoundedRect(box.adjusted(0.5, 0.5, -0.5, -0.5), 3, 3)
         painter.setPen(QColor(palette.text))
         progress = self._ui.width(cell.progress) + 4 if cell.progress else 0.0
-        text = self._mono.elided(cell.text, box.width() - 8 - progress)
+        shown = cell.text.strip() if self._mono.swatches else cell.text
+        text = self._mono.elided(shown, box.width() - 8 - progress)
         middle = box.center().y()
         self._mono.draw(painter, box.left() + 4, middle + self._mono.rise, text)
         if cell.progress:

@@ -25,9 +25,8 @@ from app.widgets.text_cache import TextCache
 
 LANE_PX, MOST_LANES = 24, 5  # more are scrolled
 PAD_PX, DOT_PX, GAP_PX = 8, 8, 12
-NAME_PX, NARROW_NAME_PX, MEMORY_PX, TOKEN_PX = 112, 72, 76, 132
+NAME_PX, NARROW_NAME_PX, MEMORY_PX, TOKEN_PX = 112, 86, 76, 132
 NARROW_PX = 420
-SCALE_STEP = 64  # positions; the scale grows by so many, so that lines do not move with every token
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +87,13 @@ class BranchStrip(QAbstractScrollArea):
         moved = current != self._current or len(lanes) != len(self._lanes)
         before, self._lanes = self._lanes, tuple(lanes)
         longest = max((lane.ends for lane in lanes), default=1)
-        length = -(-max(1, longest) // SCALE_STEP) * SCALE_STEP
-        changed = [row for row, (old, new) in enumerate(zip(before, self._lanes, strict=False)) if old != new]
+        step = 1 << max(4, longest.bit_length() - 3)  # so that lines do not move with every token
+        length = -(-max(1, longest) // step) * step
+        changed = [number for number, (old, new) in enumerate(zip(before, self._lanes, strict=False)) if old != new]
         if moved or length != self._length or selected != self._selected:
             self.viewport().update()
-        for row in changed:  # while tokens come, the lane in use is the only one
-            self.viewport().update(self._box(row).toAlignedRect())
+        for number in changed:  # while tokens come, the lane in use is the only one
+            self.viewport().update(self._box(number).toAlignedRect())
         self._length, self._current = length, current
         self._selected = selected
         height = LANE_PX * max(1, min(MOST_LANES, len(lanes)))
@@ -258,10 +258,6 @@ class BranchStrip(QAbstractScrollArea):
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(colour)
         painter.drawEllipse(QPointF(PAD_PX + DOT_PX / 2, middle), DOT_PX / 2, DOT_PX / 2)
-        if lane.branch_id == self._current and self._selected is not None:
-            painter.setPen(QPen(QColor(self._palette.accent), 2))
-            painter.setBrush(QColor(self._palette.surface))
-            painter.drawRect(QRectF(self._x(self._selected) - 2, middle - 6, 4, 12))
         painter.setBrush(Qt.BrushStyle.NoBrush)
 
     def _paint_words(self, painter: QPainter, row: int, lane: BranchLane) -> None:
@@ -274,6 +270,10 @@ class BranchStrip(QAbstractScrollArea):
         self._mono.draw_right(painter, box.right() - PAD_PX, middle + self._mono.rise, lane.memory)
         if lane.token:
             self._paint_token(painter, lane, middle, left, right)
+        if lane.branch_id == self._current and self._selected is not None:
+            painter.setPen(QPen(QColor(palette.accent), 2))
+            painter.setBrush(QColor(palette.surface))
+            painter.drawRect(QRectF(self._x(self._selected) - 2, middle - 7, 4, 14))
 
     def _paint_token(self, painter: QPainter, lane: BranchLane, middle: float, left: float, right: float) -> None:
         """The token where it parts and its probability, on the line, or before it where there is no room."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 
 from PySide6.QtCore import QEvent, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import (
     QColor,
+    QContextMenuEvent,
     QFont,
     QHelpEvent,
     QKeyEvent,
@@ -16,7 +18,7 @@ from PySide6.QtGui import (
     QPen,
     QResizeEvent,
 )
-from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QToolTip, QWidget
+from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QMenu, QToolTip, QWidget
 
 from app.state.texts import tr
 from app.theme import fonts
@@ -49,6 +51,7 @@ class CandidateBars(QAbstractScrollArea):
         self._top = 1.0
         self.viewport().setMouseTracking(True)
         self._empty = ("", "")
+        self.fill_menu: Callable[[QMenu, CandidateRow], None] = lambda menu, row: None
         self._small, self._ui = TextCache(fonts.mono(fonts.SMALL_PX)), TextCache(fonts.ui(fonts.SMALL_PX))
         self._stage_px = self._small.width("typical_p")
         self._mono = TextCache(_token_font(dense=False))
@@ -64,12 +67,19 @@ class CandidateBars(QAbstractScrollArea):
         }
         self.viewport().update()
 
+    def set_swatches(self, on: bool) -> None:
+        """Whether pieces such as #ff8000 are colours."""
+        if on != self._mono.swatches:
+            self._mono.swatches = on
+            self.viewport().update()
+
     def set_dense(self, dense: bool) -> None:
         """Lower rows in smaller type, for a low panel."""
         row_px = DENSE_ROW_PX if dense else ROW_PX
         if row_px != self._row_px:
             self._row_px, self._head_px = row_px, DENSE_HEAD_PX if dense else HEAD_PX
-            self._mono = TextCache(_token_font(dense))
+            swatches, self._mono = self._mono.swatches, TextCache(_token_font(dense))
+            self._mono.swatches = swatches
             self._fit()
             self.viewport().update()
 
@@ -150,7 +160,9 @@ class CandidateBars(QAbstractScrollArea):
         if tokens + GAP_PX + self._ui.width(axis) > raw - self._mono.width(NUMBER):
             axis = f"0 – {self._top:g}"
         self._ui.draw(painter, tokens + GAP_PX, baseline, axis)
-        for right, text in ((raw, self.tr("raw")), (final, self.tr("final"))):
+        preview = self._rows[0].preview
+        names = (self.tr("before"), self.tr("after")) if preview else (self.tr("raw"), self.tr("final"))
+        for right, text in zip((raw, final), names, strict=True):
             self._ui.draw_right(painter, right, baseline, text)
 
     def _paint_row(self, painter: QPainter, row: CandidateRow, y: int, width: int) -> None:
@@ -165,7 +177,11 @@ class CandidateBars(QAbstractScrollArea):
         scale = room / self._top
         thin, thick = (3, 5) if self._row_px == DENSE_ROW_PX else (5, 6)
         top = y + (self._row_px - thin - thick - 1) // 2
-        painter.fillRect(QRectF(left, top, max(1.0, row.raw * scale), thin), c["muted"])
+        if row.preview:  # the ghost of before behind what would be
+            painter.fillRect(QRectF(left, top - 1, max(1.0, row.raw * scale), thin + thick + 3), c["muted"])
+            top -= (thin + 1) // 2
+        else:
+            painter.fillRect(QRectF(left, top, max(1.0, row.raw * scale), thin), c["muted"])
         if row.killed_by is None:
             bar = QRectF(left, top + thin + 1, max(1.0, row.final * scale), thick)
             painter.fillRect(bar, c["accent" if row.chosen else "bar"])
@@ -189,6 +205,18 @@ class CandidateBars(QAbstractScrollArea):
         """The candidate at a height of the viewport."""
         shown, index = self._visible(), int((y - self._head_px) // self._row_px)
         return shown[index] if 0 <= index < len(shown) else None
+
+    def contextMenuEvent(self, event: QContextMenuEvent) -> None:
+        """What can be done with the candidate under the pointer; by keyboard with the chosen one."""
+        row = self.row_at(event.pos().y())
+        if event.reason() == QContextMenuEvent.Reason.Keyboard:
+            row = next((r for r in self._rows if r.chosen), None)
+        if row is None:
+            return
+        menu = QMenu(self)
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        self.fill_menu(menu, row)
+        menu.popup(event.globalPos())
 
     def point_at(self, token_id: int | None) -> None:
         """Mark a candidate that would be forced."""
@@ -247,6 +275,9 @@ def tooltip(row: CandidateRow) -> str:
     """One candidate in full, as escaped rich text."""
     final = tr("removed by {0}").format(row.killed_by) if row.killed_by else tr("final {0}").format(f"{row.final:.6f}")
     lines = [f"id {row.token_id}", tr("raw {0}").format(f"{row.raw:.6f}"), final]
+    if row.preview:
+        changed = tr("after the interventions {0}").format(f"{row.final:.6f}")
+        lines = [f"id {row.token_id}", tr("before {0}").format(f"{row.raw:.6f}"), changed]
     if row.chosen:
         lines.append(tr("chosen"))
     else:

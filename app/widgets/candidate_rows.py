@@ -6,14 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.contract import Candidates, StepSnapshot
+from core.contract import Candidates, InterventionAnswer, StepSnapshot
 
 BAR_TOPS = (0.1, 0.25, 0.5, 1.0)  # upper ends of the bars' axis, the smallest that fits
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateRow:
-    """One candidate. killed_by: name of the stage that removed it, None for one that was kept."""
+    """One candidate. killed_by: name of the stage that removed it, None for one that was kept.
+
+    In a preview raw is the probability before the interventions, final the one after them, both before the pipeline;
+    `preview` says so.
+    """
 
     token_id: int
     piece: str
@@ -21,6 +25,7 @@ class CandidateRow:
     final: float
     killed_by: str | None
     chosen: bool
+    preview: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,15 @@ def rows(step: StepSnapshot) -> tuple[CandidateRow, ...]:
     return tuple(
         CandidateRow(i, piece, r, f, stage, i == step.token_id)
         for i, piece, r, f, stage in zip(ids, top.pieces, raw, final, stages, strict=True)
+    )
+
+
+def preview_rows(answer: InterventionAnswer, chosen_id: int) -> tuple[CandidateRow, ...]:
+    """What interventions would change: the likeliest tokens of before and after, by the larger probability."""
+    before, after = np.exp(answer.before).tolist(), np.exp(answer.after).tolist()
+    return tuple(
+        CandidateRow(i, piece, b, a, None, i == chosen_id, preview=True)
+        for i, piece, b, a in zip(answer.token_ids.tolist(), answer.pieces, before, after, strict=True)
     )
 
 

@@ -24,7 +24,7 @@ class Marks:
     """What is marked on the tokens, by token.
 
     fills: level of the token map in [0, 255], or -1. underlines: height of the bar under a token in [0, 255].
-    marked: the first and the last token of the range to copy.
+    marked: the first and the last token of the range to copy. struck: tokens that no later one may look at.
     """
 
     fills: array[int] = field(default_factory=lambda: array("h"))
@@ -33,6 +33,7 @@ class Marks:
     selected: int | None = None
     hovered: int | None = None
     marked: tuple[int, int] | None = None
+    struck: frozenset[int] = frozenset()
 
 
 class FlowPainter:
@@ -43,13 +44,19 @@ class FlowPainter:
         font.setFamilies([fonts.MONO_FAMILY, fonts.UI_FAMILY])  # Inter has the whitespace marks
         self._mono = TextCache(font)
         self.measure = self._mono.width
+        self.swatches = False
         self.metrics = FlowMetrics(cell=self._mono.width("0"))
         self._baseline = LINE_PX / 2 + self._mono.rise
         self.surface, self._accent = QColor(palette.surface), QColor(palette.accent)
         self._brushes = [QBrush(QColor(*map(int, colour))) for colour in token_fills(palette)]
         self._text, self._secondary = QPen(QColor(palette.text)), QPen(QColor(palette.secondary))
+        self._struck = QColor(palette.error)
         self._quiet = QPen(_faded(palette.secondary, 0.6))
         self._marked = QBrush(_faded(palette.accent, 0.25))
+
+    def set_swatches(self, on: bool) -> None:
+        """Whether pieces such as #ff8000 are colours."""
+        self.swatches = self._mono.swatches = on
 
     def paint_line(self, painter: QPainter, fragments: list[Fragment], y: int, marks: Marks) -> None:
         """One line of chips with its top at `y`."""
@@ -70,7 +77,17 @@ class FlowPainter:
             self._mono.draw(painter, x0 + fragment.x, baseline, fragment.text)
             if fragment.lead:
                 self._paint_lead(painter, fragment, baseline)
+        if marks.struck:
+            self._paint_struck(painter, fragments, y, marks.struck)
         self._paint_frames(painter, fragments, y, marks)
+
+    def _paint_struck(self, painter: QPainter, fragments: list[Fragment], y: int, struck: frozenset[int]) -> None:
+        painter.setPen(QPen(self._struck, 2))
+        middle = y + LINE_PX / 2
+        for fragment in fragments:
+            if fragment.token in struck:
+                left = MARGIN_PX + fragment.x
+                painter.drawLine(QPointF(left, middle), QPointF(left + fragment.width, middle))
 
     def _paint_lead(self, painter: QPainter, fragment: Fragment, baseline: float) -> None:
         """A quiet mark for each leading space: the foot of ␣ below the base line."""

@@ -1,4 +1,4 @@
-"""Bytes of the KV cache by layer: K and V side by side, used solid, allocated pale behind."""
+"""Bytes of the KV cache by layer, K and V apart: used solid, beyond the window lighter, allocated pale behind."""
 
 from __future__ import annotations
 
@@ -38,6 +38,13 @@ def blend(colour: str, surface: str, share: float) -> QColor:
     return QColor(red, green, blue)
 
 
+def _beyond(report: CacheReport) -> tuple[Ints, Ints]:
+    """Bytes of K and V that are held but not attended to any more, a layer each."""
+    nothing = np.zeros_like(report.key_used_bytes)
+    keys, values = report.key_beyond_bytes, report.value_beyond_bytes
+    return (nothing if keys is None else keys, nothing if values is None else values)
+
+
 class LayerBars(QWidget):
     """One group of bars a layer, on an axis in bytes that only ever grows during a run."""
 
@@ -58,6 +65,7 @@ class LayerBars(QWidget):
         """Colours of another theme."""
         self._palette = palette
         self._solid = (QColor(palette.key), QColor(palette.value))
+        self._half = (blend(palette.key, palette.surface, 0.5), blend(palette.value, palette.surface, 0.5))
         self._pale = (blend(palette.key, palette.surface, 0.16), blend(palette.value, palette.surface, 0.16))
         self.update()
 
@@ -80,7 +88,7 @@ class LayerBars(QWidget):
         if self._report is None:
             return 0.0, 0, b""
         r = self._report
-        columns = (r.key_used_bytes, r.value_used_bytes, r.key_allocated_bytes, r.value_allocated_bytes)
+        columns = (r.key_used_bytes, r.value_used_bytes, r.key_allocated_bytes, r.value_allocated_bytes, *_beyond(r))
         heights = np.round(np.stack(columns) * (self._height() / self._top)).astype(np.int64)
         return self._top, self.width(), heights.tobytes()
 
@@ -107,14 +115,16 @@ class LayerBars(QWidget):
         slot, bottom = self._slot_px(), TOP_PX + int(height)
         gap = 1.0 if slot < 6 else min(6.0, slot * 0.2)
         bar = (slot - gap) / 2
+        beyond = _beyond(report)
         columns = (
-            (0, report.key_used_bytes, report.key_allocated_bytes),
-            (1, report.value_used_bytes, report.value_allocated_bytes),
+            (0, report.key_used_bytes, report.key_allocated_bytes, beyond[0]),
+            (1, report.value_used_bytes, report.value_allocated_bytes, beyond[1]),
         )
-        for side, used, allocated in columns:
-            for layer, (u, a) in enumerate(zip(used.tolist(), allocated.tolist(), strict=True)):
+        for side, used, allocated, left in columns:
+            for layer, (u, a, b) in enumerate(zip(used.tolist(), allocated.tolist(), left.tolist(), strict=True)):
                 x = LEFT_PX + layer * slot + side * bar
-                for size, colour in ((a, self._pale[side]), (u, self._solid[side])):
+                parts = ((a, self._pale[side]), (u, self._half[side]), (u - b, self._solid[side]))
+                for size, colour in parts:
                     h = round(height * size / self._top)
                     painter.fillRect(round(x), bottom - h, max(round(x + bar - 1) - round(x), 1), h, colour)
         self._paint_layers(painter, len(report.key_used_bytes), slot)

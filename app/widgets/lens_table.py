@@ -56,6 +56,12 @@ class LensTable(QAbstractScrollArea):
         self._fills = [QColor(*map(int, colour)) for colour in token_fills(palette)]
         self.viewport().update()
 
+    def set_swatches(self, on: bool) -> None:
+        """Whether pieces such as #ff8000 are colours."""
+        if on != self._mono.swatches:
+            self._mono.swatches = on
+            self.viewport().update()
+
     def set_colour(self, by: LensColour) -> None:
         """The quantity that colours the cells."""
         if by != self._by:

@@ -9,7 +9,7 @@ from PySide6.QtWidgets import QSizePolicy, QWidget
 from app.theme import fonts
 from app.theme.palette import LIGHT, Palette
 from app.widgets.candidate_rows import Segment
-from app.widgets.text_cache import TextCache
+from app.widgets.text_cache import TextCache, colour_of
 from app.widgets.visible_text import one_line
 
 BAR_TOP_PX, BAR_PX, HEIGHT_PX, COMPACT_PX = 17, 16, 49, 34
@@ -36,6 +36,12 @@ class DrawNeedle(QWidget):
         """Colours of another theme."""
         self._palette = palette
         self.update()
+
+    def set_swatches(self, on: bool) -> None:
+        """Whether pieces such as #ff8000 are colours."""
+        if on != self._mono.swatches:
+            self._mono.swatches = on
+            self.update()
 
     def set_compact(self, compact: bool) -> None:
         """Without the ends and the name of the axis."""
@@ -65,6 +71,10 @@ class DrawNeedle(QWidget):
             if w < 0.5 and not segment.chosen:
                 continue
             box = QRectF(x, BAR_TOP_PX, max(w - 1, 1.0), BAR_PX)
+            colour = colour_of(segment.piece) if self._mono.swatches else None
+            if colour is not None:
+                self._paint_colour(painter, box, colour, segment.chosen)
+                continue
             painter.fillRect(box, accent if segment.chosen else muted)
             if w > 12 and self._mono.width(text := one_line(segment.piece)) + 6 <= w:
                 painter.setPen(QColor(self._palette.on_accent if segment.chosen else self._palette.text))
@@ -80,6 +90,13 @@ class DrawNeedle(QWidget):
             self._paint_needle(painter, left, width, self._u)
         else:
             self._ui.draw(painter, left, BAR_TOP_PX - 5, self._note)
+
+    def _paint_colour(self, painter: QPainter, box: QRectF, colour: QColor, chosen: bool) -> None:
+        """A segment that is a colour; the chosen one is framed."""
+        painter.fillRect(box, colour)
+        px = 2 if chosen else 1
+        painter.setPen(QPen(QColor(self._palette.accent if chosen else self._palette.line), px))
+        painter.drawRect(box.adjusted(px / 2, px / 2, -px / 2, -px / 2))
 
     def _paint_needle(self, painter: QPainter, left: float, width: float, u: float) -> None:
         x = left + u * width

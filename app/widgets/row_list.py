@@ -58,6 +58,12 @@ class RowList(QAbstractScrollArea):
         self._map = packed(sequential(), (0, 0, 0))
         self.viewport().update()
 
+    def set_swatches(self, on: bool) -> None:
+        """Whether pieces such as #ff8000 are colours."""
+        if on != self._mono.swatches:
+            self._mono.swatches = on
+            self.viewport().update()
+
     def set_empty(self, title: str, hint: str) -> None:
         """What stands here while there are no rows."""
         self._empty = (title, hint)

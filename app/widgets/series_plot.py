@@ -134,7 +134,7 @@ class SeriesPlot(QWidget):
                 if lane.robust:
                     if rescale:
                         tops[i] = robust_top(np.asarray(values * scale, np.float64))
-                elif len(values) > seen:
+                elif np.isfinite(values[seen:]).any():
                     tops[i] = max(tops[i], nice_top(float(np.nanmax(values[seen:] * scale))))
         tops = [top or 1.0 for top in tops]
         self._scaled_for = self.axis.steps

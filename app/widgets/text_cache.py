@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QPointF, Qt
-from PySide6.QtGui import QFont, QFontMetricsF, QPainter, QStaticText, QTransform
+import re
+
+from PySide6.QtCore import QPointF, QRectF, Qt
+from PySide6.QtGui import QColor, QFont, QFontMetricsF, QPainter, QStaticText, QTransform
 
 MOST = 4096  # texts kept; all are forgotten beyond it
+_COLOUR = re.compile("#[0-9a-f]{6}(?![0-9a-f])")  # a pixel, as core names it
 
 
 class TextCache:
-    """Plain texts in one font, with their widths. Use one cache for each transformation (rotated labels apart)."""
+    """Plain texts in one font, with their widths. Use one cache for each transformation (rotated labels apart).
+
+    swatches: the # of a colour such as #ff8000 is drawn as a square of that colour.
+    """
 
     def __init__(self, font: QFont) -> None:
         self.font = font
+        self.swatches = False
         self.metrics = QFontMetricsF(font)
         self.rise = self.metrics.capHeight() / 2  # from the middle of a line down to its base line
         self._ascent = self.metrics.ascent()
@@ -32,6 +39,18 @@ class TextCache:
             self._texts[text] = shaped
         painter.setFont(self.font)
         painter.drawStaticText(QPointF(x, baseline - self._ascent), shaped)
+        if self.swatches and "#" in text:
+            self._draw_swatches(painter, x, baseline, text)
+
+    def _draw_swatches(self, painter: QPainter, x: float, baseline: float, text: str) -> None:
+        pen, brush, cell = painter.pen(), painter.brush(), self.width("#")
+        for found in _COLOUR.finditer(text):
+            left = x + self.width(text[: found.start()])
+            painter.setPen(pen.color())
+            painter.setBrush(QColor(found.group()))
+            painter.drawRect(QRectF(left - 0.5, baseline - 2 * self.rise - 1.5, cell - 1, 2 * self.rise + 2))
+        painter.setPen(pen)
+        painter.setBrush(brush)
 
     def draw_right(self, painter: QPainter, right: float, baseline: float, text: str) -> None:
         """Draw so that the text ends at `right`."""
@@ -57,3 +76,8 @@ class TextCache:
                 self._elided.clear()
             cut = self._elided[key] = self.metrics.elidedText(text, Qt.TextElideMode.ElideRight, int(room))
         return cut
+
+
+def colour_of(piece: str) -> QColor | None:
+    """The colour that a piece such as #ff8000 names."""
+    return QColor(piece) if _COLOUR.fullmatch(piece) else None

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from PySide6.QtCore import QEvent, QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QHelpEvent, QImage, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
-from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QToolTip, QWidget
+from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
+from PySide6.QtGui import (
+    QColor,
+    QContextMenuEvent,
+    QHelpEvent,
+    QImage,
+    QKeyEvent,
+    QMouseEvent,
+    QPainter,
+    QPaintEvent,
+    QPen,
+)
+from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QMenu, QToolTip, QWidget
 
 from app.theme import fonts
 from app.theme.colormaps import rgb, sequential
@@ -19,6 +30,7 @@ from app.widgets.heat_matrix import Floats, Scale, levels, packed
 from app.widgets.text_cache import TextCache
 
 LEFT_PX, TOP_PX, SCROLL_PX = 22, 16, 10  # layer numbers, head numbers, the scroll bar
+FADED = 170  # of 255: how much of a muted head is covered
 GAP_PX, SMALLEST_PX, SIZES_PX = 2, 8, (18, 34, 50)  # pitches: maps of 16 cells at 1, 2 or 3 px a cell
 
 MOVES = {  # key → layers down, heads to the right
@@ -55,6 +67,9 @@ class Thumbnails(QAbstractScrollArea):
 
     clicked = Signal(int, int)  # layer, head
     toggled = Signal(int, int)  # with Ctrl: into the set of chosen heads, or out of it
+    muted = Signal(int, int)  # with Shift, M, or from the menu: mute a head, or let it speak again
+    unmuted = Signal()  # from the menu: every head speaks again
+    skipped = Signal(int, str)  # from the menu: attention or MLP of a layer, or no more
     visible_changed = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -67,6 +82,8 @@ class Thumbnails(QAbstractScrollArea):
         self._focus: tuple[int, int | None] = (0, None)
         self._chosen: tuple[int, ...] = ()
         self._kinds: Mapping[tuple[int, int], str] = {}
+        self._muted: frozenset[tuple[int, int]] = frozenset()
+        self._skips: frozenset[tuple[int, str]] = frozenset()
         self.tooltip: Callable[[int, int], str] = lambda layer, head: ""
         self._scale: Scale = "sqrt"
         self._grid = Grid(16, 1, 1)
@@ -120,6 +137,12 @@ class Thumbnails(QAbstractScrollArea):
         """A letter for some heads, by (layer, head): what they were found to do."""
         if kinds != self._kinds:
             self._kinds = kinds
+            self.viewport().update()
+
+    def set_muted(self, muted: frozenset[tuple[int, int]], skips: frozenset[tuple[int, str]] = frozenset()) -> None:
+        """Dim and strike these heads, (layer, head), and all of a layer whose attention is skipped, (layer, part)."""
+        if (muted, skips) != (self._muted, self._skips):
+            self._muted, self._skips = muted, skips
             self.viewport().update()
 
     def set_focus(self, layer: int, head: int | None, chosen: tuple[int, ...] = ()) -> None:
@@ -213,12 +236,26 @@ class Thumbnails(QAbstractScrollArea):
                 continue
             size = image[0].height()
             painter.drawImage(target, image[0], QRectF(heads[column] * size, 0, size, size))
+        self._paint_muted(painter, layer, heads, y)
         painter.setPen(QColor(self._palette.secondary))
         for column, head in enumerate(heads):  # over the corner where no key was seen yet
             letter = self._kinds.get((layer, head), "")
             if letter and pitch >= SIZES_PX[0]:
                 right = LEFT_PX + (column + 1) * pitch - GAP_PX - 1
                 self._mono.draw_right(painter, right, y + 2 * self._mono.rise + 1, letter)
+
+    def _paint_muted(self, painter: QPainter, layer: int, heads: range, y: int) -> None:
+        """The map is still the head's own, but nobody hears it: faded, with a line through it."""
+        faded, side = QColor(self._palette.surface), self._grid.pitch - GAP_PX
+        faded.setAlpha(FADED)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        for column, head in enumerate(heads):
+            if (layer, head) in self._muted or (layer, "attention") in self._skips:
+                x = LEFT_PX + column * self._grid.pitch
+                painter.fillRect(QRectF(x, y, side, side), faded)
+                painter.setPen(QPen(QColor(self._palette.error), 2))
+                painter.drawLine(QPointF(x + 1, y + side - 1), QPointF(x + side - 1, y + 1))
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
 
     def _paint_focus(self, painter: QPainter, heads: range) -> None:
         layer, head = self._focus
@@ -241,7 +278,10 @@ class Thumbnails(QAbstractScrollArea):
         return claims_arrows(event) or super().event(event)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        """Focus a neighbour of the framed head."""
+        """Focus a neighbour of the framed head; the space bar joins it to others, M mutes it."""
+        if event.key() == Qt.Key.Key_M and self._focus[1] is not None:
+            self.muted.emit(*self._focus)
+            return
         if event.key() == Qt.Key.Key_Space and self._focus[1] is not None:
             self.toggled.emit(*self._focus)
             return
@@ -261,11 +301,32 @@ class Thumbnails(QAbstractScrollArea):
         return (layer, head) if inside else None
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
-        """Focus a head; with Ctrl take it into the set, or out of it."""
+        """Focus a head; with Ctrl take it into the set, or out of it; with Shift mute it, or let it speak."""
         place = self.head_at(event.position().x(), event.position().y())
         if place and event.button() == Qt.MouseButton.LeftButton:
             several = event.modifiers() & Qt.KeyboardModifier.ControlModifier
-            (self.toggled if several else self.clicked).emit(*place)
+            mutes = event.modifiers() & Qt.KeyboardModifier.ShiftModifier
+            (self.muted if mutes else self.toggled if several else self.clicked).emit(*place)
+
+    def contextMenuEvent(self, event: QContextMenuEvent) -> None:
+        """Mute the head under the pointer, or by keyboard the framed one."""
+        place = self.head_at(event.pos().x(), event.pos().y())
+        if event.reason() == QContextMenuEvent.Reason.Keyboard or place is None:
+            place = None if self._focus[1] is None else (self._focus[0], self._focus[1])
+        menu = QMenu(self)
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        if place is not None:
+            layer, head = place
+            text = self.tr("Let head {0}.{1} speak") if place in self._muted else self.tr("Mute head {0}.{1}")
+            menu.addAction(text.format(layer, head), lambda: self.muted.emit(layer, head))
+        menu.addAction(self.tr("Let all heads speak"), self.unmuted.emit).setEnabled(bool(self._muted))
+        if place is not None:
+            layer = place[0]
+            for part, name in (("attention", self.tr("attention")), ("mlp", self.tr("MLP"))):
+                skips = (layer, part) in self._skips
+                text = self.tr("Skip the {0} of layer {1} no more") if skips else self.tr("Skip the {0} of layer {1}")
+                menu.addAction(text.format(name, layer), partial(self.skipped.emit, layer, part))
+        menu.popup(event.globalPos())
 
     def viewportEvent(self, event: QEvent) -> bool:
         """Name the head under the pointer."""

@@ -75,8 +75,16 @@ class TokenFlow(QAbstractScrollArea):
     def set_palette(self, palette: Palette) -> None:
         """Colours of another theme."""
         self._palette = palette
+        before = getattr(self, "_paint", None)
         self._paint = FlowPainter(palette)
+        self._paint.set_swatches(before is not None and before.swatches)
         self.viewport().update()
+
+    def set_swatches(self, on: bool) -> None:
+        """Whether pieces such as #ff8000 are colours."""
+        if on != self._paint.swatches:
+            self._paint.set_swatches(on)
+            self.viewport().update()
 
     def set_empty(self, title: str, hint: str) -> None:
         """What to say while there is no token."""
@@ -131,6 +139,12 @@ class TokenFlow(QAbstractScrollArea):
         values = array("h", b"" if levels is None else levels.astype(np.int16).tobytes())
         if values.tobytes() != self._marks.underlines.tobytes():
             self._marks.underlines = values
+            self.viewport().update()
+
+    def set_struck(self, tokens: frozenset[int]) -> None:
+        """A line through these tokens."""
+        if tokens != self._marks.struck:
+            self._marks.struck = tokens
             self.viewport().update()
 
     def set_selected(self, token: int | None) -> None:

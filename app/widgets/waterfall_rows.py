@@ -62,6 +62,12 @@ class WaterfallRows(QAbstractScrollArea):
         self._palette = palette
         self.viewport().update()
 
+    def set_swatches(self, on: bool) -> None:
+        """Whether pieces such as #ff8000 are colours."""
+        if on != self._mono.swatches:
+            self._mono.swatches = on
+            self.viewport().update()
+
     def set_empty(self, title: str, hint: str) -> None:
         """What stands here while there is nothing to show."""
         if (title, hint) != self._empty:

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from core.contract.breakpoints import Breakpoint
+from core.contract.interventions import Intervention
+
 if TYPE_CHECKING:
     from core.contract.events import RunStarted
 
@@ -24,6 +27,8 @@ class StartBranch:
     token_ids, text: what is said there first, either as ids or as text. Neither: the mode chooses (a rewind).
     reroll: other draws from there on; None for those of the parent, so that a rewind says the same again.
     params: values other than the parent's, in force from there on.
+    interventions, breakpoints: in force from there on; None for those of the parent. Positions to mute name the row it
+        parts from.
     max_steps: pause after so many steps beyond what was put there; 0 pauses before the first choice.
     """
 
@@ -37,6 +42,8 @@ class StartBranch:
     reroll: int | None = None
     params: Mapping[str, object] = field(default_factory=dict)
     max_steps: int | None = None
+    interventions: tuple[Intervention, ...] | None = None
+    breakpoints: tuple[Breakpoint, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from core.contract.branches import DropBranch, StartBranch, SwitchBranch
+from core.contract.breakpoints import Breakpoint
+from core.contract.cache_lab import RunExperiment, StopExperiment
+from core.contract.interventions import Intervention
 from core.contract.picture import PictureQuery
 from core.contract.specs import ModelSpec, Prompt, RunSpec
 from core.contract.views import ViewQuery
@@ -77,6 +80,23 @@ class SetParams:
 
 
 @dataclass(frozen=True, slots=True)
+class SetInterventions:
+    """Intervene in the run with exactly these from the next position on that is fed, reported by the epoch."""
+
+    run_id: int
+    interventions: tuple[Intervention, ...]
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetBreakpoints:
+    """Stop the run at exactly these from the next token on."""
+
+    run_id: int
+    breakpoints: tuple[Breakpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Tokenize:
     """Tokenise a draft prompt. A later one replaces an earlier one that was not answered yet."""
 
@@ -86,11 +106,16 @@ class Tokenize:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Ask for a view. A later question in the same slot replaces an earlier one; late answers carry their number."""
+    """Ask for a view. A later question in the same slot replaces an earlier one; late answers carry their number.
+
+    chosen: somebody waits for it, because they have just chosen this moment: it comes first, and while tokens are
+        produced it may take some of its share of the time in advance.
+    """
 
     slot: str
     generation: int
     query: ViewQuery | PictureQuery
+    chosen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +199,8 @@ Command = (
     | ResumeRun
     | StopRun
     | SetParams
+    | SetInterventions
+    | SetBreakpoints
     | Tokenize
     | Ask
     | Withdraw
@@ -183,6 +210,8 @@ Command = (
     | ExportOnnx
     | CheckOnnx
     | CancelOnnx
+    | RunExperiment
+    | StopExperiment
     | StartBranch
     | SwitchBranch
     | DropBranch

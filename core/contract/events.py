@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from core.contract.branches import BranchesHeld, BranchStarted, BranchSwitched
+from core.contract.breakpoints import Breakpoint
+from core.contract.cache_lab import ExperimentFinished, ExperimentProgress
 from core.contract.configs import ConfigDescription, SavedModel
 from core.contract.detail import Hypothesis
 from core.contract.errors import ErrorReport
+from core.contract.interventions import Intervention
 from core.contract.onnx import OnnxDescription, OnnxOutcome
 from core.contract.params import GenerationParams
 from core.contract.picture import ImageFacts, PictureAnswer
@@ -84,6 +87,7 @@ class ModelInfo:
     revision: str = ""  # the commit, for models of the hub
     notices: tuple[str, ...] = ()  # what was left out or should be known, one sentence each
     image: ImageFacts | None = None  # what it paints, where tokens are pixels
+    layer_windows: tuple[int | None, ...] = ()  # of each layer; empty where none slides
 
     @property
     def output_size(self) -> int:
@@ -145,6 +149,7 @@ class RunStarted:
     max_length: int  # positions the sequence may fill, prompt included
     plan: GenerationPlan
     reused_positions: int = 0  # taken over from the run before, not fed again
+    interventions: tuple[Intervention, ...] = ()  # in force from the first position on
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +183,47 @@ class ParamsApplied:
     params: GenerationParams
     changed: tuple[str, ...]
     plan: GenerationPlan | None = None  # the run's plan as it is now
+    branch_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InterventionsApplied:
+    """These interventions, and no others, are in force for the positions fed from now on.
+
+    index: of the token that is chosen next.
+    """
+
+    run_id: int
+    epoch: int
+    index: int
+    interventions: tuple[Intervention, ...]
+    plan: GenerationPlan | None = None  # the run's plan as it is now
+    branch_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BreakpointHit:
+    """A run stopped after the token with this index, before the next one; it can go on.
+
+    value: what was compared (bits, probability, rank, weight, bytes, tokens, or the matched text, or the token's).
+    """
+
+    run_id: int
+    index: int
+    breakpoint: Breakpoint
+    value: float | int | str
+    row: int = 0
+    beam: int = 0
+    branch_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BreakpointProblem:
+    """A breakpoint cannot be looked at in this run and is left out from here on; `reason` is one sentence."""
+
+    run_id: int
+    breakpoint: Breakpoint
+    reason: str
     branch_id: int = 0
 
 
@@ -325,6 +371,9 @@ Event = (
     | StepSnapshot
     | HypothesisEnded
     | ParamsApplied
+    | InterventionsApplied
+    | BreakpointHit
+    | BreakpointProblem
     | RunFinished
     | CommandRefused
     | Tokenized
@@ -338,6 +387,8 @@ Event = (
     | OnnxProgress
     | OnnxFinished
     | Planned
+    | ExperimentProgress
+    | ExperimentFinished
     | BranchStarted
     | BranchSwitched
     | BranchesHeld

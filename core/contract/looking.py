@@ -179,6 +179,26 @@ class NormsAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyNormsQuery:
+    """How long the cached keys of one layer are: short ones draw little attention, sinks often have the shortest."""
+
+    run_id: int
+    layer: int
+    row: int = 0
+    branch_id: int = 0
+    beam: int = 0
+    index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyNormsAnswer:
+    """Euclidean norms (H_kv, T) float32 of the keys that are cached, positions from 0 on."""
+
+    query: KeyNormsQuery
+    norms: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
 class AttributionQuery:
     """Which parts of the model made the logit of a token after a fed position; the position is fed once more."""
 
@@ -272,5 +292,16 @@ class WalkAnswer:
     named: bool
 
 
-LookingQuery = RolloutQuery | ColumnQuery | HeadsQuery | LensQuery | NormsQuery | AttributionQuery | WalkQuery
-LookingAnswer = RolloutAnswer | ColumnAnswer | HeadsAnswer | LensAnswer | NormsAnswer | AttributionAnswer | WalkAnswer
+LookingQuery = (
+    RolloutQuery | ColumnQuery | HeadsQuery | LensQuery | NormsQuery | KeyNormsQuery | AttributionQuery | WalkQuery
+)
+LookingAnswer = (
+    RolloutAnswer
+    | ColumnAnswer
+    | HeadsAnswer
+    | LensAnswer
+    | NormsAnswer
+    | KeyNormsAnswer
+    | AttributionAnswer
+    | WalkAnswer
+)

@@ -7,9 +7,10 @@ ten steps that people read.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from core.contract.cache import CacheSpec
 from core.contract.specs import DrawSource, Grammar
 
 Origin = Literal["user", "host", "model", "default"]
@@ -80,7 +81,10 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True)
 class CachePlan:
-    """The KV cache. limit: positions it will ever hold. window: what sliding layers attend to, though all is kept."""
+    """The KV cache. limit: positions that the run will ever feed. window: what sliding layers attend to.
+
+    budget: positions that each layer keeps at most between two steps; None: all. meaning: the kind in a sentence.
+    """
 
     kind: str
     layers: int
@@ -88,6 +92,9 @@ class CachePlan:
     limit: int
     rows: int
     window: int | None
+    budget: int | None = None
+    meaning: str = ""
+    spec: CacheSpec = field(default_factory=CacheSpec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +133,7 @@ class GenerationPlan:
     stopping: the criteria in the order in which they are asked. outputs: what can be had afterwards, and why not.
     ignored_keys: `config.keys_to_ignore_at_inference`, which `Trainer` drops; generate() does not read it.
     allowed_first: tokens that the grammar allows at the first step.
-    warnings: with the number of the step they belong to.
+    warnings: with the number of the step they belong to. interventions: in force now, in words.
     """
 
     model: str
@@ -145,6 +152,7 @@ class GenerationPlan:
     grammar: Grammar | None = None
     allowed_first: int | None = None
     warnings: tuple[tuple[int, str], ...] = ()
+    interventions: tuple[str, ...] = ()
 
     def value(self, name: str) -> ParameterValue:
         """The parameter of this name; KeyError if there is none."""

@@ -37,7 +37,7 @@ def plain(value: object) -> str:
 
 
 def plan_summary(plan: GenerationPlan) -> tuple[PlanLine, ...]:
-    """Mode, length, stopping, cache and draws."""
+    """Mode, length, stopping, cache, draws and interventions."""
     length, draws = plan.length, plan.draws
     longest = max(plan.inputs.prompt_tokens)
     whole = f"all {length.max_positions:,} positions" if length.limited else f"{longest:,} + {length.max_new_tokens:,}"
@@ -49,6 +49,7 @@ def plan_summary(plan: GenerationPlan) -> tuple[PlanLine, ...]:
         _stop_line(plan),
         PlanLine("cache", plan.cache.kind, f"{plan.cache.bytes_per_token / 1e3:.3g} kB a token"),
         PlanLine("draws", *drawn),
+        *(PlanLine("intervention", text, "") for text in plan.interventions),
     )
 
 
@@ -67,7 +68,7 @@ def plan_steps(plan: GenerationPlan) -> tuple[PlanStep, ...]:
         ("Prompt", *_prompt(plan.inputs)),
         ("Batch", *_batch(plan.inputs)),
         ("Length", *_length(plan)),
-        ("Mode", plan.mode, (PlanLine("mode", plan.mode, plan.mode_rule),)),
+        ("Mode", *_mode(plan)),
         ("Cache", *_cache(plan)),
         ("Logits processors", *_processors(plan)),
         ("Stopping criteria", " · ".join(line.name for line in plan.stopping), plan.stopping),
@@ -81,6 +82,17 @@ def plan_steps(plan: GenerationPlan) -> tuple[PlanStep, ...]:
 
 
 _Step = tuple[str, tuple[PlanLine, ...]]
+
+
+def _mode(plan: GenerationPlan) -> _Step:
+    """The mode, and what the model computes otherwise than it was trained to."""
+    acts = tuple(PlanLine("intervention", text, "yours") for text in plan.interventions)
+    summary = f"{plan.mode} · {_count(len(acts), 'intervention')}" if acts else plan.mode
+    return summary, (PlanLine("mode", plan.mode, plan.mode_rule), *acts)
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _parameters(plan: GenerationPlan) -> _Step:
@@ -190,16 +202,17 @@ def _least(plan: GenerationPlan) -> str:
 
 def _cache(plan: GenerationPlan) -> _Step:
     cache, reused = plan.cache, plan.inputs.reused_positions
-    full = cache.bytes_per_token * cache.limit * cache.rows
+    most = cache.limit if cache.budget is None else min(cache.budget, cache.limit)
+    full = cache.bytes_per_token * most * cache.rows
     lines = [
-        PlanLine("kind", cache.kind, "a doubling buffer; cache_implementation of generate() is not used"),
+        PlanLine("kind", cache.kind, cache.meaning or "a doubling buffer"),
         PlanLine(
             "a position", f"{cache.bytes_per_token / 1e3:.3g} kB", f"K and V of {cache.layers} layers, in each row"
         ),
         PlanLine(
             "at most",
             f"{full / 1e6:.3g} MB",
-            f"{cache.limit:,} positions × {cache.rows:,} {'row' if cache.rows == 1 else 'rows'}",
+            f"{most:,} positions × {cache.rows:,} {'row' if cache.rows == 1 else 'rows'}",
         ),
     ]
     if cache.window:

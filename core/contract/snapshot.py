@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from core.contract.cache import CacheReport
 from core.contract.detail import GuidanceDetail, StepDetail, detail_as_json
 
 FloatArray = NDArray[np.float32]
@@ -52,39 +53,6 @@ class StepTiming:
     pipeline_ms: float
     probes_ms: float
     step_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class CacheReport:
-    """Bytes of the KV cache per layer, summed from the storages really held. All arrays are (L,) int64."""
-
-    length: int
-    key_used_bytes: IntArray
-    value_used_bytes: IntArray
-    key_allocated_bytes: IntArray
-    value_allocated_bytes: IntArray
-
-    @property
-    def used_bytes(self) -> int:
-        """Bytes of K and V that hold positions, all layers."""
-        return int(self.key_used_bytes.sum() + self.value_used_bytes.sum())
-
-    @property
-    def layer_used_bytes(self) -> list[int]:
-        """The same, layer by layer."""
-        layers: list[int] = (self.key_used_bytes + self.value_used_bytes).tolist()
-        return layers
-
-    @property
-    def layer_allocated_bytes(self) -> list[int]:
-        """Bytes of the K and V storages, layer by layer."""
-        layers: list[int] = (self.key_allocated_bytes + self.value_allocated_bytes).tolist()
-        return layers
-
-    @property
-    def allocated_bytes(self) -> int:
-        """Bytes of the K and V storages, all layers."""
-        return int(self.key_allocated_bytes.sum() + self.value_allocated_bytes.sum())
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from core.contract.breakpoints import Breakpoint
+from core.contract.cache import CacheSpec
+from core.contract.interventions import Intervention
 from core.contract.picture import Picture
 
 DrawSource = Literal["counter", "torch"]
@@ -83,9 +86,12 @@ class RunSpec:
     assistant: a smaller model with the same vocabulary that drafts tokens, for assisted generation.
     force_words: phrases that constrained beams must say, as texts; of several alternatives one is enough. They join
         those of the parameter force_words_ids.
+    cache: how keys and values are kept; of the negative prompt's stream, too.
     branch_budget_bytes: cache and records that the branches not in use may hold together; beyond it the one used
         longest ago gives its cache up first.
     negative_prompt: what classifier-free guidance (guidance_scale) steers away from; None: the last token alone.
+    interventions: changes to what the model computes, in force from the first position on.
+    breakpoints: conditions that stop the run between two tokens.
     """
 
     prompts: tuple[Prompt, ...]
@@ -105,4 +111,7 @@ class RunSpec:
     assistant: ModelSpec | None = None
     negative_prompt: Prompt | None = None
     force_words: tuple[tuple[str, ...], ...] = ()
+    cache: CacheSpec = field(default_factory=CacheSpec)
+    interventions: tuple[Intervention, ...] = ()
+    breakpoints: tuple[Breakpoint, ...] = ()
     branch_budget_bytes: int = 1 << 30

@@ -16,6 +16,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from core.contract.acting import ActingAnswer, ActingQuery
+from core.contract.cache_views import CacheContentAnswer, CacheContentQuery
 from core.contract.looking import LookingAnswer, LookingQuery
 from core.contract.params import GenerationParams
 from core.contract.snapshot import FloatArray
@@ -196,5 +198,21 @@ class WaterfallAnswer:
     reason: str
 
 
-ViewQuery = AttentionQuery | ThumbnailQuery | DistributionQuery | WaterfallQuery | LookingQuery
-ViewAnswer = AttentionAnswer | ThumbnailAnswer | DistributionAnswer | WaterfallAnswer | LookingAnswer
+ViewQuery = (
+    AttentionQuery
+    | ThumbnailQuery
+    | DistributionQuery
+    | WaterfallQuery
+    | CacheContentQuery
+    | LookingQuery
+    | ActingQuery
+)
+ViewAnswer = (
+    AttentionAnswer
+    | ThumbnailAnswer
+    | DistributionAnswer
+    | WaterfallAnswer
+    | CacheContentAnswer
+    | LookingAnswer
+    | ActingAnswer
+)

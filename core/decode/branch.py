@@ -17,11 +17,14 @@ import torch
 from core.contract.branches import BranchStarted, StartBranch
 from core.contract.errors import ParameterError, PromptError, ViewUnavailableError
 from core.contract.events import PromptRow
+from core.contract.interventions import of_row
 from core.contract.specs import Prompt, RunSpec
 from core.decode import prepare
 from core.decode.kv import cache_length, fork_row
 from core.decode.rows import Row
 from core.models.loaded import LoadedModel
+from core.trace.path import Path
+from core.trace.record import Trace
 
 if TYPE_CHECKING:
     from core.decode.session import Session
@@ -94,13 +97,18 @@ def _spec(parent: Session, command: StartBranch) -> RunSpec:
     mode = parent.spec.mode if not command.params else None
     if mode is None and parent.spec.mode is not None:
         changed = {"do_sample": parent.asked.do_sample, **changed}
+    asked = parent.acts.now.asked if command.interventions is None else command.interventions
+    copies = max(1, len(parent.rows) // max(1, len(parent.spec.prompts)))
     return dataclasses.replace(
         parent.spec,
+        prompts=parent.spec.prompts[command.row // copies :][:1],
         params={**parent.spec.params, **changed, **command.params},
         mode=mode,
         reroll=parent.spec.reroll if command.reroll is None else command.reroll,
         reuse_prefix=False,
         max_steps=command.max_steps,
+        interventions=of_row(asked, command.row),
+        breakpoints=parent.breaks.asked if command.breakpoints is None else command.breakpoints,
     )
 
 
@@ -209,15 +217,17 @@ def continue_row(run: Session, parting: Parting) -> None:
 def take_over(run: Session, parting: Parting) -> int:
     """Records and cache of what is in common; returns the positions that need not be fed again."""
     row, source, parent = run.rows[0], parting.row, parting.parent
+    common = min(row.padding + parting.position, run.ids.shape[1] - 1)
+    run.acts.take(parent.acts, common, source.index)
     if run.mode.moves_lanes:
         return 0  # it compares with hidden states that nobody keeps
-    common = min(row.padding + parting.position, run.ids.shape[1] - 1)
     if run.trace is not None:
         if parent.trace is None:
             return 0
         common = min(common, parent.trace.stop if source.fed is None else min(source.fed, parent.trace.stop))
         run.trace = parent.trace.fork(common)
         row.path = source.path.moved(common, 0)
+        run.acts.take(parent.acts, common, source.index)
     best, lane, held = parent, 0, 0
     for session in (parent, *parting.donors):
         at, count = _held(session, run, common, source if session is parent else None)
@@ -228,16 +238,29 @@ def take_over(run: Session, parting: Parting) -> int:
     return max(0, held - row.padding)
 
 
+def continue_others(run: Session, parting: Parting) -> None:
+    """What else was fed goes on, too: the negative prompt's stream, the draft model."""
+    run.mode.continue_from(parting.parent.mode, min(parting.position, run.ids.shape[1] - 1))
+    ours, theirs = run.guidance, parting.parent.guidance
+    if ours is not None and theirs is not None and not run.several and parting.kept:
+        ours.continue_from(theirs, run)
+
+
 def _held(session: Session, run: Session, most: int, source: Row | None) -> tuple[int, int]:
     """The lane of a session that holds the first slots of `run`, and how many of them."""
+    if session.spec.cache != run.spec.cache:
+        return 0, 0
     most = min(most, cache_length(session.cache), session.ids.shape[1])
     if source is not None:
         lane = next((number for number, lane in enumerate(session.lanes) if lane is source), None)
-        return (0, 0) if lane is None else (lane, most)
+        return (0, 0) if lane is None else (lane, session.cache.reusable(most))
     alone = len(session.rows) == 1 and not session.mode.moves_lanes
     if not alone or session.rows[0].padding != run.rows[0].padding or most == 0:
         return 0, 0
-    return 0, int((session.ids[0, :most] == run.ids[0, :most]).int().cumprod(0).sum())
+    until = run.acts.same_until(session.acts)  # fed under other interventions it holds something else
+    most = most if until is None else min(most, until)
+    same = int((session.ids[0, :most] == run.ids[0, :most]).int().cumprod(0).sum())
+    return 0, session.cache.reusable(same)
 
 
 # -- giving memory back, and filling it again
@@ -246,17 +269,24 @@ def _held(session: Session, run: Session, most: int, source: Row | None) -> tupl
 def give_up_cache(run: Session) -> None:
     """Forget keys and values; `Session.advance` feeds the positions again before anything else."""
     run.refill_to = max(run.refill_to, cache_length(run.cache))
-    for layer in run.cache.layers:
-        layer.reset()
+    run.cache.forget()
     if run.guidance is not None:
         run.guidance.forget()
 
 
-def give_up_records(run: Session, keep: int) -> None:
-    """Forget the cache and the records from slot `keep` on; they are taken again when the positions are fed."""
+def give_up_records(run: Session, keep: int | None) -> None:
+    """Forget the cache and the records from slot `keep` on; they are taken again when the positions are fed.
+
+    keep: None where those that it continues are given up, too; then it will have records of its own from the start.
+    """
     give_up_cache(run)
-    if run.trace is not None:
+    if run.trace is None:
+        return
+    if keep is not None:
         run.trace.crop(keep)
+    else:
+        run.trace = Trace(run.spec.trace_budget_bytes, keeps_keys=run.several)
+        run.rows[0].path = Path(0, 0)
 
 
 def check_held(run: Session) -> None:

@@ -11,23 +11,26 @@ B lanes (sequences in the batch), n positions decided in one step, T slots, V vo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import torch
 
+from core.contract.cache import CacheReport
 from core.contract.detail import GuidanceDetail
 from core.contract.errors import InternalError, NonFiniteLogitsError, OutOfMemoryError, TokenglassError
 from core.contract.events import FinishReason, HypothesisEnded, PrefillProgress
 from core.contract.params import GenerationParams
-from core.contract.snapshot import CacheReport, StepId, StepSnapshot, StepTiming
+from core.contract.snapshot import StepId, StepSnapshot, StepTiming
 from core.decode.kv import cache_length, cache_report, crop_cache
 from core.decode.modes.mode import Choice
 from core.decode.observe import Observation, Processed, observe, process
 from core.decode.pipeline import Rows, culprit
 from core.decode.rows import PastLane, Row
 from core.decode.stopping import asked_to_stop
+from core.decode.words import in_words
 from core.models.loaded import LoadedModel
 
 if TYPE_CHECKING:
@@ -65,10 +68,12 @@ def refill_chunk(run: Session) -> PrefillProgress:
 
 def _feed_chunk(run: Session, done: int, end: int) -> tuple[int, torch.Tensor]:
     """Feed a chunk of the slots [done, end); returns where it ends, and the logits (B, V) there."""
-    stop, trace = min(done + run.spec.prefill_chunk, end), run.trace
+    stop, trace = done + run.cache.chunk(run.spec.prefill_chunk, end - done), run.trace
     if trace is not None and done < trace.stop:  # recorded already, only keys and values are missing
         stop, trace = min(stop, trace.stop), None
-    return stop, run.forward(run.fed_input(done, stop), run.cache, trace)
+    stop = run.acts.upto(done, stop)
+    with run.forward.acting(run.acts.at(done)):  # what is fed again is fed as it was
+        return stop, run.forward(run.fed_input(done, stop), run.cache, trace)
 
 
 def decode_step(run: Session) -> StepEvents:
@@ -124,7 +129,8 @@ def decode_step(run: Session) -> StepEvents:
 
     # 6. Settle: lanes that ended leave the batch, what was fed in vain is forgotten.
     if put and cache_length(run.cache) >= run.ids.shape[1]:  # an end was put there, and more after it
-        crop_cache(run.cache, run.ids.shape[1] - 1)
+        if run.cache.can_crop(run.ids.shape[1] - 1):  # else it is longer than what was said, and nothing continues it
+            crop_cache(run.cache, run.ids.shape[1] - 1)
         if run.trace is not None:
             run.trace.crop(run.ids.shape[1] - 1)
     run.mode.settle(run)
@@ -240,28 +246,34 @@ def _check_finite(logits: torch.Tensor, run: Session) -> None:
 
 
 def _process(run: Session, scores: torch.Tensor) -> Processed:
-    """The pipeline. Raises `NonFiniteLogitsError`, naming the stage that left no token or made infinite scores."""
+    """The pipeline. Raises `NonFiniteLogitsError`, naming the stages that left no token or made infinite scores."""
     rows = run.pipeline_rows()
     try:
         processed = process(scores, rows, run.stages, run.spec.top_logprobs, run.mode.on_logprobs)
     except ValueError:
-        _blame(run, rows, scores)  # some of transformers' classes fail on what the stage before left
+        _blame(run, rows, scores, range(len(scores)))  # some of transformers' classes fail on what the one before left
         raise
     if processed.final is not processed.raw:
-        most = processed.final.amax(dim=-1).tolist()
-        if not all(map(math.isfinite, most)):
-            _blame(run, rows, scores)
+        most = dict(enumerate(processed.final.amax(dim=-1).tolist()))
+        dead = [place for place, value in most.items() if value == -math.inf]
+        lost = run.mode.lost(run, dead) if dead else []
+        lost += [place for place, value in most.items() if not (math.isfinite(value) or place in dead)]
+        if lost:
+            _blame(run, rows, scores, lost)
     return processed
 
 
-def _blame(run: Session, rows: Rows, scores: torch.Tensor) -> None:
-    found = culprit(run.stages, rows, scores)
+def _blame(run: Session, rows: Rows, scores: torch.Tensor, places: Sequence[int]) -> None:
+    found = culprit(run.stages, rows, scores, places)
     if found is not None:
-        stage, most = found
+        stages, most = found
+        names = in_words(list(dict.fromkeys(stage.name for stage in stages)))
         what = "left no token to choose" if most == -math.inf else "made scores that are not finite"
-        raise NonFiniteLogitsError(
-            f"The stage {stage.name} of the pipeline {what} at token {run.new_tokens}; relax it."
+        who = (
+            f"The stage {names} of the pipeline" if len(stages) == 1 else f"The stages {names} of the pipeline together"
         )
+        it = "it" if len(stages) == 1 else "one of them"
+        raise NonFiniteLogitsError(f"{who} {what} at token {run.new_tokens}; relax {it}.")
 
 
 def as_typed_error(problem: BaseException, run: Session) -> TokenglassError:

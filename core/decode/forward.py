@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache
 
-from core.decode.kv import cache_length, crop_cache, keys_since
+from core.decode.acts import NO_ACTS, Acts
+from core.decode.kv import NoCache, RunCache, cache_length, crop_cache, keys_since
 from core.models.anatomy import find_anatomy
-from core.models.attention import tapped, taps_attached, use_our_attention
+from core.models.attention import gated, tapped, taps_attached, use_our_attention
 from core.models.loaded import LoadedModel
 from core.trace.record import Trace
 
@@ -28,6 +28,16 @@ class _Left(Exception):
     def __init__(self, residual: torch.Tensor) -> None:
         super().__init__()
         self.residual = residual
+
+
+class _Newest:
+    """Hands only the last positions of a pass on to the record."""
+
+    def __init__(self, trace: Trace, count: int) -> None:
+        self._trace, self._count = trace, count
+
+    def take(self, module: nn.Module, query: torch.Tensor, scaling: float | None, extras: Mapping[str, Any]) -> None:
+        self._trace.take(module, query[:, :, -self._count :], scaling, extras)
 
 
 class Forward:
@@ -45,6 +55,7 @@ class Forward:
         self.keeps_residuals = False
         self._residuals: list[torch.Tensor] = []
         self._passing = False
+        self._newest: int | None = None  # positions of the pass that count, where more are fed again
         self._device = loaded.device
         self._last_position = loaded.info.max_positions - 1
         self._cancelled = cancelled
@@ -52,23 +63,37 @@ class Forward:
         self._exit_at: int | None = None  # leave the pass before this layer
         self._entered = 0
         self._attached = False
+        self.acts = NO_ACTS
         self.place_rows(padding)
         use_our_attention(self.model)
 
-    def place_rows(self, padding: Sequence[int]) -> None:
-        """What the batch consists of from now on: the slots of padding in front of each row."""
+    def place_rows(self, padding: Sequence[int], rows: Sequence[int] | None = None) -> None:
+        """What the batch consists of from now on: the slots of padding in front of each row.
+
+        rows: of the run that the rows of the batch belong to, -1 for none; their own numbers by default.
+        """
         self._padded = any(padding)
         self._padding = torch.tensor(list(padding), device=self._device)  # (B,)
+        self._rows = tuple(range(len(padding)) if rows is None else rows)
 
     @contextmanager
-    def rows_placed(self, padding: Sequence[int]) -> Iterator[None]:
+    def rows_placed(self, padding: Sequence[int], rows: Sequence[int]) -> Iterator[None]:
         """Other rows for the time of the block."""
-        before = self._padding.tolist()
-        self.place_rows(padding)
+        before = self._padding.tolist(), self._rows
+        self.place_rows(padding, rows)
         try:
             yield
         finally:
-            self.place_rows(before)
+            self.place_rows(*before)
+
+    @contextmanager
+    def acting(self, acts: Acts) -> Iterator[None]:
+        """Other interventions for the time of the block."""
+        before, self.acts = self.acts, acts
+        try:
+            yield
+        finally:
+            self.acts = before
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -103,6 +128,8 @@ class Forward:
         self._take(args[0])
 
     def _take(self, residual: torch.Tensor) -> None:
+        if self._newest is not None:
+            residual = residual[:, -self._newest :]
         if self._trace is not None:
             self._trace.take_residual(residual)
         if self.keeps_residuals and self._passing:  # parts of the model are also called on their own
@@ -113,7 +140,7 @@ class Forward:
         taken, self._residuals = self._residuals, []
         return taken
 
-    def __call__(self, ids: torch.Tensor, cache: Cache, trace: Trace | None) -> torch.Tensor:
+    def __call__(self, ids: torch.Tensor, cache: RunCache, trace: Trace | None) -> torch.Tensor:
         """Feed ids (B, n) after what the cache holds; returns the last position's logits (B, V) float32.
 
         Embeddings (B, n, E) will do in the place of ids.
@@ -123,7 +150,7 @@ class Forward:
         return self.positions(ids, cache, trace, 1)[:, -1]
 
     def positions(
-        self, ids: torch.Tensor, cache: Cache, trace: Trace | None, keep: int, commit: bool = True
+        self, ids: torch.Tensor, cache: RunCache, trace: Trace | None, keep: int, commit: bool = True
     ) -> torch.Tensor:
         """The same, returning the logits (B, keep, V) float32 of the last `keep` positions.
 
@@ -131,8 +158,11 @@ class Forward:
         """
         begun, start = perf_counter(), cache_length(cache)
         self._trace, self._passing, self._residuals = trace, True, []
+        self._newest = ids.shape[1] if cache.feeds_all else None
+        tap = _Newest(trace, ids.shape[1]) if trace is not None and cache.feeds_all else trace
+        cache.shared.begin_pass(self._padding, self._padded)
         try:
-            with tapped(trace):
+            with tapped(tap), gated(cache if cache.gated else None), self.acts.hooked():
                 output = self.model(**self._arguments(ids, start, cache, keep))
             if self._device.type != "cpu":
                 torch.accelerator.synchronize()  # or the time would be that of queueing the work
@@ -144,16 +174,18 @@ class Forward:
         finally:
             self._trace, self._passing = None, False
             self.spent_s += perf_counter() - begun
+        if isinstance(cache, NoCache):
+            cache.append(ids)
         if commit:
             self.commit(cache, trace, start)
         return output.logits[:, -keep:].float()  # type: ignore[no-any-return]
 
-    def commit(self, cache: Cache, trace: Trace | None, start: int, rows: Sequence[int] | None = None) -> None:
+    def commit(self, cache: RunCache, trace: Trace | None, start: int, rows: Sequence[int] | None = None) -> None:
         """The pass that fed the slots from `start` on becomes part of the record, or only `rows` of it."""
         if trace is not None:
             trace.commit(keys_since(cache, start) if trace.keeps_keys else (), rows)
 
-    def early(self, ids: torch.Tensor, cache: Cache, start: int, layers: int) -> torch.Tensor:
+    def early(self, ids: torch.Tensor, cache: RunCache, start: int, layers: int) -> torch.Tensor:
         """Logits (1, V) of the last position as if the model had only its first `layers` layers.
 
         Feeds ids (1, n) into slots from `start` on of those layers' caches; the others stay as they are, so that the
@@ -162,7 +194,7 @@ class Forward:
         begun = perf_counter()
         self._exit_at, self._entered = layers, 0
         try:
-            with tapped(None):
+            with tapped(None), self.acts.hooked():
                 self.model(**self._arguments(ids, start, cache, 1))
         except _Left as left:
             return self.anatomy.read_out(left.residual[:, -1])
@@ -171,14 +203,31 @@ class Forward:
             self.spent_s += perf_counter() - begun
         raise AssertionError("the model has no layer after those")
 
-    def _arguments(self, ids: torch.Tensor, start: int, cache: Cache, keep: int) -> dict[str, Any]:
+    def _muted(self, stop: int) -> list[tuple[int, list[int]]]:
+        """Lanes and slots before `stop` that no query may see, although they are no padding."""
+        if not self.acts.muted:
+            return []
+        found = []
+        for lane, (row, padding) in enumerate(zip(self._rows, self._padding.tolist(), strict=True)):
+            slots = [p + padding for p in self.acts.muted.get(row, ()) if p + padding < stop]
+            if slots:
+                found.append((lane, slots))
+        return found
+
+    def _arguments(self, ids: torch.Tensor, start: int, cache: RunCache, keep: int) -> dict[str, Any]:
         stop = start + ids.shape[1]
         name = "input_ids" if ids.ndim == 2 else "inputs_embeds"
         arguments: dict[str, Any] = {name: ids, "past_key_values": cache, "use_cache": True}
+        if isinstance(cache, NoCache):  # the whole text, every time
+            arguments, start = {name: cache.whole(ids), "use_cache": False}, 0
         accepts = self.anatomy.accepts
-        if self._padded:
+        muted = self._muted(stop)
+        if self._padded or muted:
             slots = torch.arange(stop, device=ids.device)
-            arguments["attention_mask"] = (slots >= self._padding[:, None]).long()  # (B, stop)
+            seen = slots >= self._padding[:, None]  # (B, stop)
+            for lane, hidden in muted:
+                seen[lane, hidden] = False
+            arguments["attention_mask"] = seen.long()
         if "position_ids" in accepts:
             slots = torch.arange(start, stop, device=ids.device)[None]
             # Padding, before a row and after its end, is masked or ignored: any position that exists will do.

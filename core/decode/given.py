@@ -59,7 +59,9 @@ def reuse(run: Session, before: Session) -> int:
     recorded = before.trace is not None or run.trace is None
     if not (run.spec.reuse_prefix and single and recorded and before.loaded.module is run.loaded.module):
         return 0
-    reused = _same(run, before)
+    until = run.acts.same_until(before.acts)  # what was fed under other interventions is no use
+    same = _same(run, before) if until is None else min(until, _same(run, before))
+    reused = before.cache.reusable(same) if before.spec.cache == run.spec.cache else 0
     if reused:
         _continue(run, before, reused)
     return reused
@@ -85,6 +87,11 @@ def adopt(run: Session, past: Session | Cache) -> int:
         )
     if past.unseen:
         raise ParameterError("The earlier run began with embeddings, so that its cache fits no prompt of tokens.")
+    if past.spec.cache != run.spec.cache:
+        raise ParameterError(
+            f"The earlier run kept its cache as {past.spec.cache.words()}, and this one is to keep it as "
+            f"{run.spec.cache.words()}; ask for the same."
+        )
     fed = min(cache_length(past.cache), past.ids.shape[1])
     if fed == 0:
         raise ParameterError("The earlier run was closed and holds no cache any more; run it again.")
@@ -95,6 +102,11 @@ def adopt(run: Session, past: Session | Cache) -> int:
         raise PromptError(
             f"The prompt differs from the earlier run at position {reused} ({ours!r}, there {theirs!r}); its "
             "past_key_values fits only a prompt that begins with its tokens."
+        )
+    if past.cache.reusable(reused) < reused:
+        raise PromptError(
+            f"The earlier run has dropped what position {reused:,} would see, so its cache cannot be continued there; "
+            "run without past_key_values."
         )
     _continue(run, past, reused)
     return reused
@@ -107,6 +119,7 @@ def _same(run: Session, before: Session) -> int:
 
 
 def _continue(run: Session, before: Session, reused: int) -> None:
+    run.acts.take(before.acts, reused)
     run.cache = fork_cache(before.cache, reused, run.limit)
     if run.trace is not None:
         run.trace = _unrecorded(run, reused) if before.trace is None else before.trace.fork(reused)
@@ -115,6 +128,10 @@ def _continue(run: Session, before: Session, reused: int) -> None:
 def _adopt_cache(run: Session, past: Cache) -> int:
     """A cache of transformers: its ids cannot be compared, its sizes can."""
     info, lengths = run.loaded.info, foreign_lengths(past)
+    if run.spec.cache.kind in ("off", "heavy_hitters"):
+        raise ParameterError(
+            f"A cache of the kind {run.spec.cache.kind} cannot begin with past_key_values; choose another kind."
+        )
     if not lengths or 0 in lengths:
         raise ParameterError("past_key_values is empty; leave it out.")
     batch, heads, width = foreign_shape(past)
@@ -134,7 +151,7 @@ def _adopt_cache(run: Session, past: Cache) -> int:
         )
     reused = min(lengths[0], run.prompt_slots - 1)
     if reused:
-        run.cache = copy_in(past, reused, run.limit, run.loaded.module.dtype, run.loaded.device)
+        copy_in(run.cache, past, reused, run.loaded.module.dtype, run.loaded.device)
         run.trace = None if run.trace is None else _unrecorded(run, reused)
     return reused
 

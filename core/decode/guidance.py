@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from core.contract.cache import CacheReport
 from core.contract.detail import GuidanceDetail
 from core.contract.errors import ParameterError, PromptError, ViewUnavailableError
 from core.contract.params import GenerationParams
-from core.contract.snapshot import CacheReport
 from core.decode import prepare
-from core.decode.kv import cache_length, cache_report, crop_cache, new_cache, take_rows
+from core.decode.kv import cache_length, cache_report, crop_cache, fork_cache, take_rows
 from core.decode.modes.mode import Past
 from core.decode.pipeline import Rows, Stage
 from core.decode.rows import Row
@@ -70,7 +70,8 @@ class Guidance:
                 f"{info.max_positions:,} positions of {info.title}; it acts at the next run."
             )
         limit = min(self.prompt_slots + run.params.max_new_tokens, info.max_positions)
-        self.cache = new_cache(len(run.forward.anatomy.layers), limit)
+        self.limit = limit
+        self.cache = run.new_cache(limit)
         self.trace = Trace(run.spec.trace_budget_bytes, only_final=True) if run.spec.trace else None
         self._begun = cache_length(run.cache)  # slots of the run itself that were fed without this stream
         self._logits: torch.Tensor | None = None  # (B, V) after the newest slot
@@ -88,8 +89,9 @@ class Guidance:
     def feed_chunk(self, run: Session) -> None:
         """Feed the next slots of what the stream has missed, at most `prefill_chunk` of them."""
         fed = self.fed
-        ids = self._ids(run)[:, fed : fed + run.spec.prefill_chunk]
-        with run.forward.rows_placed([0] * len(run.lanes)):
+        ids = self._ids(run)
+        ids = ids[:, fed : fed + self.cache.chunk(run.spec.prefill_chunk, ids.shape[1] - fed)]
+        with run.forward.rows_placed([0] * len(run.lanes), [-1] * len(run.lanes)):
             self._logits = run.forward(ids, self.cache, self.trace)
 
     @contextmanager
@@ -114,11 +116,22 @@ class Guidance:
             return run.ids[:, run.prompt_slots - 1 :]
         return torch.cat([self._negative.expand(len(run.lanes), -1), run.ids[:, run.prompt_slots :]], dim=1)
 
+    def continue_from(self, other: Guidance, run: Session) -> None:
+        """Take over what the stream of another run has of this one; `run` is alone, and so was that one."""
+        same = self._negative is other._negative or (
+            self._negative is not None and other._negative is not None and torch.equal(self._negative, other._negative)
+        )
+        fed = min(other.fed, self.prompt_slots + run.kept_tokens - 1)
+        if not same or other.cache.reusable(max(0, fed)) <= 0:
+            return
+        self.cache = fork_cache(other.cache, fed, self.limit)
+        self._begun = min(self._begun, other._begun)
+        if self.trace is not None and other.trace is not None:
+            self.trace = other.trace.fork(fed)
+
     def forget(self) -> None:
         """Give cache and records back; what is missed then is fed at once when the stream is next needed."""
-        crop_cache(self.cache, 0)
-        for layer in self.cache.layers:
-            layer.reset()
+        self.cache.forget()
         if self.trace is not None:
             self.trace.crop(0)
         self._logits = self._guided = None

@@ -63,12 +63,16 @@ def hidden_states(run: Session, row: int, layers: Sequence[int], start: int, sto
 def row_cache(run: Session, row: int, start: int, stop: int) -> Cache:
     """A `DynamicCache` of one row's positions [start, stop), copied; a row that left the batch is fed again."""
     lane = run.rows[row]
-    if not run.mode.moves_lanes and lane.fed is None and lane in run.lanes:
+    if not run.mode.moves_lanes and lane.fed is None and lane in run.lanes and run.cache.holds_all:
         if cache_length(run.cache) < lane.padding + stop:
             raise ViewUnavailableError("The run was closed and holds no cache any more; run it again.")
         return copy_out(run.cache, run.lanes.index(lane), lane.padding + start, lane.padding + stop)
     with torch.inference_mode():
         cache, _, strand = run.feed_again(lane.strand(), 0, stop)
+    if not cache.holds_all:
+        raise ViewUnavailableError(
+            f"The run kept {run.spec.cache.words()}, which is not all of its positions; run it with the growing cache."
+        )
     return copy_out(cache, 0, strand.padding + start, strand.padding + stop)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from core.contract.cache import CACHE_MEANINGS
 from core.contract.events import ModelInfo
+from core.contract.interventions import words
 from core.contract.params import PARAMETERS, GenerationParams
 from core.contract.plan import (
     CachePlan,
@@ -20,6 +22,7 @@ from core.contract.plan import (
 from core.contract.plan_words import ORIGIN_WORDS, plain
 from core.contract.specs import RunSpec
 from core.contract.together import inactive_reason
+from core.decode.room import position_bytes
 
 if TYPE_CHECKING:
     from core.decode.session import Session
@@ -45,12 +48,15 @@ def make_plan(run: Session) -> GenerationPlan:
         processors=tuple(StagePlan(stage.name, dict(stage.params)) for stage in run.stages),
         stopping=_stopping(run, length),
         cache=CachePlan(
-            "growing",
+            run.spec.cache.words(),
             len(run.forward.anatomy.layers),
-            info.kv_bytes_per_token,
+            position_bytes(info, run.spec.cache),
             run.limit,
             len(run.padding),
             info.sliding_window,
+            run.spec.cache.budget,
+            CACHE_MEANINGS[run.spec.cache.kind],
+            run.spec.cache,
         ),
         draws=DrawPlan(
             run.spec.seed if _draws(run) else None,
@@ -62,6 +68,7 @@ def make_plan(run: Session) -> GenerationPlan:
         grammar=run.spec.grammar,
         allowed_first=None if run.grammar is None else run.grammar.allowed_tokens((), params.eos_token_id),
         warnings=_warnings(run, length, assisted),
+        interventions=tuple(map(words, run.acts.now.asked)),
     )
 
 

@@ -9,31 +9,38 @@ import dataclasses
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import pairwise
 
 import torch
-from transformers.cache_utils import Cache
 
+from core.contract.breakpoints import Breakpoint
 from core.contract.errors import ParameterError, TokenglassError, ViewUnavailableError
 from core.contract.events import (
+    BreakpointHit,
+    BreakpointProblem,
     FinishReason,
     HypothesisEnded,
+    InterventionsApplied,
     ParamsApplied,
     PrefillProgress,
     PromptRow,
     RunFinished,
     RunStarted,
 )
+from core.contract.interventions import Intervention
 from core.contract.params import PARAMETERS, GenerationParams
 from core.contract.snapshot import StepSnapshot
 from core.contract.specs import RunSpec
 from core.contract.together import check_together
-from core.contract.views import Place, ViewAnswer, ViewQuery
-from core.decode import branch, engine, given, prepare
+from core.contract.views import ViewAnswer, ViewQuery
+from core.decode import again, branch, engine, given, prepare
+from core.decode.acts import Acts
+from core.decode.breakpoints import Breaks
 from core.decode.extras import NONE, Extras
 from core.decode.forward import Forward, ForwardCancelled
 from core.decode.guidance import Guidance
-from core.decode.kv import cache_length, fork_cache, layer_keys, new_cache, take_rows
+from core.decode.interventions import History, hidden_keys, make_acts, preview_logits
+from core.decode.kv import RunCache, cache_length, check_kind, check_mode, make_cache, take_rows
+from core.decode.kv.sight import CacheSight
 from core.decode.lengths import settle_lengths
 from core.decode.modes import PLAIN, Mode, Past, make_mode
 from core.decode.pipeline import PipelineContext, Rows, Stage, build_pipeline
@@ -41,6 +48,7 @@ from core.decode.plan import make_plan
 from core.decode.replay import final_scores, replay
 from core.decode.room import check_room
 from core.decode.rows import Clock, PastLane, Row
+from core.decode.sequences import result_of, strand_at
 from core.decode.stopping import RowStop, Timer
 from core.models.loaded import LoadedModel
 from core.trace.path import Path
@@ -48,6 +56,8 @@ from core.trace.record import Trace
 from core.trace.recording import Recording, Strand
 from core.trace.replay import ReadOut
 from core.trace.views import derive
+
+RunEvent = PrefillProgress | StepSnapshot | HypothesisEnded | BreakpointHit | BreakpointProblem
 
 
 class Session:
@@ -74,10 +84,13 @@ class Session:
         self.loaded, self.spec, self.extras = loaded, spec, extras
         self.run_id, self.branch_id, self.epoch = run_id, branch_id, 0
         self.asked = prepare.resolve_params(loaded, spec)  # as they were chosen; `params` are those in force
+        check_kind(loaded.module, loaded.info, spec.cache)
         self.changed: frozenset[str] = frozenset()  # chosen by the user since the run began
         self.assistant = assistant
         self.mode: Mode = make_mode(self.asked, spec, loaded, assistant, cancelled)
         copies = self.asked.num_return_sequences if self.mode.copies else 1
+        early_exit = self.asked.assistant_early_exit is not None and assistant is None
+        check_mode(spec.cache, self.mode.name, early_exit, loaded.info.sliding_window is not None)
         embeds = None if extras.inputs_embeds is None else given.to_embeds(loaded, extras.inputs_embeds)
         self.unseen = 0 if embeds is None else embeds.shape[1]  # first slots, of which nobody knows the tokens
         if parting is not None:
@@ -87,6 +100,7 @@ class Session:
         else:
             prompts = [given.embedded_row(embeds)] * copies
         self.embeds = embeds  # (1, T, E)
+        self.prompts, self.cancelled = tuple(prompts), cancelled
         least = 0 if parting is None else parting.row.padding  # its slots are those of the records
         slots = prepare.pad_left(prompts, engine.pad_id(loaded, self.asked), loaded.device, least)
         self.prompt_slots = slots.ids.shape[1]
@@ -111,9 +125,13 @@ class Session:
         self.opening_slots = self.ids.shape[1]  # fed before the first choice
         self.refill_to = 0  # slots whose keys and values were given up
         self.forward = Forward(loaded, self.padding, cancelled)
+        self.acts = History()
+        self.acts.put(0, make_acts(self, spec.interventions))
+        self.forward.acts = self.acts.now
         self.limit = min(self.prompt_slots + self.params.max_new_tokens, loaded.info.max_positions + max(self.padding))
-        check_room(loaded, len(self.rows) * (1 if self.mode.copies else self.params.num_beams), self.limit)
-        self.cache = new_cache(len(self.forward.anatomy.layers), self.limit)
+        lanes = len(self.rows) * (1 if self.mode.copies else self.params.num_beams)
+        check_room(loaded, lanes, self.limit, spec.cache, min(spec.prefill_chunk, self.prompt_slots))
+        self.cache = self.new_cache(self.limit)
         self.several: bool = (
             len(self.rows) > 1 or self.mode.moves_lanes or (parting is not None and parting.parent.several)
         )
@@ -131,7 +149,9 @@ class Session:
         self.guidance: Guidance | None = None  # once it has acted
         self.stages: tuple[Stage, ...]
         self._configure(self.params)
-        # From which token on which were in force.
+        self.breaks = Breaks(self, spec.breakpoints)
+        if parting is not None:
+            branch.continue_others(self, parting)
         past = () if parting is None else parting.parent.params_since
         self.params_since: list[tuple[int, GenerationParams]]  # from which token on which were in force
         self.params_since = [*(s for s in past if s[0] < self.kept_tokens), (self.kept_tokens, self.params)]
@@ -146,6 +166,7 @@ class Session:
             max_length=self.limit,
             plan=make_plan(self),
             reused_positions=self.reused,
+            interventions=self.acts.now.asked,
         )
 
     def _chosen(self) -> frozenset[str]:
@@ -228,6 +249,10 @@ class Session:
         numbers = (self.first_row + lane.index for lane in self.lanes)
         return Rows(self.ids[:, self.unseen :], tuple(self.padding), tuple(numbers))
 
+    def new_cache(self, limit: int) -> RunCache:
+        """An empty cache of the run's kind, for so many slots."""
+        return make_cache(self.loaded.module, len(self.forward.anatomy.layers), self.spec.cache, limit)
+
     # -- lanes
 
     @property
@@ -256,9 +281,10 @@ class Session:
                 self.pending_logits = self.pending_logits[rows]
             if self.guidance is not None:
                 self.guidance.regroup(sources)
-        before, self.lanes = self.padding, lanes
-        if self.padding != before:
-            self.forward.place_rows(self.padding)
+        places = [(lane.padding, lane.index) for lane in self.lanes]
+        self.lanes = lanes
+        if places != [(lane.padding, lane.index) for lane in lanes]:
+            self.forward.place_rows(self.padding, [lane.index for lane in lanes])
 
     def fed_input(self, start: int, stop: int) -> torch.Tensor:
         """What is fed for these slots of the prompt: ids (B, n), or embeddings (B, n, E)."""
@@ -293,8 +319,10 @@ class Session:
         return fed < self.refill_to or (self.pending_logits is None and fed < self.opening_slots)
 
     @torch.inference_mode()
-    def advance(self) -> tuple[PrefillProgress | StepSnapshot | HypothesisEnded, ...]:
+    def advance(self) -> tuple[RunEvent, ...]:
         """One unit of work: a prefill chunk, or one decode step of all rows. Call inside `attached()`.
+
+        What breakpoints say follows the step; whoever drives the run stops at a `BreakpointHit`.
 
         A pass that is broken off ends the run as cancelled; a failing one ends it with the error. Both
         leave cache, trace and everything generated as they were before the pass.
@@ -305,7 +333,9 @@ class Session:
                 return (engine.refill_chunk(self),)
             if self.in_prefill:
                 return (engine.prefill_chunk(self),)
-            events = engine.decode_step(self)
+            events: tuple[RunEvent, ...] = engine.decode_step(self)
+            hits = self.breaks.after([event for event in events if isinstance(event, StepSnapshot)])
+            events = (*events, *self.breaks.take_problems(), *hits)
             if self.mode.is_over(self):
                 self.cancel()
             return events
@@ -344,6 +374,24 @@ class Session:
         changed = tuple(n for n in PARAMETERS if getattr(before, n) != getattr(self.params, n))
         return ParamsApplied(self.run_id, epoch, self.new_tokens, self.params, changed, make_plan(self), self.branch_id)
 
+    def set_interventions(self, asked: tuple[Intervention, ...], epoch: int) -> InterventionsApplied:
+        """Exactly these from the next position on. Raises as `make_acts` does; then nothing has changed."""
+        if self.cache.feeds_all and cache_length(self.cache) and asked != self.acts.now.asked:
+            raise ParameterError(
+                "Without a cache every position is computed anew, so interventions cannot begin half way; they act at "
+                "the next run."
+            )
+        self.acts.put(cache_length(self.cache), make_acts(self, asked))
+        self.forward.acts, self.epoch = self.acts.now, epoch
+        decided = self.pending_logits is not None  # the next token follows a position that was fed already
+        index = self.new_tokens + decided
+        return InterventionsApplied(self.run_id, epoch, index, asked, make_plan(self), self.branch_id)
+
+    def set_breakpoints(self, breakpoints: Sequence[Breakpoint]) -> list[BreakpointProblem]:
+        """Exactly these from the next token on; returns what is wrong with some."""
+        self.breaks = Breaks(self, breakpoints)
+        return self.breaks.take_problems()
+
     def take_record_s(self) -> float:
         """Seconds spent recording since the last call."""
         return sum(trace.take_record_s() for trace in self.traces)
@@ -368,25 +416,7 @@ class Session:
 
     def result(self) -> RunFinished:
         """The run as it stands."""
-        clock, new = self.clock, self.new_tokens
-        own = new - self.kept_tokens
-        reasons = tuple(str(row.finish_reason or FinishReason.CANCELLED) for row in self.rows)
-        scores = [row.score for row in self.rows if row.score is not None]
-        return RunFinished(
-            run_id=self.run_id,
-            finish_reason=reasons[0],
-            finish_reasons=reasons,
-            texts=tuple(row.text for row in self.rows),
-            sequences=tuple((*row.prompt.token_ids, *row.token_ids) for row in self.rows),
-            prompt_tokens=tuple(len(row.prompt.token_ids) for row in self.rows),
-            new_tokens=new,
-            ttft_ms=None if clock.first_token is None else 1e3 * (clock.first_token - clock.started),
-            tokens_per_s=(own - 1) / clock.decode_s if clock.decode_s and own > 1 else None,
-            error=None if self.error is None else self.error.report(),
-            scores=tuple(scores) if len(scores) == len(self.rows) else None,
-            places=tuple((row.index, row.beam, row.ended_at) for row in self.rows),
-            branch_id=self.branch_id,
-        )
+        return result_of(self)
 
     # -- views
 
@@ -416,8 +446,8 @@ class Session:
         """What views are derived from."""
         return Recording(
             trace=self.trace,
-            strand=self._strand,
-            cached_keys=self._cached_keys,
+            strand=partial(strand_at, self),
+            source=CacheSight(self.cache, partial(branch.check_held, self)),
             anatomy=self.forward.anatomy,
             info=self.loaded.info,
             piece=self.loaded.text.piece,
@@ -425,53 +455,20 @@ class Session:
             final_scores=partial(final_scores, self),
             replay=partial(replay, self),
             read_out=self.read_out,
+            hidden=partial(hidden_keys, self),
+            encode=partial(self.loaded.text.encode, add_special_tokens=False, cancelled=self.cancelled),
+            preview=partial(preview_logits, self),
         )
 
-    def _cached_keys(self, layer: int, strand: Strand, stop: int) -> torch.Tensor:
-        branch.check_held(self)
-        return layer_keys(self.cache, layer)[0, :, :stop]
-
-    def _strand(self, place: Place) -> Strand:
-        """The sequence that a question means."""
-        if place.index is not None and self.mode.moves_lanes and 0 <= place.index < len(self.past):
-            for lane in self.past[place.index]:
-                if (lane.row, lane.beam) == (place.row, place.beam):
-                    return lane.strand()
-        rows: list[Row] = self.rows
-        if self.mode.moves_lanes:  # the lanes, and rows that have left the batch; hypotheses are found by their step
-            rows = [*self.lanes, *(r for r in self.rows if r.finish_reason is not None and r.ended_at is None)]
-        for row in rows:
-            if (row.index, row.beam) == (place.row, place.beam):
-                return row.strand()
-        for lanes in reversed(self.past if place.index is None else ()):  # it has left the batch
-            for lane in lanes:
-                if (lane.row, lane.beam) == (place.row, place.beam):
-                    return lane.strand()
-        what = f"no beam {place.beam} in row {place.row}" if place.beam else f"no row {place.row}"
-        raise ViewUnavailableError(f"There is {what}; the run has {len({row.index for row in self.rows})}.")
-
-    def feed_again(self, strand: Strand, start: int, stop: int) -> tuple[Cache, Trace, Strand]:
-        """Feed positions again for their records: on a fork of the cache, or alone where rows have moved."""
-        budget = self.spec.trace_budget_bytes + (1 << 40)
-        if self.several:
-            begin, cache, padding = 0, new_cache(len(self.forward.anatomy.layers), stop), 0
-        else:
-            branch.check_held(self)
-            begin, cache, padding = start, fork_cache(self.cache, strand.padding + start), strand.padding
-        ids = torch.tensor([strand.token_ids[:stop]], device=self.ids.device)
-        trace = Trace(budget, start=padding + begin, keeps_keys=self.several)
-        # The positions meant are passes of their own, and so are embeddings.
-        marks = sorted({begin, start, stop, min(max(self.unseen, begin), stop)})
-        with self.attached(), self.forward.rows_placed([padding]):
-            for first, last in pairwise(marks):
-                source = ids if self.embeds is None or first >= self.unseen else self.embeds
-                for at in range(first, last, self.spec.prefill_chunk):
-                    self.forward(source[:, at : min(at + self.spec.prefill_chunk, last)], cache, trace)
-        return cache, trace, dataclasses.replace(strand, path=Path(0, 0), padding=padding, fed=None)
+    def feed_again(
+        self, strand: Strand, start: int, stop: int, acts: Acts | None = None
+    ) -> tuple[RunCache, Trace, Strand]:
+        """Positions fed once more, for their records; see `again.feed_again`."""
+        return again.feed_again(self, strand, start, stop, acts)
 
     def close(self) -> None:
         """Give cache and records back."""
-        self.cache = new_cache(len(self.forward.anatomy.layers))
+        self.cache = self.cache.empty_like(self.loaded.module, 0)
         self.refill_to = 0
         self.trace = self.guidance = None
         self.read_out = ReadOut()

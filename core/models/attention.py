@@ -53,6 +53,25 @@ class AttentionWatch(Protocol):
     ) -> None: ...
 
 
+class AttentionGate(Protocol):
+    """A cache that holds fewer positions than were fed: it says what its layers are attended through."""
+
+    def mask(
+        self, module: nn.Module, query: torch.Tensor, mask: torch.Tensor | None, additive: bool
+    ) -> torch.Tensor | None: ...
+
+    def attended(
+        self,
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        mask: torch.Tensor | None,
+        scaling: float | None,
+        extras: Mapping[str, Any],
+    ) -> None: ...
+
+
+_gate: ContextVar[AttentionGate | None] = ContextVar("tokenglass_attention_gate", default=None)
 _watch: ContextVar[AttentionWatch | None] = ContextVar("tokenglass_attention_watch", default=None)
 _tap: ContextVar[AttentionTap | None] = ContextVar("tokenglass_attention_tap", default=None)
 _seen: WeakSet[nn.Module] = WeakSet()  # models whose modules tell already what they attend
@@ -66,6 +85,16 @@ def tapped(tap: AttentionTap | None) -> Iterator[None]:
         yield
     finally:
         _tap.reset(token)
+
+
+@contextmanager
+def gated(gate: AttentionGate | None) -> Iterator[None]:
+    """Ask `gate` for the masks of all forward passes inside the block; None: they stay the model's own."""
+    token = _gate.set(gate)
+    try:
+        yield
+    finally:
+        _gate.reset(token)
 
 
 @contextmanager
@@ -92,15 +121,21 @@ def taps_attached(model: PreTrainedModel) -> Iterator[None]:
         return
 
     def see(call: Attended) -> None:
-        tap, watch = _tap.get(), _watch.get()
+        tap, watch, gate = _tap.get(), _watch.get(), _gate.get()
         if tap is not None:
             tap.take(call.module, call.query, call.scaling, {})
+        if gate is not None:
+            gate.attended(call.module, call.query, call.key, call.mask, call.scaling, {})
         if watch is not None:
             watch.attended(call.module, call.query, call.key, call.value, call.mask, call.scaling, call.output)
 
+    def mask_of(module: nn.Module, query: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
+        gate = _gate.get()
+        return mask if gate is None else gate.mask(module, query, mask, additive=True)
+
     _seen.add(model)
     try:
-        with own_attention_seen(model, see):
+        with own_attention_seen(model, see, mask_of):
             yield
     finally:
         _seen.discard(model)
@@ -119,6 +154,9 @@ def _tokenglass_attention(
     tap = _tap.get()
     if tap is not None:
         tap.take(module, query, scaling, kwargs)
+    gate = _gate.get()
+    if gate is not None:
+        attention_mask = gate.mask(module, query, attention_mask, additive=False)
     output: tuple[torch.Tensor, torch.Tensor | None]
     if query.shape[2] == 1 and kwargs.get("position_bias") is None:
         output = _one_query(query, key, value, attention_mask, scaling), None
@@ -126,6 +164,8 @@ def _tokenglass_attention(
         output = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    if gate is not None:
+        gate.attended(module, query, key, attention_mask, scaling, kwargs)
     watch = _watch.get()
     if watch is not None:
         watch.attended(module, query, key, value, attention_mask, scaling, output[0])
@@ -143,6 +183,8 @@ def _one_query(
     batch, heads, _, width = query.shape
     kv_heads = key.shape[1]
     grouped = query.reshape(batch, kv_heads, heads // kv_heads, width)  # (B, H_kv, H / H_kv, D)
+    if mask is not None and mask.shape[1] == heads > 1:
+        mask = mask.reshape(mask.shape[0], kv_heads, heads // kv_heads, mask.shape[-1])
     output = scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
     return output.reshape(batch, 1, heads, value.shape[-1])
 
@@ -159,7 +201,12 @@ def _tokenglass_eager_attention(
     tap = _tap.get()
     if tap is not None:
         tap.take(module, query, scaling, kwargs)
+    gate = _gate.get()
+    if gate is not None:
+        attention_mask = gate.mask(module, query, attention_mask, additive=True)
     output = family_eager(module)(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    if gate is not None:
+        gate.attended(module, query, key, attention_mask, scaling, kwargs)
     watch = _watch.get()
     if watch is not None:
         watch.attended(module, query, key, value, attention_mask, scaling, output[0])

@@ -95,6 +95,7 @@ def model_info(
         load_ms=load_ms,
         notices=notices,
         image=image,
+        layer_windows=layer_windows(config, size),
     )
 
 
@@ -144,6 +145,14 @@ def _sliding_window(config: Any) -> int | None:
     if kinds and not any("sliding" in str(kind) for kind in kinds):
         return None
     return _first(config, ("sliding_window",))
+
+
+def layer_windows(config: Any, size: Dimensions) -> tuple[int | None, ...]:
+    """The window of each layer, None where it attends to everything; empty where none slides."""
+    if size.sliding_window is None:
+        return ()
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * size.layers
+    return tuple(size.sliding_window if "sliding" in str(kind) else None for kind in kinds)
 
 
 def _bos(module: PreTrainedModel, text: Domain, vocab_size: int) -> int | None:

@@ -83,6 +83,7 @@ def attention_weights(
     query = recording.queries(trace, layer, strand, start, stop)[None]  # (1, H, R, D)
     keys = recording.keys(trace, layer, strand, stop)[None]  # (1, H_kv, T, D)
     module: Any = site.module
+    chosen = heads
     if heads is not None and can_narrow(site):
         module, query, keys = narrowed(site.module, query, keys, heads)
         heads = None
@@ -91,12 +92,24 @@ def attention_weights(
     window = site.extras.get("sliding_window")
     if isinstance(window, int):
         hidden |= torch.ones_like(hidden).tril(start - window)
+    muted = recording.hidden(strand, start, stop)
+    if muted is not None:
+        hidden |= muted.to(hidden.device)
+    unseen = recording.unseen(trace, layer, strand, start, stop)
+    if unseen is not None:
+        hidden = hidden | unseen
+    if hidden.ndim == 3:  # each key/value head has kept its own
+        hidden = hidden.repeat_interleave(recording.info.heads // hidden.shape[0], dim=0)
+        hidden = hidden if module is site.module else hidden[chosen]
     mask = torch.zeros(hidden.shape, device=keys.device).masked_fill_(hidden, torch.finfo(torch.float32).min)
+    mask = mask[None] if mask.ndim == 3 else mask[None, None]
     # The output of the attention is not wanted: one column of values is enough.
     _, weights = family_eager(site.module)(
-        module, query, keys, keys[..., :1], mask[None, None], scaling=site.scaling, **dict(site.extras)
+        module, query, keys, keys[..., :1], mask, scaling=site.scaling, **dict(site.extras)
     )
     assert weights is not None  # eager attention always returns its weights
+    if muted is not None:
+        weights = weights.masked_fill(hidden, 0.0)  # a query that sees nothing at all would share evenly
     return weights[0] if heads is None else weights[0, heads]
 
 
@@ -110,6 +123,7 @@ def _trace_for(
     try:
         recording.queries(trace, query.layer, strand, start, stop)
         recording.keys(trace, query.layer, strand, stop)
+        recording.unseen(trace, query.layer, strand, start, stop)
     except ViewUnavailableError as problem:
         if problem.can_recompute:
             return recording.recompute(strand, start, stop)

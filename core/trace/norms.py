@@ -7,7 +7,7 @@ from collections.abc import Generator
 import torch
 from torch.nn.functional import cosine_similarity
 
-from core.contract.looking import NormsAnswer, NormsQuery
+from core.contract.looking import KeyNormsAnswer, KeyNormsQuery, NormsAnswer, NormsQuery
 from core.contract.snapshot import FloatArray
 from core.trace.contributions import contributions
 from core.trace.reading import residuals
@@ -31,6 +31,15 @@ def derive_norms(recording: Recording, query: NormsQuery) -> Generator[None, Non
     update = (stream[1:] - stream[:-1]).norm(dim=-1)
     cosine = cosine_similarity(stream[1:], stream[:-1], dim=-1)
     return NormsAnswer(query, _plain(stream.norm(dim=-1)), _plain(update), _plain(cosine), attention, mlp)
+
+
+def derive_key_norms(recording: Recording, query: KeyNormsQuery) -> Generator[None, None, KeyNormsAnswer]:
+    """Of the keys as the cache holds them. Raises `ViewUnavailableError`."""
+    layer, strand = recording.layer(query.layer), recording.strand(query)
+    _, stop = recording.span(strand, (0, None))
+    keys = recording.keys(recording.recorded(), layer, strand, stop)  # (H_kv, T, D)
+    yield
+    return KeyNormsAnswer(query, _plain(keys.float().norm(dim=-1)))
 
 
 def _norms(parts: list[torch.Tensor | None]) -> FloatArray:

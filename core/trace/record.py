@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from core.contract.errors import ViewUnavailableError
 from core.trace.path import Path
+
+if TYPE_CHECKING:
+    from core.trace.recording import KeySource
 
 SEALED_POSITIONS = 64  # short passes are joined into blocks of so many
 SHORT_PASS = 16  # positions; a longer pass is a block of its own
@@ -71,6 +74,7 @@ class Trace:
     makes it part of the record, or `rollback` forgets a pass that was broken off.
 
     keeps_keys: the keys of each pass are recorded, too, because rows leave the cache or change places in it.
+    source: where the keys are, of records that were fed again; None: in the run's own cache.
     only_final: nothing but the residual that enters the final norm is recorded, of a stream that is only read out.
     """
 
@@ -86,6 +90,7 @@ class Trace:
         self.keeps_keys = keeps_keys
         self.only_final = only_final
         self.parent = parent
+        self.source: KeySource | None = None
         self.start = start
         self.stop = start
         self.evicted_before = start  # own slots below this were dropped

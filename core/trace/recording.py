@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from core.contract.errors import ViewUnavailableError
 from core.contract.events import ModelInfo
+from core.contract.interventions import Intervention
 from core.contract.views import Place
 from core.models.anatomy import Anatomy
 from core.trace.path import Path
@@ -31,21 +33,40 @@ class Strand:
     fed: int | None = None
 
 
+class KeySource(Protocol):
+    """The keys of a run's cache, and who was hidden from whom because the cache keeps less than was fed."""
+
+    def keys(self, layer: int, stop: int) -> torch.Tensor:
+        """(H_kv, stop, D) of the slots before `stop` of the only row."""
+
+    def content(self, layer: int, row: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """K and V (H_kv, T, D) of one row of the batch, and whether each slot is held, (H_kv, T)."""
+
+    def unseen(self, layer: int, padding: int, start: int, stop: int, recorded: bool) -> torch.Tensor | None:
+        """(R, stop) or (H_kv, R, stop), True where the queries at slots [start, stop) saw nothing; None: all seen.
+
+        Raises `ViewUnavailableError` where keys that were seen are gone.
+        """
+
+
 @dataclass(frozen=True)
 class Recording:
     """Everything a view may read.
 
     strand: the sequence at a place. Raises `ViewUnavailableError` when there is none.
-    cached_keys: keys (H_kv, stop, D) of a layer and a strand in the slots before `stop`, from the cache.
+    source: the keys of the run's cache.
     recompute: records of the positions [start, stop) of a strand, fed again, and the strand in those records.
     final_scores: the pipeline on the logits (V,) that followed a position of a strand.
     replay: the same stage by stage, with changed parameters.
     read_out: what the waterfall looked at last.
+    hidden: keys that the queries at positions [start, stop) of a strand did not see, (stop - start, stop); None: none.
+    encode: a text as token ids, without special tokens. Raises `PromptError`.
+    preview: logits (V,) after a position fed once more under other interventions.
     """
 
     trace: Trace | None
     strand: Callable[[Place], Strand]
-    cached_keys: Callable[[int, Strand, int], torch.Tensor]
+    source: KeySource
     anatomy: Anatomy
     info: ModelInfo
     piece: Callable[[int], str]
@@ -53,6 +74,9 @@ class Recording:
     final_scores: Callable[[Strand, int, torch.Tensor], torch.Tensor]
     replay: Callable[[Strand, int, torch.Tensor, Mapping[str, object]], Replay]
     read_out: ReadOut
+    hidden: Callable[[Strand, int, int], torch.Tensor | None]
+    encode: Callable[[str], list[int]]
+    preview: Callable[[Strand, int, tuple[Intervention, ...]], torch.Tensor]
 
     def recorded(self) -> Trace:
         """The trace. Raises `ViewUnavailableError` when the run was not recorded."""
@@ -91,7 +115,16 @@ class Recording:
         end = strand.padding + stop
         if trace.keeps_keys:
             return trace.keys(layer, strand.padding, end, strand.path)
-        return self.cached_keys(layer, strand, end)[:, strand.padding :]
+        return self._source(trace).keys(layer, end)[:, strand.padding :]
+
+    def unseen(self, trace: Trace, layer: int, strand: Strand, start: int, stop: int) -> torch.Tensor | None:
+        """What the cache hid from the queries at positions [start, stop), see `KeySource.unseen`; keys by position."""
+        pad = strand.padding
+        hidden = self._source(trace).unseen(layer, pad, pad + start, pad + stop, trace.keeps_keys)
+        return None if hidden is None else hidden[..., pad:]
+
+    def _source(self, trace: Trace) -> KeySource:
+        return self.source if trace.source is None else trace.source
 
     def queries(self, trace: Trace, layer: int, strand: Strand, start: int, stop: int) -> torch.Tensor:
         """Queries (H, stop - start, D) of the positions [start, stop)."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
+from core.contract.acting import InterventionQuery, WatchQuery
+from core.contract.cache_views import CacheContentQuery
 from core.contract.looking import (
     AttributionQuery,
     ColumnQuery,
     HeadsQuery,
+    KeyNormsQuery,
     LensQuery,
     NormsQuery,
     RolloutQuery,
@@ -21,12 +24,14 @@ from core.contract.views import (
     ViewQuery,
     WaterfallQuery,
 )
+from core.trace.acting import derive_intervention, derive_watch
 from core.trace.attention import derive_attention, derive_thumbnails
 from core.trace.attribution import derive_attribution
+from core.trace.cache_view import derive_content
 from core.trace.distribution import derive_distribution
 from core.trace.heads import derive_column, derive_heads
 from core.trace.lens import derive_lens
-from core.trace.norms import derive_norms
+from core.trace.norms import derive_key_norms, derive_norms
 from core.trace.recording import Recording
 from core.trace.rollout import derive_rollout
 from core.trace.walk import derive_walk
@@ -42,6 +47,10 @@ def derive(recording: Recording, query: ViewQuery) -> Generator[None, None, View
             return derive_thumbnails(recording, query)
         case DistributionQuery():
             return derive_distribution(recording, query)
+        case InterventionQuery():
+            return derive_intervention(recording, query)
+        case WatchQuery():
+            return derive_watch(recording, query)
         case RolloutQuery():
             return derive_rollout(recording, query)
         case ColumnQuery():
@@ -52,9 +61,13 @@ def derive(recording: Recording, query: ViewQuery) -> Generator[None, None, View
             return derive_lens(recording, query)
         case NormsQuery():
             return derive_norms(recording, query)
+        case KeyNormsQuery():
+            return derive_key_norms(recording, query)
         case AttributionQuery():
             return derive_attribution(recording, query)
         case WalkQuery():
             return derive_walk(recording, query)
+        case CacheContentQuery():
+            return derive_content(recording, query)
         case WaterfallQuery():
             return derive_waterfall(recording, query)

@@ -17,6 +17,7 @@ from core.contract import (
     ChatMessage,
     CommandRefused,
     DistributionQuery,
+    DropBranch,
     LoadFailed,
     ModelReady,
     ModelSpec,
@@ -29,8 +30,10 @@ from core.contract import (
     RunFinished,
     RunStarted,
     SetParams,
+    StartBranch,
     StepSnapshot,
     StopRun,
+    SwitchBranch,
     ThumbnailQuery,
     Tokenize,
     Withdraw,
@@ -77,6 +80,7 @@ class Machine(RuleBasedStateMachine):
         self.driver.settle()
         self.driver.forget()
         self.runs: list[int] = []
+        self.parted: list[int] = []  # the run of each branch asked for
         self.loads: list[int] = []
 
     @rule(prompts=PROMPTS, values=VALUES, tokens=st.sampled_from([1, 5, 400]), steps=st.sampled_from([None, 1, 3]))
@@ -118,6 +122,31 @@ class Machine(RuleBasedStateMachine):
         }
         self.driver.submit(Ask(slot, 1, queries[slot]))
 
+    @rule(
+        position=st.integers(-1, 30), parent=st.integers(0, 3), values=VALUES,
+        token_id=st.sampled_from([(), (5,), (10**6,), (7, 8, 9)]),
+        steps=st.sampled_from([None, 0, 2]), text=st.sampled_from([None, " dog", "\ud800", ""]),
+    )  # fmt: skip
+    def part(
+        self, position: int, parent: int, token_id: tuple[int, ...], values: dict[str, object], steps: int | None,
+        text: str | None,
+    ) -> None:  # fmt: skip
+        if self.runs:
+            number = len(self.parted) + 1
+            self.parted.append(self.runs[-1])
+            command = StartBranch(self.runs[-1], number, position, parent, 0, token_id, text, None, values, steps)
+            self.driver.submit(command)
+
+    @rule(branch_id=st.integers(0, 4), back=st.integers(1, 3))
+    def switch(self, branch_id: int, back: int) -> None:
+        if len(self.runs) >= back:
+            self.driver.submit(SwitchBranch(self.runs[-back], branch_id))
+
+    @rule(branch_id=st.integers(0, 4))
+    def drop(self, branch_id: int) -> None:
+        if self.runs:
+            self.driver.submit(DropBranch(self.runs[-1], branch_id))
+
     @rule(events=st.integers(1, 4))
     def live(self, events: int) -> None:
         """Let the worker get on for a few batches."""
@@ -145,6 +174,8 @@ class Machine(RuleBasedStateMachine):
             assert refused
             return
         assert isinstance(mine[0], RunStarted)
+        if run_id in self.parted and not isinstance(mine[-1], RunFinished):
+            return  # it was left for a branch, and waits
         assert isinstance(mine[-1], RunFinished)
         assert sum(isinstance(e, RunStarted | RunFinished) for e in mine) == 2
         for row, text in enumerate(mine[-1].texts):
@@ -158,9 +189,9 @@ class Machine(RuleBasedStateMachine):
 
 def _run_of(event: object) -> int | None:
     if isinstance(event, StepSnapshot):
-        return event.id.run_id
+        return event.id.run_id if event.id.branch_id == 0 else None
     if isinstance(event, RunStarted | RunFinished | PrefillProgress | ParamsApplied):
-        return event.run_id
+        return event.run_id if event.branch_id == 0 else None
     return None
 
 

@@ -289,3 +289,30 @@ def test_a_batch_that_is_too_large_is_refused_with_what_to_do(monkeypatch: pytes
     monkeypatch.setattr("core.decode.room.available_bytes", lambda _device: 1000)
     with pytest.raises(OutOfMemoryError, match=r"KV cache.*free"):
         go()
+
+
+def test_interventions_act_from_the_beginning_and_are_part_of_the_record() -> None:
+    plain, changed = go(), go(interventions=["heads 0.0-7", core.contract.SkipPart(2, "mlp")])
+    assert changed.interventions == (
+        core.contract.ScaleHeads(0, tuple(range(8))),
+        core.contract.SkipPart(2, "mlp"),
+    )
+    assert changed.started.plan.interventions == (
+        "heads 0-7 of layer 0 muted",
+        "MLP of layer 2 skipped",
+    )
+    assert plain.interventions == ()
+    assert abs(plain.logits(0) - changed.logits(0)).max() > 0.1
+    answer = plain.preview(-1, ["mute 0-2"])
+    assert answer.query.position == plain.positions() - 1
+    assert answer.kl_bits > 0
+    with pytest.raises(ParameterError, match="no layer 77"):
+        plain.preview(0, ["heads 77.0"])
+    with pytest.raises(ParameterError, match="is no intervention"):
+        go(interventions=["nonsense"])
+
+
+def test_a_stream_ends_at_a_breakpoint() -> None:
+    steps = list(core.stream("tiny-gpt2", PROMPT, params={"max_new_tokens": 20}, breakpoints="every=3", **HERE))
+    assert len(steps) == 3
+    assert steps[-1].finish_reason is None  # the run has ended there, not the text

@@ -230,11 +230,19 @@ def test_a_dropped_branch_holds_nothing_and_can_be_gone_back_to(forest: Forest) 
 
 def test_a_run_before_the_newest_one_can_be_gone_back_to_as_tokens(forest: Forest) -> None:
     first = forest.run(1)
+    forest.branch(7, forest.length() + 12, token_ids=(40,))
     forest.submit(StartRun(2, RunSpec((Prompt(text="The queen"),), PARAMS)))
     forest.until(lambda e: isinstance(e, RunFinished) and e.run_id == 2)
+    forest.submit(SwitchBranch(1, 7))
+    forest.until(lambda e: isinstance(e, PrefillProgress) and e.done == e.total and e.branch_id == 7)
+    forest.submit(Ask("view", 1, AttentionQuery(1, 1, branch_id=7)))  # all of it, also what it had shared
+    answer = forest.until_type(Answered)
+    assert isinstance(answer, Answered)
+    assert answer.error is None
     forest.submit(SwitchBranch(1, 0))
     switched = forest.until_type(BranchSwitched)
     assert isinstance(switched, BranchSwitched)
+    assert switched.reused_positions == 0  # its records were given up, too
     assert switched.recomputed_positions == forest.length() + 23
     forest.until(lambda e: isinstance(e, PrefillProgress) and e.done == e.total)
     _, again = forest.branch(1, forest.length() + 10)
@@ -270,3 +278,19 @@ def test_a_pause_between_branches_does_not_count_as_time(forest: Forest) -> None
     forest.branch(1, forest.length() + 2)
     forest.submit(SwitchBranch(1, 0), ResumeRun())
     assert forest.until_ended(0).finish_reason == "length"
+
+
+def test_a_batch_that_was_left_running_is_ended_by_the_next_run(forest: Forest) -> None:
+    prompts = (Prompt(text="Once upon a time"), Prompt(text="The queen"))
+    forest.submit(StartRun(1, RunSpec(prompts, {**PARAMS, "max_new_tokens": 300}, prefill_chunk=64, max_steps=6)))
+    forest.until(lambda e: isinstance(e, StateChanged) and e.state is WorkerState.PAUSED)
+    started, own = forest.branch(1, 2 + 4, row=1, params={"max_new_tokens": 12})
+    assert started.padding == 2
+    assert started.row == 1
+    assert [s.id.index for s in own] == list(range(4, 12))
+    forest.run(2)
+    left = forest.until_ended(0)
+    assert (left.run_id, left.finish_reason) == (1, "cancelled")
+    assert forest.events.index(left) < next(
+        n for n, e in enumerate(forest.events) if isinstance(e, RunStarted) and e.run_id == 2
+    )

@@ -325,3 +325,44 @@ def test_a_spec_of_the_command_line_records_only_what_is_printed(
     for extra in ([], ["--json"]):
         generated("--prompt", "x", "--set", "max_new_tokens=1", *extra, capsys=capsys)
     assert [(spec.trace, spec.top_logprobs) for spec in specs] == [(False, 0), (False, 50)]
+
+
+def test_interventions_and_breakpoints_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    run = ("generate", "--model", "tiny-gpt2", "--prompt", "Once upon a time", "--set", "do_sample=false", "--json")
+    acts = ("--intervene", "heads 0.0,1,2,3", "--intervene", "skip 1.mlp", "--break-when", "every=6")
+    assert cli.main([*run, *acts, "--break-when", "attention 0.0@0>0.001"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    last = lines[-1]
+    assert last["finish_reason"] == "breakpoint"
+    assert last["interventions"] == ["heads 0.0,1,2,3 * 0", "skip 1.mlp"]
+    conditions = {hit["condition"] for hit in last["breakpoints"]}
+    assert conditions <= {"every=6", "attention 0.0@0>0.001"}
+    assert len(lines) - 1 == last["breakpoints"][0]["index"] + 1
+    assert cli.main([*run, "--set", "max_new_tokens=4"]) == 0
+    untouched = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert "interventions" not in untouched
+    assert untouched["text"] != last["text"][: len(untouched["text"])]
+
+
+def test_the_plan_names_the_interventions(capsys: pytest.CaptureFixture[str]) -> None:
+    run = ("plan", "--model", "tiny-gpt2", "--prompt", "Once", "--intervene", "heads 1.2 * 0.5")
+    assert cli.main(run) == 0
+    assert "head 1.2 × 0.5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--intervene", "mute everything"), "is no intervention; write one such as"),
+        (("--intervene", "heads 99.0"), "There is no layer 99"),
+        (("--break-when", "entropy"), "is no breakpoint; write one such as"),
+        (("--break-when", "text~(a"), "cannot be used"),
+    ],
+)
+def test_wrong_interventions_and_breakpoints_cost_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, str], words: str
+) -> None:
+    assert cli.main(["generate", "--model", "tiny-gpt2", "--prompt", "Once", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.splitlines()) == 1

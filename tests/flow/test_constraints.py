@@ -83,7 +83,7 @@ def test_a_past_step_is_derived_under_its_constraint(tiny_gpt2: LoadedModel) -> 
 
 
 def test_what_contradicts_the_constraint_says_so(tiny_gpt2: LoadedModel) -> None:
-    with pytest.raises(NonFiniteLogitsError, match=r"stage grammar.*left no token"):
+    with pytest.raises(NonFiniteLogitsError, match=r"stages min_new_tokens and grammar.*left no token"):
         go(Grammar("choice", " red"), params={"min_new_tokens": 40})
     with pytest.raises(GrammarError, match="unclosed group"):
         go(Grammar("regex", "("))
@@ -130,3 +130,13 @@ def test_rude_constraints_are_one_line(
     assert out == ""
     assert says in err
     assert err.count("\n") == 1
+
+
+def test_a_draft_ends_where_the_pipeline_leaves_nothing() -> None:
+    grammar, drafts = Grammar("regex", " (big|small) dog"), {"assistant_early_exit": 3, "max_new_tokens": 20}
+    drafts["assistant_confidence_threshold"] = 0
+    for top_h in (0.0, 0.5):
+        params = {**drafts, "min_new_tokens": 5, "top_h": top_h}
+        with pytest.raises(NonFiniteLogitsError, match=r"stages min_new_tokens and grammar.*together left no token"):
+            go(grammar, "Hello", seed=1, params=params)
+    assert go(grammar, "Hello", params=drafts).text in (" big dog", " small dog")

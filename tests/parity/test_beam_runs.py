@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from core.contract import BeamDetail, FinishReason, HypothesisEnded, ParameterError, Prompt, RunSpec, StepSnapshot
+from core.contract import (
+    BeamDetail,
+    FinishReason,
+    HypothesisEnded,
+    InternalError,
+    ParameterError,
+    Prompt,
+    RunSpec,
+    StepSnapshot,
+)
+from core.decode.pipeline import Stage
 from core.decode.session import Session
 from core.models.loaded import LoadedModel
 from tests.parity.reference import finish, generate, open_session, prompt_of, run, unpadded
@@ -22,8 +32,8 @@ EOS = list(range(100, 160))  # of 300 tokens, so that beams end at every step
 every_mode = pytest.mark.parametrize("mode", MODES)
 
 
-def events_of(session: Session) -> list[object]:
-    events: list[object] = []
+def events_of(session: Session, events: list[object] | None = None) -> list[object]:
+    events = [] if events is None else events
     with session.attached():
         while not session.finished:
             events += session.advance()
@@ -286,3 +296,48 @@ def test_own_criteria_end_hypotheses_as_in_generate(random_gpt2: LoadedModel) ->
     for mine, theirs in zip(ours.sequences, expected.sequences.tolist(), strict=True):
         assert mine == theirs[: len(mine)]
     assert ours.finished.scores == pytest.approx(expected.sequences_scores.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (4, 2), (6, 3)])
+@pytest.mark.parametrize("stop", ["e", "t", " "])
+def test_groups_end_one_by_one_at_stop_strings(tiny_gpt2: LoadedModel, shape: tuple[int, int], stop: str) -> None:
+    width, groups = shape
+    params = {
+        "num_beams": width, "num_beam_groups": groups, "diversity_penalty": 1.0, "max_new_tokens": 20,
+        "stop_strings": [stop], "num_return_sequences": width, "early_stopping": True,
+    }  # fmt: skip
+    ours = run(tiny_gpt2, [tiny_gpt2.text.encode("Once upon a time there was a little fox.")], params)
+    assert len(ours.sequences) == width
+    assert set(ours.finished.finish_reasons) == {"stop"}
+    assert all(stop in text for text in ours.finished.texts)
+    told = {(step.id.beam, step.id.index) for step in ours.steps}
+    assert {place[1:] for place in ours.finished.places} <= told
+
+
+def test_a_constrained_search_of_which_nothing_goes_on_has_ended(tiny_gpt2: LoadedModel) -> None:
+    every = [chr(code) for code in range(32, 127)] + ["\n", "\ufffd"]
+    params = {"num_beams": 3, "force_words_ids": [[500]], "stop_strings": every, "max_new_tokens": 9}
+    ours = run(tiny_gpt2, [tiny_gpt2.text.encode("Once upon a time")], params)
+    assert ours.finished.error is None
+    assert ours.sequences[0][-1] == 500
+
+
+def test_a_step_that_fails_takes_back_what_it_completed(random_llama: LoadedModel) -> None:
+    prompt = prompt_of(random_llama, 4)
+    params = {**MODES["group_beam_search"], "max_new_tokens": 12, "eos_token_id": EOS, "num_return_sequences": 4}
+    session = open_session(random_llama, [prompt], params)
+
+    def fails(rows: Any, scores: Any) -> Any:
+        if any(pool.rows for pool in session.mode.searches[0].pools):  # type: ignore[attr-defined]
+            raise RuntimeError("on purpose")
+        return scores
+
+    # It is called once for all groups, then again for the second one, when the first one has chosen.
+    session.stages = (*session.stages, Stage("fails", {}, fails))
+    events: list[object] = []
+    with pytest.raises(InternalError):
+        events_of(session, events)
+    told = {(e.id.beam, e.id.index) for e in events if isinstance(e, StepSnapshot)}
+    assert session.result().error is not None
+    for _, beam, index in session.result().places:
+        assert index is None or (beam, index) in told

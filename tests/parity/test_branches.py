@@ -10,14 +10,19 @@ import pytest
 from core.contract import (
     AttentionQuery,
     DistributionQuery,
+    ModelSpec,
     ParameterError,
+    Prompt,
     PromptError,
+    RunSpec,
     StartBranch,
     StepSnapshot,
     WaterfallQuery,
 )
 from core.decode.branch import begin_branch, give_up_cache, give_up_records, take_cache
 from core.decode.kv import cache_length, storages
+from core.decode.modes.assisted import Assisted
+from core.decode.modes.drafts import ModelDraft
 from core.decode.session import Session
 from core.models.loaded import LoadedModel
 from tests.leaks import assert_no_hooks
@@ -161,12 +166,12 @@ def test_a_row_of_a_padded_batch_goes_on_alone(loaded: LoadedModel, params: dict
 def test_a_row_that_has_left_the_batch_is_fed_again(loaded: LoadedModel) -> None:
     rows = [prompt_of(loaded, n, seed=n) for n in (8, 5)]
     plain = begun(loaded, rows, SAMPLED)
-    end = plain.rows[1].token_ids[4]
+    first, second = plain.rows[0].token_ids, plain.rows[1].token_ids
+    end = next(token for n, token in enumerate(second) if n > 2 and token not in (*first, *second[:n]))
     params = SAMPLED | {"eos_token_id": [end]}
     parent = begun(loaded, rows, params)
     length = len(parent.rows[1].token_ids)
-    if parent.rows[1].fed is None:
-        pytest.skip("the other row ended first")
+    assert parent.rows[1].fed is not None
     ours, steps = branch(parent, 5 + length - 2, row=1, token_ids=((end + 1) % loaded.info.output_size,))
     assert ours.reused == 0
     check(ours, steps, parent, 1)
@@ -267,6 +272,38 @@ def test_modes_with_a_state_of_their_own(random_llama: LoadedModel, params: dict
             assert [s.token_id for s in steps] == [s.token_id for s in again[kept:]]
         assert ours.result().new_tokens == 12
     assert_no_hooks(random_llama.module)
+
+
+def test_a_draft_model_reads_the_beginning_once(random_llama: LoadedModel) -> None:
+    greedy = {"max_new_tokens": 14, "do_sample": False}
+    params = {**greedy, "num_assistant_tokens": 3, "assistant_confidence_threshold": 0.0}
+    prompt = prompt_of(random_llama, 8)
+    spec = RunSpec((Prompt(ids=tuple(prompt)),), params, assistant=ModelSpec("draft"), seed=3)
+    parent = Session(random_llama, spec, assistant=random_llama, run_id=1)
+    advance(parent)
+    session, _ = begin_branch(parent, StartBranch(1, 1, 8 + 6, token_ids=(33,)))
+    assert isinstance(session.mode, Assisted)
+    assert isinstance(session.mode.draft, ModelDraft)
+    assert cache_length(session.mode.draft.cache) == 8 + 6 - 1
+    advance(session)
+    alone, _ = fresh(random_llama, [prompt], 0, [*parent.rows[0].token_ids[:6], 33], greedy)
+    assert list(session.rows[0].token_ids) == [step.token_id for step in alone]
+
+
+def test_the_negative_prompts_stream_is_not_fed_again(random_llama: LoadedModel) -> None:
+    params = {"guidance_scale": 1.6, "do_sample": True, "max_new_tokens": 12}
+    negative = Prompt(ids=(4, 5, 6, 7))
+    parent = open_session(random_llama, [prompt_of(random_llama, 8)], params, seed=3, negative_prompt=negative)
+    advance(parent)
+    session, _ = begin_branch(parent, StartBranch(1, 1, 8 + 6, token_ids=(33,)))
+    assert session.guidance is not None
+    assert session.guidance.fed == 4 + 6 - 1
+    steps = advance(session)
+    check(session, steps, parent, negative_prompt=negative)
+    for position in (8 + 2, 8 + 9):  # the stream's records reach back through the parting
+        replayed = session.answer(WaterfallQuery(1, position))
+        assert replayed.token_id in (None, session.rows[0].token_ids[position - 8 + 1])
+        assert "guidance_scale" in [stage.name for stage in replayed.stages]
 
 
 def test_a_grammar_goes_on_from_what_was_said(tiny_gpt2: LoadedModel) -> None:

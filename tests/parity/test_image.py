@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from transformers.models.imagegpt.modeling_imagegpt import ImageGPTAttention
 
 from core.contract import (
     FinishReason,
@@ -22,6 +23,7 @@ from core.contract import (
 from core.decode.score import derive_picture
 from core.decode.session import Session
 from core.models.loaded import LoadedModel
+from core.models.own_attention import _of_one
 from tests.parity.reference import Ours, finish, full_logits, generate, plain, unpadded
 
 SIDE = 8
@@ -91,6 +93,15 @@ def test_a_grid_of_completions_equals_sampling_with_generate(random_imagegpt: Lo
     ours = paint(random_imagegpt, Prompt(image=PICTURE, keep_rows=5), seed=11, source="torch", **params)
     assert ours.sequences == unpadded(given, expected.sequences, copies=5)
     assert len({tuple(ids) for ids in ours.sequences}) == 5
+
+
+def test_beams_of_pixels_equal_those_of_generate(random_imagegpt: LoadedModel) -> None:
+    params = {"num_beams": 3, "num_return_sequences": 2}
+    given = [ids_of(random_imagegpt, 48)]
+    expected = generate(random_imagegpt, given, max_new_tokens=16, **params)
+    ours = paint(random_imagegpt, Prompt(image=PICTURE, keep_rows=6), **params)
+    assert ours.sequences == unpadded(given, expected.sequences, copies=2)
+    assert all(len(ids) == 1 + SIDE * SIDE for ids in ours.sequences)
 
 
 def test_pictures_given_to_different_depths_are_completed_together(random_imagegpt: LoadedModel) -> None:
@@ -175,3 +186,17 @@ def test_text_models_are_given_no_picture(tiny_gpt2: LoadedModel) -> None:
         score(tiny_gpt2, PICTURE)
     with pytest.raises(ViewUnavailableError, match="no longer loaded"):
         next(derive_picture(tiny_gpt2, PictureQuery(-1, PICTURE)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_of_one_position_is_the_module_s_own_to_the_bit(
+    random_imagegpt: LoadedModel, dtype: torch.dtype
+) -> None:
+    module = next(m for m in random_imagegpt.module.modules() if isinstance(m, ImageGPTAttention))
+    generator = torch.Generator().manual_seed(2)
+    shape = (3, module.num_heads, 1, module.head_dim)
+    query = torch.randn(shape, generator=generator).to(dtype)
+    key, value = (torch.randn((*shape[:2], 37, shape[3]), generator=generator).to(dtype) for _ in range(2))
+    with torch.inference_mode():
+        for ours, theirs in zip(_of_one(module, query, key, value), module._attn(query, key, value), strict=True):
+            assert torch.equal(ours, theirs)

@@ -11,6 +11,8 @@ from core.contract import (
     ColumnQuery,
     HeadsAnswer,
     HeadsQuery,
+    KeyNormsAnswer,
+    KeyNormsQuery,
     LensAnswer,
     LensQuery,
     ModelInfo,
@@ -40,6 +42,8 @@ def answer(query: ViewQuery, info: ModelInfo, fed: int) -> ViewAnswer:
             parts = [rng.random(layers).astype(np.float32) + 1 for _ in range(4)]
             residual = np.cumsum(rng.random(layers + 1)).astype(np.float32) + 1
             return NormsAnswer(query, residual, parts[0], parts[1] / 2, *(parts[2:] if added else ()))
+        case KeyNormsQuery():
+            return KeyNormsAnswer(query, rng.random((info.kv_heads, fed)).astype(np.float32))
         case AttributionQuery():
             heads = rng.normal(0, 1, (info.layers, info.heads)).astype(np.float32)
             attention, mlp = heads.sum(1), rng.normal(0, 1, info.layers).astype(np.float32)

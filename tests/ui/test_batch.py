@@ -84,6 +84,8 @@ def test_several_sequences_of_one_prompt_are_rows(one: Driven) -> None:
 
 def test_sixty_four_rows_paint_only_what_is_visible(one: Driven) -> None:
     run_batch(one, "\n".join(f"{n} little ducks went" for n in range(64)), tokens=6)
+    one.window.workspace.cards["rows"].raise_()
+    one.frames(2)
     panel = one.panel("rows")
     asked: list[int] = []
     line = panel.list._line

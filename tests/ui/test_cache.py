@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 from PySide6.QtCore import QPoint
+from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
-from app.panels.cache import CachePanel, formula, outlook
+from app.panels.cache import CachePanel
+from app.panels.cache_words import formula, outlook
 from app.state.intents import SelectStep
 from app.theme import fonts
 from app.theme.palette import LIGHT
@@ -29,6 +31,7 @@ def make(qtbot: QtBot, bench: synthetic.Bench, size: tuple[int, int] = (422, 190
     with qtbot.waitExposed(panel):
         panel.show()
     panel.render(bench.state)
+    QApplication.processEvents()  # a flat panel has folded its tabs away
     return panel
 
 

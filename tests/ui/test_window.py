@@ -127,7 +127,7 @@ def test_every_layout_shows_its_cards_and_clips_nothing(settings: Path) -> None:
             room = one.window.workspace.rect()
             for name in expected - set(BEHIND.get(layout, ())):  # Qt keeps the tabs behind out of sight
                 assert room.contains(cards[name].geometry()), f"{name} in {layout}"
-            shown = [cards[name].geometry() for name in expected]
+            shown = [cards[name].geometry() for name in expected - set(BEHIND.get(layout, ()))]
             assert not any(a.intersects(b) for a in shown for b in shown if a is not b), layout
 
 
@@ -158,7 +158,7 @@ def test_arrangement_theme_and_layout_are_remembered(settings: Path) -> None:
         one.do(i.SetTheme("dark"))
         one.do(i.SetLayout("cache"))
         one.frames(2)
-        one.window.workspace.cards["timeline"].close()
+        one.window.workspace.cards["cachelab"].close()
         one.frames(2)
     kept = Settings(settings)
     assert (kept.theme, kept.layout) == ("dark", "cache")
@@ -332,6 +332,22 @@ def test_status_keeps_its_place_while_numbers_change(settings: Path) -> None:
         before = [f.geometry() for f in figures]
         one.frames(60)
         assert [f.geometry() for f in figures] == before
+
+
+def test_a_heavy_card_behind_another_one_is_rendered_when_it_comes_to_the_front(settings: Path) -> None:
+    with driven(settings, size=(1440, 900)) as one:
+        one.do(i.SetLayout("image"))
+        one.frames(4)
+        attention = one.window.workspace.cards["attention"]
+        assert attention.heavy
+        rendered: list[object] = []
+        attention.panel.render = rendered.append  # type: ignore[method-assign]
+        one.do(i.Run())
+        one.frames(6)
+        assert rendered == []
+        attention.raise_()
+        one.frames(2)
+        assert rendered[-1].run is one.state.run  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("size", [(1440, 900), (1024, 640)])

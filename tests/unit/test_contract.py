@@ -24,6 +24,10 @@ from core.contract import (
     TokenglassError,
     ViewUnavailableError,
     branches,
+    cache,
+    cache_formula,
+    cache_lab,
+    cache_views,
     commands,
     errors,
     events,
@@ -32,7 +36,7 @@ from core.contract import (
     views,
 )
 
-MODULES = (branches, commands, events, snapshot, specs, views)
+MODULES = (branches, cache, cache_formula, cache_lab, cache_views, commands, events, snapshot, specs, views)
 
 
 def classes_of(module: ModuleType) -> list[type]:
@@ -78,9 +82,11 @@ def test_all_data_is_frozen_and_slotted(data: type) -> None:
 
 def test_the_unions_hold_every_command_and_every_event() -> None:
     begin = {branches.StartBranch, branches.SwitchBranch, branches.DropBranch}
+    begin |= {cache_lab.RunExperiment, cache_lab.StopExperiment}
     assert set(typing.get_args(Command)) == set(classes_of(commands)) | begin
     finished = {c for c in classes_of(events) if dataclasses.is_dataclass(c)}
     happened = {StepSnapshot, branches.BranchStarted, branches.BranchSwitched, branches.BranchesHeld}
+    happened |= {cache_lab.ExperimentProgress, cache_lab.ExperimentFinished}
     parts = {events.ViewStatus, events.ModelInfo, events.PromptRow}  # carried by events
     assert set(typing.get_args(Event)) == (finished - parts) | happened
 

@@ -117,7 +117,7 @@ def test_reported_bytes_are_the_storages() -> None:
     for layer in range(3):
         cache.update(*states(70), layer)
     report = cache_report(cache)
-    held = [layer._buffer.keys.untyped_storage().nbytes() for layer in cache.layers]
+    held = [layer._buffer.parts[0].untyped_storage().nbytes() for layer in cache.layers]
     assert report.length == 70
     assert report.key_allocated_bytes.tolist() == held
     assert report.key_used_bytes.tolist() == [layer.keys.numel() * 4 for layer in cache.layers]

@@ -7,6 +7,7 @@ import pytest
 from app.pacing import Pacer
 from core.contract import (
     BranchesHeld,
+    BranchSwitched,
     Event,
     GenerationParams,
     Hypothesis,
@@ -60,6 +61,15 @@ def test_other_events_pass_at_once() -> None:
     pacer.take(steps(0, 20), 5.0, False, 0.0)
     others = [Vitals(1, 0.1, 10), StateChanged(WorkerState.PAUSED)]
     assert pacer.take(others, 5.0, False, 0.01) == others
+
+
+def test_another_branch_shows_what_was_held_back_of_the_one_before() -> None:
+    pacer = Pacer()
+    pacer.take(steps(0, 20), 5.0, False, 0.0)
+    switched = BranchSwitched(1, 1, 9, 0)
+    got = pacer.take([switched, *steps(3, 8)], 5.0, False, 0.01)
+    assert shown(got[: got.index(switched)]) == 19
+    assert shown(got[got.index(switched) :]) < 5  # its own come at the speed asked for again
 
 
 def test_without_a_limit_everything_is_shown() -> None:

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from app.panels.beams import labels
 from app.state import intents as i
-from app.state.run import RunView, begin, with_end, with_step
+from app.state.run import RunView, begin, show_row, with_end, with_step
 from app.state.state import AppState
 from app.state.update import update
 from core.contract import (
@@ -86,6 +87,25 @@ def finished(places: tuple[tuple[int, int, int | None], ...]) -> RunFinished:
 def test_the_best_returned_sequence_is_shown_at_the_end(beams: RunView) -> None:
     assert tokens(with_end(beams, finished(((0, 0, 1),)))) == [10, 11]
     assert with_end(beams, finished(((0, 0, 2),))).key == beams.key
+
+
+@pytest.mark.parametrize("place", [(0, 5, 2), (0, 0, 7), (3, 0, 0)])
+def test_a_returned_sequence_that_was_never_told_leaves_the_view_where_it_is(
+    beams: RunView, place: tuple[int, int, int]
+) -> None:
+    ended = with_end(beams, finished((place,)))
+    assert ended.finish is not None
+    assert tokens(ended) == tokens(beams)
+
+
+def test_a_row_whose_first_beams_have_ended_shows_the_first_of_the_others(beams: RunView) -> None:
+    run = with_step(beams, step(0, 3, 40, 1, 0))  # beam 0 is there no more
+    assert tokens(show_row(replace(run, follows=False), 0)) == [20, 21, 22, 40]
+
+
+def test_beams_keep_their_labels_when_others_have_ended() -> None:
+    assert labels(4, 2) == ["1.1", "1.2", "2.1", "2.2"]
+    assert labels(3, 1) == ["1", "2", "3"]
 
 
 def test_hypotheses_are_kept(beams: RunView) -> None:

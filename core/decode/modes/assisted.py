@@ -8,6 +8,7 @@ with the same number as without drafts, and the draft was right or not.
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -40,6 +41,11 @@ class Assisted(Mode):
         self.passes = 0
         self.most: float = 0  # num_assistant_tokens as the schedule has it
         self._asked = self._before = 0
+
+    def continue_from(self, other: Mode, slots: int) -> None:
+        """The draft model has read the beginning already."""
+        if isinstance(other, Assisted):
+            self.draft.continue_from(other.draft, slots)
 
     def attached(self) -> AbstractContextManager[None]:
         """The draft's hooks."""
@@ -100,6 +106,8 @@ class Assisted(Mode):
         if u * float(q[drafted]) < float(p[drafted]):
             return drafted, u
         rest = (p - q).clamp(min=0.0)
+        if not bool(rest.any()):
+            rest = p  # the same to the last bit but for the drafted token: rounding
         return inverse_cdf(rest.log(), self.uniform(run, position, Purpose.TOKEN)), u
 
     def uniform(self, run: Session, position: int, purpose: Purpose) -> float:
@@ -128,9 +136,14 @@ class _Picker:
         self.mode, self.run = mode, run
         self.ids = run.ids
 
-    def __call__(self, logits: torch.Tensor, place: int) -> tuple[int, torch.Tensor]:
+    def __call__(self, logits: torch.Tensor, place: int) -> tuple[int, torch.Tensor] | None:
         run = self.run
-        scores = run_pipeline(run.stages, replace(run.pipeline_rows(), ids=self.ids), logits)  # (1, V)
+        try:
+            scores = run_pipeline(run.stages, replace(run.pipeline_rows(), ids=self.ids), logits)  # (1, V)
+        except ValueError:
+            return None  # some of transformers' classes fail where no token is left
+        if not math.isfinite(float(scores.max())):
+            return None
         distribution = torch.softmax(scores[0].double(), dim=-1)
         if run.params.samples:
             position = run.lanes[0].position + place

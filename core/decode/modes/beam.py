@@ -6,13 +6,14 @@ the first `num_beams` that do end are hypotheses. `early_stopping` says when no 
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from core.decode.modes.beams import OUT_OF_REACH, Beams, Candidate, Search
-from core.decode.modes.hypotheses import attainable
+from core.decode.modes.hypotheses import attainable, length_score
 from core.decode.random import Purpose, draw_without_replacement, uniforms
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class BeamSearch(Beams):
         followed = [replace(candidate, beam=beam) for beam, candidate in enumerate(followed)]
         if not (pool.full and params.early_stopping is True):
             for candidate in followed if search.over else candidates[: self.width]:
-                if candidate.reason is not None:
+                if candidate.reason is not None and self._counts(run, candidate):
                     self.end(run, pool, candidate)
         lane = run.lanes[followed[0].lane]
         length, longest = len(lane.token_ids) + 1, run.length_of(lane) - len(lane.prompt.token_ids)
@@ -74,6 +75,12 @@ class BeamSearch(Beams):
         search.improvable &= attainable(followed[0].score, length, longest, params) > worst
         search.over |= not search.improvable or (pool.full and params.early_stopping is True)
         return followed
+
+    def _counts(self, run: Session, candidate: Candidate) -> bool:
+        """Whether it beats the places of the result that nobody has taken yet: what is impossible does not."""
+        length = len(run.lanes[candidate.lane].token_ids) + 1
+        possible = candidate.score > -math.inf
+        return possible and length_score(candidate.score, length, run.params.length_penalty) > OUT_OF_REACH
 
 
 class CounterBeamSample(BeamSearch):
@@ -108,7 +115,7 @@ class TorchBeamSample(BeamSearch):
         self, run: Session, scores: torch.Tensor, count: int, searches: list[Search]
     ) -> tuple[torch.Tensor, list[list[float | None]]]:
         """`count` draws a row; torch does not tell its numbers."""
-        probabilities = torch.softmax(scores, dim=-1)
+        probabilities = torch.softmax(scores, dim=-1).nan_to_num(nan=1.0)  # NaN where nothing is left to draw
         if len(searches) < len(self.searches):
             # `generate()` draws for ended searches, too: their numbers must be used up.
             everything = probabilities.new_zeros(len(self.searches), probabilities.shape[1])

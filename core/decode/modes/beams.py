@@ -6,6 +6,7 @@ with which tokens the lanes go on, and which of them end a hypothesis.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,24 @@ class Search:
     lanes: list[list[int]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """What a search was before a step."""
+
+    over: bool
+    improvable: bool
+    pools: list[tuple[list[Row], bool]]
+
+    @staticmethod
+    def of(search: Search) -> _Kept:
+        return _Kept(search.over, search.improvable, [(list(pool.rows), pool.done) for pool in search.pools])
+
+    def give_back(self, search: Search) -> None:
+        search.over, search.improvable = self.over, self.improvable
+        for pool, (rows, done) in zip(search.pools, self.pools, strict=True):
+            pool.rows, pool.done = rows, done
+
+
 class Beams(Mode):
     """The common part; the modes say in `follow` how the lanes go on."""
 
@@ -79,6 +98,7 @@ class Beams(Mode):
         self.followed: list[Candidate] = []  # by which each lane of the batch came about; none before the first step
         self._expanded = False
         self._ended: list[tuple[Ended, Hypothesis]] = []  # at this step
+        self._before: list[_Kept] = []  # of the searches, while a step is not yet told
 
     def feed(self, run: Session) -> torch.Tensor:
         """Logits (1, B, V). A prompt is fed once; from then on a row has as many lanes as beams."""
@@ -100,6 +120,7 @@ class Beams(Mode):
     def choose(self, run: Session, processed: Processed, place: int) -> Choice:
         """The tokens of the next lanes, and the present lanes that they continue."""
         self._ended = []
+        self._before = [_Kept.of(search) for search in self.searches]
         open_searches = self._place_lanes(run)
         processed, followed = self.follow(run, processed, open_searches)
         followed = _in_place(run, followed)
@@ -123,6 +144,12 @@ class Beams(Mode):
     def follow(self, run: Session, processed: Processed, searches: list[Search]) -> tuple[Processed, list[Candidate]]:
         """How the searches go on; `end` is called for those candidates that complete a hypothesis."""
         raise NotImplementedError
+
+    def lost(self, run: Session, dead: list[int]) -> list[int]:
+        """A search goes on with the beams that are left; without any it ends with what it has found, if anything."""
+        alive = {lane.index for number, lane in enumerate(run.lanes) if number not in dead and _score(lane) > -math.inf}
+        found = {search.prompt.index for search in self.searches if any(pool.rows for pool in search.pools)}
+        return [number for number in dead if run.lanes[number].index not in alive | found]
 
     def _place_lanes(self, run: Session) -> list[Search]:
         for search in self.searches:
@@ -154,6 +181,8 @@ class Beams(Mode):
 
     def end(self, run: Session, pool: Pool, candidate: Candidate) -> None:
         """The candidate, which has a reason to end, completes a hypothesis."""
+        if candidate.score == -math.inf:
+            return  # the pipeline rules it out
         parent = run.lanes[candidate.lane]
         assert candidate.reason is not None
         row = parent.fork()
@@ -175,6 +204,7 @@ class Beams(Mode):
 
     def settle(self, run: Session) -> None:
         """Lanes whose search is over leave the batch."""
+        self._before = []
         going = [number for number, lane in enumerate(run.lanes) if self._goes_on(lane)]
         if 0 < len(going) < len(run.lanes):
             self.followed = [self.followed[number] for number in going]
@@ -192,21 +222,26 @@ class Beams(Mode):
 
     def conclude(self, run: Session, reason: FinishReason) -> list[Row]:
         """The best hypotheses of each prompt. Where a search is cut short, running beams count as if they had ended."""
+        for search, kept in zip(self.searches, self._before, strict=False):
+            kept.give_back(search)  # the step failed: nobody was told what it completed
         rows: list[Row] = []
         for search in self.searches:
             if not search.over:
                 self._cut_short(run, search)
             best = best_first(search.pools)[: run.params.num_return_sequences]
-            if not search.over:
-                best = best or [search.prompt.fork() for _ in range(run.params.num_return_sequences)]
-                for row in best:
-                    row.end(reason)
-            rows += best
+            # Of a search that finds too few, the rest is the prompt alone, as in `generate()`.
+            lacking = [search.prompt.fork() for _ in range(run.params.num_return_sequences - len(best))]
+            for row in lacking:
+                row.score = OUT_OF_REACH if best else None
+            for row in lacking if search.over else [*best, *lacking]:
+                row.end(FinishReason.STOP if search.over else reason)
+            rows += [*best, *lacking]
         return rows
 
     def _cut_short(self, run: Session, search: Search) -> None:
         for lane in run.lanes:
-            if self.searches[lane.index] is search and lane.token_ids and self._goes_on(lane):
+            possible = lane.token_ids and _score(lane) > -math.inf
+            if self.searches[lane.index] is search and possible and self._goes_on(lane):
                 row = lane.fork()
                 row.ended_at, row.fed = len(row.token_ids) - 1, cache_length(run.cache)
                 row.score = length_score(_score(lane), len(row.token_ids), run.params.length_penalty)

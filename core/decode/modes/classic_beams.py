@@ -6,6 +6,7 @@ string ends a hypothesis as EOS does (4.51 ends the search once all beams comple
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,6 +43,7 @@ class ClassicBeams(Beams):
     def judge(self, run: Session, pool: Pool, candidates: list[Candidate]) -> None:
         """Whether this search can still find better ones, by the best of its candidates."""
         best = candidates[0]
+        pool.done |= best.score == -math.inf  # nothing is left that could go on
         lane = run.lanes[best.lane]
         length, longest = len(lane.token_ids) + 1, run.length_of(lane) - len(lane.prompt.token_ids)
         pool.done = pool.done or pool.cannot_improve(best.score, length, longest, run.params)

@@ -6,15 +6,18 @@ sorted into banks by the tokens fulfilled, and the beams are taken from the bank
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from core.contract.errors import ParameterError
 from core.decode.modes.beams import Candidate, Search
 from core.decode.modes.classic_beams import ClassicBeams, stops
 from core.decode.modes.constraints import Progress, begin_progress
+from core.decode.words import in_words
 
 if TYPE_CHECKING:
     from core.decode.observe import Processed
@@ -32,6 +35,7 @@ class ConstrainedBeamSearch(ClassicBeams):
         """Raises `ParameterError` where a constraint cannot be fulfilled."""
         super().begin(run)
         size = run.loaded.info.vocab_size
+        self._refused: dict[int, dict[int, None]] = {}  # by row, the tokens that would fulfil more but are ruled out
         self._first = [begin_progress(run.params, size, row.prompt.token_ids) for row in run.rows]
 
     def follow(self, run: Session, processed: Processed, searches: list[Search]) -> tuple[Processed, list[Candidate]]:
@@ -41,7 +45,10 @@ class ConstrainedBeamSearch(ClassicBeams):
         followed: list[Candidate] = []
         for search in searches:
             found = self._go_on(run, search, scores, processed.final)
-            if self.end_search(search, found) and not search.pools[0].done:
+            limited = self.end_search(search, found) and not search.pools[0].done
+            if search.over and not search.pools[0].rows and not any(map(_fulfils, found)):
+                self._check_refused(run, search)
+            if limited:
                 self._end_all(run, search, found)
             followed += found
         return processed, followed
@@ -60,6 +67,8 @@ class ConstrainedBeamSearch(ClassicBeams):
         lanes, pool = search.lanes[0], search.pools[0]
         candidates = self.candidates(run, lanes, scores[lanes], final)
         followed: list[Candidate] = []
+        if all(map(stops, candidates)) and not self._advances(run, lanes, scores, final, followed):
+            return [replace(candidate, beam=beam) for beam, candidate in enumerate(candidates[: self.size])]
         for rank, candidate in enumerate(candidates):
             if stops(candidate):
                 if rank < self.size and self._progress(run, candidate.lane).completed:
@@ -75,15 +84,18 @@ class ConstrainedBeamSearch(ClassicBeams):
     def _advances(
         self, run: Session, lanes: list[int], scores: torch.Tensor, final: torch.Tensor, followed: list[Candidate]
     ) -> list[Candidate]:
-        """Each lane with each token that fulfils more, but for sequences that are there already."""
+        """Each lane with each token that fulfils more, but for sequences that are there already, or ruled out."""
         ids = {lane: tuple(run.lanes[lane].token_ids) for lane in lanes}
         there = {(ids[candidate.lane], candidate.token_id) for candidate in followed}
         found = []
         for lane in lanes:
             for token_id in self._progress(run, lane).next_tokens():
-                if (ids[lane], token_id) not in there:
+                score = float(scores[lane, token_id])
+                if score == -math.inf:
+                    self._refused.setdefault(run.lanes[lane].index, {})[token_id] = None
+                elif (ids[lane], token_id) not in there:
                     there.add((ids[lane], token_id))
-                    found.append(self.candidate(run, lane, token_id, float(scores[lane, token_id]), final))
+                    found.append(self.candidate(run, lane, token_id, score, final))
         return found
 
     def _by_banks(self, candidates: list[Candidate], likeliest: int) -> list[Candidate]:
@@ -104,10 +116,24 @@ class ConstrainedBeamSearch(ClassicBeams):
 
     def _end_all(self, run: Session, search: Search, followed: list[Candidate]) -> None:
         """The length is reached: beams that fulfil everything are hypotheses, the others where these are too few."""
-        complete = [c for c in followed if c.progress is not None and c.progress.completed]
+        complete = [candidate for candidate in followed if _fulfils(candidate)]
         rest = [] if len(complete) >= run.params.num_return_sequences else [c for c in followed if c not in complete]
         for candidate in complete + rest:
             self.end(run, search.pools[0], candidate)
+
+    def _check_refused(self, run: Session, search: Search) -> None:
+        """Raises `ParameterError` where the constraints were not fulfilled because their tokens were ruled out."""
+        refused = [run.loaded.text.piece(token_id) for token_id in self._refused.get(search.prompt.index, ())]
+        if refused:
+            raise ParameterError(
+                "No beam could say what force_words_ids asks for, because other parameters or the grammar rule out "
+                f"{in_words([repr(piece) for piece in refused[:3]])}; relax these, or leave the phrase out."
+            )
+
+
+def _fulfils(candidate: Candidate) -> bool:
+    """Whether it has said all it must, with tokens that were allowed."""
+    return candidate.progress is not None and candidate.progress.completed and candidate.score > -math.inf
 
 
 def _bank(candidate: Candidate) -> int:

@@ -134,8 +134,17 @@ def _check_tokens(constraint: Constraint, params: GenerationParams, vocab_size: 
         unknown = next((token for token in phrase if token >= vocab_size), None)
         if unknown is not None:
             raise ParameterError(f"Token id {unknown} in force_words_ids does not exist; there are {vocab_size:,}.")
-    if all(never & set(phrase) for phrase in constraint.phrases):
+    if all(never & set(phrase) or _has_bad_words(phrase, params) for phrase in constraint.phrases):
         raise ParameterError(
             f"The phrase {list(constraint.phrases[0])} in force_words_ids cannot be said: it has tokens that end the "
-            "text or that suppress_tokens forbids; leave it out."
+            "text or that suppress_tokens or bad_words_ids forbids; leave it out."
         )
+
+
+def _has_bad_words(phrase: Phrase, params: GenerationParams) -> bool:
+    """Whether a sequence of `bad_words_ids` is in it."""
+    return any(
+        phrase[start : start + len(bad)] == tuple(bad)
+        for bad in params.bad_words_ids
+        for start in range(len(phrase) - len(bad) + 1)
+    )

@@ -104,8 +104,8 @@ class Contrastive(Mode):
         """Feed candidates (B, k): the logits after each (B, k, V) and its hidden state (B, k, E), of length 1."""
         lanes, k = token_ids.shape
         self._widen(run, k)
-        padding = [lane.padding for lane in run.lanes for _ in range(k)]
-        with run.forward.rows_placed(padding):
+        tried = [lane for lane in run.lanes for _ in range(k)]
+        with run.forward.rows_placed([lane.padding for lane in tried], [lane.index for lane in tried]):
             logits = run.forward.positions(token_ids.reshape(-1, 1), run.cache, run.trace, 1, commit=False)
         return logits.reshape(lanes, k, -1), _hidden(run).reshape(lanes, k, -1)
 

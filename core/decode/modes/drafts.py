@@ -16,13 +16,14 @@ import torch
 from core.contract.errors import ParameterError
 from core.contract.params import GenerationParams
 from core.decode.forward import Forward
-from core.decode.kv import cache_length, crop_cache, new_cache
+from core.decode.kv import cache_length, crop_cache, fork_cache, new_cache
 from core.models.loaded import LoadedModel
 
 if TYPE_CHECKING:
     from core.decode.session import Session
 
-Pick = Callable[[torch.Tensor, int], tuple[int, torch.Tensor]]  # logits (1, V), place → token, its distribution (V,)
+# Logits (1, V), place → token, its distribution (V,); None where the pipeline leaves no token.
+Pick = Callable[[torch.Tensor, int], tuple[int, torch.Tensor] | None]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class Draft(Protocol):
         """Its model's hooks, for the time of the loop."""
         ...
 
+    def continue_from(self, other: Draft, slots: int) -> None:
+        """What another draft of this kind has read of the first `slots` slots need not be read again."""
+        ...
+
 
 class LookupDraft:
     """Prompt lookup (Saxena 2023): what followed the last few tokens the first time they occurred."""
@@ -79,6 +84,9 @@ class LookupDraft:
     def attached(self) -> AbstractContextManager[None]:
         """It has no model."""
         return nullcontext()
+
+    def continue_from(self, other: Draft, slots: int) -> None:
+        """It looks at all tokens each time."""
 
 
 def _first(ids: list[int], wanted: list[int]) -> int | None:
@@ -122,6 +130,9 @@ class EarlyExitDraft:
         """The run's own hooks do."""
         return nullcontext()
 
+    def continue_from(self, other: Draft, slots: int) -> None:
+        """Its cache is the run's."""
+
 
 class ModelDraft:
     """Another model with the same vocabulary, with a cache of its own (Leviathan et al. 2023)."""
@@ -154,6 +165,11 @@ class ModelDraft:
         """Hooks on the draft model."""
         return self.forward.attached()
 
+    def continue_from(self, other: Draft, slots: int) -> None:
+        """The cache, copy on write."""
+        if isinstance(other, ModelDraft) and other.forward.model is self.forward.model:
+            self.cache = fork_cache(other.cache, min(slots, cache_length(other.cache)))
+
 
 def _drafted(
     run: Session,
@@ -168,7 +184,10 @@ def _drafted(
     distributions: list[torch.Tensor] = []
     params: GenerationParams = run.params
     while len(tokens) < most:
-        token, distribution = pick(logits(ids, start), len(tokens))
+        picked = pick(logits(ids, start), len(tokens))
+        if picked is None:
+            break  # if the model comes here, it says who left nothing
+        token, distribution = picked
         start += ids.shape[1]
         tokens.append(token)
         distributions.append(distribution)

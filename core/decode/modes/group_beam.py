@@ -43,6 +43,8 @@ class GroupBeamSearch(ClassicBeams):
             scores = scores.clone()
             for place in range(len(scores)):
                 counts = self._said[rows.owner(place)]
+                if not counts:
+                    continue  # the groups before have all ended
                 scores[place, list(counts)] -= penalty * scores.new_tensor(list(counts.values()))
             return scores
 
@@ -54,7 +56,9 @@ class GroupBeamSearch(ClassicBeams):
         chosen: dict[int, list[Candidate]] = {search.prompt.index: [] for search in searches}
         final = processed.final.clone()
         for group in range(self.groups):
-            said = [Counter(c.token_id for c in chosen.get(row, ())) for row in range(len(self.searches))]
+            said = [
+                Counter(c.token_id for c in chosen.get(row, ()) if not stops(c)) for row in range(len(self.searches))
+            ]
             lanes = [lane for search in searches for lane in search.lanes[group]]
             if group and lanes:
                 final[lanes] = self._penalised(run, processed, said)[lanes]
@@ -91,10 +95,18 @@ class GroupBeamSearch(ClassicBeams):
     ) -> list[Candidate]:
         """One step of one group; scores (B, V) are accumulated, final (B, V) are those of the tokens alone."""
         lanes, pool = search.lanes[group], search.pools[group]
-        candidates = self.candidates(run, lanes, scores[lanes], final)
+        candidates = [
+            replace(found, penalty=run.params.diversity_penalty * said[found.token_id])
+            for found in self.candidates(run, lanes, scores[lanes], final)
+        ]
         followed: list[Candidate] = []
-        for rank, found in enumerate(candidates):
-            candidate = replace(found, penalty=run.params.diversity_penalty * said[found.token_id])
+        if all(map(stops, candidates)):  # nothing goes on: this group has ended
+            for beam, candidate in enumerate(candidates[: self.size], group * self.size):
+                followed.append(replace(candidate, beam=beam))
+                self.end(run, pool, followed[-1])
+            pool.done = True
+            return followed
+        for rank, candidate in enumerate(candidates):
             if stops(candidate):
                 if rank < self.size:
                     self.end(run, pool, candidate)

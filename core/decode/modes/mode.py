@@ -96,6 +96,9 @@ class Mode:
     def begin(self, run: Session) -> None:
         """Before the first pass."""
 
+    def continue_from(self, other: Mode, slots: int) -> None:
+        """A branch begins: what the mode of the run it parts from knows of its first `slots` slots holds here, too."""
+
     def diversity(self, params: GenerationParams) -> Stage | None:
         """The stage that keeps groups of beams apart, where the mode has some."""
         return None
@@ -121,6 +124,7 @@ class Mode:
     def feed_put(self, run: Session) -> torch.Tensor:
         """The same where the next tokens are not chosen, but were put there: several of them in one pass."""
         count = 1 if run.pending_logits is not None or run.guiding is not None else min(MOST_PUT, len(run.put))
+        count = run.cache.chunk(count, count)
         if count == 1:
             return run.feed_newest()[None]
         ids = torch.cat([run.ids[:, -1:], run.ids.new_tensor([run.put[: count - 1]])], dim=1)  # (1, n)
@@ -129,6 +133,10 @@ class Mode:
     def choose(self, run: Session, processed: Processed, place: int) -> Choice:
         """One token a lane from the scores (B, V) after the pipeline; `place` counts the positions of this step."""
         raise NotImplementedError
+
+    def lost(self, run: Session, dead: list[int]) -> list[int]:
+        """Of the lanes that have no token left, those without which the run cannot go on."""
+        return dead
 
     def push(self, run: Session, lane: Row, token_id: int) -> str:
         """Add a token to a lane, which may be its end; returns the text that became complete."""

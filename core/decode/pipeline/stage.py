@@ -62,16 +62,28 @@ def run_pipeline(stages: Sequence[Stage], rows: Rows, scores: torch.Tensor) -> t
     return scores
 
 
-def culprit(stages: Sequence[Stage], rows: Rows, scores: torch.Tensor) -> tuple[Stage, float] | None:
-    """The first stage after which a row's largest score is -inf (no token left), NaN or +inf, and that score.
+def culprit(
+    stages: Sequence[Stage], rows: Rows, scores: torch.Tensor, places: Sequence[int]
+) -> tuple[list[Stage], float] | None:
+    """Who made the largest score of one of these rows -inf (no token left), NaN or +inf, and that score.
 
-    Runs them again, as far as needed; None where it does not happen again.
+    Where no token is left, that is all stages that ruled some out, unless the last one does so alone. Runs them again,
+    as far as needed; None where it does not happen again.
     """
+    raw, killers = scores, {place: list[Stage]() for place in places}
+    alive = ~scores.isneginf()
     for stage in stages:
         scores = stage.fn(rows, scores)
-        wrong = next((most for most in scores.amax(dim=-1).tolist() if not math.isfinite(most)), None)
-        if wrong is not None:
-            return stage, wrong
+        left = ~scores.isneginf()
+        for place in places:
+            if bool((alive[place] & ~left[place]).any()):
+                killers[place].append(stage)
+            most = float(scores[place].max())
+            if most == -math.inf and float(stage.fn(rows, raw)[place].max()) > most:
+                return killers[place], most
+            if not math.isfinite(most):
+                return [stage], most
+        alive = left
     return None
 
 

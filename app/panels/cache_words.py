@@ -1,0 +1,102 @@
+"""What the cache panel says in words: the formula beside the measured bytes, shapes, and when it is full."""
+
+from __future__ import annotations
+
+from app.panels.cache_what_if import shape_of
+from app.state.run import RunView
+from app.state.texts import tr
+from app.widgets import numbers
+from core.contract import CacheReport, CacheSpec, ModelInfo, differences, plain_bytes, predict, rows_of
+
+MINUS = "−"
+
+
+def rows_in(run: RunView, report: CacheReport) -> int:
+    """Rows of the batch as stored, beams and candidates included."""
+    return rows_of(report) if report.layouts else len(run.started.rows) * run.started.params.num_return_sequences
+
+
+def formula(run: RunView, report: CacheReport, terse: bool = False) -> str:
+    """K and V × rows × positions × layers × heads × head dimension × bytes of a number, beside the measured bytes.
+
+    What is measured differs from it for reasons that have a name, and add up.
+    """
+    info = run.model
+    rows = rows_in(run, report)
+    elements = 2 * info.layers * info.kv_heads * info.head_dim
+    width = info.kv_bytes_per_token / elements if elements else 0.0
+    expected = rows * report.length * info.kv_bytes_per_token
+    layers, heads = (str(info.layers), str(info.kv_heads))
+    if not terse:
+        layers, heads = tr("{0} layers").format(layers), tr("{0} heads").format(heads)
+    factors = ("2", str(rows), str(report.length), layers, heads, str(info.head_dim), f"{width:g}\u00a0B")
+    # Lines break before an operator, never inside a quantity.
+    product = ("×" if terse else " ×\u00a0").join(factor.replace(" ", "\u00a0") for factor in factors)
+    result = f"{product} =\u00a0{expected:,}\u00a0B"
+    difference = report.used_bytes - expected
+    if not difference:
+        return f"{result}\u00a0✓" if terse else f"{result} " + tr("=\u00a0measured\u00a0✓")
+    if report.layouts or report.kind == "off":
+        named = " ".join(
+            f"{MINUS if d.bytes < 0 else '+'} {abs(d.bytes):,} B ({tr(d.name)})".replace(" ", "\u00a0")
+            for d in differences(shape_of(info), info.dtype, report)
+        )
+        return f"{result} {named} =\u00a0{report.used_bytes:,}\u00a0B\u00a0" + tr("measured")
+    measured = tr("measured {0} B, {1} B more") if difference > 0 else tr("measured {0} B, {1} B less")
+    return f"{result}; " + measured.format(f"{report.used_bytes:,}", f"{abs(difference):,}")
+
+
+def other_form(run: RunView, report: CacheReport) -> str:
+    """The same with d_model, for plain multi-head models; empty for others."""
+    info, shape = run.model, shape_of(run.model)
+    if shape.plain_width is None or not report.layouts:
+        return ""
+    whole = plain_bytes(shape, info.dtype, report)
+    width = info.kv_bytes_per_token // shape.position_elements()
+    factors = (2, rows_in(run, report), report.length, info.layers, shape.plain_width, width)
+    product = " ×\u00a0".join(f"{n:,}" for n in factors)
+    return tr("with d_model") + f" {product}\u00a0B =\u00a0{whole:,}\u00a0B"
+
+
+def storage(run: RunView, report: CacheReport, trace_bytes: int) -> str:
+    """Shape, precision, device; slack, what is beyond the window, padding; the records, which are apart."""
+    parts = []
+    if report.layouts:
+        first = report.layouts[0]
+        each = tr("each layer") if len({layout.shape for layout in report.layouts}) == 1 else tr("layer 0")
+        parts.append(tr("K and V of {0} {1} {2} on {3}").format(each, first.shape, first.dtype, first.device))
+    slack = report.allocated_bytes - report.used_bytes
+    if slack:
+        parts.append(tr("{0} allocated ahead").format(numbers.byte_count(slack)))
+    if report.beyond_bytes:
+        parts.append(tr("{0} beyond the window").format(numbers.byte_count(report.beyond_bytes)))
+    if report.scales_bytes:
+        parts.append(tr("{0} of scales").format(numbers.byte_count(report.scales_bytes)))
+    if report.score_ms:
+        parts.append(tr("choosing what to keep took {0} ms").format(f"{report.score_ms:.3g}"))
+    padding = run.plan.inputs.padding
+    if sum(padding) and report.length:
+        share = sum(padding) / (len(padding) * report.length)
+        parts.append(tr("{0} of it padding, in {1} rows").format(numbers.percent(share), rows_in(run, report)))
+    parts.append(tr("records of the views {0}, apart").format(numbers.byte_count(trace_bytes)))
+    return " · ".join(part.replace(" ", "\u00a0") for part in parts)
+
+
+def outlook(
+    info: ModelInfo, report: CacheReport, step_ms: float, terse: bool = False, spec: CacheSpec | None = None
+) -> str:
+    """Bytes a token, and when the model's positions are used up at the speed of the last steps."""
+    left = max(0, info.max_positions - report.length)
+    duration = numbers.duration(left * step_ms)
+    if not left:
+        when = tr("full")
+    elif terse:
+        when = tr("full in {0}").format(duration)
+    else:
+        when = tr("full at {0} in {1} tokens, {2}").format(f"{info.max_positions:,}", f"{left:,}", duration)
+    a_token = info.kv_bytes_per_token
+    if spec is not None and spec.kind != "growing":
+        a_token = predict(shape_of(info), spec, info.dtype, 1, 1).position_bytes
+        if spec.budget is not None:
+            when += " · " + tr("at most {0} positions a layer").format(f"{spec.budget:,}")
+    return tr("{0} B a token").format(f"{a_token:,}") + f" · {when}"

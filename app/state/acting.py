@@ -1,0 +1,304 @@
+"""Interventions, breakpoints and watched tokens: how they change the state, and what core has to do for it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from app.state import acting_intents as a
+from app.state import notices, select
+from app.state.acting_state import Act, Acting, Break, Pin
+from app.state.run import RunView, show_row
+from app.state.shown import of_sequence
+from app.state.state import AppState
+from app.state.texts import tr
+from core.contract import (
+    BreakpointHit,
+    BreakpointProblem,
+    Command,
+    Intervention,
+    InterventionsApplied,
+    ModelInfo,
+    MutePositions,
+    ParameterError,
+    ScaleHeads,
+    SetBreakpoints,
+    SetInterventions,
+    SkipPart,
+    check_breakpoint,
+    check_interventions,
+    hit_words,
+    words,
+)
+
+MOST_PINS = 8  # as many as there are colours to tell them apart
+ActingEvent = InterventionsApplied | BreakpointHit | BreakpointProblem
+
+
+def on_intent(state: AppState, intent: a.ActingIntent) -> AppState:
+    """The state after an intent."""
+    if isinstance(intent, a.AddBreakpoint | a.SwitchBreakpoint | a.RemoveBreakpoint):
+        return _on_break(state, intent)
+    if isinstance(intent, a.PinToken | a.UnpinToken):
+        return _on_pin(state, intent)
+    if isinstance(intent, a.ShowPreview):
+        return replace(state, acting=replace(state.acting, preview=intent.on))
+    acts = state.acting.acts
+    match intent:
+        case a.AddIntervention(one):
+            return _with_acts(state, (*acts, Act(state.acting.last_id + 1, one)))
+        case a.ChangeIntervention(act_id, one):
+            return _with_acts(state, tuple(replace(x, intervention=one) if x.act_id == act_id else x for x in acts))
+        case a.SwitchIntervention(act_id, on):
+            return _with_acts(state, tuple(replace(x, on=on) if x.act_id == act_id else x for x in acts))
+        case a.RemoveIntervention(act_id):
+            return _with_acts(state, tuple(x for x in acts if act_id is not None and x.act_id != act_id))
+        case a.MuteHead(layer, head):
+            return _with_acts(state, _toggled_head(state.acting, layer, head))
+        case a.UnmuteHeads():
+            return _with_acts(state, tuple(x for x in acts if not _mutes_heads(x.intervention)))
+        case a.SkipLayer(layer, part):
+            return _with_acts(state, _toggled_skip(state.acting, SkipPart(layer, part)))
+        case a.SetMuted(row, positions):
+            return _with_acts(state, _muted(state.acting, row, positions))
+        case a.MutePosition(row, position):
+            return _with_acts(state, _toggled_position(state.acting, row, position))
+
+
+def _muted(acting: Acting, row: int, positions: tuple[int, ...]) -> tuple[Act, ...]:
+    """One line for all positions of a row, in the place of those that were there."""
+    others = tuple(
+        x for x in acting.acts if not (isinstance(x.intervention, MutePositions) and x.intervention.row == row)
+    )
+    made = (Act(acting.last_id + 1, MutePositions(row, positions)),) if positions else ()
+    return (*others, *made)
+
+
+def _with_acts(state: AppState, acts: tuple[Act, ...]) -> AppState:
+    """Another list; during a run a change that acts gets an epoch. What the model has not is announced instead."""
+    before = state.acting
+    last = max([before.last_id, *(act.act_id for act in acts)])
+    acting = replace(before, acts=acts, last_id=last)
+    problem = _problem(state, acting.interventions)
+    if problem:
+        return notices.announce(state, "error", problem)
+    if acting.interventions == before.interventions or not select.is_active(state):
+        return replace(state, acting=acting)
+    epoch = state.epoch + 1
+    return replace(state, acting=replace(acting, epoch=epoch), epoch=epoch)
+
+
+def _problem(state: AppState, asked: tuple[Intervention, ...]) -> str:
+    info = state.model
+    return "" if info is None else _misfit(info, asked, _rows(state))
+
+
+def _rows(state: AppState) -> int:
+    """Rows of the run in progress; before a run nobody knows."""
+    if state.run is not None and select.is_active(state) and state.requested is None:
+        return len(state.run.started.rows)
+    return 1_000_000
+
+
+def _misfit(info: ModelInfo, asked: tuple[Intervention, ...], rows: int) -> str:
+    try:
+        check_interventions(asked, info.title, info.layers, info.heads, info.hidden_size, rows)
+    except ParameterError as error:
+        return error.message
+    return ""
+
+
+def _mutes_heads(one: Intervention) -> bool:
+    return isinstance(one, ScaleHeads) and one.factor == 0
+
+
+def _toggled_head(acting: Acting, layer: int, head: int) -> tuple[Act, ...]:
+    """Muted heads of a layer share one line of the list; one that is muted there, on or off, speaks again."""
+    for act in acting.acts:
+        one = act.intervention
+        if not isinstance(one, ScaleHeads) or one.layer != layer or one.factor != 0:
+            continue
+        heads = tuple(h for h in one.heads if h != head) if head in one.heads and act.on else one.heads
+        if heads == one.heads:
+            heads = tuple(sorted({*one.heads, head})) if act.on else (head,)
+        changed = (replace(act, intervention=replace(one, heads=heads), on=True),) if heads else ()
+        return _replaced(acting, act, changed)
+    return (*acting.acts, Act(acting.last_id + 1, ScaleHeads(layer, (head,))))
+
+
+def _toggled_skip(acting: Acting, one: SkipPart) -> tuple[Act, ...]:
+    if any(act.on and act.intervention == one for act in acting.acts):
+        return tuple(act for act in acting.acts if act.intervention != one)
+    others = tuple(act for act in acting.acts if act.intervention != one)
+    return (*others, Act(acting.last_id + 1, one))
+
+
+def _toggled_position(acting: Acting, row: int, position: int) -> tuple[Act, ...]:
+    for act in acting.acts:
+        one = act.intervention
+        if not isinstance(one, MutePositions) or one.row != row:
+            continue
+        if act.on and position in one.positions:
+            left = tuple(p for p in one.positions if p != position)
+            return _replaced(acting, act, (replace(act, intervention=replace(one, positions=left)),) if left else ())
+        positions = tuple(sorted({*one.positions, position})) if act.on else (position,)
+        return _replaced(acting, act, (replace(act, intervention=replace(one, positions=positions), on=True),))
+    return (*acting.acts, Act(acting.last_id + 1, MutePositions(row, (position,))))
+
+
+def _replaced(acting: Acting, old: Act, new: tuple[Act, ...]) -> tuple[Act, ...]:
+    at = acting.acts.index(old)
+    return (*acting.acts[:at], *new, *acting.acts[at + 1 :])
+
+
+def _on_break(state: AppState, intent: a.AddBreakpoint | a.SwitchBreakpoint | a.RemoveBreakpoint) -> AppState:
+    acting = state.acting
+    match intent:
+        case a.AddBreakpoint(one, on):
+            try:
+                check_breakpoint(one)
+            except ParameterError as error:
+                return notices.announce(state, "error", error.message)
+            same = next((x for x in acting.breaks if x.breakpoint == one), None)
+            if same is not None:
+                return _on_break(state, a.SwitchBreakpoint(same.break_id, on))
+            made = Break(acting.last_id + 1, one, on)
+            acting = replace(acting, breaks=(*acting.breaks, made), last_id=made.break_id)
+        case a.SwitchBreakpoint(break_id, on):
+            breaks = tuple(replace(x, on=on, problem="") if x.break_id == break_id else x for x in acting.breaks)
+            acting = replace(acting, breaks=breaks)
+        case a.RemoveBreakpoint(break_id):
+            left = tuple(x for x in acting.breaks if break_id is not None and x.break_id != break_id)
+            acting = replace(acting, breaks=left)
+    return replace(state, acting=acting)
+
+
+def _on_pin(state: AppState, intent: a.PinToken | a.UnpinToken) -> AppState:
+    pins = tuple(pin for pin in state.acting.pins if pin.token != intent.token)
+    if isinstance(intent, a.PinToken):
+        width = state.model.output_size if state.model is not None else None
+        if isinstance(intent.token, int) and width is not None and intent.token >= width:
+            text = tr("There is no token {0}; ids of this model end at {1}.").format(intent.token, width - 1)
+            return notices.announce(state, "error", text)
+        if len(pins) >= MOST_PINS:
+            text = tr("At most {0} tokens can be watched; remove one first.").format(MOST_PINS)
+            return notices.announce(state, "info", text)
+        pins = (*pins, Pin(intent.token, intent.piece))
+    return replace(state, acting=replace(state.acting, pins=pins))
+
+
+def commands(before: AppState, after: AppState) -> tuple[Command, ...]:
+    """What core has to do for the change; nothing where no run is in progress."""
+    if not select.is_active(before):
+        return ()
+    run_id = after.requested.run_id if after.requested else after.run.run_id if after.run else 0
+    found: list[Command] = []
+    if after.acting.interventions != before.acting.interventions and after.acting.epoch is not None:
+        found.append(SetInterventions(run_id, after.acting.interventions, after.acting.epoch))
+    if after.acting.breakpoints != before.acting.breakpoints:
+        found.append(SetBreakpoints(run_id, after.acting.breakpoints))
+    return tuple(found)
+
+
+def on_event(state: AppState, run: RunView, event: ActingEvent) -> AppState:
+    """The state after an event of the run shown."""
+    acting = state.acting
+    match event:
+        case InterventionsApplied():
+            if acting.epoch is not None and acting.epoch <= event.epoch:
+                acting = replace(acting, epoch=None)
+            return replace(state, acting=acting, run=replace(run, acts=(*run.acts, event)))
+        case BreakpointProblem(_, one, reason):
+            breaks = tuple(replace(x, problem=reason) if x.breakpoint == one else x for x in acting.breaks)
+            state = replace(state, acting=replace(acting, breaks=breaks))
+            return notices.announce(state, "error", reason)
+        case BreakpointHit():
+            breaks = tuple(
+                replace(x, hits=x.hits + 1) if x.breakpoint == event.breakpoint else x for x in acting.breaks
+            )
+            acting = replace(acting, breaks=breaks, hits=(*acting.hits, event))
+            if run.row != acting.hits[0].row:
+                state = of_sequence(state, show_row(run, acting.hits[0].row))
+            return replace(state, acting=acting, selected=acting.hits[0].index)
+
+
+def gone_on(state: AppState) -> AppState:
+    """The run goes on, or another one begins: it is stopped nowhere, and the newest token is followed again."""
+    hits = state.acting.hits
+    if not hits:
+        return state
+    selected = None if state.selected == hits[0].index else state.selected
+    return replace(state, acting=replace(state.acting, hits=()), selected=selected)
+
+
+def cleared(state: AppState, before: RunView | None = None) -> AppState:
+    """Another branch is in use than `before`: it is stopped at no breakpoint."""
+    same = before is not None and state.run is not None and state.run.branch == before.branch
+    return state if same or not state.acting.hits else replace(state, acting=replace(state.acting, hits=()))
+
+
+def told_anew(state: AppState, run: RunView) -> AppState:
+    """A branch that goes on is to be told the interventions of the list, where it was told others."""
+    if run.finish is not None or select.interventions(run) == state.acting.interventions:
+        return replace(state, acting=replace(state.acting, epoch=None)) if state.acting.epoch is not None else state
+    epoch = state.epoch + 1
+    return replace(state, acting=replace(state.acting, epoch=epoch), epoch=epoch)
+
+
+def after_switch(before: AppState, after: AppState) -> tuple[Command, ...]:
+    """What a branch gone back to has to be told."""
+    run = after.run
+    if run is None or run.finish is not None:
+        return ()
+    epoch = after.acting.epoch
+    acts = () if epoch is None or epoch == before.acting.epoch else (after.acting.interventions,)
+    told = tuple(SetInterventions(run.run_id, asked, epoch or 0) for asked in acts)
+    ever = bool(after.acting.last_id)  # it may know breakpoints that are gone
+    return (*told, SetBreakpoints(run.run_id, after.acting.breakpoints)) if ever else told
+
+
+def run_started(state: AppState) -> AppState:
+    """Nothing has been hit yet in a new run."""
+    acting = state.acting
+    breaks = tuple(replace(one, hits=0, problem="") for one in acting.breaks)
+    return replace(state, acting=replace(acting, breaks=breaks, hits=(), epoch=None))
+
+
+def model_ready(state: AppState, info: ModelInfo) -> AppState:
+    """Interventions and watched tokens belong to a model; for another one they are forgotten, and that is said."""
+    acting = state.acting
+    if not acting.acts and not acting.pins:
+        return state
+    same = state.model is not None and state.model.spec.name == info.spec.name
+    if same and not _misfit(info, acting.interventions, 1_000_000):
+        return state
+    state = replace(state, acting=replace(acting, acts=(), pins=(), hits=(), epoch=None))
+    return notices.announce(
+        state, "info", tr("Interventions and watched tokens were for the model before, so their lists are empty now.")
+    )
+
+
+def refused(state: AppState, epoch: int) -> AppState:
+    """The list as the run really has it: the refused interventions are switched off."""
+    if state.acting.epoch != epoch:
+        return state
+    now = select.interventions(state.run) if state.run is not None else ()
+    acts = tuple(replace(act, on=act.on and act.intervention in now) for act in state.acting.acts)
+    return replace(state, acting=replace(state.acting, acts=acts, epoch=None))
+
+
+def stopped_text(state: AppState) -> str:
+    """Where and why the run is stopped at a breakpoint; empty where it is not."""
+    hits = state.acting.hits
+    if not hits:
+        return ""
+    why = " · ".join(hit_words(hit.breakpoint, hit.value) for hit in hits)
+    row = "" if state.run is None or len(state.run.started.rows) < 2 else tr(" of row {0}").format(hits[0].row)
+    return tr("Stopped at token {0}{1}: {2}").format(hits[0].index, row, why)
+
+
+def change_text(event: InterventionsApplied, before: tuple[Intervention, ...]) -> str:
+    """What changed, for the timeline: `head 3.1 muted`, or what is gone."""
+    new = [words(one) for one in event.interventions if one not in before]
+    gone = [words(one) for one in before if one not in event.interventions]
+    parts = [*new, *(tr("no more {0}").format(text) for text in gone)]
+    return ", ".join(parts)

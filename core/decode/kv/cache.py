@@ -1,0 +1,201 @@
+"""The cache of a run: its layers, and what the loop does with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+
+from core.contract.cache import CacheReport, CacheSpec, IntArray, LayerLayout
+from core.decode.kv.layer import CannotRewindError, KindLayer, Shared
+from core.decode.kv.window import RelativeLayer
+from core.models.attention import family_eager
+
+
+class RunCache(Cache):  # type: ignore[misc]
+    """`layers` of one kind, or of one kind for each type of layer. Implements `AttentionGate`.
+
+    feeds_all: nothing is kept, so every pass gets the whole text.
+    """
+
+    feeds_all = False
+
+    def __init__(self, spec: CacheSpec, layers: Sequence[KindLayer], shared: Shared | None = None) -> None:
+        super().__init__(layers=list(layers))
+        self.spec = spec
+        self.shared = shared or Shared()
+        self.gated = any(layer.gated for layer in layers)
+
+    def kind_layers(self) -> Iterator[KindLayer]:
+        """The layers, typed."""
+        yield from self.layers
+
+    @property
+    def length(self) -> int:
+        """Slots that every layer was fed."""
+        return min(layer.length for layer in self.kind_layers())
+
+    # -- during a pass
+
+    def mask(
+        self, module: nn.Module, query: torch.Tensor, mask: torch.Tensor | None, additive: bool
+    ) -> torch.Tensor | None:
+        """The mask of one attention module over what its layer holds."""
+        layer: KindLayer = self.layers[_layer_of(module)]
+        return layer.gate(mask, query, additive) if layer.gated else mask
+
+    def attended(
+        self,
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        mask: torch.Tensor | None,
+        scaling: float | None,
+        extras: dict[str, Any],
+    ) -> None:
+        """Tell a layer that keeps scores who attended to what: the family's own arithmetic, once more."""
+        layer: KindLayer = self.layers[_layer_of(module)]
+        if not layer.scores:
+            return
+        begun = perf_counter()
+        if mask is None and query.shape[2] > 1:
+            slots = torch.arange(key.shape[2], device=query.device)
+            mask = torch.zeros(query.shape[2], key.shape[2], dtype=query.dtype, device=query.device).masked_fill_(
+                slots > slots[-query.shape[2] :, None], torch.finfo(query.dtype).min
+            )[None, None]
+        elif mask is not None and mask.dtype == torch.bool:
+            mask = torch.zeros(mask.shape, dtype=query.dtype, device=query.device).masked_fill_(
+                ~mask, torch.finfo(query.dtype).min
+            )
+        # The output is not wanted: one column of values is enough.
+        _, weights = family_eager(module)(module, query, key, key[..., :1], mask, scaling=scaling, **extras)
+        assert weights is not None  # eager attention always returns its weights
+        if self.shared.padding is not None and self.shared.padded:
+            # Padding attends to nothing that counts.
+            stop = layer.length
+            queries = torch.arange(stop - query.shape[2], stop, device=query.device)
+            weights = weights * (queries >= self.shared.padding[:, None])[:, None, :, None]
+        layer.attended(weights)
+        self.shared.score_s += perf_counter() - begun
+
+    # -- between passes
+
+    def crop_to(self, length: int) -> None:
+        """Forget all slots from `length` on; layers that stopped half way (ragged) are levelled.
+
+        Raises `CannotRewindError`, with nothing changed.
+        """
+        for layer in self.kind_layers():
+            if not layer.can_crop(min(length, layer.length)):
+                layer.crop(length - layer.length)  # raises with the reason
+                raise CannotRewindError("The cache cannot go back there; feed the text again.")
+        for layer in self.kind_layers():
+            layer.crop(min(0, length - layer.length))
+
+    def forget(self) -> None:
+        """Everything, and give the storages back."""
+        for layer in self.kind_layers():
+            layer.reset()
+
+    def can_crop(self, length: int) -> bool:
+        """Whether it can become what it was after `length` slots."""
+        return all(layer.can_crop(length) for layer in self.kind_layers())
+
+    def reusable(self, length: int) -> int:
+        """How many of the first `length` slots a fork can begin with: all that are there, or none."""
+        length = min(length, self.length)
+        return length if self.can_crop(length) else 0
+
+    def fork(self, limit: int | None = None) -> RunCache:
+        """A cache with the same content that goes on on its own."""
+        shared = Shared(self.shared.padding, self.shared.padded, self.shared.widest)
+        return RunCache(self.spec, [layer.fork(limit, shared) for layer in self.kind_layers()], shared)
+
+    def take_rows(self, sources: Sequence[int], since: int = 0) -> None:
+        """Row k of the batch becomes what row `sources[k]` is; before slot `since` they are the same already."""
+        for layer in self.kind_layers():
+            layer.take_rows(sources, since)
+
+    def empty_like(self, model: PreTrainedModel, limit: int) -> RunCache:
+        """An empty cache of this kind."""
+        from core.decode.kv.kinds import make_cache
+
+        return make_cache(model, len(self.layers), self.spec, limit)
+
+    @property
+    def holds_all(self) -> bool:
+        """Whether keys and values of every position that was fed are there."""
+        return not self.feeds_all and all(layer.held == layer.length for layer in self.kind_layers())
+
+    @property
+    def newest_only(self) -> bool:
+        """Whether only the newest query's sight is known, because each query has seen the cache otherwise."""
+        return self.spec.relative or self.spec.kind == "heavy_hitters"
+
+    def chunk(self, asked: int, left: int) -> int:
+        """How many of `left` slots the next pass may feed, where `asked` would be liked."""
+        first = next(self.kind_layers(), None)
+        if isinstance(first, RelativeLayer):
+            asked = min(asked, max(1, first.sinks + first.window - first.length))
+        return min(asked, left)
+
+    def keys_since(self, start: int) -> list[torch.Tensor]:
+        """Copies of the keys of the slots from `start` on, a tensor (B, H_kv, n, D) a layer."""
+        return [layer.newest_keys(layer.length - start) for layer in self.kind_layers()]
+
+    # -- what is held
+
+    def report(self) -> CacheReport:
+        """Bytes per layer as they are now."""
+        layers = list(self.kind_layers())
+        table = np.array([layer.sizes() for layer in layers], dtype=np.int64).reshape(-1, 7)
+        table.flags.writeable = False
+        score_s, self.shared.score_s = self.shared.score_s, 0.0
+        return CacheReport(
+            self.length,
+            table[:, 0],
+            table[:, 1],
+            table[:, 2],
+            table[:, 3],
+            kind=self.spec.kind,
+            key_beyond_bytes=table[:, 4],
+            value_beyond_bytes=table[:, 5],
+            scale_bytes=table[:, 6],
+            layouts=tuple(map(_layout_of, layers)) if self.is_filled else (),
+            score_ms=1e3 * score_s,
+        )
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether anything was fed to every layer."""
+        return self.length > 0
+
+
+def _layer_of(module: nn.Module) -> int:
+    index: int = module.layer_idx  # type: ignore[assignment]
+    return index
+
+
+def _layout_of(layer: KindLayer) -> LayerLayout:
+    rows, heads, key_width, value_width, dtype, device = layer.shape_facts()
+    held = layer.held
+    return _layout(rows, heads, held, layer.length - held, key_width, value_width, dtype, device)
+
+
+@lru_cache(maxsize=4096)
+def _layout(*facts: Any) -> LayerLayout:
+    return LayerLayout(*facts)
+
+
+def no_bytes(layers: int) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+    """Four columns of nothing."""
+    nothing = np.zeros(layers, dtype=np.int64)
+    nothing.flags.writeable = False
+    return nothing, nothing, nothing, nothing

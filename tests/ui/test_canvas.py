@@ -1,0 +1,357 @@
+"""The canvas on a real run with tiny-imagegpt: pixels, overlays, completions, layers are what core says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PySide6.QtCore import QPoint, Qt
+from PySide6.QtGui import QAccessible
+from pytestqt.qtbot import QtBot
+
+import core
+from app import pictures
+from app.panels.canvas_overlays import TITLES
+from app.state import intents as i
+from app.state import select
+from app.theme.colormaps import indices, sequential
+from app.widgets.pixel_words import COVER
+from core.contract import AttentionAnswer, KeyNormsAnswer, RolloutAnswer
+from tests.ui.harness import Driven, clipped
+from tests.ui.real import live, opened
+from tests.ui.test_accessible import controls, say
+
+MODEL = "tiny-imagegpt"
+LEFT = Qt.MouseButton.LeftButton
+ROWS = 14  # given: 32 pixels are painted
+HERE = {"device": "cpu", "dtype": "fp32"}
+
+
+@pytest.fixture
+def one(qtbot: QtBot, tmp_path: Path) -> Iterator[Driven]:
+    """A window with the Image layout and the model loaded."""
+    with opened(tmp_path / "settings.ini", MODEL, (1440, 900)) as driven:
+        driven.do(i.SetLayout("image"))
+        live(driven, lambda: driven.state.draft.image.token_ids is not None)
+        yield driven
+
+
+def click(qtbot: QtBot, canvas: object, pixel: int) -> None:
+    qtbot.mouseClick(canvas, LEFT, pos=canvas.pixel_rect(pixel).center().toPoint())  # type: ignore[attr-defined]
+
+
+def settle(one: Driven) -> None:
+    for _ in range(3):
+        one.frames(3)
+        live(one, lambda: not any(select.is_waiting(one.state, slot) for slot in one.state.asked))
+    one.frames(3)
+
+
+def run(one: Driven, qtbot: QtBot) -> None:
+    """Give some rows with a click, and run to the end."""
+    click(qtbot, one.panel("canvas").start.canvas, ROWS * 16)
+    qtbot.keyClick(one.window, Qt.Key.Key_Return, Qt.KeyboardModifier.ControlModifier)
+    live(one, lambda: one.state.run is not None and one.state.run.finish is not None)
+    settle(one)
+
+
+def colours(canvas: object) -> np.ndarray:
+    """What the canvas shows, (H · W, 3)."""
+    return pictures.pixels_of(canvas.picture())[:, :, :3].reshape(-1, 3)  # type: ignore[attr-defined]
+
+
+def test_a_sample_is_completed_pixel_by_pixel(one: Driven, qtbot: QtBot) -> None:
+    canvas, editor = one.panel("canvas"), one.panel("prompt").image
+    names = [sample.title for sample in pictures.samples()]
+    place = editor.samples.rect_of(names.index("fox")).center().toPoint()
+    qtbot.mouseClick(editor.samples, LEFT, pos=place)
+    one.frames()
+    assert one.state.draft.image.title == "fox"
+    live(one, lambda: one.state.draft.image.token_ids is not None)
+    assert (canvas.page, canvas.start.canvas._given) == (0, 128)
+    one.do(i.SetParameter("do_sample", False))
+    run(one, qtbot)
+    state, fox = one.state.run, pictures.samples()[names.index("fox")].picture
+    assert state is not None
+    assert canvas.page == 1
+    assert state.count == 256 - ROWS * 16
+    assert state.finish is not None
+    assert state.finish.finish_reason == "length_limit"
+    expected = core.run(MODEL, image=fox, keep_rows=ROWS, mode="greedy_search", **HERE)
+    assert canvas.result.token_ids.tolist() == expected.sequences[0][1:]
+    assert np.array_equal(colours(canvas.result.canvas), expected.pictures[0].reshape(-1, 3))
+    shot = canvas.result.canvas.grab().toImage()
+    for pixel in (3, 130, 250):
+        point = canvas.result.canvas.pixel_rect(pixel).center().toPoint()
+        assert shot.pixelColor(point).getRgb()[:3] == tuple(expected.pictures[0].reshape(-1, 3)[pixel].tolist())
+    assert "256 of 256 pixels are there, 224 of them given" in canvas.result.canvas.accessibleDescription()
+
+
+def test_pixels_appear_while_the_run_goes_on_and_it_can_be_stepped(one: Driven, qtbot: QtBot) -> None:
+    canvas = one.panel("canvas").result
+    click(qtbot, one.panel("canvas").start.canvas, ROWS * 16 + 5)
+    one.frames()
+    assert one.state.draft.image.keep == ROWS * 16 + 5
+    for steps in (1, 2, 3):
+        qtbot.keyClick(one.window, Qt.Key.Key_F10)
+        live(one, lambda steps=steps: one.state.run is not None and one.state.run.count == steps)
+        assert (canvas.token_ids >= 0).sum() == ROWS * 16 + 5 + steps
+        unpainted = colours(canvas.canvas)[ROWS * 16 + 5 + steps :]
+        assert len(np.unique(unpainted, axis=0)) == 2  # the chequer
+    qtbot.keyClick(one.window, Qt.Key.Key_Escape)
+    live(one, lambda: not select.is_active(one.state))
+    assert (canvas.token_ids >= 0).sum() == ROWS * 16 + 8
+
+
+@pytest.mark.qt_log_ignore("This plugin does not support raise")  # a tooltip without a display
+def test_a_pixel_is_selected_by_mouse_and_keyboard_and_its_colours_are_told(one: Driven, qtbot: QtBot) -> None:
+    run(one, qtbot)
+    page = one.panel("canvas").result
+    click(qtbot, page.canvas, ROWS * 16 + 20)
+    one.frames(3)
+    assert one.state.selected == 20
+    qtbot.keyClick(page.canvas, Qt.Key.Key_Right)
+    qtbot.keyClick(page.canvas, Qt.Key.Key_Up)
+    one.frames(3)
+    assert one.state.selected == 5
+    state, image = one.state.run, one.state.model.image if one.state.model else None
+    assert state is not None
+    assert image is not None
+    step = state.step(5)
+    shown = page.swatches.rows
+    assert [s.token_id for s in shown] == step.top.token_ids.tolist()
+    assert shown[0].rgb == image.rgb(int(step.top.token_ids[0]))
+    np.testing.assert_allclose([s.raw for s in shown], np.exp(step.top.logprob), rtol=1e-5)
+    np.testing.assert_allclose([s.final for s in shown], np.exp(step.top.final_logprob), rtol=1e-5)
+    qtbot.mouseMove(page.canvas, page.canvas.pixel_rect(ROWS * 16 + 7).center().toPoint())
+    assert [s.token_id for s in page.swatches.rows] == state.step(7).top.token_ids.tolist()
+    assert one.state.selected == 5
+    qtbot.mouseMove(page.canvas, page.canvas.pixel_rect(3).center().toPoint())
+    assert page.swatches.rows == ()
+    click(qtbot, page.canvas, 3)  # it was given: nothing was chosen there
+    assert one.state.selected == 5
+    qtbot.keyClick(page.canvas, Qt.Key.Key_End)
+    one.frames()
+    assert one.state.selected is None
+
+
+def test_every_overlay_is_what_core_measured(one: Driven, qtbot: QtBot) -> None:
+    run(one, qtbot)
+    panel = one.panel("canvas")
+    state, first = one.state.run, ROWS * 16
+    assert state is not None
+    click(qtbot, panel.result.canvas, first + 30)
+    settle(one)
+    plain = colours(panel.result.canvas).astype(float)
+    painted = slice(first, 256)
+    expected: dict[str, np.ndarray] = {
+        by: indices(select.colour_values(state, by)) for by in ("probability", "entropy", "surprisal", "rank")
+    }
+    bits = core.score_picture(MODEL, panel.result.picture, **HERE).surprisal_bits.reshape(-1)
+    expected["bits"] = indices(1.0 - np.clip(bits / select.SURPRISAL_TOP_BITS, 0, 1))
+    for action in panel.overlay.menu().actions():
+        action.trigger()
+        settle(one)
+        overlay = panel.result.overlay
+        shown = colours(panel.result.canvas).astype(float)
+        if overlay in ("attention", "column", "rollout"):
+            answer = one.state.answers["canvas.attention"].answer
+            row = answer.weights.reshape(-1, answer.weights.shape[-1])[-1]  # type: ignore[union-attr]
+            if isinstance(answer, AttentionAnswer | RolloutAnswer):
+                assert len(row) == first + 30 + 1
+                assert panel.result.start_weight == pytest.approx(row[0], abs=0.01)
+            levels = (np.sqrt(np.clip(row, 0, 1)) * 255).astype(int)[1:]
+            where = np.arange(len(levels)) if overlay != "column" else np.arange(first + 30, len(levels))
+            levels = levels[where]
+        elif overlay == "none":
+            assert np.array_equal(shown, plain)
+            continue
+        elif overlay == "keys":
+            answer = one.state.answers["canvas.attention"].answer
+            assert isinstance(answer, KeyNormsAnswer)
+            norms = answer.norms[one.state.focus.head, 1:]
+            where, levels = np.arange(255), indices((norms - norms.min()) / np.ptp(norms))
+        else:
+            where = np.arange(256) if overlay == "bits" else np.arange(256)[painted]
+            levels = expected[overlay]
+            assert np.array_equal(shown[:first], plain[:first]) == (overlay != "bits")
+        wanted = plain[where] * (1 - COVER) + sequential()[levels] * COVER
+        assert np.abs(shown[where] - wanted).max() <= 3, overlay
+    assert panel.result.overlay == list(TITLES)[-1] == "bits"
+    assert f"{bits.mean():.3f} bits per pixel" in panel.readout.text()
+
+
+def test_a_grid_of_nine_is_painted_and_one_of_it_is_gone_on_with(one: Driven, qtbot: QtBot) -> None:
+    panel = one.panel("canvas")
+    next(a for a in panel.many.menu().actions() if a.data() == "9").trigger()
+    run(one, qtbot)
+    page, state = panel.result, one.state.run
+    assert state is not None
+    assert page.grid.count == 9
+    assert len({pictures.pixels_of(page.grid.picture(n)).tobytes() for n in range(9)}) == 9
+    qtbot.mouseClick(page.grid, LEFT, pos=page.grid.rect_of(4).center().toPoint())
+    settle(one)
+    assert one.state.run is not None
+    assert one.state.run.row == 4
+    assert colours(page.canvas).tobytes() == pictures.pixels_of(page.grid.picture(4))[:, :, :3].tobytes()
+    assert "measured ✓" in " ".join(one.panel("cache").text._lines).replace("\xa0", " ")  # every row's bytes
+    click(qtbot, page.canvas, ROWS * 16 + 10)
+    one.frames(2)
+    ids = page.token_ids.tolist()
+    qtbot.mouseClick(panel.go_on, LEFT)
+    one.frames(2)
+    live(one, lambda: one.state.draft.image.token_ids is not None)
+    assert panel.page == 0
+    assert one.state.draft.image.token_ids == tuple(ids)
+    assert one.state.draft.image.keep == ROWS * 16 + 11
+
+
+def test_another_colour_makes_a_branch_and_the_rest_is_painted_anew(one: Driven, qtbot: QtBot) -> None:
+    one.do(i.SetParameter("do_sample", False))
+    run(one, qtbot)
+    panel = one.panel("canvas")
+    first = panel.result.token_ids.copy()
+    click(qtbot, panel.result.canvas, ROWS * 16 + 12)
+    one.frames(3)
+    other = panel.result.swatches.rows[1]
+    assert not other.chosen
+    qtbot.mouseClick(panel.result.swatches, LEFT, pos=panel.result.swatches.square(1).center().toPoint())
+    live(one, lambda: one.state.run is not None and one.state.run.branch_id > 0 and one.state.run.finish is not None)
+    settle(one)
+    ids = panel.result.token_ids
+    assert ids[: ROWS * 16 + 12].tolist() == first[: ROWS * 16 + 12].tolist()
+    assert ids[ROWS * 16 + 12] == other.token_id != first[ROWS * 16 + 12]
+    fresh = core.run(MODEL, prompt_ids=[64, *ids[: ROWS * 16 + 13].tolist()], mode="greedy_search", **HERE)
+    assert [64, *ids.tolist()] == fresh.sequences[0]
+    assert colours(panel.result.canvas)[ROWS * 16 + 12].tolist() == list(other.rgb)
+    one.do(i.SelectStep(12))
+    one.frames(2)
+    one.do(i.SetParameter("do_sample", True))
+    before = one.state.run.branch_id if one.state.run else 0
+    qtbot.mouseClick(panel.again, LEFT)
+    live(one, lambda: one.state.run is not None and one.state.run.branch_id > before and one.state.run.count == 32)
+    assert panel.result.token_ids[: ROWS * 16 + 12].tolist() == first[: ROWS * 16 + 12].tolist()
+
+
+def test_every_layer_shows_the_picture_it_would_have_painted(one: Driven, qtbot: QtBot) -> None:
+    one.do(i.SetParameter("do_sample", False))
+    run(one, qtbot)
+    layers, state = one.panel("layers"), one.state.run
+    assert state is not None
+    live(one, lambda: not np.isnan(layers.probability[:, ROWS * 16 :]).any())
+    assert layers.grid.count == state.model.layers + 1
+    # The last one is the model itself: its likeliest colours are those that greedy decoding chose.
+    assert layers.token_ids[-1].tolist() == one.panel("canvas").result.token_ids.tolist()
+    np.testing.assert_allclose(layers.probability[-1, ROWS * 16 :], np.exp(state.column("logprob")), atol=1e-3)
+    assert (layers.token_ids[0] != layers.token_ids[-1]).any()
+    click(qtbot, one.panel("canvas").result.canvas, ROWS * 16 + 9)
+    one.frames(4)
+    assert layers.grid._swatches[-1] == state.step(9).rgb
+    assert f"out #{''.join(f'{c:02x}' for c in state.step(9).rgb or ())}" in layers.describe()
+
+
+def test_the_bits_of_what_is_opened_are_those_of_core(one: Driven, qtbot: QtBot) -> None:
+    panel = one.panel("canvas")
+    panel.choose_overlay("bits")
+    settle(one)
+    picture = one.state.draft.image.picture
+    assert picture is not None
+    bits = core.score_picture(MODEL, picture, **HERE)
+    assert panel.readout.text().startswith(f"{bits.bits_per_pixel:.3f} bits per pixel")
+    panel.twins.button.setChecked(True)
+    panel.twins.tabs.setCurrentIndex(2)
+    one.frames(2)
+    table = panel.twins.views[2].rows
+    assert table.rowCount() == 256
+    assert float(table.index(40, 3).data()) == pytest.approx(float(bits.surprisal_bits.reshape(-1)[40]), abs=0.01)
+    assert not math.isnan(bits.bits_per_pixel)
+
+
+def test_a_drawing_is_made_with_the_palette_and_taken_back(one: Driven, qtbot: QtBot) -> None:
+    page, image = one.panel("canvas").start, one.state.model.image if one.state.model else None
+    assert image is not None
+    qtbot.mouseClick(one.panel("prompt").image.empty, LEFT)
+    one.frames(2)
+    qtbot.mouseClick(page.draw, LEFT)
+    one.frames(2)
+    ground = image.palette[one.state.draft.image.token_ids[0]].tolist()  # type: ignore[index]
+    assert ground == [255, 255, 255]
+    qtbot.mouseClick(page.colours, LEFT, pos=page.colours.rect_of(10).center().toPoint())
+    box = [page.canvas.pixel_rect(p).center().toPoint() for p in (2 * 16 + 2, 2 * 16 + 9)]
+    qtbot.mousePress(page.canvas, LEFT, pos=box[0])
+    qtbot.mouseMove(page.canvas, box[0] + QPoint(2, 0))
+    qtbot.mouseMove(page.canvas, box[1])
+    qtbot.mouseRelease(page.canvas, LEFT, pos=box[1])
+    one.frames(2)
+    drawn = np.array(one.state.draft.image.token_ids).reshape(16, 16)
+    assert np.flatnonzero(drawn.reshape(-1) == 10).tolist() == list(range(34, 42))
+    assert one.state.draft.image.keep == 3 * 16
+    qtbot.mouseClick(page.tools.buttons()[1], LEFT)  # fill
+    qtbot.mouseClick(page.colours, LEFT, pos=page.colours.rect_of(20).center().toPoint())
+    click(qtbot, page.canvas, 0)
+    one.frames(2)
+    assert (np.array(one.state.draft.image.token_ids) == 20).sum() == 256 - 8
+    qtbot.mouseClick(page.tools.buttons()[2], LEFT)  # pick
+    click(qtbot, page.canvas, 2 * 16 + 5)
+    assert page.colours.current == 10
+    qtbot.keyClick(one.window, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    one.frames(2)
+    assert np.array_equal(np.array(one.state.draft.image.token_ids).reshape(16, 16), drawn)
+    qtbot.mouseClick(page.tools.buttons()[3], LEFT)  # eraser
+    click(qtbot, page.canvas, 2 * 16 + 5)
+    one.frames(2)
+    assert image.palette[one.state.draft.image.token_ids[37]].tolist() == ground  # type: ignore[index]
+
+
+def test_paintings_are_saved_off_the_window_s_thread(one: Driven, qtbot: QtBot, tmp_path: Path) -> None:
+    one.do(i.SetParameter("num_return_sequences", 2))
+    run(one, qtbot)
+    panel, state = one.panel("canvas"), one.state.run
+    assert state is not None
+    for name, save in (("a.png", panel.save_painting), ("b.png", panel.save_grid), ("c.gif", panel.save_animation)):
+        save(tmp_path / name)
+        live(one, lambda: not panel._files.busy)
+        assert one.state.notices[-1].text == f"Saved {name}."
+    saved = pictures.read_file(tmp_path / "a.png").picture
+    assert saved is not None
+    side = saved.width // 16
+    assert side > 8
+    assert np.array_equal(saved.array()[::side, ::side].reshape(-1, 3), colours(panel.result.canvas))
+    assert pictures.read_file(tmp_path / "c.gif").notes == ("The first frame of an animation.",)
+    panel.save_painting(tmp_path / "a.png" / "no.png")
+    live(one, lambda: not panel._files.busy)
+    assert "cannot be written" in one.state.notices[-1].text
+
+
+def test_everything_has_a_name_and_its_place_at_every_size_and_theme(one: Driven, qtbot: QtBot) -> None:
+    one.do(i.SetParameter("num_return_sequences", 4))
+    run(one, qtbot)
+    panel = one.panel("canvas")
+    for page in (1, 0):
+        panel.tabs.setCurrentIndex(page)
+        panel.start.draw.setChecked(page == 0)
+        one.do(i.SetTheme("dark" if page else "contrast"))
+        for size in ((1024, 640), (1440, 900)):
+            one.window.resize(*size)
+            one.do(i.SetLayout("image"))
+            one.frames(3)
+            assert clipped(one.window) == []
+        for widget in (*controls(panel), *controls(one.panel("prompt").image)):
+            assert say(widget, QAccessible.Text.Name), type(widget).__name__
+            assert widget.accessibleDescription() or say(widget, QAccessible.Text.Description), widget.accessibleName()
+    for view in (panel.result.canvas, panel.result.grid, panel.result.swatches, one.panel("layers").grid):
+        assert view.accessibleName()
+        assert "row" in view.accessibleDescription().lower() or "layer" in view.accessibleDescription()
+    panel.tabs.setCurrentIndex(1)
+    panel.twins.button.setChecked(True)
+    one.frames(2)
+    state, table = one.state.run, panel.twins.views[0].rows
+    assert state is not None
+    assert table.rowCount() == state.count
+    assert [table.index(3, c).data() for c in (0, 1, 2)] == ["14", "3", state.step(3).piece]
+    panel.twins.tabs.setCurrentIndex(1)
+    one.frames(2)
+    assert panel.twins.views[1].rows.rowCount() == 4

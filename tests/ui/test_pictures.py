@@ -1,0 +1,269 @@
+"""Picture files: what is read, what is refused in a sentence, what is written; and how they come into the window."""
+
+from __future__ import annotations
+
+import struct
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PySide6.QtCore import QMimeData, QPointF, Qt, QUrl
+from PySide6.QtGui import QDropEvent
+
+from app import drops, exports, pictures
+from app.state import image_draft
+from app.state import intents as i
+from app.state.image_intents import DrawPixels, KeepPixels, StartEmpty, StartPicture
+from app.state.state import AppState
+from app.state.update import update
+from app.widgets import drawing
+from core.contract import ImageFacts, Picture
+from tests.ui.fake_lab import FakeLab, model_info
+from tests.ui.harness import driven
+
+PIXELS = np.random.default_rng(4).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+PALETTE = np.array([[0, 0, 0], [250, 0, 0], [0, 250, 0], [255, 255, 255]], np.uint8)
+FACTS = ImageFacts(4, 6, PALETTE, 4)
+
+
+def save(path: Path, pixels: np.ndarray, **options: object) -> Path:
+    from PIL import Image
+
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def header_only(path: Path, width: int, height: int) -> Path:
+    """A PNG of any size that holds no pixels: whoever decodes it before looking at its size is lost."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff", ".ppm", ".webp"])
+def test_pictures_are_read_to_the_pixel(tmp_path: Path, suffix: str) -> None:
+    options = {"lossless": True} if suffix == ".webp" else {}
+    one = pictures.read_file(save(tmp_path / f"a{suffix}", PIXELS, **options))
+    assert (one.problem, one.notes, one.title) == ("", (), f"a{suffix}")
+    assert one.picture is not None
+    assert np.array_equal(one.picture.array(), PIXELS)
+    assert suffix in pictures.suffixes()
+
+
+def test_transparent_parts_are_white_and_this_is_said(tmp_path: Path) -> None:
+    clear = np.dstack([PIXELS, np.full((5, 7), 255, np.uint8)])
+    clear[2, 3, 3] = 0
+    one = pictures.read_file(save(tmp_path / "a.png", clear))
+    assert one.notes == ("Transparent parts are white.",)
+    assert one.picture is not None
+    assert one.picture.array()[2, 3].tolist() == [255, 255, 255]
+    assert np.array_equal(one.picture.array()[0], PIXELS[0])
+
+
+def test_of_an_animation_the_first_frame_is_taken_and_this_is_said(tmp_path: Path) -> None:
+    from PIL import Image
+
+    first, second = (Image.fromarray(np.full((4, 4, 3), value, np.uint8)) for value in (200, 10))
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second], duration=50)
+    one = pictures.read_file(tmp_path / "a.gif")
+    assert one.notes == ("The first frame of an animation.",)
+    assert one.picture is not None
+    assert np.unique(one.picture.array()).tolist() == [200]
+
+
+@pytest.mark.qt_log_ignore("")
+def test_what_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "noise.png").write_bytes(np.random.default_rng(0).bytes(500))
+    (tmp_path / "empty.png").write_bytes(b"")
+    whole = save(tmp_path / "whole.png", np.zeros((64, 64, 3), np.uint8)).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[:40])
+    for name in ("noise.png", "empty.png", "cut.png"):
+        one = pictures.read_file(tmp_path / name)
+        assert (one.picture, one.problem) == (
+            None,
+            f"“{name}” cannot be read as a picture: it is damaged or of an unknown format.",
+        )
+    gone = pictures.read_file(tmp_path / "gone.png")
+    assert gone.problem == "“gone.png” is not there, or is no regular file."
+    huge = pictures.read_file(header_only(tmp_path / "huge.png", 10_000, 10_000))
+    assert (
+        huge.problem
+        == "The picture has 100 megapixels (10,000 × 10,000), and at most 50 can be taken; make it smaller."
+    )
+
+
+def test_the_samples_are_there_and_small() -> None:
+    assert len(pictures.samples()) >= 6
+    assert all(one.picture is not None and one.picture.width == 16 for one in pictures.samples())
+    assert (pictures.SAMPLES / "README.md").read_text().count("Apache-2.0") == 1
+
+
+# dropping
+
+
+def drop(one: object, path: Path) -> None:
+    data = QMimeData()
+    data.setUrls([QUrl.fromLocalFile(str(path))])
+    event = QDropEvent(
+        QPointF(50, 50), Qt.DropAction.CopyAction, data, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+    )
+    one.window.dropEvent(event)  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("qapp")
+def test_a_dropped_picture_is_begun_with_and_a_bad_one_is_a_sentence(tmp_path: Path) -> None:
+    path = save(tmp_path / "cat.png", PIXELS)
+    assert drops.accepts(path)
+    with driven(tmp_path / "settings.json", FakeLab(), load=False) as one:
+        one.store.state = update(one.state, _ready())
+        one.frames(2)
+        drop(one, path)
+        one.until(lambda: one.state.draft.image.title == "cat.png", frames=20_000)
+        assert one.state.draft.tab == "image"
+        assert one.state.draft.image.picture == Picture.of(PIXELS)
+        assert one.state.draft.image.keep == 12
+        drop(one, header_only(tmp_path / "huge.png", 10_000, 10_000))
+        one.until(lambda: bool(one.state.notices), frames=20_000)
+        assert one.state.notices[-1].text.startswith("The picture has 100 megapixels")
+        assert one.state.draft.image.title == "cat.png"
+
+
+@pytest.mark.usefixtures("qapp")
+def test_a_picture_waits_for_an_image_model(tmp_path: Path) -> None:
+    path = save(tmp_path / "cat.png", PIXELS)
+    with driven(tmp_path / "settings.json") as one:
+        drop(one, path)
+        one.until(lambda: bool(one.state.notices), frames=20_000)
+        assert one.state.notices[-1].text == "“cat.png” waits for an image model; load one, such as tiny-imagegpt."
+        assert (one.state.draft.tab, one.state.draft.image.title) == ("text", "cat.png")
+        assert update(one.state, _ready()).draft.tab == "image"  # type: ignore[arg-type]
+        assert update(one.state, _ready()).draft.image.keep == 12  # type: ignore[arg-type]
+        tabs = one.panel("prompt").tabs
+        assert not tabs.isTabEnabled(3)
+        assert "reads text" in tabs.tabToolTip(3)
+
+
+# the draft
+
+
+def _ready() -> object:
+    from core.contract import ModelReady
+
+    return ModelReady(model_info(chat=False, image=FACTS, vocab_size=5))
+
+
+def ready() -> AppState:
+    return update(AppState(), _ready())  # type: ignore[arg-type]
+
+
+def test_an_image_model_brings_its_tab_and_a_text_model_takes_it_away() -> None:
+    from core.contract import ModelReady
+
+    state = ready()
+    assert (state.draft.tab, state.draft.text) == ("image", "")
+    state = update(state, ModelReady(model_info()))
+    assert (state.draft.tab, bool(state.draft.text)) == ("text", True)
+
+
+def test_half_is_given_and_one_pixel_at_least_is_left_to_paint() -> None:
+    state = update(ready(), StartPicture(Picture.of(PIXELS), "a"))
+    assert state.draft.image.keep == 12
+    assert update(state, KeepPixels(99)).draft.image.keep == 23
+    assert update(state, KeepPixels(-1)).draft.image.keep == 0
+    assert update(state, StartEmpty()).draft.image.given == 0
+
+
+def test_a_picture_and_what_is_given_of_it_can_be_undone() -> None:
+    begun = update(ready(), StartPicture(Picture.of(PIXELS), "a"))
+    state = begun
+    for keep in (13, 14, 15):
+        state = update(state, KeepPixels(keep))
+    state = update(state, i.Undo())
+    assert (state.draft.image.keep, state.draft.image.title) == (12, "a")
+    state = update(state, i.Undo())
+    assert state.draft.image.picture is None
+    state = update(update(state, i.Redo()), i.Redo())
+    assert (state.draft.image.keep, state.draft.image.title) == (15, "a")
+    offered = update(ready(), StartPicture(Picture.of(PIXELS), "a", offered=True))
+    assert not offered.history.past
+
+
+def test_another_model_keeps_the_picture_and_as_large_a_part_of_it() -> None:
+    from core.contract import ModelReady
+
+    state = update(ready(), StartPicture(Picture.of(PIXELS), "a", keep=18))
+    larger = ImageFacts(8, 12, PALETTE, 4)
+    state = update(state, ModelReady(model_info(2, chat=False, image=larger, vocab_size=5)))
+    assert (state.draft.image.keep, state.draft.image.token_ids) == (72, None)
+    assert state.draft.image.picture == Picture.of(PIXELS)
+
+
+def test_strokes_give_what_they_touch_and_are_undone_one_by_one() -> None:
+    state = update(ready(), DrawPixels(image_draft.ground(FACTS), 1))
+    assert state.draft.image.given == 0
+    ids = np.array(state.draft.image.token_ids).reshape(4, 6)
+    assert np.unique(ids).tolist() == [3]  # white
+    state = update(state, DrawPixels(tuple(drawing.drawn(ids, (0, 0), (1, 3), 1).reshape(-1).tolist()), 2))
+    assert state.draft.image.keep == 12
+    assert state.draft.image.picture is not None
+    assert state.draft.image.picture.array()[0, 0].tolist() == [250, 0, 0]
+    state = update(state, i.Undo())
+    assert set(state.draft.image.token_ids or ()) == {3}
+
+
+def test_lines_have_no_gaps_and_fills_stop_at_colours() -> None:
+    ids = drawing.drawn(np.zeros((5, 5), np.int64), (0, 4), (4, 0), 1)
+    assert ids.sum() == 5
+    filled = drawing.filled(ids, (0, 0), 2)
+    assert (filled == 2).sum() == 10
+    assert (drawing.filled(ids, (4, 0), 1) == ids).all()
+
+
+# files that are written
+
+
+def test_exports_are_nearest_neighbour_pictures_and_animations(tmp_path: Path) -> None:
+    from PIL import Image
+
+    pixels = PALETTE[np.arange(24) % 4].reshape(4, 6, 3)
+    assert exports.write_picture(tmp_path / "a.png", exports.enlarged(pixels)) == ""
+    large = pictures.read_file(tmp_path / "a.png").picture
+    assert large is not None
+    scale = large.width // 6
+    assert scale > 50
+    assert np.array_equal(large.array()[:: large.height // 4, ::scale], pixels)
+    assert np.array_equal(large.array(), pixels.repeat(scale, 0).repeat(scale, 1))
+    sheet = exports.side_by_side([pixels] * 3)
+    inner = sheet[exports.GAP_PX : -exports.GAP_PX, exports.GAP_PX : -exports.GAP_PX]
+    assert np.array_equal(inner[0, 0], pixels[0, 0])
+    assert (sheet[0] == 255).all()
+    frames = exports.frames(pixels, 20, (9, 9, 9))
+    assert len(frames) == 5
+    assert (frames[0].reshape(-1, 3)[20:] == 9).all()
+    for name in ("a.gif", "b.png"):
+        assert exports.write_animation(tmp_path / name, frames) == ""
+        with Image.open(tmp_path / name) as image:
+            assert image.n_frames == 5
+            image.seek(4)
+            last = np.asarray(image.convert("RGB"))
+        step = last.shape[1] // 6
+        assert np.array_equal(last[step // 2 :: step, step // 2 :: step], pixels)
+
+
+def test_animations_need_pillow_and_folders_that_can_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = np.zeros((2, 2, 3), np.uint8)
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    assert exports.write_picture(file / "a.png", frame).startswith("“a.png” cannot be written: ")
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    said = exports.write_animation(tmp_path / "a.gif", [frame])
+    assert said == "Animations take Pillow; run “pip install 'tokenglass[image]'”."
+    assert not (tmp_path / "a.gif").exists()
