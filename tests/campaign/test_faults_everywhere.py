@@ -126,6 +126,8 @@ SCENARIOS: dict[str, Scenario] = {
 
 @pytest.fixture(scope="module")
 def driver() -> Iterator[Driver]:
+    import core.decode.session  # noqa: F401  watched, the worker would take ten times as long for its imports
+
     with noted_threads():
         one = Driver()
     yield one
