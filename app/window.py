@@ -25,6 +25,7 @@ from app.panels.output import OutputPanel
 from app.panels.panel import Panel
 from app.panels.prompt import PromptPanel
 from app.panels.statusbar import StatusBar
+from app.reach import offers
 from app.settings import Settings
 from app.state import select
 from app.state.intents import ApplyPreset, ChooseModel, DismissNotice, Intent
@@ -208,10 +209,13 @@ class Window(QMainWindow):
         toggles = [card.toggleViewAction() for card in self.workspace.cards.values()]
         palette = CommandPalette([*named, *toggles], self)
         palette.add(self._named_actions(palette))
-        palette.open()
+        for before in self.findChildren(CommandPalette):
+            if before is not palette:
+                before.close()
+        palette.show()
 
     def _named_actions(self, parent: CommandPalette) -> list[QAction]:
-        """Presets and recent models, which come and go."""
+        """Presets and recent models, which come and go, and whatever the cards offer."""
         state = self.store.state
         wanted: list[tuple[str, Intent]] = [
             (self.tr("Apply preset {0}").format(p.name), ApplyPreset(p.name)) for p in state.presets
@@ -221,6 +225,11 @@ class Window(QMainWindow):
         for text, intent in wanted:
             action = QAction(text, parent)
             action.triggered.connect(lambda _checked=False, intent=intent: self.store.dispatch(intent))
+            made.append(action)
+        for offer in offers(self.workspace, self._reveal):
+            action = QAction(offer.text, parent)
+            action.setEnabled(offer.enabled)
+            action.triggered.connect(lambda _checked=False, do=offer.do: do())
             made.append(action)
         return made
 

@@ -143,10 +143,17 @@ class EditMessage:
 
 @dataclass(frozen=True, slots=True)
 class EditTurn:
-    """The text of an earlier turn of the chat; an empty one removes the turn."""
+    """Another text for an earlier turn of the chat; an empty one is not sent."""
 
     index: int
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveTurn:
+    """Take a turn out of the chat."""
+
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,6 +415,7 @@ Intent = (
     | EditSystem
     | EditMessage
     | EditTurn
+    | RemoveTurn
     | AddTurn
     | Regenerate
     | ClearChat

@@ -136,8 +136,10 @@ def edit(draft: Draft, intent: i.Intent) -> Draft:
         case i.EditMessage(text):
             after = replace(draft, message=text, touched=True)
         case i.EditTurn(index, text) if 0 <= index < len(draft.turns):
-            turn = (ChatMessage(draft.turns[index].role, text),) if text.strip() else ()
-            after = replace(draft, turns=draft.turns[:index] + turn + draft.turns[index + 1 :], touched=True)
+            turn = ChatMessage(draft.turns[index].role, text)
+            after = replace(draft, turns=(*draft.turns[:index], turn, *draft.turns[index + 1 :]), touched=True)
+        case i.RemoveTurn(index) if 0 <= index < len(draft.turns):
+            after = replace(draft, turns=draft.turns[:index] + draft.turns[index + 1 :], touched=True)
         case i.AddTurn():
             role = "assistant" if draft.turns and draft.turns[-1].role == "user" else "user"
             after = replace(draft, turns=(*draft.turns, ChatMessage(role, "")), touched=True)
