@@ -15,7 +15,7 @@ from app.state.state import LayoutName
 from app.theme.style import GAP_PX
 from app.widgets.card import Card
 
-STATE_VERSION = 5  # raise it when cards are added or renamed: older arrangements are then ignored
+STATE_VERSION = 6  # raise it when cards are added or renamed: older arrangements are then ignored
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,12 @@ BEHIND: Mapping[LayoutName, Mapping[str, str]] = {  # as a second tab: the card,
     "image": {"waterfall": "candidates", "attention": "layers"},
 }
 DESKS = ("canvas", "config", "onnx")  # closed at first; opened, they come up as tabs beside the output
-TABBED = ("lens", "walk")  # closed at first; opened, they share the place of the largest view of the model
+TABBED = ("lens", "walk", "compare")  # closed at first; opened, they share the place of the largest view of the model
 LOW_SHARE = 0.27  # of the height, at least, for such a card when it is opened
 ACTING = ("interventions", "breakpoints", "watches")  # closed at first; opened, they share a low place
 
 
+BEAMS_SHARE = 0.4  # of the height, for the lanes of beams when they are opened
 BELOW_OUTPUT = ("errors", "rows", "beams", "cachelab")  # cards that are opened in the middle column
 
 
@@ -79,6 +80,13 @@ class Workspace(QMainWindow):
                 continue
             card.closed.connect(self._arranged_by_hand)
             card.toggleViewAction().triggered.connect(self._arranged_by_hand)
+        self._beams_later = QTimer(self)  # a card that has just come has no size to be changed
+        self._beams_later.setSingleShot(True)
+        self._beams_later.setInterval(0)
+        self._beams_later.timeout.connect(self._make_room_for_beams)
+        if "beams" in self.cards:
+            self.cards["beams"].toggleViewAction().triggered.connect(lambda _visible: self._beams_later.start())
+            self.cards["beams"].visibilityChanged.connect(lambda _visible: self._later.start())
 
     def arrange(self, layout: LayoutName) -> None:
         """Put the cards into a named arrangement; those that are not part of it are hidden."""
@@ -102,7 +110,8 @@ class Workspace(QMainWindow):
             if name in self.cards and front in shown:
                 self.tabifyDockWidget(self.cards[front], self.cards[name])
                 shown.add(name)
-        for name, card in self.cards.items():
+        # Tabs last: what is split off from a card that has tabs becomes one of them.
+        for name, card in sorted(self.cards.items(), key=lambda item: item[0] in (*TABBED, *ACTING)):
             if name in TABBED and name not in shown:
                 self.tabifyDockWidget(self.cards[self._home_of_tabs(columns)], card)
             elif name in ACTING and name not in shown:
@@ -155,6 +164,14 @@ class Workspace(QMainWindow):
                 self.resizeDocks([card], [int(self.height() * LOW_SHARE)], Qt.Orientation.Vertical)
         self._name_tabs()
 
+    @Slot()
+    def _make_room_for_beams(self) -> None:
+        beams, output = self.cards["beams"], self.cards["output"]
+        if beams.isVisible() and not beams.isFloating() and not self._columns:
+            wanted = int(self.height() * BEAMS_SHARE)
+            less = max(0, output.height() - max(0, wanted - beams.height()))
+            self.resizeDocks([output, beams], [less, wanted], Qt.Orientation.Vertical)
+
     def _name_tabs(self) -> None:
         """Qt makes the tab bars of cards that share a place, without a name."""
         for bar in self.findChildren(QTabBar, options=Qt.FindChildOption.FindDirectChildrenOnly):
@@ -163,6 +180,19 @@ class Workspace(QMainWindow):
 
     def _present(self, column: Column) -> Column:
         return Column(column.share, tuple(c for c in column.cards if c[0] in self.cards))
+
+    def _with_beams(self, column: Column) -> Column:
+        """The column of the output with the lanes below, where they are shown."""
+        beams = self.cards.get("beams")
+        if (
+            beams is None
+            or beams.isHidden()
+            or beams.isFloating()
+            or column is not self._columns[min(1, len(self._columns) - 1)]
+        ):
+            return column
+        whole = sum(share for _, share in column.cards)
+        return Column(column.share, (*column.cards, ("beams", round(whole * BEAMS_SHARE / (1 - BEAMS_SHARE)))))
 
     @Slot()
     def _share(self) -> None:
@@ -175,7 +205,7 @@ class Workspace(QMainWindow):
         whole = sum(c.share for c in columns)
         heads = [self.cards[c.cards[0][0]] for c in columns]
         self.resizeDocks(heads, [width * c.share // whole for c in columns], Qt.Orientation.Horizontal)
-        for column in columns:
+        for column in map(self._with_beams, columns):
             room = height - GAP_PX * (len(column.cards) - 1)
             total = sum(share for _, share in column.cards)
             docks = [self.cards[name] for name, _ in column.cards]

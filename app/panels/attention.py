@@ -300,6 +300,7 @@ class AttentionPanel(Panel):
         heads = select.answer(state, HEADS_SLOT)
         if heads is not None and heads.generation > self._generations[HEADS_SLOT]:
             self._generations[HEADS_SLOT] = heads.generation
+            self._first = max(self._first, heads.first_recorded)
             if isinstance(heads.answer, HeadsAnswer) and heads.answer.query.run_id == run.run_id:
                 self.summaries.take(heads.answer)
                 self.thumbnails.set_kinds(self.summaries.letters())
@@ -362,7 +363,7 @@ class AttentionPanel(Panel):
             have = self.matrix.rows
             query = focus_query(run, state.focus, have, fed, recompute=self._recompute, span=self._span)
             if query is not None:
-                self._put(AskView(FOCUS_SLOT, query))
+                self._put(AskView(FOCUS_SLOT, query, chosen=False))
         self._ask_thumbnails(run, state)
 
     def _ask_thumbnails(self, run: RunView, state: AppState, at_once: bool = False) -> None:
@@ -379,19 +380,19 @@ class AttentionPanel(Panel):
         query = None if every else thumbnail_query(run, visible, self._seen, fed, self._first)
         if query is not None:
             self._thumbnails_asked_s = now
-            self._put(AskView(THUMBNAILS_SLOT, query))
+            self._put(AskView(THUMBNAILS_SLOT, query, chosen=False))
         elif every or not decoding:
             self._ask_summaries(run, state, visible, fed)
 
     def _ask_summaries(self, run: RunView, state: AppState, visible: range, fed: int) -> None:
         """What heads do: while tokens stream only for the table, else once the maps are there."""
         got, asked = select.answer(state, HEADS_SLOT), state.asked.get(HEADS_SLOT)
-        query = heads_query(run, visible, self.summaries.seen, fed)
+        query = heads_query(run, visible, self.summaries.seen, fed, self._first)
         declined = got is not None and got.error is not None and asked is not None and asked.query == query
         waits = HEADS_SLOT in self._just_asked or select.is_waiting(state, HEADS_SLOT)
         if query is not None and not waits and not declined:
             self._thumbnails_asked_s = time.monotonic()
-            self._put(AskView(HEADS_SLOT, query))
+            self._put(AskView(HEADS_SLOT, query, chosen=False))
 
     def _put(self, question: AskView) -> None:
         self._asked.add(question.slot)

@@ -75,9 +75,11 @@ def thumbnail_query(
     return ThumbnailQuery(run.run_id, stale, (first, None), **at)
 
 
-def heads_query(run: RunView, visible: range, seen: dict[int, int], fed: int) -> HeadsQuery | None:
+def heads_query(run: RunView, visible: range, seen: dict[int, int], fed: int, first: int = 0) -> HeadsQuery | None:
     """The same for the summaries of heads, over the newest queries."""
-    rows = max(0, fed - SUMMARY_ROWS)
+    rows = max(first, fed - SUMMARY_ROWS)
+    if rows >= fed:
+        return None
     stale, at = _stale(visible, seen, fed, run.model.heads * (fed - rows)), run.place.named
     return HeadsQuery(run.run_id, stale, (rows, None), **at) if stale else None
 

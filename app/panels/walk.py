@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QLabel, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QLabel, QPlainTextEdit, QStackedWidget, QVBoxLayout, QWidget
 
 from app.panels.accessible import Moment, describe_selection
+from app.panels.lens_questions import is_busy
 from app.panels.panel import Dispatch, Panel
 from app.state import select
 from app.state.intents import AskView, WithdrawView
 from app.state.run import RunView
 from app.state.state import AppState
+from app.theme import fonts
 from app.widgets import numbers
 from app.widgets.empty_view import EmptyView
 from app.widgets.focus_ring import FocusRing
 from app.widgets.readout import Readout, share_room
 from app.widgets.walk_tree import WalkTree, merged
-from core.contract import WalkAnswer, WalkQuery, WorkerState
+from core.contract import WalkAnswer, WalkQuery
 
 FIRST_SLOT, LATER_SLOT = "walk.first", "walk.later"
+DETAIL_PX = 112
 FIRST_POSITIONS = 256  # of the prompt that one pass feeds at most
 
 
 class WalkPanel(Panel):
-    """Asks only while tokens do not stream, or for a selected step: each answer is a forward pass."""
+    """Asks only while tokens do not stream, or for one selected step: each answer is a forward pass."""
 
     name = "walk"
     title = "Walk"
@@ -35,11 +38,26 @@ class WalkPanel(Panel):
         self.tree = WalkTree()
         self.tree.setAccessibleName(self.tr("Modules of the forward pass, first step and later step"))
         FocusRing(self.tree)
+        self.detail = QPlainTextEdit()
+        self.detail.setReadOnly(True)
+        self.detail.setFrameShape(QFrame.Shape.NoFrame)
+        self.detail.setFont(fonts.mono(fonts.SMALL_PX))
+        self.detail.setFixedHeight(DETAIL_PX)
+        self.detail.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
+        self.detail.setAccessibleName(self.tr("What went in and out of the chosen module"))
+        self.tree.told.connect(self._tell)
         self.empty = EmptyView()
         self.empty.setAccessibleName(self.tr("Walk, nothing to show yet"))
         self.stack = QStackedWidget(self)
         self.stack.addWidget(self.empty)
-        self.stack.addWidget(self.tree)
+        both = QWidget()
+        inner = QVBoxLayout(both)
+        inner.setContentsMargins(0, 0, 0, 0)
+        inner.setSpacing(4)
+        inner.addWidget(self.tree, 1)
+        inner.addWidget(self.detail)
+        self.both = both
+        self.stack.addWidget(both)
         self.note = QLabel()
         self.note.setTextFormat(Qt.TextFormat.PlainText)
         self.note.setProperty("secondary", True)
@@ -124,7 +142,8 @@ class WalkPanel(Panel):
     def _ask(self, slot: str, query: WalkQuery, state: AppState) -> None:
         have, problem = self._answers.get(slot), self._problem.get(slot)
         known = (have is not None and have.query == query) or (problem is not None and problem[0] == query)
-        if known or select.is_waiting(state, slot):
+        asked = state.asked.get(slot)
+        if known or (select.is_waiting(state, slot) and asked is not None and asked.query == query):
             return
         self._asked.add(slot)
         self.dispatch(AskView(slot, query))
@@ -136,8 +155,8 @@ class WalkPanel(Panel):
         if first is None and later is None:
             self._say(run, state)
             return
-        shown = (id(first), id(later))
-        self.stack.setCurrentWidget(self.tree)
+        shown = (id(first), id(later), int(is_busy(state)))
+        self.stack.setCurrentWidget(self.both)
         if shown == self._shown:
             return
         self._shown = shown
@@ -145,7 +164,7 @@ class WalkPanel(Panel):
         self.tree.show_lines(merged(first, later))
         times = [numbers.duration(a.total_ms) for a in (first, later) if a is not None]
         self.readout.set_wordings(" → ".join(times), "")
-        self.note.setText(self._note(first or later))
+        self.note.setText(self._note(first, later, is_busy(state)))
         self.note.setVisible(bool(self.note.text()))
         self._described = None
 
@@ -155,10 +174,20 @@ class WalkPanel(Panel):
         fed = answer.positions[1] - answer.positions[0]
         return self.tr("{0}: {1} + {2} past").format(name, f"{fed:,}", f"{answer.past:,}")
 
-    def _note(self, answer: WalkAnswer | None) -> str:
-        if answer is None or answer.named:
-            return ""
-        return self.tr("This family has no named stages here: the plain tree of its modules.")
+    def _tell(self, text: str) -> None:
+        if text != self.detail.toPlainText():
+            self.detail.setPlainText(text)
+
+    def _note(self, first: WalkAnswer | None, later: WalkAnswer | None, busy: bool) -> str:
+        answer, notes = first or later, []
+        if first is None and busy:
+            notes.append(self.tr("The first step is walked once no tokens stream; it would hold them up."))
+        if answer is not None and not answer.named:
+            notes.append(self.tr("This family has no named stages here: the plain tree of its modules."))
+        if answer is not None and answer.batch > 1:
+            text = self.tr("One of {0} rows, fed alone here. In the run a mask hid its {1} padding positions.")
+            notes.append(text.format(answer.batch, answer.padding))
+        return " ".join(notes)
 
     def _say(self, run: RunView | None, state: AppState) -> None:
         self.stack.setCurrentWidget(self.empty)
@@ -172,7 +201,7 @@ class WalkPanel(Panel):
                 self.tr("The forward pass, module by module, appears here"),
                 self.tr("Press Ctrl+Enter to run. The first step stands beside a later one, so that caching is seen."),
             )
-        elif state.worker in (WorkerState.DECODING, WorkerState.PREFILL):
+        elif is_busy(state):
             self.empty.set_words(
                 self.tr("The forward pass, module by module, appears here"),
                 self.tr("Pause, or select a token: its step is fed once more for the walk."),
@@ -184,11 +213,11 @@ class WalkPanel(Panel):
 def wanted(run: RunView, state: AppState) -> dict[str, WalkQuery]:
     """The passes to ask for: none while tokens stream and nothing is selected."""
     fed, index = select.fed_positions(run), select.step_index(state)
-    busy = state.worker in (WorkerState.DECODING, WorkerState.PREFILL)
+    busy = is_busy(state)
     if not fed or index is None or (busy and state.selected is None):
         return {}
     first, at = (0, min(run.prompt_tokens, FIRST_POSITIONS)), run.place.named
-    found = {FIRST_SLOT: WalkQuery(run.run_id, first, **at)}
+    found = {} if busy else {FIRST_SLOT: WalkQuery(run.run_id, first, **at)}  # many positions would hold the run up
     later = max(run.prompt_tokens, select.query_position(run, index))  # step 0 is the first pass itself
     if later < fed:
         one = later, later + 1

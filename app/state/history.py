@@ -35,6 +35,7 @@ _EDITS = (
     | i.EditSystem
     | i.EditMessage
     | i.EditTurn
+    | i.RemoveTurn
     | i.AddTurn
     | i.ClearChat
     | i.Regenerate
@@ -84,6 +85,7 @@ _BEGUN = {
     "edit": "edit of the text",
     "try": "another try",
     "fork": "fork",
+    "twin": "twin run",
 }
 
 
@@ -171,7 +173,7 @@ def _key(intent: i.Intent) -> object:
             return "rows given"
         case DrawPixels(_, stroke):
             return "stroke", stroke
-        case i.EditTurn(index, text) if text.strip():
+        case i.EditTurn(index):
             return "turn", index
         case _:
             return None

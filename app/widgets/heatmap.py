@@ -10,7 +10,7 @@ from PySide6.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QP
 from PySide6.QtWidgets import QApplication, QSizePolicy, QToolTip, QWidget
 
 from app.theme import fonts
-from app.theme.colormaps import rgb, sequential
+from app.theme.colormaps import diverging, rgb, sequential
 from app.theme.palette import LIGHT, Palette
 from app.widgets.empty import paint_empty
 from app.widgets.heat_geometry import HeatGeometry, fit, tick_step
@@ -51,14 +51,14 @@ class Heatmap(QWidget):
     def set_palette(self, palette: Palette) -> None:
         """Colours of another theme."""
         self._palette = palette
-        self._lut = packed(sequential(), rgb(palette.surface))
+        self._lut = packed(diverging(palette.dark) if self._scale == "signed" else sequential(), rgb(palette.surface))
         self.show_rows(0)
 
     def set_scale(self, scale: Scale) -> None:
         """How weights become colours."""
         if scale != self._scale:
             self._scale = scale
-            self.show_rows(0)
+            self.set_palette(self._palette)
 
     def set_labels(self, labels: Sequence[str]) -> None:
         """The tokens of the axes, by position. The list may grow without telling."""

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PySide6.QtCore import QAbstractTableModel, QItemSelectionModel, QModelIndex, QPersistentModelIndex, Qt, Signal
-from PySide6.QtGui import QFontMetricsF, QKeyEvent, QResizeEvent
+from PySide6.QtGui import QFontMetricsF, QKeyEvent, QPainter, QPaintEvent, QResizeEvent
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 from app.theme import fonts
-from app.theme.palette import Palette
+from app.theme.palette import LIGHT, Palette
+from app.widgets.empty import paint_empty
 from app.widgets.table_data import Order, Table
 
 ROW_PX, HEAD_PX = 20, 22
@@ -112,6 +113,8 @@ class TableView(QTableView):
     def __init__(self, name: str, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setAccessibleName(name)
+        self.setAccessibleDescription(self.tr("A table, one row each; Enter or a click chooses a row"))
+        self._palette = LIGHT
         self.rows = TableModel(self)
         self.setModel(self.rows)
         self.setFont(fonts.mono(fonts.SMALL_PX))
@@ -139,6 +142,7 @@ class TableView(QTableView):
 
     def set_palette(self, palette: Palette) -> None:
         """Colours of another theme."""
+        self._palette = palette
         self.setStyleSheet(
             f"QTableView {{ background: {palette.surface}; color: {palette.text}; outline: none;"
             f" selection-background-color: {palette.accent_soft}; selection-color: {palette.text}; }}"
@@ -168,6 +172,14 @@ class TableView(QTableView):
             self.scrollToBottom()
         elif table.selected is None:
             self.clearSelection()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """The rows, or that there are none."""
+        super().paintEvent(event)
+        if not self.rows.table.rows:
+            with QPainter(self.viewport()) as painter:
+                words = self.tr("No numbers yet"), self.tr("They stand here as soon as the view has something to show.")
+                paint_empty(painter, self.viewport().rect(), self._palette, *words)
 
     def _mark(self, row: int) -> None:
         index = self.rows.index(row, max(0, self.currentIndex().column()))

@@ -230,6 +230,15 @@ from core.contract.preview import DtypeEstimate, ModelPreview
 from core.contract.snapshot import Candidates, StepId, StepSnapshot, StepTiming
 from core.contract.specs import ChatMessage, Grammar, GrammarKind, ModelSpec, Prompt, RunSpec
 from core.contract.together import check_together, in_mode, inactive_reason
+from core.contract.twins import (
+    BranchesGone,
+    CompareAnswer,
+    CompareAttentionAnswer,
+    CompareAttentionQuery,
+    CompareQuery,
+    EndTwin,
+    StartTwin,
+)
 from core.contract.views import (
     AttentionAnswer,
     AttentionQuery,
@@ -272,6 +281,7 @@ __all__ = [
     "BranchMemory",
     "BranchStarted",
     "BranchSwitched",
+    "BranchesGone",
     "BranchesHeld",
     "Breakpoint",
     "BreakpointHit",
@@ -293,6 +303,10 @@ __all__ = [
     "ColumnQuery",
     "Command",
     "CommandRefused",
+    "CompareAnswer",
+    "CompareAttentionAnswer",
+    "CompareAttentionQuery",
+    "CompareQuery",
     "ConfigDescribed",
     "ConfigDescription",
     "ConfigEstimate",
@@ -311,6 +325,7 @@ __all__ = [
     "DropBranch",
     "DtypeEstimate",
     "DummyInput",
+    "EndTwin",
     "EntropyAbove",
     "ErrorReport",
     "Event",
@@ -421,6 +436,7 @@ __all__ = [
     "StageReport",
     "StartBranch",
     "StartRun",
+    "StartTwin",
     "StateChanged",
     "Steer",
     "StepDetail",

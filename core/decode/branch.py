@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from core.contract.branches import BranchStarted, StartBranch
+from core.contract.cache import CacheSpec
 from core.contract.errors import ParameterError, PromptError, ViewUnavailableError
 from core.contract.events import PromptRow
 from core.contract.interventions import of_row
@@ -53,15 +54,22 @@ def begin_branch(
     command: StartBranch,
     cancelled: Callable[[], bool] = lambda: False,
     donors: Iterable[Session] = (),
+    loaded: LoadedModel | None = None,
+    cache: CacheSpec | None = None,
 ) -> tuple[Session, BranchStarted]:
-    """The branch, not advanced yet. Raises `PromptError` or `ParameterError`; `parent` is never changed."""
+    """The branch, not advanced yet. Raises `PromptError` or `ParameterError`; `parent` is never changed.
+
+    loaded, cache: the model it runs on and the kind of its cache, the parent's if None; of another one nothing can be
+    taken over.
+    """
     from core.decode.session import Session
 
     parting = _parting(parent, command, tuple(donors))
     spec = _spec(parent, command, parting)
+    spec = spec if cache is None else dataclasses.replace(spec, cache=cache)
     _check_mode(parent, spec)
     branch = Session(
-        parent.loaded,
+        loaded or parent.loaded,
         spec,
         run_id=parent.run_id,
         branch_id=command.branch_id,
@@ -218,6 +226,8 @@ def continue_row(run: Session, parting: Parting) -> None:
 def take_over(run: Session, parting: Parting) -> int:
     """Records and cache of what is in common; returns the positions that need not be fed again."""
     row, source, parent = run.rows[0], parting.row, parting.parent
+    if run.loaded is not parent.loaded or run.spec.cache != parent.spec.cache:
+        return 0  # everything is fed by itself, under its own interventions
     common = min(row.padding + parting.position, run.ids.shape[1] - 1)
     run.acts.take(parent.acts, common, source.index)
     if run.mode.moves_lanes:
@@ -230,7 +240,7 @@ def take_over(run: Session, parting: Parting) -> int:
         row.path = source.path.moved(common, 0)
         run.acts.take(parent.acts, common, source.index)
     best, lane, held = parent, 0, 0
-    for session in (parent, *parting.donors):
+    for session in (parent, *(donor for donor in parting.donors if donor.loaded is run.loaded)):
         at, count = _held(session, run, common, source if session is parent else None)
         if count > held:
             best, lane, held = session, at, count

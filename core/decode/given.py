@@ -70,10 +70,8 @@ def reuse(run: Session, before: Session) -> int:
 def adopt(run: Session, past: Session | Cache) -> int:
     """Begin with the cache that the caller gives; returns its positions. Raises `ParameterError` or `PromptError`."""
     if run.several:
-        raise ParameterError(
-            f"past_key_values holds one sequence, so it takes one prompt and a mode that keeps it in its place, not "
-            f"{len(run.rows)} in {run.mode.name}; run without it."
-        )
+        why = f"{run.mode.name} keeps several side by side" if len(run.rows) == 1 else f"there are {len(run.rows)} here"
+        raise ParameterError(f"past_key_values holds one sequence, but {why}; run without it.")
     if isinstance(past, Cache):
         return _adopt_cache(run, past)
     if past.loaded.module is not run.loaded.module:

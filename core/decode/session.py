@@ -223,14 +223,16 @@ class Session:
         mode, name = self.mode, params.infer_mode(self.assistant is not None)
         if mode.name != name:  # what if; of the modes that a step can be asked about, only DoLa has a stage of its own
             mode = make_mode(params, self.spec, self.loaded) if name == "dola_generation" else Mode()
-        return self._build(params, self._opening(mode, self.guidance, params, past))
+        return self._build(params, self._opening(mode, self.guidance, params, past), past)
 
-    def _build(self, params: GenerationParams, opening: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    def _build(
+        self, params: GenerationParams, opening: tuple[Stage, ...], past: Past | None = None
+    ) -> tuple[Stage, ...]:
         """Stages see only known tokens: after embeddings they begin with none, as in `generate()`."""
         known = dataclasses.replace(params, min_length=max(0, params.min_length - self.unseen))
-        return build_pipeline(known if self.unseen else params, self._context(params, opening))
+        return build_pipeline(known if self.unseen else params, self._context(params, opening, past))
 
-    def _context(self, params: GenerationParams, opening: tuple[Stage, ...]) -> PipelineContext:
+    def _context(self, params: GenerationParams, opening: tuple[Stage, ...], past: Past | None) -> PipelineContext:
         known = self.prompt_slots - self.unseen
         grammar = None if self.grammar is None else self.grammar.stage(params.eos_token_id, known)
         return PipelineContext(
@@ -239,7 +241,7 @@ class Session:
             device=self.loaded.device,
             custom=self.extras.logits_processor,
             prefix_allowed_tokens_fn=self.extras.prefix_allowed_tokens_fn,
-            diversity=self.mode.diversity(params),
+            diversity=self.mode.diversity(self, params, past),
             opening=opening,
             grammar=grammar,
         )
@@ -427,9 +429,9 @@ class Session:
 
     # -- views
 
-    def answer(self, query: ViewQuery) -> ViewAnswer:
+    def answer(self, query: ViewQuery, other: Session | None = None) -> ViewAnswer:
         """Derive a view. Raises `ViewUnavailableError` with the reason."""
-        slices = self.answer_in_slices(query)
+        slices = self.answer_in_slices(query, other)
         while True:
             try:
                 next(slices)
@@ -437,9 +439,12 @@ class Session:
                 answer: ViewAnswer = done.value
                 return answer
 
-    def answer_in_slices(self, query: ViewQuery) -> Generator[None, None, ViewAnswer]:
-        """The same in pieces of a few milliseconds, so that it can be spread between steps or dropped."""
-        slices = derive(self.recording(), query)
+    def answer_in_slices(self, query: ViewQuery, other: Session | None = None) -> Generator[None, None, ViewAnswer]:
+        """The same in pieces of a few milliseconds, so that it can be spread between steps or dropped.
+
+        other: the second branch of a comparison.
+        """
+        slices = derive(self.recording(), query, None if other is None else other.recording())
         while True:
             with torch.inference_mode():
                 try:

@@ -32,11 +32,11 @@ def derive_attention(recording: Recording, query: AttentionQuery) -> Generator[N
     layer, heads = recording.layer(query.layer), checked_heads(recording, query.heads, query.reduce)
     strand = recording.strand(query)
     start, stop = recording.span(strand, query.rows)
-    trace, strand = _trace_for(recording, query, strand, start, stop)
-    cell = _cell(stop - start, stop, query.pool)
+    trace, strand = trace_for(recording, query, strand, start, stop)
+    cell = joined_cells(stop - start, stop, query.pool)
     parts: list[FloatArray] = []
     count = recording.info.heads if heads is None else len(heads)
-    for begin, end in _row_slices(start, stop, count, cell[0]):
+    for begin, end in row_slices(start, stop, count, cell[0]):
         weights = attention_weights(recording, trace, layer, strand, begin, end, heads)  # (H, R, end)
         if query.reduce is not None:
             weights = weights.mean(0, keepdim=True) if query.reduce == "mean" else weights.amax(0, keepdim=True)
@@ -61,7 +61,7 @@ def derive_thumbnails(recording: Recording, query: ThumbnailQuery) -> Generator[
     for index, layer in enumerate(query.layers):
         recording.layer(layer)
         rows: list[torch.Tensor] = []
-        for begin, end in _row_slices(start, stop, heads, 1):
+        for begin, end in row_slices(start, stop, heads, 1):
             weights = attention_weights(recording, trace, layer, strand, begin, end, None)
             weights = pad(weights, (0, stop - end))[:, :, start:]  # (H, R, count)
             rows.append(adaptive_max_pool2d(weights, (end - begin, side)))
@@ -113,7 +113,7 @@ def attention_weights(
     return weights[0] if heads is None else weights[0, heads]
 
 
-def _trace_for(
+def trace_for(
     recording: Recording, query: AttentionQuery, strand: Strand, start: int, stop: int
 ) -> tuple[Trace, Strand]:
     """The run's trace, or where its records were dropped and the user wants it, the same positions fed again."""
@@ -143,14 +143,15 @@ def checked_heads(recording: Recording, heads: tuple[int, ...] | None, reduce: s
     return list(heads)
 
 
-def _cell(rows: int, columns: int, pool: tuple[int, int] | None) -> tuple[int, int]:
+def joined_cells(rows: int, columns: int, pool: tuple[int, int] | None) -> tuple[int, int]:
     """Rows and columns joined into one cell, so that the answer fits into `pool`."""
     if pool is None:
         return 1, 1
     return -(-rows // max(1, pool[0])), -(-columns // max(1, pool[1]))
 
 
-def _row_slices(start: int, stop: int, heads: int, multiple: int) -> Generator[tuple[int, int], None, None]:
+def row_slices(start: int, stop: int, heads: int, multiple: int) -> Generator[tuple[int, int], None, None]:
+    """Query positions in portions of a few milliseconds, of whole cells of `multiple` rows."""
     rows = max(1, SLICE_ELEMENTS // (heads * stop))
     rows = max(multiple, rows - rows % multiple)
     for begin in range(start, stop, rows):

@@ -6,7 +6,8 @@ from collections.abc import Generator
 
 import torch
 
-from core.trace.attention import attention_weights
+from core.contract.views import AttentionQuery
+from core.trace.attention import attention_weights, trace_for
 from core.trace.record import Trace
 from core.trace.recording import Recording, Strand
 
@@ -18,11 +19,25 @@ def residuals(trace: Trace, strand: Strand, layer: int, start: int, stop: int) -
     return trace.residuals(layer, strand.padding + start, strand.padding + stop, strand.path)
 
 
+def records(recording: Recording, strand: Strand, start: int, stop: int, recompute: bool) -> tuple[Trace, Strand]:
+    """What the weights of the query positions [start, stop) come from: the run's records, or the same fed again.
+
+    recompute: where records were dropped. Raises `ViewUnavailableError` for dropped records otherwise.
+    """
+    return trace_for(recording, AttentionQuery(0, 0, recompute=recompute), strand, start, stop)
+
+
 def weights(
-    recording: Recording, strand: Strand, layer: int, start: int, stop: int, heads: list[int] | None
+    recording: Recording,
+    records: tuple[Trace, Strand],
+    layer: int,
+    start: int,
+    stop: int,
+    heads: list[int] | None,
 ) -> torch.Tensor:
     """(H, stop - start, stop) float32 of a strand's query positions."""
-    return attention_weights(recording, recording.recorded(), layer, strand, start, stop, heads)
+    trace, strand = records
+    return attention_weights(recording, trace, layer, strand, start, stop, heads)
 
 
 def feed_again(recording: Recording, strand: Strand, start: int, stop: int) -> tuple[Trace, Strand]:

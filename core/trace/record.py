@@ -243,6 +243,11 @@ class Trace:
             for block, a, b in self._covering(start, stop)
         ]
 
+    @property
+    def batch(self) -> int:
+        """Rows that were fed side by side, at most; 1 where nothing is recorded."""
+        return max((block.batch for block in (*self._sealed, *self._tail)), default=1)
+
     def _covering(self, start: int, stop: int) -> list[tuple[Block, int, int]]:
         """The blocks that hold [start, stop), each with its own part of the range."""
         found: list[tuple[Block, int, int]] = []

@@ -23,7 +23,7 @@ class Strand:
     """One sequence of a run as the records hold it. Slots count padding; position p is in slot padding + p.
 
     token_ids: prompt and continuation, as far as this strand goes; the last one may not have been fed yet.
-    fed: slots that were fed of it, padding included; None: all that the trace has.
+    fed: slots that were fed of it, padding included; None: all that the trace has. group: of beams.
     """
 
     row: int
@@ -31,6 +31,7 @@ class Strand:
     padding: int
     token_ids: tuple[int, ...]
     fed: int | None = None
+    group: int = 0
 
 
 class KeySource(Protocol):

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from app.state import branch_intents as b
-from app.state import branches, select
+from app.state import branches, select, twins
 from app.state import intents as i
+from app.state import twin_intents as t
+from app.state.branch_state import TwinChange
 from app.state.effects import commands
 from app.state.run import RunView
 from app.state.state import AppState
@@ -42,8 +44,9 @@ class Lab:
     def __init__(self, loaded: LoadedModel, budget_bytes: int) -> None:
         self.mailbox, self.budget_bytes = Mailbox(), budget_bytes
         self.worker = Worker(queue.SimpleQueue(), self.mailbox, Flags())
-        self.worker.loaded = loaded
-        self.worker._settle()
+        self.worker.shelf.use(loaded)
+        self.going = self.worker.going
+        self.going.settle()
         self.refusals: list[str] = []
 
     def take(self, command: object) -> None:
@@ -53,11 +56,10 @@ class Lab:
 
     def work(self) -> bool:
         """One unit of work; False where there is nothing to do."""
-        worker = self.worker
-        if worker._advancing:
-            worker._advance()
-        elif worker._refilling:
-            worker._refill()
+        if self.going.advancing:
+            self.worker._advance()
+        elif self.going.refilling:
+            self.going.refill()
         else:
             return False
         return True
@@ -91,7 +93,7 @@ class User(RuleBasedStateMachine):
 
     def settle(self, work: int = 0) -> None:
         """So many units of work; what must be fed again is fed at once."""
-        while work > 0 or self.lab.worker._refilling:
+        while work > 0 or self.lab.going.refilling:
             if not self.lab.work():
                 break
             work -= 1
@@ -101,12 +103,19 @@ class User(RuleBasedStateMachine):
 
     def agree(self) -> None:
         """The window shows what the worker is at."""
-        run, session = self.state.run, self.lab.worker.session
+        run, session = self.state.run, self.lab.going.session
         if run is None or session is None:
             return
         assert run.branch == (session.run_id, session.branch_id)
         assert [s.token_id for s in run.steps()] == list(session.rows[0].token_ids)
         assert (run.finish is not None) == session.finished
+        beside = twins.beside(self.state)
+        others = self.lab.going.branches.together[1:]
+        assert [beside] == [(one.run_id, one.branch_id) for one in others] or (beside is None and not others)
+        for key, one in ((beside, one) for one in others):
+            view = branches.view_of(self.state, key)
+            assert [s.token_id for s in view.steps()] == list(one.rows[0].token_ids)
+            assert (view.finish is not None) == one.finished
         assert select.is_paused(self.state) == (self.state.worker is WorkerState.PAUSED)
 
     # -- what a user does
@@ -160,6 +169,19 @@ class User(RuleBasedStateMachine):
     def fork(self, index: int) -> None:
         self.do(b.Fork(index))
 
+    @precondition(lambda self: self.state.model is not None)
+    @rule(
+        temperature=st.sampled_from([0.5, 2.0]),
+        begin=st.sampled_from(["run", "prompt", "token"]),
+        work=st.integers(0, 25),
+    )
+    def twin(self, temperature: float, begin: t.TwinBegin, work: int) -> None:
+        self.do(t.RunTwin(TwinChange({"temperature": temperature}), begin), work)
+
+    @rule()
+    def end_twin(self) -> None:
+        self.do(t.EndTwinRun())
+
     @precondition(lambda self: self.state.run is not None)
     @rule(delta=st.sampled_from([-2, -1, 1, 2]))
     def switch(self, delta: int) -> None:
@@ -185,16 +207,18 @@ class User(RuleBasedStateMachine):
             run = branches.view_of(self.state, key)
             if key not in self.state.branches.deleted and run.count:
                 self.lab.take(SwitchBranch(*key))
-                while self.lab.worker._refilling:
+                while self.lab.going.refilling:
                     self.lab.work()
-                session = self.lab.worker.session
+                session = self.lab.going.session
                 assert session is not None
                 assert (session.run_id, session.branch_id) == key
                 as_a_fresh_run(run, session)
         for refusal in self.lab.refusals:
-            assert "max_new_tokens" in refusal or "no position" in refusal, refusal
-        self.lab.worker.hooks.close()
-        self.lab.worker.branches.clear()
+            assert any(known in refusal for known in ("max_new_tokens", "no position", "ended before its twin")), (
+                refusal
+            )
+        self.lab.going.end()
+        self.lab.going.forget()
 
 
 def as_a_fresh_run(run: RunView, session: Session) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from core.contract import (
     ColumnQuery,
     HeadsAnswer,
     HeadsQuery,
+    NormsQuery,
     RolloutAnswer,
     RolloutQuery,
     ViewUnavailableError,
@@ -91,6 +94,23 @@ def test_each_head_in_four_numbers(ours: Ours, loaded: LoadedModel) -> None:
             np.testing.assert_allclose(answer.previous[layer], before, atol=1e-5)
             induction = torch.stack([w[:, q, t] for q, t in pairs], -1).mean(-1)
             np.testing.assert_allclose(answer.induction[layer], induction, atol=1e-5)
+
+
+def test_what_was_dropped_can_be_fed_again_for_every_view(ours: Ours, loaded: LoadedModel) -> None:
+    prompt = ours.sequences[0][:-NEW]
+    poor = run(loaded, [prompt], {"max_new_tokens": NEW}, prefill_chunk=4, trace_budget_bytes=1)
+    assert poor.sequences == ours.sequences
+    heads, rollout = HeadsQuery(1, (0, 1), (5, None)), RolloutQuery(1, (FED - 2, None))
+    for query in (ColumnQuery(1, 1, 3), heads, rollout, NormsQuery(1, 2)):
+        with pytest.raises(ViewUnavailableError) as refused:
+            poor.session.answer(query)
+        assert refused.value.can_recompute
+        again, kept = poor.session.answer(replace(query, recompute=True)), ours.session.answer(query)
+        names = {"weights", "first", "previous", "entropy_bits", "residual", "update"}
+        compared = [name for name in names if hasattr(kept, name)]
+        assert compared
+        for name in compared:
+            np.testing.assert_allclose(getattr(again, name), getattr(kept, name), atol=1e-4)
 
 
 def test_induction_looks_behind_the_latest_earlier_occurrence() -> None:

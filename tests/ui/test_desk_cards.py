@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QFileDialog
 
+from app import asking
 from app.drops import accepts, take
 from app.panels.config_desk import ConfigPanel
 from app.panels.onnx import OnnxPanel
@@ -124,7 +124,7 @@ def test_create_loads_a_model_of_this_configuration(one: Driven, qtbot: Any) -> 
 
 def test_save_writes_a_folder(one: Driven, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "made"
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(folder), ""))
+    monkeypatch.setattr(asking, "save_file", lambda _parent, _title, chosen, *_: chosen(str(folder)))
     panel = config(one)
     pick(panel.subject, "Qwen2, small")
     live(one, lambda: settled(one))
@@ -148,7 +148,7 @@ def test_the_graph_is_described_exported_and_checked(
 ) -> None:
     needs_packages()
     path = tmp_path / "model.onnx"
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(path), ""))
+    monkeypatch.setattr(asking, "save_file", lambda _parent, _title, chosen, *_: chosen(str(path)))
     one.do(i.SetLayout("model"))
     panel: OnnxPanel = one.panel("onnx")
     live(one, lambda: one.state.onnx.description is not None)
@@ -176,7 +176,7 @@ def test_the_graph_is_described_exported_and_checked(
 
 def test_cancel_gives_the_export_up(one: Driven, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs_packages()
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "model.onnx"), ""))
+    monkeypatch.setattr(asking, "save_file", lambda _p, _t, chosen, *_: chosen(str(tmp_path / "model.onnx")))
     one.do(i.SetLayout("model"))
     panel: OnnxPanel = one.panel("onnx")
     live(one, lambda: one.state.onnx.description is not None)

@@ -129,8 +129,9 @@ class RunCache(Cache):  # type: ignore[misc]
         """
         length = min(length, self.length)
         gone = self.lost[row] if self.lost else {}
-        wrong = [slot for slot, at in gone.items() if slot < length and (at > length or slot not in deleted)]
-        length = min(wrong, default=length)
+        # Without those from there on, others that were deleted later than that may be missed as well.
+        while wrong := [s for s, at in gone.items() if s < length and (at > length or s not in deleted)]:
+            length = min(wrong)
         return length if all(layer.can_crop(length) for layer in self.kind_layers()) else 0
 
     def delete(self, rows: Sequence[Collection[int]], padding: Sequence[int]) -> None:
