@@ -243,13 +243,12 @@ class AttentionPanel(Panel):
             self._take_rows(got.answer)
 
     def _take_rows(self, answer: AttentionAnswer) -> None:
-        """Rows that continue the map, or a whole map that came pooled; others belong to another range."""
+        """Rows that continue the map, one by one or pooled; others belong to another range."""
         origin, (first, stop), factor = self._span[0], answer.rows, answer.cell[0]
         if answer.cell == (1, 1) and origin <= first <= origin + self.matrix.rows < stop:
             changed = self.matrix.append(first - origin, answer.weights[0][:, origin:])
-        elif answer.cell == (factor, factor) and factor > 1 and first == origin and not self.matrix.rows:
-            self.matrix.set_cells(answer.weights[0][:, origin // factor :], stop - origin, factor)
-            changed = 0
+        elif answer.cell == (factor, factor) and factor > 1 and first == origin + self.matrix.rows:
+            changed = self.matrix.append_cells(answer.weights[0][:, origin // factor :], stop - origin, factor)
         else:
             return
         self._offer_recompute(self._first > origin and not self._recompute)

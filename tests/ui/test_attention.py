@@ -16,6 +16,7 @@ from app.panels.attention_questions import FOCUS_SLOT, HEADS_SLOT, THUMBNAILS_SL
 from app.state.intents import SelectStep, SetFocus, WithdrawView
 from app.state.state import AttentionFocus
 from app.theme import fonts
+from app.widgets.heat_matrix import HeatMatrix
 from core.contract import AttentionQuery, HeadsQuery, ThumbnailQuery, ViewStatus, WorkerState
 from tests.ui import synthetic
 from tests.ui.harness import StillClock
@@ -102,6 +103,23 @@ def test_a_long_prompt_arrives_pooled_and_grows_row_by_row(qtbot: QtBot, clock: 
     serve(panel, bench)
     assert panel.matrix.rows == bench.fed()
     assert [q.rows for q in bench.asked(FOCUS_SLOT) if isinstance(q, AttentionQuery)] == [(0, 1409), (1409, None)]
+
+
+def test_the_mean_of_many_heads_grows_block_by_block(qtbot: QtBot, clock: StillClock) -> None:
+    bench = synthetic.Bench(synthetic.state(2400))
+    bench.dispatch(SetFocus(3, "mean"))
+    panel = make(qtbot, bench)
+    shown = []
+    while panel.matrix.rows < bench.fed():
+        bench.answer(FOCUS_SLOT)
+        panel.render(bench.state)
+        shown.append(panel.matrix.rows)
+    assert len(shown) > 3
+    assert sorted(set(shown)) == shown
+    expected = HeatMatrix()
+    expected.append(0, synthetic.attention_weights(bench.fed(), seed=6))
+    assert panel.matrix.factor == expected.factor == 8
+    np.testing.assert_array_equal(panel.matrix.values, expected.values)
 
 
 def test_ctrl_clicks_join_heads_and_the_choice_says_which(
