@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from app.widgets.empty import paint_empty
 from app.widgets.table_data import Order, Table
 
 ROW_PX, HEAD_PX = 20, 22
+GAP_PX = 6  # between rows of several lines
 CELL_PX, ARROW_PX = 16, 10  # around a text; beside the title, where the arrow of the order stands
 SAMPLE = 24  # rows that decide how wide a column is
 NOTHING = Table((), 0, None)
@@ -145,7 +147,7 @@ class TableView(QTableView):
         self._wishes: list[int] = []
         self._leasts: list[int] = []
         if wraps:
-            self.rows.layoutChanged.connect(self.resizeRowsToContents)
+            self.rows.layoutChanged.connect(self._fit_rows)
 
     def set_palette(self, palette: Palette) -> None:
         """Colours of another theme."""
@@ -211,7 +213,7 @@ class TableView(QTableView):
         title = QFontMetricsF(self.horizontalHeader().font()).horizontalAdvance(column.title) + ARROW_PX
         texts = [column.cell(row) for row in rows]
         if words:
-            texts = [word for text in texts for word in text.split()]
+            texts = [word for text in texts for word in re.findall(r"[^\s.]+\.?", text)]  # lines break there
         return int(max([title, *map(cells.horizontalAdvance, texts)])) + CELL_PX
 
     def _share_width(self) -> None:
@@ -223,7 +225,12 @@ class TableView(QTableView):
         for i, wish in enumerate(self._narrowed() if self._wraps else self._wishes):
             self.setColumnWidth(i, wish + (left // len(words) if i in words else 0))
         if self._wraps:
-            self.resizeRowsToContents()
+            self._fit_rows()
+
+    def _fit_rows(self) -> None:
+        """As high as their lines, with a gap that keeps rows apart."""
+        for row in range(self.rows.rowCount()):
+            self.setRowHeight(row, max(ROW_PX, self.sizeHintForRow(row) + GAP_PX))
 
     def _narrowed(self) -> list[int]:
         """Widths that fit: each column at least its longest word, the rest by how much it wishes beyond that."""
