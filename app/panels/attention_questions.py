@@ -89,20 +89,26 @@ def thumbnail_query(
     return ThumbnailQuery(run.run_id, stale, (first, None), **at)
 
 
-def heads_query(run: RunView, visible: range, seen: dict[int, int], fed: int, first: int = 0) -> HeadsQuery | None:
-    """The same for the summaries of heads, over the newest queries."""
+def heads_query(
+    run: RunView, visible: range, seen: dict[int, int], fed: int, first: int = 0, *, recompute: bool = False
+) -> HeadsQuery | None:
+    """The same for the summaries of heads, over the newest queries.
+
+    recompute: all layers in one answer, because the positions are fed again for each.
+    """
     rows = max(first, fed - SUMMARY_ROWS)
     if rows >= fed:
         return None
-    stale, at = _stale(visible, seen, fed, run.model.heads * (fed - rows)), run.place.named
-    return HeadsQuery(run.run_id, stale, (rows, None), **at) if stale else None
+    weights, at = 0 if recompute else run.model.heads * (fed - rows), run.place.named
+    stale = _stale(visible, seen, fed, weights)
+    return HeadsQuery(run.run_id, stale, (rows, None), recompute=recompute, **at) if stale else None
 
 
 def _stale(visible: range, seen: dict[int, int], fed: int, weights: int) -> tuple[int, ...]:
     stale = sorted((layer for layer in visible if seen.get(layer, 0) < fed), key=lambda layer: seen.get(layer, 0))
     if not stale or not fed:
         return ()
-    return tuple(sorted(stale[: max(1, LARGEST_THUMBNAILS // (weights * fed))]))
+    return tuple(sorted(stale[: max(1, LARGEST_THUMBNAILS // max(1, weights * fed))]))
 
 
 def is_of(query: object, run_id: int, focus: AttentionFocus) -> bool:

@@ -13,6 +13,7 @@ from pytestqt.qtbot import QtBot
 from app.panels import attention
 from app.panels.attention import AttentionPanel
 from app.panels.attention_questions import FOCUS_SLOT, HEADS_SLOT, THUMBNAILS_SLOT
+from app.state import select
 from app.state.intents import SelectStep, SetFocus, WithdrawView
 from app.state.state import AttentionFocus
 from app.theme import fonts
@@ -336,6 +337,31 @@ def test_small_maps_begin_where_the_records_do(qtbot: QtBot, bench: synthetic.Be
     bench.decline(THUMBNAILS_SLOT, "All records were dropped.", True, first_recorded=bench.fed())
     panel.render(bench.state)
     assert len(bench.asked(THUMBNAILS_SLOT)) == 2
+
+
+def test_what_heads_do_can_be_recomputed_where_its_records_are_gone(
+    qtbot: QtBot, bench: synthetic.Bench, clock: StillClock
+) -> None:
+    bench.state = replace(bench.state, worker=WorkerState.READY)
+    panel = make(qtbot, bench)
+    bench.answer(FOCUS_SLOT)
+    bench.decline(THUMBNAILS_SLOT, "All records were dropped.", True, first_recorded=bench.fed())
+    panel.render(bench.state)
+    assert bench.asked(HEADS_SLOT) == []
+    assert panel.recompute.isVisible()
+    qtbot.mouseClick(panel.recompute, Qt.MouseButton.LeftButton)
+    for _ in range(4):
+        if select.is_waiting(bench.state, THUMBNAILS_SLOT):
+            bench.decline(THUMBNAILS_SLOT, "All records were dropped.", True, first_recorded=bench.fed())
+        bench.answer(FOCUS_SLOT)
+        panel.render(bench.state)
+    (query,) = bench.asked(HEADS_SLOT)
+    assert isinstance(query, HeadsQuery)
+    assert (query.recompute, query.rows) == (True, (0, None))
+    bench.answer(HEADS_SLOT)
+    panel.render(bench.state)
+    assert set(panel.summaries.by_layer) == set(query.layers)
+    assert not panel.recompute.isVisible()
 
 
 def test_recomputing_a_long_head_asks_in_small_portions(qtbot: QtBot, clock: StillClock) -> None:
