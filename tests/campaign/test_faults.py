@@ -114,7 +114,7 @@ SITES = [
         "core.decode.session:make_mode",
         "core.domains.text:TextDomain.stream",
         "core.decode.session:Session.attached",
-        "core.decode.session:Session.close",
+        "core.decode.branch:give_up_cache",  # of the run before
     ),
     *_sites(
         "run",

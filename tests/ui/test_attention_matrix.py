@@ -127,7 +127,7 @@ def test_the_extent_is_never_much_larger_than_needed(n: int) -> None:
 
 
 def test_ticks_are_round_and_apart() -> None:
-    assert [tick_step(px) for px in (40.0, 4.0, 0.4, 0.04)] == [1, 10, 100, 1000]
+    assert [tick_step(px, 34.0) for px in (40.0, 4.0, 0.4, 0.04)] == [1, 10, 100, 1000]
 
 
 def test_only_missing_rows_are_asked_for_and_long_prompts_come_pooled() -> None:
