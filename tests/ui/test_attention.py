@@ -95,7 +95,7 @@ def test_a_late_answer_for_another_head_is_not_shown(qtbot: QtBot, bench: synthe
 
 
 def test_a_long_prompt_arrives_pooled_and_grows_row_by_row(qtbot: QtBot, clock: StillClock) -> None:
-    bench = synthetic.Bench(synthetic.state(1400))
+    bench = synthetic.Bench(replace(synthetic.state(1400), focus=AttentionFocus(11, 4)))
     panel = make(qtbot, bench)
     serve(panel, bench)
     assert (panel.matrix.rows, panel.matrix.factor) == (bench.fed(), 4)
