@@ -321,8 +321,6 @@ class Going:
     def end(self, ended: Session | None = None) -> None:
         """Stop what runs and say how it ended; the session stays for views. ended: the one that ended by itself."""
         self._hooks.close()
-        if self.running and self.paused_at is not None:
-            self._waited(perf_counter() - self.paused_at)
         for session in self.branches.together if self.running else ():
             if session is ended or not session.finished:
                 self._tell_end(session)
@@ -367,6 +365,8 @@ class Going:
 
     def _conclude(self, session: Session) -> None:
         """Say how a session ended."""
+        if self.paused_at is not None and not session.finished:
+            session.note_pause(perf_counter() - self.paused_at)
         session.cancel()
         self.report_vitals(session, now=True)
         self.mailbox.put(session.result())

@@ -221,6 +221,8 @@ class CanvasPanel(Panel):
         if self.result.overlay == "keys" and self.result.keys is not None:
             ends = (numbers.significant(v) for v in (self.result.keys.low, self.result.keys.high))
             bits = [self.tr("keys {0} to {1} long, layer {2}").format(*ends, state.focus.layer)]
+            if self.result.keys.gone:
+                bits.insert(0, self.tr("keys of {0} pixels are gone").format(f"{self.result.keys.gone:,}"))
         count = self.tr("{0} of {1} pixels").format(f"{run.prompt_tokens - 1 + run.count:,}", f"{image.pixels:,}")
         return " · ".join((*bits, count)), count
 

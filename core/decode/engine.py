@@ -63,6 +63,7 @@ def refill_chunk(run: Session) -> PrefillProgress:
     total, elapsed_ms = run.refill_to, 1e3 * (perf_counter() - begun)
     if stop == total:
         run.refill_to = 0
+        run.forward.delete(run.cache)
     return PrefillProgress(run.run_id, stop, total, elapsed_ms, run.branch_id)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from transformers import PretrainedConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
+KINDS = ("default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional")  # transformers' own names
 POSITIVE = ("rope_theta", "factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow")
 
 
@@ -17,9 +19,8 @@ def rope_problem(content: object) -> str | None:
     if not isinstance(content, Mapping):
         return 'rope_parameters must be an object, such as {"rope_type": "default", "rope_theta": 10000.0}.'
     kind = content.get("rope_type", "default")
-    if kind != "default" and kind not in ROPE_INIT_FUNCTIONS:
-        known = ", ".join(["default", *ROPE_INIT_FUNCTIONS])
-        return f"There are no rotary positions of type {json.dumps(kind)[:60]}; there are {known}."
+    if kind not in KINDS:
+        return f"There are no rotary positions of type {json.dumps(kind)[:60]}; there are {', '.join(KINDS)}."
     for name in POSITIVE:
         value = content.get(name)
         if value is None:
@@ -31,6 +32,8 @@ def rope_problem(content: object) -> str | None:
 
 def rope_init_problem(config: PretrainedConfig) -> str | None:
     """The same by computing the frequencies as the model will; it may need values that are not there."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
     content = getattr(config, "rope_parameters", None)
     if not isinstance(content, Mapping):
         return None

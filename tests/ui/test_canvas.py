@@ -250,6 +250,15 @@ def test_every_layer_shows_the_picture_it_would_have_painted(one: Driven, qtbot:
     click(qtbot, one.panel("canvas").result.canvas, ROWS * 16 + 9)
     one.frames(4)
     assert layers.grid._swatches[-1] == state.step(9).rgb
+    names = ["in", *map(str, range(state.model.layers - 1)), "out"]
+    assert [caption.split()[0] for caption in layers.grid._captions] == names
+    for picture, layer in ((1, 0), (state.model.layers, state.model.layers - 1), (0, state.model.layers - 1)):
+        qtbot.mouseClick(layers.grid, LEFT, pos=layers.grid.rect_of(picture).center().toPoint())
+        one.frames(2)
+        assert one.state.focus.layer == layer  # nothing has touched the first picture: a click changes nothing
+        assert layers.grid._selected == layer + 1
+    assert "after layer 0" in layers._tooltip(1)
+    assert "the input" in layers._tooltip(0)
     assert f"out #{''.join(f'{c:02x}' for c in state.step(9).rgb or ())}" in layers.describe()
 
 

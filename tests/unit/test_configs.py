@@ -10,11 +10,13 @@ import pytest
 import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from core.configs.describe import describe
 from core.configs.estimate import count_parts
 from core.configs.save import save_new
 from core.contract import ConfigDescription, ModelLoadError, ModelSpec, ParameterError
+from core.models import rope
 from core.models.blueprint import draw_up
 from core.models.load_control import Unwatched
 from core.models.loaded import LoadedModel
@@ -141,9 +143,15 @@ def test_what_cannot_be_is_refused_with_the_reason(
     assert problem.message.endswith(".")
 
 
-@pytest.mark.parametrize("rope", [{"rope_type": "linear", "factor": 2.0}, {"rope_type": "dynamic", "factor": 2.0}])
-def test_rotary_positions_that_can_be_are_taken(rope: dict[str, object]) -> None:
-    found = small("llama", rope_parameters=json.dumps({**rope, "rope_theta": 10000.0}))
+def test_the_types_of_rotary_positions_are_those_of_transformers() -> None:
+    assert set(rope.KINDS) == {"default", *ROPE_INIT_FUNCTIONS}
+
+
+@pytest.mark.parametrize(
+    "rope_parameters", [{"rope_type": "linear", "factor": 2.0}, {"rope_type": "dynamic", "factor": 2.0}]
+)
+def test_rotary_positions_that_can_be_are_taken(rope_parameters: dict[str, object]) -> None:
+    found = small("llama", rope_parameters=json.dumps({**rope_parameters, "rope_theta": 10000.0}))
     assert found.problems == ()
     assert found.new_name is not None
 
