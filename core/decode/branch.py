@@ -229,6 +229,8 @@ def take_over(run: Session, parting: Parting) -> int:
     if run.loaded is not parent.loaded or run.spec.cache != parent.spec.cache:
         return 0  # everything is fed by itself, under its own interventions
     common = min(row.padding + parting.position, run.ids.shape[1] - 1)
+    if run.spec.cache.kind == "heavy_hitters" and common < run.prompt_slots:
+        common -= common % run.spec.prefill_chunk  # a chunk is fed as a whole, or others are kept
     run.acts.take(parent.acts, common, source.index)
     if run.mode.moves_lanes:
         return 0  # it compares with hidden states that nobody keeps
@@ -268,6 +270,8 @@ def _held(session: Session, run: Session, most: int, source: Row | None) -> tupl
         lane = next((number for number, lane in enumerate(session.lanes) if lane is source), None)
         return (0, 0) if lane is None else (lane, _reusable(session, lane, run, most))
     alone = len(session.rows) == 1 and not session.mode.moves_lanes
+    if run.spec.cache.kind == "heavy_hitters" and session.prompt_slots != run.prompt_slots:
+        return 0, 0  # fed in other portions, it kept others
     if not alone or session.rows[0].padding != run.rows[0].padding or most == 0:
         return 0, 0
     until = run.acts.same_until(session.acts)  # fed under other interventions it holds something else

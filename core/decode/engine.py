@@ -69,6 +69,7 @@ def refill_chunk(run: Session) -> PrefillProgress:
 
 def _feed_chunk(run: Session, done: int, end: int) -> tuple[int, torch.Tensor]:
     """Feed a chunk of the slots [done, end); returns where it ends, and the logits (B, V) there."""
+    end = run.cache.portion(done, end, run.prompt_slots)
     stop, trace = done + run.cache.chunk(run.spec.prefill_chunk, end - done), run.trace
     if trace is not None and done < trace.stop:  # recorded already, only keys and values are missing
         stop, trace = min(stop, trace.stop), None

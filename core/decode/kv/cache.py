@@ -188,6 +188,13 @@ class RunCache(Cache):  # type: ignore[misc]
             asked = min(asked, max(1, first.sinks + first.window - first.length))
         return min(asked, left)
 
+    def portion(self, fed: int, end: int, prompt: int) -> int:
+        """Where the slots [fed, end) have to be parted, when they are fed again, so that the same is kept.
+
+        Heavy hitters are chosen between two passes: after a prompt of so many slots each token was a pass of its own.
+        """
+        return min(end, max(prompt, fed + 1)) if self.spec.kind == "heavy_hitters" else end
+
     def keys_since(self, start: int) -> list[torch.Tensor]:
         """Copies of the keys of the slots from `start` on, a tensor (B, H_kv, n, D) a layer."""
         return [layer.newest_keys(layer.length - start) for layer in self.kind_layers()]
