@@ -6,6 +6,13 @@ STAMP  := $(VENV)/.installed
 SMOL   := $(VENV)/.smollm2
 OFF    := QT_QPA_PLATFORM=offscreen
 
+# A picture of each mode.
+MODES  := plain beams groups constrained contrastive dola draft early_exit lookup guidance
+TALE   := "The cat sat on the mat. The dog sat on the mat. The cat sat on the"
+TEXT_constrained := --mode-text " castle"
+TEXT_draft       := --mode-text tiny-gpt2
+TEXT_guidance    := --mode-text "It was a sad day."
+
 .PHONY: run test campaign lint bench shot install clean
 
 $(BIN)/python:
@@ -47,6 +54,8 @@ bench: install
 # make shot ARGS="--layout image --model tiny-imagegpt"
 shot: install
 	$(OFF) $(BIN)/tokenglass shot --out shots $(ARGS)
+	$(foreach mode,$(MODES),$(OFF) $(BIN)/tokenglass shot --out shots/modes --theme light --size 1440x900 \
+		--layout sample --tokens 24 --model tiny-gpt2 --prompt $(TALE) --mode $(mode) $(TEXT_$(mode)) &&) true
 
 clean:
 	rm -rf $(VENV) shots .mypy_cache .ruff_cache .import_linter_cache

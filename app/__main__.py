@@ -98,6 +98,7 @@ def run_window(options: argparse.Namespace, shown: Callable[[], None] | None = N
         layout=settings.layout,
         recent_models=settings.recent("models"),
         recent_prompts=settings.recent("prompts"),
+        trace_budget_mb=settings.trace_budget_mb,
     )
     lab = LateLab()
     store = Store(lab, state)

@@ -17,6 +17,7 @@ from app.state.state import AppState, ColourBy, LayoutName
 from app.theme.palette import ThemeName
 
 SPEEDS_TPS = (5, 10, 20, 40)
+TRACE_BUDGETS_MB = (256, 1024, 4096)
 Predicate = Callable[[AppState], bool]
 
 
@@ -107,6 +108,12 @@ class Actions(QObject):
             text = self.tr("Speed: {0} tokens a second").format(limit)
             self.add(f"speed.{limit}", text, i.SetSpeed(limit), (), checked=_has_speed(limit))
 
+        for budget in TRACE_BUDGETS_MB:
+            size = self.tr("{0} MB").format(budget) if budget < 1024 else self.tr("{0} GB").format(budget // 1024)
+            text = self.tr("Records up to {0} a run").format(size)
+            action = self.add(f"records.{budget}", text, i.SetTraceBudget(budget), (), checked=_keeps_records(budget))
+            action.setToolTip(self.tr("What views are derived from, of the next run; beyond, the oldest are dropped"))
+
     def _add_selection_actions(self) -> None:
         def has_steps(state: AppState) -> bool:
             return state.run is not None and state.run.count > 0
@@ -183,6 +190,10 @@ def _several_branches(state: AppState) -> bool:
 
 def _has_speed(limit: float | None) -> Predicate:
     return lambda state: state.pace.limit_tps == limit
+
+
+def _keeps_records(budget_mb: int) -> Predicate:
+    return lambda state: state.trace_budget_mb == budget_mb
 
 
 def _colours_by(by: ColourBy) -> Predicate:

@@ -10,7 +10,6 @@ from PySide6.QtGui import QStandardItem, QStandardItemModel
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QDialog,
-    QFileDialog,
     QHBoxLayout,
     QLabel,
     QLineEdit,
@@ -20,6 +19,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from app import asking
 from app.panels.panel import Dispatch
 from app.state.intents import ChooseModel, LookAt, OfferModels
 from app.state.model_facts import NEW_TITLES, facts, new_name
@@ -245,16 +245,12 @@ class ModelChooser(QDialog):
     @Slot()
     def open_folder(self) -> None:
         """Ask for a folder, then look at it."""
-        folder = QFileDialog.getExistingDirectory(self, self.tr("Open a folder with a transformers model"))
-        if folder:
-            self.open_on(folder)
+        asking.open_folder(self, self.tr("Open a folder with a transformers model"), self.open_on)
 
     @Slot()
     def open_gguf(self) -> None:
         """Ask for a GGUF file, then look at it."""
-        path, _ = QFileDialog.getOpenFileName(self, self.tr("Open a GGUF file"), "", self.tr("GGUF files (*.gguf)"))
-        if path:
-            self.open_on(path)
+        asking.open_file(self, self.tr("Open a GGUF file"), self.open_on, self.tr("GGUF files (*.gguf)"))
 
     @Slot()
     def _load(self) -> None:

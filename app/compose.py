@@ -11,6 +11,7 @@ from app.panels.cache import CachePanel
 from app.panels.cache_lab import CacheLabPanel
 from app.panels.candidates import CandidatesPanel
 from app.panels.canvas import CanvasPanel
+from app.panels.compare import ComparePanel
 from app.panels.config_desk import ConfigPanel
 from app.panels.errors import ErrorsPanel
 from app.panels.interventions import InterventionsPanel
@@ -55,6 +56,7 @@ def make_panels(dispatch: Dispatch) -> tuple[Panel, ...]:
         LensPanel(dispatch),
         LayersPanel(dispatch),
         WalkPanel(dispatch),
+        ComparePanel(dispatch),
         CachePanel(dispatch),
         CacheLabPanel(dispatch),
         InterventionsPanel(dispatch),

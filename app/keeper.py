@@ -60,14 +60,8 @@ class Keeper(QObject):
 
     def render(self, state: AppState) -> None:
         """Wait until changes rest."""
-        kept = (
-            state.theme,
-            state.layout,
-            state.recent_models,
-            state.recent_prompts,
-            state.presets,
-            kept_breakpoints(state),
-        )
+        lists = (state.recent_models, state.recent_prompts, state.presets)
+        kept = (state.theme, state.layout, *lists, state.trace_budget_mb, kept_breakpoints(state))
         first, changed = self._state is None, kept != self._kept
         self._state, self._kept = state, kept
         if changed and not first:
@@ -85,6 +79,7 @@ class Keeper(QObject):
             layout=state.layout,
             recent_models=state.recent_models,
             recent_prompts=state.recent_prompts,
+            trace_budget_mb=state.trace_budget_mb,
             breakpoints=[list(pair) for pair in kept_breakpoints(state)],
         )
         if problem is not None:

@@ -74,7 +74,9 @@ class Stage:
         card = self.window.workspace.cards.get(name)
         if card is None:
             raise TokenglassError(f"There is no card “{name}”; there are {', '.join(self.window.workspace.cards)}.")
-        card.show()
+        if card.isHidden():
+            card.toggleViewAction().trigger()  # as a user does: the workspace makes room
+        card.raise_()
 
     def load(self) -> None:
         """Wait for the model; `ModelLoadError` with its sentence if it cannot be loaded."""

@@ -72,6 +72,12 @@ class Settings:
         value = self._values.get("layout")
         return cast(LayoutName, value) if value in get_args(LayoutName) else "everything"
 
+    @property
+    def trace_budget_mb(self) -> int:
+        """MiB of records of a run, else 1024."""
+        value = self._values.get("trace_budget_mb")
+        return value if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1 << 20 else 1024
+
     def recent(self, kind: str) -> tuple[str, ...]:
         """Recent `models` or `prompts`, the newest first."""
         values = self._values.get(f"recent_{kind}")

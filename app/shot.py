@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -12,6 +12,7 @@ from app.panels.canvas import CanvasPanel
 from app.panels.canvas_overlays import TITLES
 from app.pictures import read_file
 from app.state.image_intents import StartPicture
+from app.state.modes import MODES
 from app.state.state import LayoutName
 from core.contract import EXPERIMENTS, TokenglassError, parse_cache
 
@@ -56,6 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", dest="params", action="extend", nargs="+", default=[], metavar="KEY=VALUE",
         help="generation parameters instead of those the pictures usually have",
+    )  # fmt: skip
+    parser.add_argument("--mode", choices=[mode.key for mode in MODES], help="how to decode, and its card")
+    parser.add_argument(
+        "--mode-text", default="", metavar="TEXT",
+        help="what the mode asks for: phrases (one a line, alternatives after |), a negative prompt, a draft model",
     )  # fmt: skip
     parser.add_argument("--cache", default="growing", metavar="KIND[,window=N…]", help="how keys and values are kept")
     parser.add_argument("--experiment", choices=EXPERIMENTS, help="run this of the Cache lab afterwards")
@@ -103,13 +109,15 @@ def take(options: argparse.Namespace) -> list[Path]:
         scene.store.dispatch(i.SetSeed(options.seed))
         _begin_picture(scene, options)
         image = scene.state.model.image if scene.state.model is not None else None
-        usual = PARAMS if image is None else IMAGE_PARAMS
+        usual: Mapping[str, object] = IMAGE_PARAMS if image is not None else {} if options.mode else PARAMS
         for name, value in (parse_settings(options.params) if options.params else usual).items():
             scene.store.dispatch(i.SetParameter(name, value))
         scene.store.dispatch(i.SetCache(parse_cache(options.cache)))
         if options.batch is not None:
             scene.store.dispatch(i.SelectTab("batch"))
             scene.store.dispatch(i.EditBatch(options.batch.read_text(encoding="utf-8")))
+        if options.mode is not None:
+            _choose(scene, options.mode, options.mode_text)
         scene.run(options.prompt, options.tokens or (TOKENS if image is None else image.pixels))
         run = scene.state.run
         if run is not None and run.count > 4:
@@ -123,15 +131,26 @@ def take(options: argparse.Namespace) -> list[Path]:
                 scene.app.processEvents()
                 scene.store.dispatch(i.SetLayout(options.layout))
                 scene.settle()
-                for name in options.show:
+                own = "" if run is None or options.mode is None else "beams" if run.has_beams else "mode"
+                for name in filter(None, (*options.show, own)):
                     scene.open(name)
                 _lay_over(scene, options.overlay)
                 scene.settle()
-                path = out / f"{options.layout}-{theme}-{width}x{height}.png"
+                path = out / f"{options.mode or options.layout}-{theme}-{width}x{height}.png"
                 if not scene.window.grab().save(str(path)):
                     raise TokenglassError(f"The picture {path} could not be written.")
                 paths.append(path)
     return paths
+
+
+def _choose(scene: Stage, key: str, text: str) -> None:
+    """The mode as chosen in the window, after the parameters, which it may change."""
+    from app.state import intents as i
+
+    scene.store.dispatch(i.ChooseMode(key))
+    field = next(mode.text for mode in MODES if mode.key == key)
+    if field:
+        scene.store.dispatch(i.SetModeText(field, text))
 
 
 def _begin_picture(scene: Stage, options: argparse.Namespace) -> None:

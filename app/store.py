@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 from PySide6.QtCore import QObject, Qt, QTimer, Slot
+from PySide6.QtWidgets import QDockWidget
 
 from app.pacing import Pacer
 from app.state import intents as i
@@ -145,7 +146,7 @@ class Store(QObject):
 
     def shows(self, condition: Callable[[AppState], bool]) -> bool:
         """Whether every visible view shows a state that meets the condition."""
-        shown = [self._shown[id(view)] for view in self._views if view.isVisible()]
+        shown = [self._shown[id(view)] for view in self._views if _is_seen(view)]
         return all(state is not None and condition(state) for state in shown)
 
     def cost(self) -> FrameCost:
@@ -201,12 +202,18 @@ class Store(QObject):
     def _is_stale(self, view: View, state: AppState) -> bool:
         """Whether a visible view shows something else than `state`; tells a view that it was hidden."""
         shown = self._shown[id(view)]
-        if view.isVisible():
+        if _is_seen(view):
             return shown is not state
         if shown is not None:
             self._shown[id(view)] = None
             view.hidden()
         return False
+
+
+def _is_seen(view: View) -> bool:
+    """Whether anybody can see it: Qt calls a card visible, too, that another tab covers."""
+    widget: object = view
+    return view.isVisible() and not (isinstance(widget, QDockWidget) and widget.visibleRegion().isEmpty())
 
 
 def _key(state: AppState) -> tuple[int, int] | None:

@@ -22,7 +22,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 MOST_RECENT = 6
 DTYPES = ("auto", "bf16", "fp32")
 ICONS = {"run": "mdi6.play", "pause": "mdi6.pause", "step": "mdi6.step-forward", "stop": "mdi6.stop"}
-BRANCH_ICONS = {"rewind": "mdi6.skip-backward", "fork": "mdi6.source-branch"}
+BRANCH_ICONS = {"rewind": "mdi6.skip-backward", "fork": "mdi6.source-branch", "twin": "mdi6.compare"}
 
 
 class ToolBar(QWidget):
@@ -46,7 +46,7 @@ class ToolBar(QWidget):
         name.setFont(fonts.ui(bold=True))
         self.model = self._menu_button(self.tr("Model"))
         self.model.setMaximumWidth(220)
-        self.placement = self._menu_button(self.tr("Device and weights"))
+        self.placement = self._menu_button(self.tr("Device, weights and records"))
         self.buttons = {key: self._button(actions[key], primary=key == "run") for key in ICONS}
         self.branch_buttons = {key: self._button(actions[key]) for key in BRANCH_ICONS}
         for button in self.branch_buttons.values():
@@ -176,6 +176,10 @@ class ToolBar(QWidget):
         self._add_choices(menu, self.tr("Device"), DEVICES, spec, "device")
         menu.addSeparator()
         self._add_choices(menu, self.tr("Weights"), DTYPES, spec, "dtype")
+        menu.addSeparator()
+        for key in self._actions.entries:
+            if key.startswith("records."):
+                menu.addAction(self._actions[key])
 
     def _add_choices(self, menu: QMenu, title: str, choices: Sequence[str], spec: ModelSpec, field: str) -> None:
         heading = menu.addAction(title)

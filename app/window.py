@@ -25,6 +25,7 @@ from app.panels.output import OutputPanel
 from app.panels.panel import Panel
 from app.panels.prompt import PromptPanel
 from app.panels.statusbar import StatusBar
+from app.reach import offers
 from app.settings import Settings
 from app.state import select
 from app.state.intents import ApplyPreset, ChooseModel, DismissNotice, Intent
@@ -33,6 +34,8 @@ from app.store import Store, View
 from app.theme.apply import apply_theme
 from app.theme.palette import PALETTES, ThemeName
 from app.toolbar import ToolBar
+from app.twin_actions import add_twin_actions
+from app.twin_editor import TwinEditor
 from app.widgets.command_palette import CommandPalette
 from app.widgets.notice_bar import NoticeBar
 from app.workspace import Workspace
@@ -67,6 +70,7 @@ class Window(QMainWindow):
         self._offered: set[str] = set()
         self._arrangement = store.state.arrangement
         self._arranged = False
+        self._compared: object = None
         self._config_shown = store.state.config_desk.reveal
         self._apply_theme(store.state.theme)
         central = QWidget()
@@ -80,6 +84,8 @@ class Window(QMainWindow):
         self.actions_.add("model.folder", self.tr("Open folder…"), self.chooser.open_folder, ("Ctrl+O",))
         self.actions_.add("model.gguf", self.tr("Open GGUF…"), self.chooser.open_gguf)
         self._add_branch_actions()
+        self.twin_editor = TwinEditor(store.dispatch, self)
+        add_twin_actions(self.actions_, lambda: self.twin_editor.open_for(store.state))
         toggles = [card.toggleViewAction() for card in self.workspace.cards.values()]
         self.toolbar = ToolBar(self.actions_, store.dispatch, toggles)
         self.statusbar = StatusBar(store.cost)
@@ -103,6 +109,7 @@ class Window(QMainWindow):
             self.statusbar,
             self.notices,
             self.chooser,
+            self.twin_editor,
         ]
         self.keeper = Keeper(settings, presets, store.dispatch, self)
         views.append(self.keeper)
@@ -150,6 +157,10 @@ class Window(QMainWindow):
         if state.config_desk.reveal != self._config_shown:
             self._config_shown = state.config_desk.reveal
             self._reveal("config")
+        if state.branches.compared != self._compared:
+            self._compared = state.branches.compared
+            if self._compared is not None:
+                self._reveal("compare")
         self._offer(state)
 
     def _reveal(self, name: str) -> None:
@@ -186,9 +197,7 @@ class Window(QMainWindow):
     @Slot()
     def show_errors(self) -> None:
         """Bring the list of errors up."""
-        card = self.workspace.cards.get("errors")
-        if card is not None and not card.isVisible():
-            card.toggleViewAction().trigger()
+        self._reveal("errors")
         for notice in self.store.state.notices:
             if notice.kind == "error":
                 self.store.dispatch(DismissNotice(notice.notice_id))
@@ -200,10 +209,13 @@ class Window(QMainWindow):
         toggles = [card.toggleViewAction() for card in self.workspace.cards.values()]
         palette = CommandPalette([*named, *toggles], self)
         palette.add(self._named_actions(palette))
-        palette.open()
+        for before in self.findChildren(CommandPalette):
+            if before is not palette:
+                before.close()
+        palette.show()
 
     def _named_actions(self, parent: CommandPalette) -> list[QAction]:
-        """Presets and recent models, which come and go."""
+        """Presets and recent models, which come and go, and whatever the cards offer."""
         state = self.store.state
         wanted: list[tuple[str, Intent]] = [
             (self.tr("Apply preset {0}").format(p.name), ApplyPreset(p.name)) for p in state.presets
@@ -213,6 +225,11 @@ class Window(QMainWindow):
         for text, intent in wanted:
             action = QAction(text, parent)
             action.triggered.connect(lambda _checked=False, intent=intent: self.store.dispatch(intent))
+            made.append(action)
+        for offer in offers(self.workspace, self._reveal):
+            action = QAction(offer.text, parent)
+            action.setEnabled(offer.enabled)
+            action.triggered.connect(lambda _checked=False, do=offer.do: do())
             made.append(action)
         return made
 

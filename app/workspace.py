@@ -15,7 +15,7 @@ from app.state.state import LayoutName
 from app.theme.style import GAP_PX
 from app.widgets.card import Card
 
-STATE_VERSION = 5  # raise it when cards are added or renamed: older arrangements are then ignored
+STATE_VERSION = 6  # raise it when cards are added or renamed: older arrangements are then ignored
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,12 @@ BEHIND: Mapping[LayoutName, Mapping[str, str]] = {  # as a second tab: the card,
     "image": {"waterfall": "candidates", "attention": "layers"},
 }
 DESKS = ("canvas", "config", "onnx")  # closed at first; opened, they come up as tabs beside the output
-TABBED = ("lens", "walk")  # closed at first; opened, they share the place of the largest view of the model
+TABBED = ("lens", "walk", "compare")  # closed at first; opened, they share the place of the largest view of the model
 LOW_SHARE = 0.27  # of the height, at least, for such a card when it is opened
 ACTING = ("interventions", "breakpoints", "watches")  # closed at first; opened, they share a low place
 
 
+BEAMS_SHARE = 0.4  # of the height, for the lanes of beams when they are opened
 BELOW_OUTPUT = ("errors", "rows", "beams", "cachelab")  # cards that are opened in the middle column
 
 
@@ -72,13 +73,26 @@ class Workspace(QMainWindow):
         self._later.setSingleShot(True)
         self._later.setInterval(0)
         self._later.timeout.connect(self._share)
+        self._fit_later = QTimer(self)  # after the layout has given every card its place
+        self._fit_later.setSingleShot(True)
+        self._fit_later.setInterval(0)
+        self._fit_later.timeout.connect(self._fit)
+        self._newest: Card | None = None
         for name, card in self.cards.items():
             card.topLevelChanged.connect(self._arranged_by_hand)
+            card.toggleViewAction().triggered.connect(lambda visible, card=card: self._came(card, visible))
             if name in (*TABBED, *ACTING, *DESKS):
                 card.toggleViewAction().triggered.connect(lambda visible, card=card: self._opened(card, visible))
                 continue
             card.closed.connect(self._arranged_by_hand)
             card.toggleViewAction().triggered.connect(self._arranged_by_hand)
+        self._beams_later = QTimer(self)  # a card that has just come has no size to be changed
+        self._beams_later.setSingleShot(True)
+        self._beams_later.setInterval(0)
+        self._beams_later.timeout.connect(self._make_room_for_beams)
+        if "beams" in self.cards:
+            self.cards["beams"].toggleViewAction().triggered.connect(lambda _visible: self._beams_later.start())
+            self.cards["beams"].visibilityChanged.connect(lambda _visible: self._later.start())
 
     def arrange(self, layout: LayoutName) -> None:
         """Put the cards into a named arrangement; those that are not part of it are hidden."""
@@ -102,7 +116,8 @@ class Workspace(QMainWindow):
             if name in self.cards and front in shown:
                 self.tabifyDockWidget(self.cards[front], self.cards[name])
                 shown.add(name)
-        for name, card in self.cards.items():
+        # Tabs last: what is split off from a card that has tabs becomes one of them.
+        for name, card in sorted(self.cards.items(), key=lambda item: item[0] in (*TABBED, *ACTING)):
             if name in TABBED and name not in shown:
                 self.tabifyDockWidget(self.cards[self._home_of_tabs(columns)], card)
             elif name in ACTING and name not in shown:
@@ -130,6 +145,7 @@ class Workspace(QMainWindow):
         card.show()
         if name in DESKS:
             self._opened(card, True)
+        self._came(card, True)
 
     def _add_low(self, card: Card, columns: list[Column]) -> None:
         """As a tab beside the timeline; without one, tabs of their own at the foot of the middle column."""
@@ -148,12 +164,57 @@ class Workspace(QMainWindow):
         """A card that shares its place comes to the front, the columns keep their shares."""
         if visible:
             if not self._is_placed(card):
-                self.tabifyDockWidget(self.cards["output"], card)
+                homes = [self.cards[name] for name in ("output", "canvas") if name in self.cards]
+                self.tabifyDockWidget(next((home for home in homes if home.isVisible()), homes[0]), card)
                 card.show()
             card.raise_()
             if card.panel.name in ACTING and card.height() < self.height() * LOW_SHARE:
                 self.resizeDocks([card], [int(self.height() * LOW_SHARE)], Qt.Orientation.Vertical)
         self._name_tabs()
+
+    def _came(self, card: Card, visible: bool) -> None:
+        self._newest = card if visible else None
+        self._fit_later.start()
+
+    @Slot()
+    def _fit(self) -> None:
+        """Cards that are too many for the height of a column share places: Qt would lay them over each other."""
+        for _ in self.cards:
+            column = max(self._stacks(), key=self._least_height, default=[])
+            if len(column) < 2 or self._least_height(column) <= self.height():
+                return
+            above, below = column[-2:]
+            self.tabifyDockWidget(above, below)
+            front = self._newest if self._newest in (above, below) else above
+            front.raise_()
+            QApplication.sendPostedEvents(self, QEvent.Type.LayoutRequest)
+        self._name_tabs()
+
+    def _stacks(self) -> list[list[Card]]:
+        """The cards in front, column by column from left to right, each from top to bottom."""
+        columns: dict[int, list[Card]] = {}
+        for card in self.cards.values():
+            if card.isVisible() and not card.isFloating() and not card.visibleRegion().isEmpty():
+                columns.setdefault(card.x(), []).append(card)
+        return [sorted(cards, key=lambda card: card.y()) for _, cards in sorted(columns.items())]
+
+    def _least_height(self, cards: list[Card]) -> int:
+        """Of a column. Qt's own minimum does not count the whole height of a row of tabs."""
+        bars = [bar.sizeHint().height() for bar in self.findChildren(QTabBar) if bar.parent() is self]
+        needed = GAP_PX * (len(cards) + 1)
+        for card in cards:
+            behind = [other for other in self.tabifiedDockWidgets(card) if other.isVisible()]
+            needed += max(one.minimumSizeHint().height() for one in (card, *behind))
+            needed += max(bars, default=0) if behind else 0
+        return needed
+
+    @Slot()
+    def _make_room_for_beams(self) -> None:
+        beams, output = self.cards["beams"], self.cards["output"]
+        if beams.isVisible() and not beams.isFloating() and not self._columns:
+            wanted = int(self.height() * BEAMS_SHARE)
+            less = max(0, output.height() - max(0, wanted - beams.height()))
+            self.resizeDocks([output, beams], [less, wanted], Qt.Orientation.Vertical)
 
     def _name_tabs(self) -> None:
         """Qt makes the tab bars of cards that share a place, without a name."""
@@ -163,6 +224,19 @@ class Workspace(QMainWindow):
 
     def _present(self, column: Column) -> Column:
         return Column(column.share, tuple(c for c in column.cards if c[0] in self.cards))
+
+    def _with_beams(self, column: Column) -> Column:
+        """The column of the output with the lanes below, where they are shown."""
+        beams = self.cards.get("beams")
+        if (
+            beams is None
+            or beams.isHidden()
+            or beams.isFloating()
+            or column is not self._columns[min(1, len(self._columns) - 1)]
+        ):
+            return column
+        whole = sum(share for _, share in column.cards)
+        return Column(column.share, (*column.cards, ("beams", round(whole * BEAMS_SHARE / (1 - BEAMS_SHARE)))))
 
     @Slot()
     def _share(self) -> None:
@@ -175,7 +249,7 @@ class Workspace(QMainWindow):
         whole = sum(c.share for c in columns)
         heads = [self.cards[c.cards[0][0]] for c in columns]
         self.resizeDocks(heads, [width * c.share // whole for c in columns], Qt.Orientation.Horizontal)
-        for column in columns:
+        for column in map(self._with_beams, columns):
             room = height - GAP_PX * (len(column.cards) - 1)
             total = sum(share for _, share in column.cards)
             docks = [self.cards[name] for name, _ in column.cards]
@@ -189,11 +263,14 @@ class Workspace(QMainWindow):
         super().resizeEvent(event)
         self._share()
         self._later.start()
+        self._fit_later.start()
 
     def event(self, event: QEvent) -> bool:
         # A press that reaches the workspace itself is on a separator between cards.
         if event.type() == QEvent.Type.MouseButtonPress:
             self._columns = []
+        if event.type() == QEvent.Type.LayoutRequest:
+            self._fit_later.start()  # a card may have come to need more
         # Qt makes tab bars whenever cards come to share a place.
         if isinstance(event, QChildEvent) and event.polished():
             bar = event.child()

@@ -19,6 +19,7 @@ Public names:
   `distribution(position, …)`, `scores(steps)`, `logits(steps)`, `hidden_states(layer, …)`, `past_key_values(row)`.
 - `stream(model, prompt, …)`: the same arguments; yields a `StepSnapshot` for each token as it comes.
 - `branch(result, position, …)`: a second run that keeps the first tokens of one, with its cache and records.
+- `compare(first, second)`, `compare_attention(first, second, layer)`: how two results differ, token by token.
 - `plan(model, prompt, …)`: the same arguments; what a run would do and why, as a `contract.GenerationPlan`.
 - `score_picture(model, image)`: the bits that each pixel of a picture costs an image model.
 - `unload(model=None)`: free models that `run` and `stream` keep loaded between calls.
@@ -49,7 +50,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from core import contract
-    from core.api import branch, plan, run, score_picture, stream, unload
+    from core.api import branch, compare, compare_attention, plan, run, score_picture, stream, unload
     from core.lab import Lab
     from core.models.hub_cache import list_cached_models
     from core.models.new_model import new_model_families
@@ -63,6 +64,8 @@ __all__ = [
     "RunResult",
     "branch",
     "check_pattern",
+    "compare",
+    "compare_attention",
     "contract",
     "list_cached_models",
     "list_models",
@@ -80,6 +83,8 @@ _HOMES = {
     "RunResult": "core.result",
     "check_pattern": "core.patterns",
     "branch": "core.api",
+    "compare": "core.api",
+    "compare_attention": "core.api",
     "list_cached_models": "core.models.hub_cache",
     "list_models": "core.models.sources",
     "new_model_families": "core.models.new_model",

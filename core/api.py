@@ -30,6 +30,8 @@ from core.contract import (
     StepSnapshot,
 )
 from core.contract.specs import DrawSource
+from core.contract.twins import CompareAnswer, CompareAttentionAnswer, CompareAttentionQuery, CompareQuery
+from core.contract.views import ViewAnswer
 from core.prompts import (
     Ids,
     Image,
@@ -79,6 +81,7 @@ def run(
     draw_source: DrawSource = "counter",
     top_logprobs: int = 50,
     trace: bool = True,
+    trace_budget_mb: int = 1024,
     prefill_chunk: int = 256,
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
@@ -109,13 +112,15 @@ def run(
     draw_source: `counter` (a function of seed, row and position) or `torch` (what `generate()` draws).
     top_logprobs: candidates in each snapshot, 0 for none.
     trace: record what `attention` and `distribution` of the result are derived from.
+    trace_budget_mb: MiB of records that are kept; beyond, the oldest are dropped.
     prefill_chunk: positions of the prompt fed at once.
     grammar: what each continuation must be: a regular expression, a JSON schema or one of several texts.
     assistant_model: a smaller model with the same vocabulary that drafts tokens (assisted generation).
     negative_prompt: text or token ids that classifier-free guidance (`guidance_scale`) steers away from; with a
         scale and no negative prompt it is the last token of each prompt, as in `generate()`.
     interventions: changes to what the model computes, from the first position on: `ScaleHeads`, `SkipPart`, `Steer`,
-        `MutePositions` of `core.contract`, or texts such as `"heads 3.1"` or `'steer 6 * 4 = "love" - "hate"'`.
+        `MutePositions`, `DeletePositions` of `core.contract`, or texts such as `"heads 3.1"`, `"delete 3-5"` or
+        `'steer 6 * 4 = "love" - "hate"'`.
     breakpoints: conditions that end the run after the token that meets one, with the finish reason `breakpoint`:
         `EntropyAbove` and the others of `core.contract`, or texts such as `"entropy>5"`.
     device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. dtype: `auto`, `bf16` or `fp32`.
@@ -139,6 +144,7 @@ def run(
     )  # fmt: skip
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
+        trace_budget_bytes=_budget(trace_budget_mb),
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
         negative_prompt=to_negative(negative_prompt),
         interventions=to_interventions(interventions), breakpoints=to_breakpoints(breakpoints),
@@ -167,6 +173,7 @@ def stream(
     draw_source: DrawSource = "counter",
     top_logprobs: int = 50,
     trace: bool = False,
+    trace_budget_mb: int = 1024,
     prefill_chunk: int = 256,
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
@@ -191,6 +198,7 @@ def stream(
     )  # fmt: skip
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
+        trace_budget_bytes=_budget(trace_budget_mb),
         grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
         negative_prompt=to_negative(negative_prompt),
         interventions=to_interventions(interventions), breakpoints=to_breakpoints(breakpoints),
@@ -237,6 +245,62 @@ def branch(
     return RunResult(session, [*kept, *own], _lock, [event for event in seen if isinstance(event, BreakpointHit)])
 
 
+def compare(
+    first: RunResult,
+    second: RunResult,
+    *,
+    final: bool = True,
+    positions: tuple[int, int | None] = (1, None),
+    row: int = 0,
+    other_row: int = 0,
+) -> CompareAnswer:
+    """How two results differ in what their tokens were chosen from, from what both have recorded; nothing is run.
+
+    The results may be branches, or runs of their own, also of two models with the same vocabulary. final: after the
+    pipeline, with the parameters in force at the time; else the models' own distributions. positions: of tokens, prompt
+    included, at which both are compared. Arrays: see `CompareAnswer`. Raises `ParameterError` or
+    `ViewUnavailableError`.
+    """
+    answer = _compared(first, second, CompareQuery(0, 0, positions, final, other_row, row))
+    assert isinstance(answer, CompareAnswer)
+    return answer
+
+
+def compare_attention(
+    first: RunResult,
+    second: RunResult,
+    layer: int,
+    *,
+    heads: Sequence[int] | None = None,
+    reduce: str | None = None,
+    rows: tuple[int, int | None] = (0, None),
+    row: int = 0,
+    other_row: int = 0,
+) -> CompareAttentionAnswer:
+    """The attention of one result less that of another, for the query positions that both have.
+
+    heads, reduce: as in `AttentionQuery`; several heads have to be joined. Raises as `compare`.
+    """
+    chosen = None if heads is None else tuple(heads)
+    query = CompareAttentionQuery(0, 0, layer, chosen, reduce, rows, None, other_row, row)
+    answer = _compared(first, second, query)
+    assert isinstance(answer, CompareAttentionAnswer)
+    return answer
+
+
+def _compared(first: RunResult, second: RunResult, query: CompareQuery | CompareAttentionQuery) -> ViewAnswer:
+    from core.models.vocabulary import same_vocabulary
+
+    ours, theirs = first.session.loaded, second.session.loaded
+    with _lock:
+        if not same_vocabulary(ours, theirs):
+            raise ParameterError(
+                f"{ours.info.title} and {theirs.info.title} have different vocabularies, so their tokens cannot be "
+                "compared."
+            )
+        return first.session.answer(query, second.session)
+
+
 def _begin(past: object, embeds: object, *given: Any) -> tuple[Prompt, ...]:
     """The prompts, of a run that may begin with an earlier one or with embeddings. Raises `PromptError`.
 
@@ -250,6 +314,12 @@ def _begin(past: object, embeds: object, *given: Any) -> tuple[Prompt, ...]:
     if nothing and isinstance(past, RunResult):
         return (Prompt(ids=tuple(past.sequences[0])),)
     return to_prompts(*given)
+
+
+def _budget(mebibytes: int) -> int:
+    if mebibytes < 1:
+        raise ParameterError("trace_budget_mb must be at least 1.")
+    return mebibytes << 20
 
 
 def _extras(
@@ -286,6 +356,7 @@ def plan(
     draw_source: DrawSource = "counter",
     top_logprobs: int = 50,
     trace: bool = True,
+    trace_budget_mb: int = 1024,
     prefill_chunk: int = 256,
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,

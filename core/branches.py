@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 from core.contract.branches import BranchesHeld, BranchMemory, BranchStarted, BranchSwitched, StartBranch
 from core.contract.errors import PromptError
 from core.contract.events import RunFinished
+from core.contract.twins import StartTwin
 
 if TYPE_CHECKING:
     from core.decode.session import Session
+    from core.models.loaded import LoadedModel
 
 KEPT_RUNS = 8  # runs before the newest one, as tokens
 Key = tuple[int, int]  # run, branch
@@ -35,11 +37,34 @@ class Branches:
     def __init__(self) -> None:
         self._nodes: dict[Key, Node] = {}
         self._current: Key | None = None
+        self._twins: dict[Key, Key] = {}  # each of two that go on together → the other one
+        self._differ: dict[Key, frozenset[str]] = {}  # in what they differ
 
     @property
     def current(self) -> Session | None:
         """The branch in use."""
         return None if self._current is None else self._nodes[self._current].session
+
+    @property
+    def together(self) -> tuple[Session, ...]:
+        """The branch in use, and the one that goes on beside it."""
+        return tuple(self._nodes[key].session for key in self._keys_together())
+
+    def in_turn(self) -> Session:
+        """Which of them goes next: who has said less, the older one first."""
+        going = [session for session in self.together if not session.finished]
+        return min(going, key=lambda session: (session.new_tokens, session.branch_id))
+
+    def owes(self, stepped: Session) -> bool:
+        """Whether the other one has yet to take the step that this one has taken."""
+        others = (session for session in self.together if session is not stepped and not session.finished)
+        return any(o.branch_id > stepped.branch_id and o.new_tokens < stepped.new_tokens for o in others)
+
+    def own_settings(self, session: Session) -> frozenset[str]:
+        """What is set for one side only, see `StartTwin`; nothing for the branch in use, which is the one meant."""
+        if session is self.current or self._current is None:
+            return frozenset()
+        return self._differ.get(self._current, frozenset())
 
     def find(self, run_id: int, branch_id: int) -> Session | None:
         """A branch, whichever is in use."""
@@ -52,13 +77,24 @@ class Branches:
         Returns those that this ends, because they cannot be fed again.
         """
         for key in [key for key in self._nodes if key[0] == session.run_id]:
+            self._part_twins(key)
             self._nodes.pop(key).session.close()  # the number is used again
         ended = [node.session for node in self._nodes.values() if _give_up_all(node)]
         self._use((session.run_id, session.branch_id), Node(session))
         runs = list(dict.fromkeys(run for run, _ in self._nodes))
         for key in [key for key in self._nodes if key[0] in runs[: -KEPT_RUNS - 1]]:
+            self._part_twins(key)
             self._nodes.pop(key).session.close()
         return ended
+
+    def forget_model(self, loaded: LoadedModel) -> list[Key]:
+        """Forget the branches that run on a model, so that its memory comes back; not those in use."""
+        kept = self._keys_together()
+        keys = [key for key, node in self._nodes.items() if node.session.loaded is loaded and key not in kept]
+        for key in keys:
+            self._part_twins(key)
+            self._nodes.pop(key).session.close()
+        return keys
 
     def part(
         self, command: StartBranch, cancelled: Callable[[], bool], paused_at: float | None
@@ -77,6 +113,38 @@ class Branches:
         self._use((session.run_id, session.branch_id), Node(session))
         return session, started
 
+    def pair(self, command: StartTwin, cancelled: Callable[[], bool], loaded: LoadedModel | None) -> BranchStarted:
+        """A twin beside the branch in use.
+
+        Raises `PromptError` or `ParameterError`.
+        """
+        from core.decode.twin import begin_twin
+
+        beside = self._node(command.run_id, command.beside).session
+        if (command.run_id, command.branch_id) in self._nodes:
+            raise PromptError(f"There is a branch {command.branch_id} already; take another number.")
+        session, started = begin_twin(beside, command, cancelled, self._others(beside), loaded)
+        ours, theirs = (command.run_id, command.beside), (command.run_id, command.branch_id)
+        self._nodes[theirs] = Node(session)
+        for key in (ours, theirs):
+            self._part_twins(key)
+            self._differ[key] = frozenset(command.own_settings)
+        self._twins |= {ours: theirs, theirs: ours}
+        return started
+
+    def unpair(self) -> None:
+        """The branch in use goes on alone."""
+        if self._current is not None:
+            self._part_twins(self._current)
+
+    def _part_twins(self, key: Key) -> None:
+        other = self._twins.pop(key, None)
+        if other is not None:
+            self._twins.pop(other, None)
+            for one in {key, other} - {self._current}:
+                if one in self._nodes and self._nodes[one].left_at is None:
+                    self._nodes[one].left_at = perf_counter()
+
     def switch(
         self, run_id: int, branch_id: int, paused_at: float | None
     ) -> tuple[Session, BranchSwitched, float | None]:
@@ -86,18 +154,27 @@ class Branches:
         session, since = node.session, node.left_at
         self._use((run_id, branch_id), node)
         reused, missing = self._restore(node)
+        for key in self._keys_together()[1:]:
+            self._nodes[key].left_at = None
+            self._restore(self._nodes[key])
         return session, BranchSwitched(run_id, branch_id, reused, missing), since
+
+    def is_beside(self, run_id: int, branch_id: int) -> bool:
+        """Whether a branch goes on beside the one in use."""
+        return (run_id, branch_id) in self._keys_together()[1:]
 
     def drop(self, run_id: int, branch_id: int) -> Session | None:
         """Give a branch's memory back; returns it if this ends it. Raises `PromptError`."""
         node = self._node(run_id, branch_id)
         if (run_id, branch_id) == self._current:
             raise PromptError("The branch in use cannot be dropped; switch to another one first.")
+        self._part_twins((run_id, branch_id))
         return node.session if _give_up_all(node, self._starts(node.session)) else None
 
     def clear(self) -> None:
         """Forget everything."""
         nodes, self._nodes, self._current = self._nodes, {}, None
+        self._twins, self._differ = {}, {}
         for node in nodes.values():
             node.session.close()
 
@@ -109,7 +186,7 @@ class Branches:
         if current is None or len(self._nodes) < 2:
             return False
         budget, gave = current.spec.branch_budget_bytes, False
-        idle = [node for key, node in self._nodes.items() if key != self._current]
+        idle = [node for key, node in self._nodes.items() if key not in self._keys_together()]
         for give_up in (give_up_cache, lambda session: _give_up_records(session, self._starts(session))):
             for node in idle:
                 if self._idle_bytes() <= budget:
@@ -130,9 +207,15 @@ class Branches:
 
     # -- inside
 
+    def _keys_together(self) -> tuple[Key, ...]:
+        if self._current is None:
+            return ()
+        other = self._twins.get(self._current)
+        return (self._current,) if other is None else (self._current, other)
+
     def _leave(self, paused_at: float | None) -> None:
-        if self._current is not None:
-            self._nodes[self._current].left_at = perf_counter() if paused_at is None else paused_at
+        for key in self._keys_together():
+            self._nodes[key].left_at = perf_counter() if paused_at is None else paused_at
 
     def _use(self, key: Key, node: Node) -> None:
         self._nodes.pop(key, None)
@@ -171,7 +254,8 @@ class Branches:
         return max(starts, default=0)
 
     def _idle_bytes(self) -> int:
-        return sum(m.cache_bytes + m.record_bytes for key, m in self._memory() if key != self._current)
+        together = self._keys_together()
+        return sum(m.cache_bytes + m.record_bytes for key, m in self._memory() if key not in together)
 
     def _memory(self) -> Iterator[tuple[Key, BranchMemory]]:
         from core.decode.kv import cache_length, storages

@@ -95,7 +95,7 @@ def _show(options: argparse.Namespace) -> int:
     found = _described(options)
     if options.json:
         print(json.dumps(_plain(found)))
-        return 0
+        return _status(found)
     print(f"{found.title} · {found.class_name} (model_type {found.family})")
     for field in found.fields:
         value = json.dumps(field.value)
@@ -107,7 +107,12 @@ def _show(options: argparse.Namespace) -> int:
         for caller, use in key.uses:
             print(f"  {caller:<10} {use}")
     _print_estimate(found)
-    return 0
+    return _status(found)
+
+
+def _status(found: ConfigDescription) -> int:
+    """1 where no model can be made of it; the problems say why."""
+    return 1 if found.problems else 0
 
 
 def _print_estimate(found: ConfigDescription) -> None:
@@ -138,12 +143,14 @@ def _diff(options: argparse.Namespace) -> int:
     changed = [field for field in found.fields if field.changed]
     if options.json:
         print(json.dumps({field.name: [field.default, field.value] for field in changed}))
-        return 0
+        return _status(found)
     for field in changed:
         print(f"{field.name} {json.dumps(field.default)} → {json.dumps(field.value)}")
     if not changed:
         print(f"No field differs from the defaults of {found.class_name}.")
-    return 0
+    for problem in found.problems:
+        print(problem.message)
+    return _status(found)
 
 
 def _save(options: argparse.Namespace) -> int:

@@ -1,4 +1,7 @@
-"""The desk where views are asked for: one waiting question a slot, derived in slices that take turns."""
+"""The desk where views are asked for: one waiting question a slot, derived in slices that take turns.
+
+What is urgent does not take turns: it is derived to its end, in the order of asking, before everything else.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from core.contract.commands import Ask
 from core.contract.errors import ErrorReport, InternalError, OutOfMemoryError, TokenglassError, ViewUnavailableError
 from core.contract.events import Answered
 from core.contract.picture import PictureAnswer, PictureQuery
+from core.contract.twins import CompareAttentionQuery, CompareQuery
 from core.contract.views import ViewAnswer, ViewQuery
 from core.domains.sandboxed import one_line
 from core.mailbox import Mailbox
@@ -49,6 +53,7 @@ class Desk:
 
     def ask(self, ask: Ask) -> None:
         """Take a question; an earlier one in the same slot is dropped."""
+        self._waiting.pop(ask.slot, None)
         self._waiting[ask.slot] = _Deriving(ask)
 
     def withdraw(self, slot: str) -> None:
@@ -68,23 +73,26 @@ class Desk:
         slot, deriving = next((one for one in waiting if one[1].ask.chosen), None) or next(iter(waiting))
         query = deriving.ask.query
         session = None if isinstance(query, PictureQuery) else find(query.run_id, query.branch_id)
+        other = find(query.run_id, query.other) if isinstance(query, CompareQuery | CompareAttentionQuery) else None
         begun = perf_counter()
-        answered = _one_slice(deriving, session, loaded)
+        answered = _one_slice(deriving, session, other, loaded)
         spent_s = perf_counter() - begun
         deriving.spent_s += spent_s
-        del self._waiting[slot]
-        if answered is None:
-            self._waiting[slot] = deriving  # back of the queue: panels take turns
-        else:
+        if answered is not None:
+            del self._waiting[slot]
             self._mailbox.put_latest(f"view:{slot}", answered)
+        elif not deriving.ask.chosen:
+            self._waiting[slot] = self._waiting.pop(slot)  # back of the queue: panels take turns
         return spent_s
 
 
-def _one_slice(deriving: _Deriving, session: Session | None, loaded: LoadedModel | None) -> Answered | None:
+def _one_slice(
+    deriving: _Deriving, session: Session | None, other: Session | None, loaded: LoadedModel | None
+) -> Answered | None:
     ask = deriving.ask
     try:
         if deriving.slices is None:
-            deriving.slices = _slices(ask.query, session, loaded)
+            deriving.slices = _slices(ask.query, session, other, loaded)
         next(deriving.slices)
     except StopIteration as done:
         return Answered(ask.slot, ask.generation, done.value, derive_ms=1e3 * deriving.spent_s)
@@ -103,7 +111,7 @@ def _one_slice(deriving: _Deriving, session: Session | None, loaded: LoadedModel
 
 
 def _slices(
-    query: ViewQuery | PictureQuery, session: Session | None, loaded: LoadedModel | None
+    query: ViewQuery | PictureQuery, session: Session | None, other: Session | None, loaded: LoadedModel | None
 ) -> Generator[None, None, ViewAnswer | PictureAnswer]:
     if isinstance(query, PictureQuery):
         from core.decode.score import derive_picture
@@ -113,7 +121,7 @@ def _slices(
         return derive_picture(loaded, query)
     if session is None:
         raise ViewUnavailableError("That run is no longer held in memory; run it again.")
-    return session.answer_in_slices(query)
+    return session.answer_in_slices(query) if other is None else session.answer_in_slices(query, other)
 
 
 def _broken_off(problem: BaseException) -> bool:

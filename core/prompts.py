@@ -20,6 +20,7 @@ from core.contract import (
     Prompt,
     PromptError,
     TextMatches,
+    check_breakpoint,
     parse_breakpoint,
     parse_intervention,
 )
@@ -127,6 +128,7 @@ def to_breakpoints(given: Sequence[Breakpoint | str]) -> tuple[Breakpoint, ...]:
     several = [given] if isinstance(given, str) else given
     found = tuple(parse_breakpoint(one) if isinstance(one, str) else one for one in several)
     for one in found:
+        check_breakpoint(one)
         if isinstance(one, TextMatches):
             check_pattern(one.pattern)
     return found

@@ -218,6 +218,20 @@ def tokenizer(edit_tokenizer: Callable[[dict[str, Any]], object]) -> Change:
     return change
 
 
+def added(content: str, token_id: int) -> dict[str, Any]:
+    """An added token."""
+    flags = dict.fromkeys(("special", "single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": token_id, "content": content} | flags
+
+
+def first_token(token_id: int) -> dict[str, Any]:
+    """A post-processor that puts this id before every text."""
+    start, one, two = ({kind: {"id": name, "type_id": 0}} for kind, name in
+                       (("SpecialToken", "E"), ("Sequence", "A"), ("Sequence", "B")))  # fmt: skip
+    special = {"E": {"id": "E", "ids": [token_id], "tokens": ["E"]}}
+    return {"type": "TemplateProcessing", "single": [start, one], "pair": [one, two], "special_tokens": special}
+
+
 def normalizer(*steps: Mapping[str, Any]) -> Change:
     return tokenizer(lambda content: content.update(normalizer={"type": "Sequence", "normalizers": list(steps)}))
 

@@ -213,7 +213,7 @@ def _open_files() -> dict[str, str]:
             target = os.readlink(f"{folder}/{number}")
         except OSError:  # the descriptor of listdir itself
             continue
-        if not target.startswith(("anon_inode:", "/dev/", "/proc/", "/usr/share/fonts")):
+        if not target.startswith(("anon_inode:", "/dev/", "/proc/", "/usr/share/fonts", "/usr/share/mime")):
             found[number] = target
     return found
 

@@ -7,6 +7,7 @@ in a mask or a position changes tokens instead of the fifth decimal.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,17 @@ def build_gpt2(path: Path, *, tokenizer: bool = True, seed: int = 0, **config: A
     dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     made = GPT2Config(**{"vocab_size": VOCAB_SIZE, "initializer_range": INIT_STD, **sizes, **dropout, **config})
     return _save(GPT2LMHeadModel, made, path, tokenizer, seed)
+
+
+def build_draft(path: Path, of: Path, layers: int = 2) -> Path:
+    """A smaller model with the vocabulary of a GPT-2 in `of`: its first layers alone, under its own norm and head."""
+    whole = GPT2LMHeadModel.from_pretrained(of)
+    whole.transformer.h = whole.transformer.h[:layers]
+    whole.config.n_layer = layers
+    whole.save_pretrained(path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(of / name, path / name)
+    return path
 
 
 def build_llama(path: Path, *, tokenizer: bool = True, seed: int = 0, **config: Any) -> Path:

@@ -30,17 +30,17 @@ def head_options(state: AppState, heads: int) -> list[tuple[str, str]]:
 
 
 def cell_tooltip(
-    matrix: HeatMatrix, origin: int, labels: Sequence[str], focus: AttentionFocus, at: tuple[int, int]
+    matrix: HeatMatrix, origin: int, labels: Sequence[str], focus: AttentionFocus, at: tuple[int, int], what: str = ""
 ) -> str:
-    """Query, key and weight under the pointer."""
+    """Query, key and weight under the pointer. what: another name for what is a weight else."""
     query, key = at
     if query >= len(labels) or key >= len(labels):
         return ""
     names = tr("{0} at {1} → {2} at {3}").format(
         step_text.quoted(labels[query]), query, step_text.quoted(labels[key]), key
     )
-    weight = tr("weight {0}, layer {1}, head {2}").format(
-        f"{matrix.at(query - origin, key - origin):.4f}", focus.layer, heads_name(focus)
+    weight = tr("{0} {1}, layer {2}, head {3}").format(
+        what or tr("weight"), f"{matrix.at(query - origin, key - origin):.4f}", focus.layer, heads_name(focus)
     )
     pooled = tr("largest of {0} × {0} positions").format(matrix.factor)
     lines = (names, weight, pooled) if matrix.factor > 1 else (names, weight)

@@ -88,10 +88,11 @@ class BeamsPanel(Panel):
         key = ("none",) if run is None else (run.run_id, run.row)
         if key != self._key:
             self._key = key
-            self.lanes.clear()
+            self.lanes.clear(() if run is None else self._titles(run))
         if run is not None:
             self._add_steps(run)
-            self.lanes.show_path(path_of(run), run.count - 1 if selected is None else selected)
+            shown = run.count - 1 if selected is None else selected
+            self.lanes.show_path(path_of(run), shown, pinned=selected is not None)
         self._show_complete(run)
         self.subtitle = "" if run is None else self._subtitle(run)
         for view in (self.lanes, self.complete):
@@ -106,24 +107,33 @@ class BeamsPanel(Panel):
             cells = {beam: self._cell(one) for beam, one in at.items()}
             self.lanes.add(cells, labels(count, run.params.num_beam_groups))
 
+    def _titles(self, run: RunView) -> tuple[str, ...]:
+        """Of what stands beside the scores."""
+        if run.params.force_words_ids:
+            return self.tr("bank"), self.tr("constraints")
+        return (self.tr("penalty"),) if run.params.num_beam_groups > 1 else ()
+
     def _cell(self, step: StepSnapshot) -> Cell:
         detail = step.detail
         assert isinstance(detail, BeamDetail)
         red, green, blue = self._fills[int(indices(np.exp([step.logprob]))[0])].tolist()
-        progress = f"{sum(detail.fulfilled)}/{sum(detail.needed)}" if detail.needed else ""
         said = [
             self.tr("{0}, probability {1}").format(one_line(step.piece), numbers.percent(float(np.exp(step.logprob)))),
-            self.tr("running score {0}").format(f"{detail.score:.3f}"),
+            self.tr("running score {0}").format(tables.beam_score(detail.score)),
             self.tr("continues beam {0}").format(detail.parent + 1),
         ]
-        if detail.penalty:
-            said.append(self.tr("diversity penalty {0}").format(f"{detail.penalty:.3g}"))
+        notes: tuple[str, ...] = ()
         if detail.needed:
-            each = ", ".join(f"{a}/{b}" for a, b in zip(detail.fulfilled, detail.needed, strict=False))
-            said.append(self.tr("constraints {0}").format(each))
+            each = tables.constraints(detail)
+            said += [self.tr("constraints {0}").format(each), self.tr("bank {0}").format(detail.bank)]
+            notes = str(detail.bank), each
+        elif detail.penalty or (self._run is not None and self._run.params.num_beam_groups > 1):
+            notes = (numbers.significant(detail.penalty),)
+            said.append(self.tr("diversity penalty {0}").format(notes[0]))
         fill = red << 16 | green << 8 | blue
         text = one_line(step_text.shown_text(step) or step.piece)
-        return Cell(text, fill, detail.parent, f"{detail.score:.2f}", "\n".join(said), progress)
+        progress = tuple(a / b for a, b in zip(detail.fulfilled, detail.needed, strict=True))
+        return Cell(text, fill, detail.parent, tables.beam_score(detail.score, 2), "\n".join(said), progress, notes)
 
     def _show_complete(self, run: RunView | None) -> None:
         here = [] if run is None else [e.hypothesis for e in run.sequences.hypotheses if e.hypothesis.row == run.row]
@@ -141,7 +151,7 @@ class BeamsPanel(Panel):
         levels = indices(np.exp([s.logprob for s in steps])).astype(np.uint8)
         ended = self.tr("kept") if one.kept else self.tr("dropped")
         text = visible(one.text.replace("\n", LINE_BREAK))
-        return RowLine(str(number + 1), text, levels, f"{one.score:.3f}", ended)
+        return RowLine(str(number + 1), text, levels, tables.beam_score(one.score), ended)
 
     def _subtitle(self, run: RunView) -> str:
         rows = len(run.started.rows)
@@ -156,7 +166,7 @@ class BeamsPanel(Panel):
         newest = run.sequences.lanes[run.row][-1]
         best = max(s.detail.score for s in newest.values() if isinstance(s.detail, BeamDetail))
         return self.tr("{0} beams, best running score {1}, {2} complete.").format(
-            len(newest), f"{best:.2f}", len(self._ended)
+            len(newest), tables.beam_score(best, 2), len(self._ended)
         )
 
     def _show_table(self) -> None:

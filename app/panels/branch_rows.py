@@ -23,6 +23,7 @@ KINDS = {
     "edit": "edited",
     "try": "another try",
     "fork": "fork",
+    "twin": "twin",
 }
 LONGEST = 40
 

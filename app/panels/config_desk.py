@@ -8,7 +8,6 @@ from PySide6.QtCore import Slot
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import (
     QBoxLayout,
-    QFileDialog,
     QHBoxLayout,
     QLabel,
     QPlainTextEdit,
@@ -19,6 +18,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from app import asking
 from app.panels.panel import Dispatch, Panel
 from app.state import select
 from app.state.config_facts import config_facts, written
@@ -96,6 +96,9 @@ class ConfigPanel(Panel):
 
     def _make_pages(self) -> None:
         self.tabs = QTabBar()
+        self.tabs.setAccessibleDescription(
+            self.tr("Every field, what differs from the defaults, the file, or what the model returns")
+        )
         self.tabs.setProperty("underline", True)
         self.tabs.setDrawBase(False)
         self.tabs.setExpanding(False)
@@ -251,11 +254,7 @@ class ConfigPanel(Panel):
     @Slot()
     def choose_file(self) -> None:
         """Ask for a config.json, then look at it."""
-        path, _ = QFileDialog.getOpenFileName(
-            self, self.tr("Open a configuration"), "", self.tr("Configurations (*.json)")
-        )
-        if path:
-            self.dispatch(OpenConfig(path))
+        asking.open_file(self, self.tr("Open a configuration"), self._open, self.tr("Configurations (*.json)"))
 
     @Slot()
     def choose_folder(self) -> None:
@@ -263,9 +262,8 @@ class ConfigPanel(Panel):
         found = self._description
         if found is None:
             return
-        path, _ = QFileDialog.getSaveFileName(self, self.tr("Save as a model folder"), f"new-{found.family}")
-        if path:
-            self.dispatch(SaveConfigured(path))
+        title = self.tr("Save as a model folder")
+        asking.save_file(self, title, lambda path: self.dispatch(SaveConfigured(path)), f"new-{found.family}")
 
     @Slot()
     def _create(self) -> None:

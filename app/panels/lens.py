@@ -17,8 +17,9 @@ from app.state.intents import AskView, SelectStep, SetFocus, WithdrawView
 from app.state.run import RunView
 from app.state.state import AppState
 from app.theme.colormaps import token_fills
+from app.widgets import numbers
 from app.widgets.arrow_tabs import ArrowTabs
-from app.widgets.attribution_plot import AttributionPlot
+from app.widgets.attribution_plot import PARTS, AttributionPlot
 from app.widgets.choice import Choice
 from app.widgets.focus_ring import FocusRing
 from app.widgets.legend import MapLegend, SwatchLegend
@@ -27,7 +28,7 @@ from app.widgets.lens_table import LensTable
 from app.widgets.series_plot import Lane, Series, SeriesPlot
 from app.widgets.spare_row import SpareRow
 from app.widgets.twin import Twin, TwinStack
-from core.contract import AttributionAnswer, LensAnswer, NormsAnswer, PictureQuery, ViewQuery
+from core.contract import AttributionAnswer, LensAnswer, NormsAnswer, ViewQuery
 
 LENS, NORMS, ATTRIBUTION, HEADS = range(4)  # the tables; the first three are the pages too
 
@@ -67,10 +68,11 @@ class LensPanel(Panel):
         self._described: Moment = None
         self._asked: set[str] = set()
         self._just_asked: set[str] = set()  # slots with a question that `_state` does not know of yet
-        self._asked_s = 0.0
+        self._asked_s = dict.fromkeys(ask.SLOTS, 0.0)
         self._taken = dict.fromkeys(ask.SLOTS, 0)
-        self._problem: dict[str, tuple[ViewQuery | PictureQuery, str]] = {}  # what core declined, and why
+        self._problem: dict[str, ask.Declined] = {}
         self._recompute = self._can_recompute = False
+        self._first = 0  # the position from which on there are records
         self.norms_answer: NormsAnswer | None = None
         self.parts_answer: AttributionAnswer | None = None
         self._show_page(LENS)
@@ -92,6 +94,9 @@ class LensPanel(Panel):
         self.colour.set_options([(by, quantities[by]) for by in COLOURS])
         self.legend = MapLegend(36)
         self.swatches = SwatchLegend((self.tr("attention"), self.tr("MLP")))
+        self.rounded = SwatchLegend((self.tr("between, rounding"),))
+        self.rounded.setToolTip(self.tr("What a layer adds beside both: the rounding of its sums, or norms inside it"))
+        self.signs = MapLegend(36)
         self.streams = SwatchLegend((self.tr("residual"), self.tr("update")))
         self.add = QToolButton(self)
         self.add.setText(self.tr("attention and MLP"))
@@ -104,12 +109,14 @@ class LensPanel(Panel):
         self.again = QPushButton(self.tr("Recompute"), self)
         self.again.setToolTip(self.tr("Run the model again over the positions whose records were dropped"))
         self.again.clicked.connect(self._recompute_clicked)
-        self.row = SpareRow(self.tabs, (self.streams, self.swatches, self.legend, self.add, self.again))
+        self.row = SpareRow(self.tabs, (self.legend, self.add, self.again))
+        self.legends = SpareRow(QWidget(), (self.rounded, self.signs, self.streams, self.swatches))
         page = QWidget(self)
         box = QVBoxLayout(page)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(4)
         box.addWidget(self.row)
+        box.addWidget(self.legends)
         box.addWidget(self.pages, 1)
         twins = (
             Twin(self.tr("Lens"), (self.table,)),
@@ -182,7 +189,9 @@ class LensPanel(Panel):
         self.table.set_palette(palette)
         self.parts.set_palette(palette)
         self._colour_norms()
-        self.swatches.set_colours(palette.categorical[0], palette.categorical[1])
+        self.swatches.set_colours(*(palette.categorical[index] for index in PARTS))
+        self.rounded.set_colours(palette.warning)
+        self._show_signs()
         self.add.setStyleSheet(f"QToolButton:checked {{ color: {palette.accent} }}")
         self.twins.set_palette(palette)
         self._show_legend()
@@ -191,7 +200,8 @@ class LensPanel(Panel):
         if self._state is None:
             return
         palette = select.palette(self._state)
-        attention, mlp, update, turn = palette.categorical[:4]
+        update, turn = palette.categorical[:2]
+        attention, mlp = (palette.categorical[index] for index in PARTS)
         added = (attention, mlp) if self.norms_answer is not None and self.norms_answer.mlp is not None else ()
         self.norms.set_palette(palette, (palette.secondary, update, *added, turn))
         self.streams.set_colours(palette.secondary, update)
@@ -202,8 +212,9 @@ class LensPanel(Panel):
         self.columns.clear()
         self._taken = dict.fromkeys(ask.SLOTS, 0)
         self._problem.clear()
-        self._recompute, self._asked_s = False, 0.0
-        self._offer_recompute(False)
+        self._recompute, self._first = False, 0
+        self._asked_s = dict.fromkeys(ask.SLOTS, 0.0)
+        self._offer_recompute()
         self.norms_answer = self.parts_answer = None
         self.norms.show_steps((), (), None, restart=True)
         self.parts.show_answer(None)
@@ -217,19 +228,21 @@ class LensPanel(Panel):
         self._taken[slot] = got.generation
         answer, asked = got.answer, state.asked.get(slot)
         if got.error is not None and asked is not None:
-            self._problem[slot] = (asked.query, got.error.message)
-            self._offer_recompute(got.can_recompute and slot == ask.LENS_SLOT)
+            self._first = max(self._first, got.first_recorded)
+            self._problem[slot] = ask.Declined(asked.query, got.error.message, got.can_recompute)
             return
         self._problem.pop(slot, None)
         if isinstance(answer, LensAnswer):
             self.columns.take(answer)
-            self._offer_recompute(False)
         elif isinstance(answer, NormsAnswer):
             self.norms_answer = answer
         elif isinstance(answer, AttributionAnswer):
             self.parts_answer = answer
 
-    def _offer_recompute(self, can: bool) -> None:
+    def _offer_recompute(self) -> None:
+        """Where records of what the page shows were dropped."""
+        slots = (ask.PAGE_SLOTS[self.active], ask.FILL_SLOT) if self.active == LENS else (ask.PAGE_SLOTS[self.active],)
+        can = any(self._problem[slot].can_recompute for slot in slots if slot in self._problem)
         if can != self._can_recompute:
             self._can_recompute = can
             self._share_row()
@@ -237,30 +250,48 @@ class LensPanel(Panel):
     # questions
 
     def _ask(self, run: RunView, state: AppState) -> None:
-        slot = ask.SLOTS[self.active]
-        if slot in self._just_asked or select.is_waiting(state, slot) or not self._is_due(state):
+        pinned, busy = state.selected is not None, ask.is_busy(state)
+        self._put(ask.PAGE_SLOTS[self.active], self._query(run, state), state, 0 if pinned else ask.LIVE_INTERVAL_S)
+        waits = ask.LENS_SLOT in self._just_asked or select.is_waiting(state, ask.LENS_SLOT)
+        if self.active != LENS or (waits and not busy):
             return
-        query = self._query(run, state)
-        if query is None or (slot in self._problem and self._problem[slot][0] == query):
+        visible, most = self.table.visible_positions(), 1 if busy else ask.PORTION
+        first = 0 if self._recompute else self._first
+        rest = ask.fill_query(run, self.columns, visible, most, first, recompute=self._recompute)
+        self._put(ask.FILL_SLOT, rest, state, ask.LIVE_INTERVAL_S if pinned else ask.FILL_INTERVAL_S)
+
+    def _put(self, slot: str, query: ViewQuery | None, state: AppState, interval_s: float) -> None:
+        """Ask, unless it is known or asked already; while tokens are produced not more often than `interval_s` says.
+
+        The answer for a moment that was just chosen is waited for: its question takes the place of an older one.
+        """
+        if query is None:
+            self._problem.pop(slot, None)
             return
-        self._asked_s = time.monotonic()
+        urgent = state.selected is not None and slot != ask.FILL_SLOT
+        asked = state.asked.get(slot)
+        overtakes = urgent and asked is not None and asked.query != query
+        if slot in self._just_asked or (select.is_waiting(state, slot) and not overtakes):
+            return
+        declined, now = self._problem.get(slot), time.monotonic()
+        if declined is not None and declined.query == query:
+            return
+        if ask.is_busy(state) and now - self._asked_s[slot] < interval_s:
+            return
+        self._asked_s[slot] = now
         self._asked.add(slot)
         self._just_asked.add(slot)
-        self.dispatch(AskView(slot, query))
-
-    def _is_due(self, state: AppState) -> bool:
-        """While tokens are produced a few times a second, else at once."""
-        return not ask.is_busy(state) or time.monotonic() - self._asked_s >= ask.LIVE_INTERVAL_S
+        self.dispatch(AskView(slot, query, slot != ask.FILL_SLOT))
 
     def _query(self, run: RunView, state: AppState) -> ViewQuery | None:
         shown, live = ask.shown_position(state), ask.is_busy(state) and state.selected is None
         if self.active == LENS:
-            visible = self.table.visible_positions()
-            return ask.lens_query(run, self.columns, shown, visible, recompute=self._recompute)
+            return ask.lens_query(run, self.columns, shown, recompute=self._recompute)
         if shown is None:
             return None
         if self.active == NORMS:
-            norms = ask.norms_query(run, shown, self.add.isChecked() and not live)
+            added = self.add.isChecked() and not live
+            norms = ask.norms_query(run, shown, added, recompute=self._recompute and not added)
             return None if self.norms_answer is not None and self.norms_answer.query == norms else norms
         parts = None if live else ask.attribution_query(run, state)
         return None if self.parts_answer is not None and self.parts_answer.query == parts else parts
@@ -268,7 +299,6 @@ class LensPanel(Panel):
     def _recompute_clicked(self) -> None:
         self._recompute = True
         self._problem.clear()
-        self._offer_recompute(False)
         self._refresh()
 
     # showing
@@ -279,21 +309,32 @@ class LensPanel(Panel):
         self.parts.set_empty(*words)
 
     def _show(self, run: RunView, state: AppState) -> None:
-        problem = self._problem.get(ask.SLOTS[self.active])
+        self._offer_recompute()
+        problem = self._problem.get(ask.PAGE_SLOTS[self.active])
         live = ask.is_busy(state) and state.selected is None
         waiting = lens_words.waiting(self.active == ATTRIBUTION and live)
-        self._say((problem[1], "") if problem else waiting)
+        self._say((problem.message, "") if problem else waiting)
         if not problem and select.fed_positions(run):
             self.table.set_message("")
         shown, pinned = ask.shown_position(state), state.selected is not None
         if self.active == LENS:
             fed = select.fed_positions(run)
             self.table.show_positions(self._labels, fed, run.model.layers, shown, pinned)
+        elif self.active == NORMS and problem:
+            self.norms.show_steps((), (), None, restart=True)
         elif self.active == NORMS and self.norms_answer is not None:
             self._show_norms(self.norms_answer)
         elif self.active == ATTRIBUTION:
             fits = self.parts_answer is not None and self.parts_answer.query == ask.attribution_query(run, state)
             self.parts.show_answer(self.parts_answer if fits else None)
+            self._show_signs()
+
+    def _show_signs(self) -> None:
+        """The scale of the heads' parts."""
+        if self._state is not None:
+            end = numbers.significant(self.parts.heads_scale)
+            meaning = self.tr("Part of the logit that a head adds")
+            self.signs.show_map(self.parts.signs, f"−{end}", f"+{end}", select.palette(self._state), meaning)
 
     def _show_norms(self, answer: NormsAnswer) -> None:
         series = lens_words.norm_series(answer)
@@ -327,11 +368,18 @@ class LensPanel(Panel):
     def _share_row(self) -> None:
         index, both = self.pages.currentIndex(), self.add.isChecked()
         shown: dict[int, tuple[QWidget, ...]] = {
-            LENS: (self.legend, self.again) if self._can_recompute else (self.legend,),
-            NORMS: (self.streams, self.add, self.swatches) if both else (self.streams, self.add),
-            ATTRIBUTION: (self.swatches,),
+            LENS: (self.legend,),
+            NORMS: (self.add,),
+            ATTRIBUTION: (),
         }
-        self.row.want(*shown[index])
+        told: dict[int, tuple[QWidget, ...]] = {
+            LENS: (),
+            NORMS: (self.streams, self.swatches) if both else (self.streams,),
+            ATTRIBUTION: (self.swatches, self.rounded, self.signs),
+        }
+        self.legends.setVisible(bool(told[index]))
+        self.legends.want(*told[index])
+        self.row.want(*shown[index], *((self.again,) if self._can_recompute else ()))
 
     def _turned(self) -> None:
         self._described = None

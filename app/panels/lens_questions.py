@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from app.state import select
 from app.state.run import RunView
 from app.state.state import AppState
 from app.widgets.lens_columns import LensColumns
-from core.contract import AttributionQuery, LensQuery, NormsQuery, WorkerState
+from core.contract import AttributionQuery, LensQuery, NormsQuery, PictureQuery, ViewQuery, WorkerState
 
-LENS_SLOT, NORMS_SLOT, ATTRIBUTION_SLOT = "lens.table", "lens.norms", "lens.attribution"
-SLOTS = (LENS_SLOT, NORMS_SLOT, ATTRIBUTION_SLOT)
+LENS_SLOT, FILL_SLOT = "lens.table", "lens.fill"  # the shown position; the others in view
+NORMS_SLOT, ATTRIBUTION_SLOT = "lens.norms", "lens.attribution"
+PAGE_SLOTS = (LENS_SLOT, NORMS_SLOT, ATTRIBUTION_SLOT)
+SLOTS = (*PAGE_SLOTS, FILL_SLOT)
 LIVE_INTERVAL_S = 0.33  # between two questions while tokens are produced
-PORTION = 8  # positions of one answer
+FILL_INTERVAL_S = 3.0  # the same for what is not shown, one position at a time: the newest one goes before it
+PORTION = 8  # positions of one answer while nothing is produced
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """A question that core did not answer, and why."""
+
+    query: ViewQuery | PictureQuery
+    message: str
+    can_recompute: bool
 
 
 def is_busy(state: AppState) -> bool:
@@ -25,24 +39,27 @@ def shown_position(state: AppState) -> int | None:
     return None if index is None or state.run is None else select.query_position(state.run, index)
 
 
-def lens_query(
-    run: RunView, columns: LensColumns, shown: int | None, visible: range, *, recompute: bool
-) -> LensQuery | None:
-    """The shown position first, then what is missing in view."""
-    fed = select.fed_positions(run)
-    wanted = None if shown is None or shown >= fed else columns.missing(shown, shown + 1, 1)
-    if wanted is None:
-        wanted = columns.missing(visible.start, min(visible.stop, fed), PORTION)
-    if wanted is None:
+def lens_query(run: RunView, columns: LensColumns, shown: int | None, *, recompute: bool) -> LensQuery | None:
+    """The shown position, if it is missing."""
+    if shown is None or shown >= select.fed_positions(run):
         return None
-    at = run.place.named
-    return LensQuery(run.run_id, wanted, recompute=recompute, **at)
+    wanted, at = columns.missing(shown, shown + 1, 1), run.place.named
+    return None if wanted is None else LensQuery(run.run_id, wanted, recompute=recompute, **at)
 
 
-def norms_query(run: RunView, position: int, contributions: bool) -> NormsQuery:
+def fill_query(
+    run: RunView, columns: LensColumns, visible: range, most: int, first: int, *, recompute: bool
+) -> LensQuery | None:
+    """What is missing in view, from position `first` on, so many positions at most."""
+    stop, at = min(visible.stop, select.fed_positions(run)), run.place.named
+    wanted = columns.missing(max(visible.start, first), stop, most)
+    return None if wanted is None else LensQuery(run.run_id, wanted, recompute=recompute, **at)
+
+
+def norms_query(run: RunView, position: int, contributions: bool, *, recompute: bool) -> NormsQuery:
     """Norms at the shown position."""
     at = run.place.named
-    return NormsQuery(run.run_id, position, contributions, **at)
+    return NormsQuery(run.run_id, position, contributions, recompute, **at)
 
 
 def attribution_query(run: RunView, state: AppState) -> AttributionQuery | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from html import escape
 
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from app.panels import tables
@@ -45,6 +47,8 @@ class ModePanel(Panel):
         self.twins.turned.connect(self._show_table)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(0)
+        box.addWidget(self.words)  # in the title bar of a narrow card there is no room for it
         box.addWidget(self.twins)
         self._shown: tuple[object, ...] = ()
         self._theme = ""
@@ -52,8 +56,9 @@ class ModePanel(Panel):
     def header_widgets(self) -> tuple[QWidget, ...]:
         return (self.twins.button,)
 
-    def header_right_widgets(self) -> tuple[QWidget, ...]:
-        return (self.words,)
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """As many words as fit."""
+        self.words.set_room(self.width())
 
     def render(self, state: AppState) -> None:  # type: ignore[override]
         """Follow the step shown."""
@@ -72,21 +77,26 @@ class ModePanel(Panel):
         if found is None:
             self.subtitle = ""
             self.rows.show_rows("", (), ())
-            self.words.set_wordings("")
+            self._say("")
         else:
             name, quantities, rows, words = found
             self.subtitle = run.plan.mode.replace("_", " ") if run is not None else ""
             self.rows.show_rows(name, quantities, rows)
-            self.words.set_wordings(*words)
+            self._say(*words)
         self.rows.setAccessibleDescription(self.describe())
         self._show_table()
 
+    def _say(self, *words: str) -> None:
+        self.words.set_wordings(*words)
+        self.words.setToolTip(escape(words[0]))
+        self.words.setVisible(bool(words[0]))
+
     def describe(self) -> str:
-        """The first rows in words."""
+        """The words above, and the first rows."""
         if not self.rows.rows:
             return self.tr("Nothing to show for this step.")
         titles = [quantity.title for quantity in self.rows.quantities]
-        said = []
+        said = [self.words.whole] if self.words.whole else []
         for row in self.rows.rows[:5]:
             values = ", ".join(f"{title} {text}" for title, text in zip(titles, row.texts, strict=True) if text)
             said.append(f"{row.name} {values}")
@@ -181,13 +191,16 @@ def _acceptance(run: RunView, step: StepSnapshot, detail: AssistedDetail) -> tup
     drafted = {d.passes: len(d.drafted) for d in details}
     accepted, tried = sum(d.accepted for d in details), sum(drafted.values())
     per_pass = len(details) / max(1, detail.passes)
-    rate = tr("{0} of {1} drafted tokens accepted").format(accepted, tried)
-    many = tr("{0} tokens a pass").format(numbers.significant(per_pass))
+    each = numbers.significant(per_pass)
+    rate = tr("{0} of {1} drafted tokens accepted, {2} tokens a pass").format(accepted, tried, each)
+    short = tr("{0} of {1} accepted").format(accepted, tried)
     if detail.match is None:
-        return f"{rate}, {many}", many
+        return rate, tr("{0}, {1} a pass").format(short, each), short
     start, stop = detail.match
     where = tr("copied from positions {0}–{1}, {2} matched").format(start, stop - 1, detail.matched)
-    return f"{where}; {rate}, {many}", f"{rate}, {many}", many
+    narrow = tr("from {0}–{1}, {2} matched").format(start, stop - 1, detail.matched)
+    least = tr("copied {0}–{1}; {2}").format(start, stop - 1, short)
+    return f"{where}; {rate}", f"{where}; {short}", f"{narrow}; {short}", least
 
 
 def _guidance(step: StepSnapshot, detail: GuidanceDetail) -> Shown:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from PySide6.QtCore import Qt, Slot
 from PySide6.QtWidgets import (
-    QFileDialog,
     QHBoxLayout,
     QLabel,
     QProgressBar,
@@ -15,6 +14,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from app import asking
 from app.panels import onnx_tables
 from app.panels.panel import Dispatch, Panel
 from app.state import select
@@ -51,24 +51,27 @@ class OnnxPanel(Panel):
         self.past.show_choice(0)
         self.past.chosen.connect(self._past_chosen)
         self.opset = Choice(self.tr("opset"), self.tr("Opset of the graph that is exported"), self._opset_chosen)
-        self.legacy, self.current = ElidedLabel(), ElidedLabel()
-        self.table = TableView(self.tr("The graph as it was described and as it is exported"))
+        self.legacy, self.current = QLabel(), QLabel()
+        self.table = TableView(self.tr("The graph as it was described and as it is exported"), wraps=True)
         forms = QWidget(self)
         column = QVBoxLayout(forms)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(4)
         for label in (self.legacy, self.current):
             label.setProperty("secondary", True)
+            label.setTextFormat(Qt.TextFormat.PlainText)
+            label.setWordWrap(True)
             column.addWidget(label)
         column.addWidget(self.table, 1)
         self.note = QLabel()
         self.note.setTextFormat(Qt.TextFormat.PlainText)
         self.note.setWordWrap(True)
-        self.checks = TableView(self.tr("onnxruntime against the model"))
+        self.checks = TableView(self.tr("onnxruntime against the model"), wraps=True)
         self.pages = QStackedWidget()
         self.pages.addWidget(forms)
         self.pages.addWidget(self.checks)
         self.tabs = QTabBar()
+        self.tabs.setAccessibleDescription(self.tr("The description of the graph, or how the export compares"))
         self.tabs.setProperty("underline", True)
         self.tabs.setDrawBase(False)
         self.tabs.setExpanding(False)
@@ -186,14 +189,14 @@ class OnnxPanel(Panel):
     @Slot()
     def choose_export(self) -> None:
         """Ask for a file, then export."""
-        path, _ = QFileDialog.getSaveFileName(self, self.tr("Export the graph"), "model.onnx", "ONNX (*.onnx)")
+        asking.save_file(self, self.tr("Export the graph"), self._export, "model.onnx", "ONNX (*.onnx)")
+
+    def _export(self, path: str) -> None:
         found = self._desk.description
-        if path and found is not None:
+        if found is not None:
             self.dispatch(ExportGraph(path, self._opset or found.default_opset, self._past))
 
     @Slot()
     def choose_check(self) -> None:
         """Ask for a file exported before, then check it."""
-        path, _ = QFileDialog.getOpenFileName(self, self.tr("Check a graph"), "", "ONNX (*.onnx)")
-        if path:
-            self.dispatch(CheckGraph(path))
+        asking.open_file(self, self.tr("Check a graph"), lambda path: self.dispatch(CheckGraph(path)), "ONNX (*.onnx)")

@@ -11,6 +11,8 @@ from PySide6.QtWidgets import QMenu, QPushButton, QToolButton, QVBoxLayout, QWid
 from app.panels import branch_rows, tables, token_menu
 from app.panels.accessible import Moment, describe_selection
 from app.panels.output_attention import SOURCE_TEXT, SOURCES, Query, Source, levels_of, query_of, same_view
+from app.panels.output_columns import ENDED, OutputColumns
+from app.panels.output_feed import FlowFeed, tooltip
 from app.panels.panel import Dispatch, Panel
 from app.panels.pixels import show_swatches
 from app.state import branches, select
@@ -29,7 +31,8 @@ from app.state.intents import AskView, SelectStep, SetColour, WithdrawView
 from app.state.run import RunView
 from app.state.state import AppState, ColourBy
 from app.state.texts import tr
-from app.theme.colormaps import indices, token_fills
+from app.state.twin_intents import CompareBranches
+from app.theme.colormaps import token_fills
 from app.widgets import step_text
 from app.widgets.branch_strip import BranchStrip
 from app.widgets.choice import Choice
@@ -40,7 +43,7 @@ from app.widgets.legend import MapLegend
 from app.widgets.readout import Readout, share_room
 from app.widgets.token_flow import TokenFlow
 from app.widgets.twin import Twin, TwinStack
-from core.contract import WorkerState
+from core.contract import AssistedDetail, WorkerState, deleted_positions
 
 ROW_SLOT = "attention.row"
 LEGEND_PX, NARROW_LEGEND_PX = 72, 36
@@ -54,14 +57,6 @@ MEANING = {
     "attention": "Attention from the shown token to every earlier one, square-root scale",
     "column": "Attention that every later token pays to the shown one, square-root scale",
     "rollout": "Attention rollout from the shown token through all layers, square-root scale",
-}
-ENDED = {
-    "stop": "ended at a stop token or text",
-    "length": "ended at max_new_tokens",
-    "length_limit": "ended at the model's last position",
-    "time": "ended by time",
-    "cancelled": "stopped",
-    "breakpoint": "stopped at a breakpoint",
 }
 
 
@@ -89,11 +84,12 @@ class OutputPanel(Panel):
         inner = QVBoxLayout(plots)
         inner.setContentsMargins(0, 0, 0, 0)
         inner.setSpacing(0)
-        for widget, stretch in ((self.strip, 0), (self.flow, 1), (self.edit, 0)):
+        self.columns = OutputColumns(self.flow, dispatch)
+        for widget, stretch in ((self.strip, 0), (self.columns, 1), (self.edit, 0)):
             inner.addWidget(widget, stretch)
         inner.setSpacing(4)
         twins = (
-            Twin(self.tr("Output tokens"), (self.flow,), self._select),
+            Twin(self.tr("Output tokens"), (self.flow, self.columns.beside), self._select),
             Twin(self.tr("Branches"), (self.strip,), self._choose_branch),
         )
         self.twins = TwinStack(self.title, plots, twins, self)
@@ -113,16 +109,19 @@ class OutputPanel(Panel):
         self.overlay.setToolTip(self.tr("Underline each token as strongly as the selected token attends to it"))
         self.overlay.setAccessibleName(self.tr("Underline tokens by attention from the selected one"))
         self.overlay.toggled.connect(lambda _on: self._refresh())
+        self.again = QPushButton(self.tr("Recompute"), self)
+        self.again.setToolTip(self.tr("Run the model again over the positions whose records were dropped"))
+        self.again.clicked.connect(self._recompute_clicked)
+        self.again.hide()
+        self._recompute: object = None  # of the sequence that may be fed again
         self.newest = QPushButton(self.tr("Follow newest"), self)
         self.newest.setToolTip(self.tr("Show the newest step in every panel, and scroll along"))
         self.newest.clicked.connect(self._follow_newest)
         self.newest.hide()
         self._state: AppState | None = None
-        self._key: object = None  # of the sequence shown
-        self._count = 0
+        self._feed = FlowFeed(self.flow)
         self._source: Source | None = None  # the attention that colours the tokens
         self._asked = False
-        self._coloured: tuple[object, ...] = ()
         self._theme = ""
         self._described: Moment = None
         self._legend_key: tuple[str, ...] = ()
@@ -150,7 +149,8 @@ class OutputPanel(Panel):
             self.twins.set_palette(palette)
             self.strip.set_palette(palette)
             self.overlay.setStyleSheet(f"QToolButton:checked {{ color: {palette.accent} }}")
-            self._coloured = ()
+            self.columns.set_palette(state)
+            self._feed.coloured = ()
         run = state.run
         self._show_legend(state)
         self.progress.set_wordings(*_progress(state))
@@ -160,16 +160,19 @@ class OutputPanel(Panel):
             self.twins.show_table(branch_rows.table(state))
         elif self.twins.shown == 0:
             selected = None if state.selected is None else select.step_index(state)
-            self.twins.show_table(tables.output_table(run, selected) if run and run.count else None)
+            self.twins.show_table(tables.output_table(run, selected, self.columns.other) if run and run.count else None)
         if run is None:
             self._show_nothing(state)
             return
-        self._show_tokens(run, state)
+        self._feed.show(run, state, None if self._source else state.colour_by)
+        self.columns.render(state)
         self._ask_row(run, state)
         self._show_row(run, state)
         selected = None if state.selected is None else run.prompt_tokens + min(state.selected, run.count - 1)
         self.flow.set_selected(selected if run.count else None)
-        self.flow.set_struck(select.muted_positions(state.acting.interventions, select.listed_row(run)))
+        self.flow.set_source(*_source_of_draft(state))
+        asked, row = state.acting.interventions, select.listed_row(run)
+        self.flow.set_struck(select.muted_positions(asked, row), deleted_positions(asked, row))
         self._show_newest_button()
 
     def describe(self) -> str:
@@ -183,32 +186,14 @@ class OutputPanel(Panel):
     # tokens and their colours
 
     def _show_nothing(self, state: AppState) -> None:
-        if self.flow.tokens:
-            self.flow.clear()
-        self._key, self._count = None, 0
+        self._feed.forget()
+        self.columns.render(state)
         waiting = state.worker in (WorkerState.STARTING, WorkerState.LOADING, WorkerState.NO_MODEL)
         hint = self.tr("Press Ctrl+Enter to run the prompt.")
         if waiting:
             hint = self.tr("Load a model, then press Ctrl+Enter.")
         self.flow.set_empty(self.tr("The text appears here, token by token"), hint)
         self.newest.hide()
-
-    def _show_tokens(self, run: RunView, state: AppState) -> None:
-        if run.key != self._key:
-            self._key, self._count, self._coloured = run.key, 0, ()
-            self.flow.set_prompt(run.prompt.pieces)
-        mode = (self._source,) if self._source else (state.colour_by,)
-        if run.count > self._count:
-            steps = run.steps(self._count)
-            levels = np.full(len(steps), NO_FILL, np.int16)
-            if not self._source:
-                levels = indices(select.colour_values(run, state.colour_by, self._count)).astype(np.int16)
-            self.flow.append([step_text.shown_text(s) for s in steps], levels, [s.text for s in steps])
-            self._count = run.count
-        if not self._source and mode != self._coloured:
-            fills = indices(select.colour_values(run, state.colour_by)).astype(np.int16)
-            self.flow.set_levels(np.concatenate([np.full(run.prompt_tokens, NO_FILL, np.int16), fills]))
-            self._coloured = mode
 
     def _show_legend(self, state: AppState) -> None:
         quantity = self._source or state.colour_by
@@ -231,9 +216,15 @@ class OutputPanel(Panel):
         strip.chosen.connect(lambda branch_id: self.dispatch(ShowBranch(branch_id)))
         strip.moved.connect(lambda delta: self.dispatch(MoveBranch(delta)))
         strip.renamed.connect(lambda branch_id, name: self.dispatch(RenameBranch(branch_id, name)))
+        strip.compared.connect(self._compare)
         strip.deleted.connect(lambda branch_id: self.dispatch(DeleteBranch(branch_id)))
         strip.hide()
         return strip
+
+    def _compare(self, branch_id: int) -> None:
+        run = self._state.run if self._state is not None else None
+        if run is not None:
+            self.dispatch(CompareBranches(run.branch_id, branch_id))
 
     def _show_branches(self, state: AppState) -> None:
         """The strip, once there is more than one branch."""
@@ -303,7 +294,10 @@ class OutputPanel(Panel):
         return self._source is not None or (self.overlay.isChecked() and state.selected is not None)
 
     def _row_query(self, run: RunView, state: AppState) -> Query | None:
-        return query_of(run, state, self._source or "attention") if self._wants_row(state) else None
+        if not self._wants_row(state):
+            return None
+        rests = state.selected is not None or state.worker not in (WorkerState.DECODING, WorkerState.PREFILL)
+        return query_of(run, state, self._source or "attention", self._recompute == run.key and rests)
 
     def _ask_row(self, run: RunView, state: AppState) -> None:
         query = self._row_query(run, state)
@@ -323,6 +317,10 @@ class OutputPanel(Panel):
         wanted = self._row_query(run, state)
         got = select.answer(state, ROW_SLOT)
         answer = got.answer if got else None
+        asked = state.asked.get(ROW_SLOT)
+        declined = got is not None and got.can_recompute and asked is not None and asked.query == wanted
+        self.again.setVisible(declined and not select.is_waiting(state, ROW_SLOT))
+        self._place_newest()
         levels: NDArray[np.int16] | None = None
         if wanted is not None and answer is not None:
             follows = state.selected is None and same_view(answer.query, wanted)
@@ -334,13 +332,18 @@ class OutputPanel(Panel):
 
     def _fill_by_attention(self, levels: NDArray[np.int16] | None, generation: int | None) -> None:
         mode = (self._source, generation)
-        if mode == self._coloured:
+        if mode == self._feed.coloured:
             return
-        self._coloured = mode
+        self._feed.coloured = mode
         fills = np.full(self.flow.tokens, NO_FILL, np.int16)
         if levels is not None:
             fills[: len(levels)] = levels[: len(fills)]
         self.flow.set_levels(fills)
+
+    def _recompute_clicked(self) -> None:
+        if self._state is not None and self._state.run is not None:
+            self._recompute = self._state.run.key
+        self._refresh()
 
     # controls
 
@@ -350,7 +353,7 @@ class OutputPanel(Panel):
 
     def _choose_colour(self, key: str) -> None:
         self._source = next((source for source in SOURCES if source == key), None)
-        self._coloured = ()
+        self._feed.coloured = ()
         if key in QUANTITIES:
             self.dispatch(SetColour(QUANTITIES[QUANTITIES.index(key)]))
         self._refresh()
@@ -373,8 +376,8 @@ class OutputPanel(Panel):
             token_id, piece = step.token_id, step.piece
         if token_id >= 0:  # embeddings have no token
             token_menu.add_token(menu, self.dispatch, state.acting, token_id, piece)
-        row, fed = select.listed_row(run), select.fed_positions(run)
-        token_menu.add_position(menu, self.dispatch, state.acting, row, token, fed)
+        row, fed, goes_on = select.listed_row(run), select.fed_positions(run), run.finish is None
+        token_menu.add_position(menu, self.dispatch, state.acting, row, token, fed, goes_on)
 
     def _select(self, index: int) -> None:
         run = self._state.run if self._state else None
@@ -400,6 +403,11 @@ class OutputPanel(Panel):
         top = self.height() - hint.height() - edit
         self.newest.setGeometry(self.width() - hint.width() - 16, top, hint.width(), hint.height())
         self.newest.raise_()
+        if not self.again.isHidden():
+            beside = 0 if self.newest.isHidden() else hint.width() + 8
+            wish = self.again.sizeHint()
+            self.again.setGeometry(self.width() - beside - wish.width() - 16, top, wish.width(), wish.height())
+            self.again.raise_()
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """The button stays in its corner, the title bar says what fits."""
@@ -415,12 +423,18 @@ class OutputPanel(Panel):
         share_room(self.width(), self.title, fixed, (self.progress, 0))
 
     def _tooltip(self, token: int) -> str:
-        run = self._state.run if self._state else None
-        if run is None:
-            return ""
-        if token < run.prompt_tokens:
-            return step_text.prompt_tooltip(run, token)
-        return step_text.token_tooltip(run, token - run.prompt_tokens)
+        return tooltip(self._state.run if self._state else None, token)
+
+
+def _source_of_draft(state: AppState) -> tuple[tuple[int, int], tuple[tuple[int, int], ...]]:
+    """Of the step shown, the tokens that prompt lookup copied, and those by which it found them: there and here."""
+    run, index = state.run, select.step_index(state)
+    detail = None if run is None or index is None else run.step(index).detail
+    if run is None or index is None or not isinstance(detail, AssistedDetail) or detail.match is None:
+        return (0, 0), ()
+    start, stop = detail.match
+    begun = run.prompt_tokens + index - detail.place  # where the pass began
+    return (start + detail.matched, stop), ((start, start + detail.matched), (begun - detail.matched, begun))
 
 
 def _progress(state: AppState) -> tuple[str, ...]:

@@ -32,8 +32,8 @@ SOURCE_TEXT: dict[Source, str] = {
 Query = AttentionQuery | ColumnQuery | RolloutQuery
 
 
-def query_of(run: RunView, state: AppState, source: Source) -> Query | None:
-    """What to ask for the shown step.
+def query_of(run: RunView, state: AppState, source: Source, recompute: bool = False) -> Query | None:
+    """What to ask for the shown step; recompute: also where records were dropped.
 
     The column is that of the shown token itself once it was fed; of the newest one, which nothing has seen yet, that
     of the token before it.
@@ -45,7 +45,7 @@ def query_of(run: RunView, state: AppState, source: Source) -> Query | None:
     heads, reduce = select.heads_of(state.focus)
     rows, at = (position, position + 1), run.place.named
     if source == "attention":
-        return AttentionQuery(run.run_id, layer, heads, reduce, rows, **at)
+        return AttentionQuery(run.run_id, layer, heads, reduce, rows, recompute=recompute, **at)
     if source == "column":
         key = min(position + 1, fed - 1)
         return ColumnQuery(
@@ -55,9 +55,10 @@ def query_of(run: RunView, state: AppState, source: Source) -> Query | None:
             heads,
             reduce,
             (0, fed),
+            recompute=recompute,
             **at,
         )
-    return RolloutQuery(run.run_id, rows, **at)
+    return RolloutQuery(run.run_id, rows, recompute=recompute, **at)
 
 
 def levels_of(answer: ViewAnswer | PictureAnswer | None) -> NDArray[np.int16] | None:

@@ -8,10 +8,8 @@ from pathlib import Path
 
 from PySide6.QtCore import Qt, Slot
 from PySide6.QtWidgets import (
-    QFileDialog,
     QGridLayout,
     QHBoxLayout,
-    QInputDialog,
     QLabel,
     QMenu,
     QPushButton,
@@ -20,6 +18,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from app import asking
 from app.drops import take
 from app.files import write_text
 from app.panels.panel import Dispatch, Panel
@@ -138,30 +137,40 @@ class ParametersPanel(Panel):
     @Slot()
     def save_preset(self) -> None:
         """Ask for a name, then save the parameters in force under it."""
-        name, given = QInputDialog.getText(self, self.tr("Save as preset"), self.tr("Name"))
-        if given and name.strip():
-            self.dispatch(SavePreset(name.strip()[:LONGEST_NAME]))
+        asking.name(self, self.tr("Save as preset"), self.tr("Name"), self._save)
+
+    def _save(self, name: str) -> None:
+        self.dispatch(SavePreset(name[:LONGEST_NAME]))
 
     @Slot()
     def import_preset(self) -> None:
         """Ask for a file, then add and apply it."""
-        path, _ = QFileDialog.getOpenFileName(self, self.tr("Import a preset"), "", self.tr("Presets (*.json)"))
-        if path:
-            take(Path(path), self.dispatch, lambda _name: None)
+        asking.open_file(
+            self,
+            self.tr("Import a preset"),
+            lambda path: take(Path(path), self.dispatch, lambda _name: None),
+            self.tr("Presets (*.json)"),
+        )
 
     @Slot()
     def export_preset(self) -> None:
         """Ask for a file, then write the parameters in force to it."""
-        start = "generation_config.json"
-        path, _ = QFileDialog.getSaveFileName(
-            self, self.tr("Export the parameters"), start, self.tr("Presets (*.json)")
+        asking.save_file(
+            self,
+            self.tr("Export the parameters"),
+            self._export,
+            "generation_config.json",
+            self.tr("Presets (*.json)"),
         )
-        if path and self._state is not None:
-            try:
-                write_text(Path(path), presets.write(presets.values_in_force(self._state)))
-            except (OSError, ValueError) as error:
-                why = getattr(error, "strerror", None) or error
-                self.dispatch(Announce("error", f"“{path}” cannot be written: {why}."))
+
+    def _export(self, path: str) -> None:
+        if self._state is None:
+            return
+        try:
+            write_text(Path(path), presets.write(presets.values_in_force(self._state)))
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            self.dispatch(Announce("error", f"“{path}” cannot be written: {why}."))
 
     def _add_mode(self) -> None:
         self.mode_dot = ModifiedDot()

@@ -19,6 +19,7 @@ from app.widgets.visible_text import one_line
 from core.contract import BeamDetail, CacheReport, Hypothesis, LabTable, StageReport, StepSnapshot, WaterfallAnswer
 
 LONGEST = 40  # characters of a token in a cell
+OUT_OF_REACH = -1e7  # less than any sum of log-probabilities of a real text
 
 
 def token(piece: str) -> str:
@@ -43,8 +44,8 @@ def _count(value: int) -> str:
     return f"{int(value):,}"
 
 
-def output_table(run: RunView, selected: int | None) -> Table:
-    """Every generated token, with what may colour it."""
+def output_table(run: RunView, selected: int | None, other: RunView | None = None) -> Table:
+    """Every generated token, with what may colour it; and what another branch has there."""
     columns = (
         Column(tr("step"), range(run.count)),
         Column(tr("token"), run.columns.snapshots, _piece, numeric=False),
@@ -54,7 +55,17 @@ def output_table(run: RunView, selected: int | None) -> Table:
         Column(tr("entropy, bits"), run.column("entropy_bits"), significant),
         Column(tr("surprisal, bits"), select.surprisal_bits(run), significant),
     )
-    return Table(columns, run.count, run.key, selected)
+    if other is None:
+        return Table(columns, run.count, run.key, selected)
+    theirs = Column(
+        tr("other branch"), range(run.count), lambda n: _token_at(other, run.prompt_tokens + n), numeric=False
+    )
+    return Table((*columns[:2], theirs, *columns[2:]), run.count, (run.key, other.key, other.count), selected)
+
+
+def _token_at(run: RunView, position: int) -> str:
+    index = position - run.prompt_tokens
+    return _piece(run.step(index)) if 0 <= index < run.count else ""
 
 
 def rows_table(run: RunView, lines: Sequence[RowLine]) -> Table:
@@ -78,30 +89,41 @@ def rows_table(run: RunView, lines: Sequence[RowLine]) -> Table:
 
 
 def beams_table(run: RunView) -> Table:
-    """Every beam after every step."""
+    """Every beam after every step; with groups the penalty of its token, with constraints how far it is."""
     steps = [step for at in run.sequences.lanes[run.row] for _, step in sorted(at.items())]
-    details = [step.detail for step in steps]
-    scores = [d.score if isinstance(d, BeamDetail) else math.nan for d in details]
-    parents = [d.parent + 1 if isinstance(d, BeamDetail) else 0 for d in details]
-    return Table(
-        (
-            Column(tr("step"), [step.id.index for step in steps]),
-            Column(tr("beam"), [step.id.beam + 1 for step in steps]),
-            Column(tr("token"), steps, _piece, numeric=False),
-            Column(tr("continues"), parents),
-            Column(tr("probability"), [math.exp(step.logprob) for step in steps], numbers.probability),
-            Column(tr("score"), scores, significant),
-        ),
-        len(steps),
-        (run.run_id, run.row),
-    )
+    details = [step.detail for step in steps if isinstance(step.detail, BeamDetail)]
+    columns = [
+        Column(tr("step"), [step.id.index for step in steps]),
+        Column(tr("beam"), [step.id.beam + 1 for step in steps]),
+        Column(tr("token"), steps, _piece, numeric=False),
+        Column(tr("continues"), [detail.parent + 1 for detail in details]),
+        Column(tr("probability"), [math.exp(step.logprob) for step in steps], numbers.probability),
+        Column(tr("score"), [detail.score for detail in details], beam_score),
+    ]
+    if run.params.num_beam_groups > 1:
+        columns.append(Column(tr("group"), [detail.group + 1 for detail in details]))
+        columns.append(Column(tr("diversity penalty"), [detail.penalty for detail in details], significant))
+    if run.params.force_words_ids:
+        columns.append(Column(tr("constraints"), details, constraints, numeric=False))
+        columns.append(Column(tr("bank"), [detail.bank or 0 for detail in details]))
+    return Table(tuple(columns), len(steps), (run.run_id, run.row))
+
+
+def beam_score(score: float, places: int = 3) -> str:
+    """As it is written; a dash for beams that only hold a place, which searches give a score out of reach."""
+    return f"{score:.{places}f}" if score > OUT_OF_REACH else "–"
+
+
+def constraints(detail: BeamDetail) -> str:
+    """Tokens said and needed of each constraint."""
+    return "  ".join(f"{said}/{needed}" for said, needed in zip(detail.fulfilled, detail.needed, strict=True))
 
 
 def hypotheses_table(run: RunView, ended: Sequence[Hypothesis]) -> Table:
     """The complete hypotheses, best first."""
     return Table(
         (
-            Column(tr("score"), [one.score for one in ended], lambda score: f"{score:.3f}"),
+            Column(tr("score"), [one.score for one in ended], beam_score),
             Column(tr("tokens"), [len(one.token_ids) for one in ended], _count),
             Column(tr("step"), [one.index for one in ended]),
             Column(tr("text"), ended, lambda one: token(one.text[-LONGEST:]), numeric=False),

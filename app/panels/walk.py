@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QLabel, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtCore import QSignalBlocker, Qt
+from PySide6.QtWidgets import QFrame, QLabel, QPlainTextEdit, QSpinBox, QStackedWidget, QVBoxLayout, QWidget
 
 from app.panels.accessible import Moment, describe_selection
+from app.panels.lens_questions import is_busy
 from app.panels.panel import Dispatch, Panel
 from app.state import select
 from app.state.intents import AskView, WithdrawView
 from app.state.run import RunView
 from app.state.state import AppState
+from app.theme import fonts
 from app.widgets import numbers
 from app.widgets.empty_view import EmptyView
 from app.widgets.focus_ring import FocusRing
 from app.widgets.readout import Readout, share_room
 from app.widgets.walk_tree import WalkTree, merged
-from core.contract import WalkAnswer, WalkQuery, WorkerState
+from core.contract import WalkAnswer, WalkQuery
 
 FIRST_SLOT, LATER_SLOT = "walk.first", "walk.later"
+DETAIL_PX = 112
+NO_TYPE = -1
+TYPED = ("gpt2", "imagegpt")  # families that take token types
 FIRST_POSITIONS = 256  # of the prompt that one pass feeds at most
 
 
 class WalkPanel(Panel):
-    """Asks only while tokens do not stream, or for a selected step: each answer is a forward pass."""
+    """Asks only while tokens do not stream, or for one selected step: each answer is a forward pass."""
 
     name = "walk"
     title = "Walk"
@@ -35,16 +40,39 @@ class WalkPanel(Panel):
         self.tree = WalkTree()
         self.tree.setAccessibleName(self.tr("Modules of the forward pass, first step and later step"))
         FocusRing(self.tree)
+        self.detail = QPlainTextEdit()
+        self.detail.setReadOnly(True)
+        self.detail.setFrameShape(QFrame.Shape.NoFrame)
+        self.detail.setFont(fonts.mono(fonts.SMALL_PX))
+        self.detail.setFixedHeight(DETAIL_PX)
+        self.detail.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
+        self.detail.setAccessibleName(self.tr("What went in and out of the chosen module"))
+        self.tree.told.connect(self._tell)
         self.empty = EmptyView()
         self.empty.setAccessibleName(self.tr("Walk, nothing to show yet"))
         self.stack = QStackedWidget(self)
         self.stack.addWidget(self.empty)
-        self.stack.addWidget(self.tree)
+        both = QWidget()
+        inner = QVBoxLayout(both)
+        inner.setContentsMargins(0, 0, 0, 0)
+        inner.setSpacing(4)
+        inner.addWidget(self.tree, 1)
+        inner.addWidget(self.detail)
+        self.both = both
+        self.stack.addWidget(both)
         self.note = QLabel()
         self.note.setTextFormat(Qt.TextFormat.PlainText)
         self.note.setProperty("secondary", True)
         self.note.setProperty("small", True)
         self.note.setWordWrap(True)
+        self.token_type = QSpinBox()
+        self.token_type.setRange(NO_TYPE, NO_TYPE)
+        self.token_type.setSpecialValueText(self.tr("no token type"))
+        self.token_type.setPrefix(self.tr("type "))
+        self.token_type.setKeyboardTracking(False)
+        self.token_type.setAccessibleName(self.tr("Token type that the walk gives to every position"))
+        self.token_type.setToolTip(self.tr("A token type whose embedding the walked passes add; the run had none"))
+        self.token_type.valueChanged.connect(self._type_chosen)
         self.readout = Readout(numbers=True, parent=self)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
@@ -60,6 +88,9 @@ class WalkPanel(Panel):
         self._taken = {FIRST_SLOT: 0, LATER_SLOT: 0}
         self._shown: tuple[int, ...] = ()
         self._described: Moment = None
+
+    def header_widgets(self) -> tuple[QWidget, ...]:
+        return (self.token_type,)
 
     def header_right_widgets(self) -> tuple[QWidget, ...]:
         return (self.readout,)
@@ -80,7 +111,7 @@ class WalkPanel(Panel):
         if run is None or run.key != self._key:
             self._start_over(run)
         if run is not None:
-            for slot, query in wanted(run, state).items():
+            for slot, query in wanted(run, state, self._type).items():
                 self._take(slot, state)
                 self._ask(slot, query, state)
         self._show(run, state)
@@ -105,10 +136,23 @@ class WalkPanel(Panel):
 
     def _start_over(self, run: RunView | None) -> None:
         self._key = None if run is None else run.key
+        typed = run is not None and run.model.family in TYPED
+        with QSignalBlocker(self.token_type):
+            self.token_type.setRange(NO_TYPE, run.model.vocab_size - 1 if run is not None and typed else NO_TYPE)
+        self.token_type.setVisible(typed)
         self._answers.clear()
         self._problem.clear()
         self._taken = dict.fromkeys(self._taken, 0)
         self._shown = ()
+
+    @property
+    def _type(self) -> int | None:
+        """The token type asked for; None: none."""
+        return None if self.token_type.value() == NO_TYPE else self.token_type.value()
+
+    def _type_chosen(self) -> None:
+        if self._state is not None:
+            self.render(self._state)
 
     def _take(self, slot: str, state: AppState) -> None:
         got, asked = select.answer(state, slot), state.asked.get(slot)
@@ -124,7 +168,8 @@ class WalkPanel(Panel):
     def _ask(self, slot: str, query: WalkQuery, state: AppState) -> None:
         have, problem = self._answers.get(slot), self._problem.get(slot)
         known = (have is not None and have.query == query) or (problem is not None and problem[0] == query)
-        if known or select.is_waiting(state, slot):
+        asked = state.asked.get(slot)
+        if known or (select.is_waiting(state, slot) and asked is not None and asked.query == query):
             return
         self._asked.add(slot)
         self.dispatch(AskView(slot, query))
@@ -136,8 +181,8 @@ class WalkPanel(Panel):
         if first is None and later is None:
             self._say(run, state)
             return
-        shown = (id(first), id(later))
-        self.stack.setCurrentWidget(self.tree)
+        shown = (id(first), id(later), int(is_busy(state)))
+        self.stack.setCurrentWidget(self.both)
         if shown == self._shown:
             return
         self._shown = shown
@@ -145,7 +190,7 @@ class WalkPanel(Panel):
         self.tree.show_lines(merged(first, later))
         times = [numbers.duration(a.total_ms) for a in (first, later) if a is not None]
         self.readout.set_wordings(" → ".join(times), "")
-        self.note.setText(self._note(first or later))
+        self.note.setText(self._note(first, later, is_busy(state)))
         self.note.setVisible(bool(self.note.text()))
         self._described = None
 
@@ -155,10 +200,20 @@ class WalkPanel(Panel):
         fed = answer.positions[1] - answer.positions[0]
         return self.tr("{0}: {1} + {2} past").format(name, f"{fed:,}", f"{answer.past:,}")
 
-    def _note(self, answer: WalkAnswer | None) -> str:
-        if answer is None or answer.named:
-            return ""
-        return self.tr("This family has no named stages here: the plain tree of its modules.")
+    def _tell(self, text: str) -> None:
+        if text != self.detail.toPlainText():
+            self.detail.setPlainText(text)
+
+    def _note(self, first: WalkAnswer | None, later: WalkAnswer | None, busy: bool) -> str:
+        answer, notes = first or later, []
+        if first is None and busy:
+            notes.append(self.tr("The first step is walked once no tokens stream; it would hold them up."))
+        if answer is not None and not answer.named:
+            notes.append(self.tr("This family has no named stages here: the plain tree of its modules."))
+        if answer is not None and answer.batch > 1:
+            text = self.tr("One of {0} rows, fed alone here. In the run a mask hid its {1} padding positions.")
+            notes.append(text.format(answer.batch, answer.padding))
+        return " ".join(notes)
 
     def _say(self, run: RunView | None, state: AppState) -> None:
         self.stack.setCurrentWidget(self.empty)
@@ -172,7 +227,7 @@ class WalkPanel(Panel):
                 self.tr("The forward pass, module by module, appears here"),
                 self.tr("Press Ctrl+Enter to run. The first step stands beside a later one, so that caching is seen."),
             )
-        elif state.worker in (WorkerState.DECODING, WorkerState.PREFILL):
+        elif is_busy(state):
             self.empty.set_words(
                 self.tr("The forward pass, module by module, appears here"),
                 self.tr("Pause, or select a token: its step is fed once more for the walk."),
@@ -181,16 +236,18 @@ class WalkPanel(Panel):
             self.empty.set_words(self.tr("Walking…"))
 
 
-def wanted(run: RunView, state: AppState) -> dict[str, WalkQuery]:
+def wanted(run: RunView, state: AppState, token_type: int | None = None) -> dict[str, WalkQuery]:
     """The passes to ask for: none while tokens stream and nothing is selected."""
     fed, index = select.fed_positions(run), select.step_index(state)
-    busy = state.worker in (WorkerState.DECODING, WorkerState.PREFILL)
+    busy = is_busy(state)
     if not fed or index is None or (busy and state.selected is None):
         return {}
     first, at = (0, min(run.prompt_tokens, FIRST_POSITIONS)), run.place.named
-    found = {FIRST_SLOT: WalkQuery(run.run_id, first, **at)}
+    found = (
+        {} if busy else {FIRST_SLOT: WalkQuery(run.run_id, first, **at, token_type=token_type)}
+    )  # many positions would hold the run up
     later = max(run.prompt_tokens, select.query_position(run, index))  # step 0 is the first pass itself
     if later < fed:
         one = later, later + 1
-        found[LATER_SLOT] = WalkQuery(run.run_id, one, **at)
+        found[LATER_SLOT] = WalkQuery(run.run_id, one, **at, token_type=token_type)
     return found

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from html import escape
 
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from app.panels import tables
@@ -27,6 +29,7 @@ from core.contract import StageReport, WaterfallAnswer, WaterfallQuery
 
 SLOT = "waterfall"
 NO_STAGE = ("max_new_tokens", "max_length", "max_time", "stop_strings", "num_return_sequences")
+CONTRASTS = ("greedy_search", "sample", "dola_generation")  # modes whose steps DoLa could have contrasted
 NAMED = 5  # killed tokens in a line; the tooltip has more
 
 
@@ -53,6 +56,8 @@ class WaterfallPanel(Panel):
         self.twins.turned.connect(self._show_table)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
+        box.setSpacing(0)
+        box.addWidget(self.outcome)  # in the title bar of a narrow card there is no room for it
         box.addWidget(self.twins)
         self._state: AppState | None = None
         self._now = True  # what if, wherever the parameters differ
@@ -64,8 +69,9 @@ class WaterfallPanel(Panel):
     def header_widgets(self) -> tuple[QWidget, ...]:
         return (self.twins.button, self.which)
 
-    def header_right_widgets(self) -> tuple[QWidget, ...]:
-        return (self.outcome,)
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """As many words as fit."""
+        self.outcome.set_room(self.width())
 
     def render(self, state: AppState) -> None:  # type: ignore[override]
         """Ask for what is missing, show what is there."""
@@ -97,8 +103,12 @@ class WaterfallPanel(Panel):
         index = select.step_index(state)
         if state.run is None or index is None:
             return {}
-        differ = params.differences(step_text.params_at(state.run, index), select.params(state))
-        return {name: value for name, value in differ.items() if name not in NO_STAGE and not is_particular(name)}
+        ran, now = step_text.params_at(state.run, index), select.params(state)
+        own = {"dola_layers"} if state.run.plan.mode in CONTRASTS else set()
+        if ran.guidance_scale != 1.0:
+            own.add("guidance_scale")  # there is a record of the negative prompt
+        differ = params.differences(ran, now)
+        return {n: v for n, v in differ.items() if n in own or not (n in NO_STAGE or is_particular(n))}
 
     def _query(self, state: AppState) -> WaterfallQuery | None:
         run, index = state.run, select.step_index(state)
@@ -137,7 +147,7 @@ class WaterfallPanel(Panel):
         self._answer = None
         self.rows.set_empty(title, hint)
         self.rows.show_lines(())
-        self.outcome.set_wordings("")
+        self._tell("")
         self.rows.setAccessibleDescription(title)
         self._show_table()
 
@@ -146,9 +156,14 @@ class WaterfallPanel(Panel):
         changed = set(answer.query.changes)
         lines = [_first(answer), *(_line(stage, changed) for stage in answer.stages), _last(answer)]
         self.rows.show_lines(lines)
-        self.outcome.set_wordings(*_outcome(answer, self._run_token(answer)))
+        self._tell(*_outcome(answer, self._run_token(answer)))
         self.rows.setAccessibleDescription(self.describe())
         self._show_table()
+
+    def _tell(self, *words: str) -> None:
+        self.outcome.set_wordings(*words)
+        self.outcome.setToolTip(escape(words[0]))
+        self.outcome.setVisible(bool(words[0]))
 
     def _run_token(self, answer: WaterfallAnswer) -> str | None:
         """The token that was really chosen, where this is another one."""
@@ -169,7 +184,8 @@ class WaterfallPanel(Panel):
             )
             for s in self._answer.stages
         ]
-        return "; ".join(said) or self.tr("No stage: the model's own distribution.")
+        stages = "; ".join(said) or self.tr("No stage: the model's own distribution.")
+        return f"{stages}; {self.outcome.whole}" if self.outcome.whole else stages
 
     def _show_table(self) -> None:
         if self.twins.shown is not None:
@@ -188,8 +204,8 @@ def _last(answer: WaterfallAnswer) -> StageLine:
     likely = _tokens([piece for piece, _ in alive], [p for _, p in alive])
     entropy = tr("{0} bits").format(numbers.significant(answer.final_entropy_bits))
     left = tr("{0} left").format(f"{answer.survivors:,}")
-    reason = "" if answer.replayable else answer.reason
-    return StageLine(tr("final"), reason, 1.0, left, left, entropy, likely, likely)
+    name = tr("final") if answer.replayable else tr("up to here")
+    return StageLine(name, "", 1.0, left, left, entropy, likely, likely)
 
 
 def _line(stage: StageReport, changed: set[str]) -> StageLine:
@@ -218,8 +234,10 @@ def _tokens(pieces: tuple[str, ...] | list[str], probabilities: list[float]) -> 
 
 def _outcome(answer: WaterfallAnswer, ran: str | None) -> tuple[str, ...]:
     """Which token these parameters choose with the same draw, in fewer and fewer words."""
+    if not answer.replayable:
+        return answer.reason, tr("ends before a stage that cannot run again"), tr("ends early")
     if answer.token_id is None:
-        return (answer.reason, "")
+        return answer.reason, tr("one step does not tell the token"), ""
     now = step_text.quoted(answer.piece)
     if ran is None:
         return (tr("chooses {0}").format(now), now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from app.state import acting_intents as a
-from app.state import notices, select
+from app.state import deleting, notices, select
 from app.state.acting_state import Act, Acting, Break, Pin
 from app.state.run import RunView, show_row, with_acts
 from app.state.shown import of_sequence
@@ -15,6 +15,7 @@ from core.contract import (
     BreakpointHit,
     BreakpointProblem,
     Command,
+    DeletePositions,
     Intervention,
     InterventionsApplied,
     ModelInfo,
@@ -44,15 +45,18 @@ def on_intent(state: AppState, intent: a.ActingIntent) -> AppState:
     if isinstance(intent, a.ShowPreview):
         return replace(state, acting=replace(state.acting, preview=intent.on))
     acts = state.acting.acts
+    final = frozenset(act.act_id for act in acts if deleting.is_final(act, state.run))
     match intent:
         case a.AddIntervention(one):
             return with_list(state, (*acts, Act(state.acting.last_id + 1, one)))
         case a.ChangeIntervention(act_id, one):
             return with_list(state, tuple(replace(x, intervention=one) if x.act_id == act_id else x for x in acts))
+        case a.SwitchIntervention(act_id, _) if act_id in final:
+            return state
         case a.SwitchIntervention(act_id, on):
             return with_list(state, tuple(replace(x, on=on) if x.act_id == act_id else x for x in acts))
         case a.RemoveIntervention(act_id):
-            return with_list(state, tuple(x for x in acts if act_id is not None and x.act_id != act_id))
+            return with_list(state, tuple(x for x in acts if x.act_id in final or act_id not in (None, x.act_id)))
         case a.MuteHead(layer, head):
             return with_list(state, _toggled_head(state.acting, layer, head))
         case a.UnmuteHeads():
@@ -63,6 +67,11 @@ def on_intent(state: AppState, intent: a.ActingIntent) -> AppState:
             return with_list(state, _muted(state.acting, row, positions))
         case a.MutePosition(row, position):
             return with_list(state, _toggled_position(state.acting, row, position))
+        case a.DeletePosition(row, position):
+            if state.run is None or state.run.finish is not None:
+                text = tr("Positions are deleted while a run is in progress; go back to a token first.")
+                return notices.announce(state, "info", text)
+            return with_list(state, deleting.with_position(state.acting, row, position))
 
 
 def _muted(acting: Acting, row: int, positions: tuple[int, ...]) -> tuple[Act, ...]:
@@ -232,6 +241,11 @@ def cleared(state: AppState, before: RunView | None = None) -> AppState:
     return state if same or not state.acting.hits else replace(state, acting=replace(state.acting, hits=()))
 
 
+def with_earlier(state: AppState, acts: tuple[Act, ...]) -> AppState:
+    """An earlier list; what is deleted in the run shown stays so."""
+    return with_list(state, deleting.settled(replace(state.acting, acts=acts), state.run).acts)
+
+
 def told(before: AppState, after: AppState) -> tuple[Command, ...]:
     """The interventions, if the run in progress is to be told others than it was."""
     epoch, run, request = after.acting.epoch, after.run, after.requested
@@ -251,9 +265,10 @@ def taken_over(state: AppState, run: RunView) -> AppState:
     back = node.acts_back if run.finish is None else None
     now, new = select.interventions(run) if back is None else back, acting.last_id + 1
     kept = _in_force(acts, run, now)
-    missing = [one for one in now if all(act.intervention != one for act in kept)]
+    missing = [x for x in now if not isinstance(x, DeletePositions) and all(act.intervention != x for act in kept)]
     acts = (*kept, *(Act(new + number, one) for number, one in enumerate(missing)))
     acting = replace(acting, acts=acts, epoch=None, last_id=acting.last_id + len(missing))
+    acting = deleting.settled(acting, run)
     if back is None:
         return replace(state, acting=acting)
     return replace(state, acting=replace(acting, epoch=state.epoch + 1), epoch=state.epoch + 1)
@@ -265,7 +280,7 @@ def as_it_is(state: AppState) -> AppState:
     if run is None or run.finish is not None:
         return state
     acts = _in_force(state.acting.acts, run, select.interventions(run))
-    return replace(state, acting=replace(state.acting, acts=acts, epoch=None))
+    return replace(state, acting=deleting.settled(replace(state.acting, acts=acts, epoch=None), run))
 
 
 def _in_force(acts: tuple[Act, ...], run: RunView, asked: tuple[Intervention, ...]) -> tuple[Act, ...]:
@@ -273,7 +288,7 @@ def _in_force(acts: tuple[Act, ...], run: RunView, asked: tuple[Intervention, ..
     now, kept = list(asked), []
     for act in acts:
         one = act.intervention
-        if run.origin is None or not isinstance(one, MutePositions) or one.row == run.origin:
+        if run.origin is None or not isinstance(one, MutePositions | DeletePositions) or one.row == run.origin:
             act = replace(act, on=one in now)
         if one in now:
             now.remove(one)
@@ -293,8 +308,11 @@ def unused(state: AppState, run: RunView) -> tuple[Intervention, ...] | None:
     """What a paused run was under, if it has been told otherwise since; no token of it was chosen under that yet."""
     if run.finish is not None or not run.count or not select.is_paused(state):
         return None
-    ran = select.interventions(run, run.count - 1)
-    return None if ran == select.interventions(run) and state.acting.epoch is None else ran
+    ran, now = select.interventions(run, run.count - 1), select.interventions(run)
+    if ran == now and state.acting.epoch is None:
+        return None
+    kept = (one for one in ran if not isinstance(one, DeletePositions))
+    return (*kept, *(one for one in now if isinstance(one, DeletePositions)))  # what is deleted stays so
 
 
 def asked_for(state: AppState) -> AppState:
@@ -306,7 +324,7 @@ def run_started(state: AppState) -> AppState:
     """Nothing has been hit yet in a new run."""
     acting = state.acting
     breaks = tuple(replace(one, hits=0, problem="") for one in acting.breaks)
-    return replace(state, acting=replace(acting, breaks=breaks, hits=(), epoch=None))
+    return replace(state, acting=deleting.settled(replace(acting, breaks=breaks, hits=(), epoch=None), None))
 
 
 def model_ready(state: AppState, info: ModelInfo) -> AppState:
@@ -335,7 +353,7 @@ def refused(state: AppState, epoch: int) -> AppState:
     run, acts = state.run, state.acting.acts
     off = tuple(replace(act, on=False) for act in acts)
     acts = off if run is None else _in_force(acts, run, select.interventions(run))
-    return replace(state, acting=replace(state.acting, acts=acts, epoch=None))
+    return replace(state, acting=deleting.settled(replace(state.acting, acts=acts, epoch=None), run))
 
 
 def stopped_text(state: AppState) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from app.state import acting, notices, params, select
+from app.state import acting, deleting, notices, params, select
 from app.state import branch_intents as b
 from app.state.branch_state import BranchNode, BranchRequest, BranchState, Key, Kind
 from app.state.run import RunView, begin_branch
@@ -45,7 +45,7 @@ def _part(state: AppState, run: RunView, intent: b.Parting) -> AppState:
     command, kind = _command(state, run, intent)
     if command is None:
         return state
-    request, before = BranchRequest(command, kind, acting.unused(state, run)), state.branches
+    request, before = BranchRequest(command, kind, acts_back=acting.unused(state, run)), state.branches
     state = acting.asked_for(notices.without_errors(state))
     return replace(
         state,
@@ -138,13 +138,14 @@ def begun(state: AppState, run: RunView) -> AppState:
     before = state.branches
     nodes = {**before.nodes, run.branch: BranchNode(None, 0, "run", run)}
     runs = sorted({run_id for run_id, _ in nodes})[-KEPT_RUNS:]
+    waiting = before.requested if before.requested and before.requested.command.run_id == run.run_id else None
     return replace(
         state,
         branches=replace(
             before,
             nodes=MappingProxyType({key: node for key, node in nodes.items() if key[0] in runs}),
             memory=MappingProxyType({}),
-            requested=None,
+            requested=waiting,  # a twin of this run
             reuse=None,
         ),
     )
@@ -158,10 +159,13 @@ def left(state: AppState) -> AppState:
     node = before.nodes[run.branch]
     asked = node.asked if run.finish is not None and node.asked is not None else told(state, run)
     own: dict[str, Any] = {"acts": state.acting.acts, "acts_epoch": state.acting.epoch, "acts_back": None}
-    nodes = {
-        **before.nodes,
-        run.branch: replace(node, run=run, asked=asked, **own),
-    }
+    nodes = {**before.nodes, run.branch: replace(node, run=run, asked=asked, **own)}
+    other = before.pairs.get(run.branch)
+    if other is not None and other in nodes:  # both have been told the same, but for what is set for one of them
+        values = {name: getattr(asked, name) for name in node.own}
+        acts = None if node.own_acts is None else state.acting.acts
+        nodes[run.branch] = replace(nodes[run.branch], own=MappingProxyType(values), own_acts=acts)
+        nodes[other] = replace(nodes[other], asked=asked.replace(nodes[other].own))
     return replace(state, branches=replace(before, nodes=MappingProxyType(nodes)))
 
 
@@ -180,13 +184,26 @@ def show(state: AppState, key: Key) -> AppState:
     if node is None or key in state.branches.deleted or (state.run is not None and state.run.branch == key):
         return state
     state = left(state)
-    state = _shown(state, key, node, None)
+    beside = state.run is not None and state.branches.pairs.get(state.run.branch) == key
+    state = _shown(state, key, state.branches.nodes[key], None)
+    if beside:
+        return with_answer(_with_own(state, node))
     changes = {} if node.asked is None else params.differences(node.asked, select.params(state))
     if node.run.finish is None and changes:  # the controls say what the next token will be chosen by
         epoch = state.epoch + 1
         pending = {**state.pending, **dict.fromkeys(changes, epoch)}
         state = replace(state, epoch=epoch, pending=MappingProxyType(pending))
     return with_answer(acting.taken_over(state, node.run))
+
+
+def _with_own(state: AppState, node: BranchNode) -> AppState:
+    """The controls show what is set for this side only; nothing is changed by that."""
+    base, overrides = select.defaults(state), {**state.overrides, **node.own}
+    kept = {name: value for name, value in overrides.items() if getattr(base, name) != value}
+    state = replace(state, overrides=MappingProxyType(kept))
+    if node.own_acts is None:
+        return state
+    return replace(state, acting=replace(state.acting, acts=node.own_acts, epoch=None))
 
 
 def _shown(state: AppState, key: Key, node: BranchNode, reuse: tuple[int, int] | None) -> AppState:
@@ -197,6 +214,7 @@ def _shown(state: AppState, key: Key, node: BranchNode, reuse: tuple[int, int] |
     return replace(
         state,
         run=node.run,
+        acting=deleting.settled(state.acting, node.run),
         branches=replace(state.branches, nodes=nodes, reuse=reuse),
         selected=selected,
         pending=EMPTY,
@@ -253,13 +271,16 @@ def _deleted(state: AppState, key: Key) -> AppState:
         return notices.announce(state, "info", tr("The last branch of a run cannot be deleted."))
     if state.run is not None and state.run.branch == key:
         state = show(state, visible_parent(state, key) or next(other for other in shown if other != key))
-    return replace(state, branches=replace(state.branches, deleted=state.branches.deleted | {key}))
+    before = state.branches
+    pairs = {k: v for k, v in before.pairs.items() if key not in (k, v)}
+    deleted = before.deleted | {key}
+    return replace(state, branches=replace(before, deleted=deleted, pairs=MappingProxyType(pairs)))
 
 
 def with_deleted(state: AppState, deleted: frozenset[Key]) -> AppState:
     """Undo and redo: these are deleted, as far as they are not in use."""
     own = set() if state.run is None else {state.run.branch}
-    return replace(state, branches=replace(state.branches, deleted=frozenset(deleted - own)))
+    return replace(state, branches=replace(state.branches, deleted=frozenset(deleted - own | state.branches.gone)))
 
 
 def with_names(state: AppState, names: Mapping[Key, str]) -> AppState:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from app.state import acting, cache_lab, desks, params, select
 from app.state import intents as i
 from app.state.state import AppState
+from app.state.twin_intents import EndTwinRun, RunTwin
 from core.contract import (
     Ask,
     CancelLoad,
     Command,
     DropBranch,
+    EndTwin,
     LoadModel,
     PauseRun,
     PreviewModel,
@@ -28,6 +30,8 @@ def commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Comma
     """The commands to submit, in order."""
     told = acting.told(before, after)
     found = (*_branch_commands(before, after), *told, *_commands(before, after, intent))
+    if isinstance(intent, RunTwin):
+        found = found[::-1]  # the run that it is a twin of begins first
     if after.plan_generation == before.plan_generation:
         return found
     return (*found, PreviewPlan(after.plan_generation, select.run_spec(after)))
@@ -60,7 +64,7 @@ def _commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Comm
     if isinstance(intent, i.ActingIntent):
         return acting.commands(before, after)
     match intent:
-        case i.Run() | i.Step() | i.Regenerate() if (
+        case i.Run() | i.Step() | i.Regenerate() | RunTwin() if (
             after.requested is not None and after.requested is not before.requested
         ):
             return (StartRun(after.requested.run_id, after.requested.spec),)
@@ -74,7 +78,9 @@ def _commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Comm
             return (ResumeRun(),) if select.is_paused(before) else (PauseRun(),)
         case i.Stop() if select.is_active(before):
             return (StopRun(),)
-        case i.Run() | i.Regenerate():
+        case EndTwinRun() if before.run is not None and after.branches.pairs is not before.branches.pairs:
+            return (EndTwin(before.run.run_id),)
+        case i.Run() | i.Regenerate() | RunTwin():
             return ()
         case _ if after.epoch != before.epoch and after.branches is before.branches and not acting.told(before, after):
             changes = params.differences(select.params(before), select.params(after))
@@ -89,8 +95,8 @@ def _commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Comm
             return (PreviewModel(after.preview.generation, after.preview.spec),)
         case i.CancelLoading() if before.loading is not None:
             return (CancelLoad(),)
-        case i.AskView(slot, query):
-            return (Ask(slot, after.asked[slot].generation, query, chosen=after.selected is not None),)
+        case i.AskView(slot, query, chosen):
+            return (Ask(slot, after.asked[slot].generation, query, chosen and after.selected is not None),)
         case i.WithdrawView(slot) if slot in before.asked:
             return (Withdraw(slot),)
         case _:

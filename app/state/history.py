@@ -36,6 +36,7 @@ _EDITS = (
     | i.EditSystem
     | i.EditMessage
     | i.EditTurn
+    | i.RemoveTurn
     | i.AddTurn
     | i.ClearChat
     | i.Regenerate
@@ -88,6 +89,7 @@ _BEGUN = {
     "edit": "edit of the text",
     "try": "another try",
     "fork": "fork",
+    "twin": "twin run",
 }
 
 
@@ -135,7 +137,7 @@ def _with(state: AppState, values: Mapping[str, Any]) -> AppState:
     if values.get("place") is not None:
         state = branches.show(state, values["place"])
     if "acts" in values:
-        state = acting.with_list(state, values["acts"][1])
+        state = acting.with_earlier(state, values["acts"][1])
     if "overrides" in values:
         state = params.with_overrides(state, values["overrides"])
     prompt: dict[str, Any] = {n: values[n] for n in DRAFT_FIELDS if n in values}
@@ -181,7 +183,7 @@ def _key(intent: i.Intent) -> object:
             return "rows given"
         case DrawPixels(_, stroke):
             return "stroke", stroke
-        case i.EditTurn(index, text) if text.strip():
+        case i.EditTurn(index):
             return "turn", index
         case _:
             return None

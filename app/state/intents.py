@@ -14,6 +14,7 @@ from app.state.desk_intents import PickExperiment as PickExperiment
 from app.state.desk_intents import StartExperiment as StartExperiment
 from app.state.image_intents import ImageIntent as ImageIntent
 from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Preset, Tab
+from app.state.twin_intents import TwinIntent as TwinIntent
 from app.theme.palette import ThemeName
 from core.contract import CacheSpec, Grammar, PictureQuery, ViewQuery
 
@@ -142,10 +143,17 @@ class EditMessage:
 
 @dataclass(frozen=True, slots=True)
 class EditTurn:
-    """The text of an earlier turn of the chat; an empty one removes the turn."""
+    """Another text for an earlier turn of the chat; an empty one is not sent."""
 
     index: int
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveTurn:
+    """Take a turn out of the chat."""
+
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,10 +288,14 @@ class ResetLayout:
 
 @dataclass(frozen=True, slots=True)
 class AskView:
-    """A visible panel wants a view; replaces an unanswered question in the same slot."""
+    """A visible panel wants a view; replaces an unanswered question in the same slot.
+
+    chosen: of the moment shown; where the user has selected one, who waits for it, it goes before what is not.
+    """
 
     slot: str
     query: ViewQuery | PictureQuery
+    chosen: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,6 +381,13 @@ class SetSpeed:
 
 
 @dataclass(frozen=True, slots=True)
+class SetTraceBudget:
+    """Keep so many MiB of records of the next runs; beyond, the oldest are dropped."""
+
+    mebibytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Waiting:
     """How many tokens the store holds back (sent by the store)."""
 
@@ -396,6 +415,7 @@ Intent = (
     | EditSystem
     | EditMessage
     | EditTurn
+    | RemoveTurn
     | AddTurn
     | Regenerate
     | ClearChat
@@ -428,10 +448,12 @@ Intent = (
     | SavePreset
     | RemovePreset
     | SetSpeed
+    | SetTraceBudget
     | Waiting
     | DeskIntent
     | ImageIntent
     | LabIntent
     | ActingIntent
     | BranchIntent
+    | TwinIntent
 )

@@ -5,13 +5,26 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
-from app.state import acting, branches, cache_lab, desks, history, image_draft, notices, params, plan, samples
+from app.state import (
+    acting,
+    branches,
+    cache_lab,
+    desks,
+    history,
+    image_draft,
+    notices,
+    params,
+    plan,
+    samples,
+    twins,
+)
 from app.state.branch_state import Key
 from app.state.run import begin, with_acts, with_end, with_step
 from app.state.shown import of_sequence
 from app.state.state import EMPTY, AppState, AttentionFocus, Draft, Tab
 from core.contract import (
     Answered,
+    BranchesGone,
     BranchesHeld,
     BranchStarted,
     BranchSwitched,
@@ -50,12 +63,16 @@ def on_event(state: AppState, event: Event) -> AppState:
     match event:
         case StepSnapshot() | PrefillProgress() | ParamsApplied() | HypothesisEnded() | RunFinished() | RunStarted():
             return _on_run_event(state, event)
+        case BranchStarted() if event.beside is not None:
+            return twins.started(state, event)
         case InterventionsApplied() | BreakpointHit() | BreakpointProblem():
             return _on_acting_event(state, event)
         case BranchStarted():
             return acting.cleared(history.moved(state, branches.started(state, event)))
         case BranchSwitched():
             return acting.cleared(branches.switched(state, event))
+        case BranchesGone():
+            return twins.gone(state, event)
         case BranchesHeld():
             return branches.held(state, event)
         case StateChanged(worker):
@@ -129,6 +146,8 @@ def _on_acting_event(state: AppState, event: acting.ActingEvent) -> AppState:
     if run is not None and run.branch == key:
         return acting.on_event(state, run, event)
     other = branches.view(state, key)
+    if key == twins.beside(state):
+        state = twins.on_acting_event(state, event)
     if other is None or not isinstance(event, InterventionsApplied):
         return state
     return branches.with_view(state, with_acts(other, event))
@@ -143,8 +162,12 @@ def _of_another_branch(
         case StepSnapshot() if run is not None:
             return branches.with_view(state, with_step(run, event))
         case ParamsApplied() if run is not None:
+            if key == twins.beside(state):  # the one in use may have ended
+                state = params.applied(state, event.epoch)
             return branches.with_view(state, replace(run, params=event.params, flags=(*run.flags, event)))
         case RunFinished() if run is not None:
+            if key == twins.beside(state):
+                state = twins.other_ended(state, event)
             return branches.with_view(state, with_end(run, event))
         case _:
             return state
@@ -266,7 +289,7 @@ def _refused(state: AppState, event: CommandRefused) -> AppState:
         return acting.given_up(state, event.epoch)
     if event.epoch is not None:
         state = acting.refused(params.refused(state, event.epoch), event.epoch)
-    if event.command == "StartBranch":
+    if event.command in ("StartBranch", "StartTwin"):
         state = branches.refused(state)
     if event.command == "StartRun":
         state = acting.as_it_is(replace(state, requested=None, pending=EMPTY))

@@ -21,10 +21,12 @@ from app.state import (
     presets,
     select,
     shown,
+    twins,
 )
 from app.state import intents as i
 from app.state.state import AppState, AttentionFocus, Draft, Loading, Pace, Preview, Question, RunRequest
 from app.state.texts import tr
+from app.state.twin_intents import RunTwin, TwinIntent
 from core.contract import ChatMessage
 
 
@@ -43,6 +45,10 @@ def on_intent(state: AppState, intent: i.Intent) -> AppState:
         state = acting.gone_on(state)
     if isinstance(intent, i.BranchIntent):
         return acting.cleared(branches.on_intent(state, intent), state.run)
+    if isinstance(intent, TwinIntent):
+        if isinstance(intent, RunTwin) and intent.begin == "run":
+            state = _request_run(replace(state, reroll=0), max_steps=None)
+        return acting.cleared(twins.on_intent(state, intent), state.run)
     match intent:
         case i.Run():
             return _request_run(replace(state, reroll=0), max_steps=None)
@@ -53,6 +59,8 @@ def on_intent(state: AppState, intent: i.Intent) -> AppState:
             return replace(begun, stepping=begun.stepping or select.can_step(state))
         case i.TogglePause() | i.Stop() | i.SetSpeed() | i.Waiting():
             return _pace(state, intent)
+        case i.SetTraceBudget(mebibytes):
+            return replace(state, trace_budget_mb=mebibytes)
         case i.TokenizeDraft():
             return state
         case i.Undo():
@@ -128,8 +136,10 @@ def edit(draft: Draft, intent: i.Intent) -> Draft:
         case i.EditMessage(text):
             after = replace(draft, message=text, touched=True)
         case i.EditTurn(index, text) if 0 <= index < len(draft.turns):
-            turn = (ChatMessage(draft.turns[index].role, text),) if text.strip() else ()
-            after = replace(draft, turns=draft.turns[:index] + turn + draft.turns[index + 1 :], touched=True)
+            turn = ChatMessage(draft.turns[index].role, text)
+            after = replace(draft, turns=(*draft.turns[:index], turn, *draft.turns[index + 1 :]), touched=True)
+        case i.RemoveTurn(index) if 0 <= index < len(draft.turns):
+            after = replace(draft, turns=draft.turns[:index] + draft.turns[index + 1 :], touched=True)
         case i.AddTurn():
             role = "assistant" if draft.turns and draft.turns[-1].role == "user" else "user"
             after = replace(draft, turns=(*draft.turns, ChatMessage(role, "")), touched=True)

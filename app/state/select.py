@@ -17,6 +17,7 @@ from app.theme.palette import PALETTES, Palette
 from core.contract import (
     Answered,
     ChatMessage,
+    DeletePositions,
     GenerationParams,
     Intervention,
     MutePositions,
@@ -43,7 +44,10 @@ def palette(state: AppState) -> Palette:
 
 def is_active(state: AppState) -> bool:
     """Whether a run is asked for or in progress (paused counts)."""
-    return state.requested is not None or (state.run is not None and state.run.finish is None)
+    if state.requested is not None or (state.run is not None and state.run.finish is None):
+        return True
+    beside = None if state.run is None else state.branches.pairs.get(state.run.branch)
+    return beside is not None and state.branches.nodes[beside].run.finish is None
 
 
 def is_paused(state: AppState) -> bool:
@@ -278,9 +282,10 @@ def run_spec(state: AppState, max_steps: int | None = None) -> RunSpec:
         reroll=state.reroll,
         reuse_prefix=state.draft.tab == "chat",
         max_steps=max_steps,
+        trace_budget_bytes=state.trace_budget_mb << 20,
         grammar=state.grammar,
         cache=state.cache,
-        interventions=state.acting.interventions,
+        interventions=tuple(x for x in state.acting.interventions if not isinstance(x, DeletePositions)),  # of one run
         breakpoints=state.acting.breakpoints,
         **_mode_texts(state),
     )

@@ -225,6 +225,7 @@ class AppState:
     more: bool = False  # the rarely used parameters are shown, too
     seed: int = 0
     reroll: int = 0
+    trace_budget_mb: int = 1024  # of records, of the next run
     grammar: Grammar | None = None
     cache: CacheSpec = field(default_factory=CacheSpec)
     plan: GenerationPlan | None = None

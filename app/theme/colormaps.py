@@ -31,6 +31,7 @@ _CIVIDIS = (
     "f3db4ff4dc4ef6dd4df7de4cf8df4bf9e04afae149fbe248fde346fee445ffe544ffe642ffe742ffe843ffe944ffea46"
 )
 _COOL, _MIDDLE, _WARM = (33, 95, 172), (238, 240, 243), (176, 92, 18)
+_COOL_ON_DARK, _MIDDLE_ON_DARK, _WARM_ON_DARK = (111, 168, 255), (46, 50, 58), (240, 150, 62)
 
 
 @cache
@@ -40,10 +41,14 @@ def sequential() -> Rgb:
 
 
 @cache
-def diverging() -> Rgb:
-    """The map of differences, (256, 3) uint8, blue below, neutral at index 127.5, orange above. Read-only."""
+def diverging(dark: bool = False) -> Rgb:
+    """The map of differences, (256, 3) uint8, blue below, neutral at index 127.5, orange above. Read-only.
+
+    dark: the neutral colour is as dark as the surface of a dark theme.
+    """
     at = np.linspace(0.0, 1.0, 256)
-    channels = [np.interp(at, (0.0, 0.5, 1.0), ends) for ends in zip(_COOL, _MIDDLE, _WARM, strict=True)]
+    points = (_COOL_ON_DARK, _MIDDLE_ON_DARK, _WARM_ON_DARK) if dark else (_COOL, _MIDDLE, _WARM)
+    channels = [np.interp(at, (0.0, 0.5, 1.0), ends) for ends in zip(*points, strict=True)]
     lut = np.stack(channels, axis=1).round().astype(np.uint8)
     lut.setflags(write=False)
     return lut

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal, Slot
+from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, QSizeF, Qt, Signal, Slot
 from PySide6.QtGui import (
     QColor,
     QHelpEvent,
@@ -31,7 +31,9 @@ from app.widgets.text_cache import TextCache
 
 COLUMN_PX, LANE_PX, CELL_PX = 76, 26, 20  # a step's width, a lane's height, a token's height
 LINK_PX = 16  # between two tokens, where lines change lanes
-LEFT_PX, RIGHT_PX, HEAD_PX = 36, 64, 18
+LEFT_PX, SCORE_PX, HEAD_PX = 36, 64, 18
+PIP_PX, PIP_GAP_PX = 3, 2  # of the progress of constraints
+LEAST_LANES = 3  # that the card leaves room for
 DEAD = 0.35  # opacity of what has no future
 
 
@@ -39,7 +41,8 @@ DEAD = 0.35  # opacity of what has no future
 class Cell:
     """One beam after one step: its token as shown, its fill, the beam it continues, its running score.
 
-    progress: of constraints, such as `2/5`; empty where there are none.
+    progress: of each constraint, from 0 to 1; empty where there are none. notes: what stands beside the score, as the
+    titles of the lanes say.
     """
 
     text: str
@@ -47,7 +50,8 @@ class Cell:
     parent: int
     score: str
     tooltip: str
-    progress: str = ""
+    progress: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class BeamLanes(QAbstractScrollArea):
@@ -64,10 +68,12 @@ class BeamLanes(QAbstractScrollArea):
         self._mono, self._ui = TextCache(fonts.mono(fonts.SMALL_PX)), TextCache(fonts.ui(fonts.SMALL_PX))
         self._cells: list[Mapping[int, Cell]] = []
         self._labels: Sequence[str] = ()
+        self._titles: tuple[str, ...] = ()
         self._alive: list[set[int]] = []
         self._path: Mapping[int, int] = {}
         self._selected: int | None = None
         self._at_end = True  # the newest step stays in view until the user scrolls away from it
+        self.setMinimumHeight(HEAD_PX + LEAST_LANES * LANE_PX + self.horizontalScrollBar().sizeHint().height())
         self.horizontalScrollBar().actionTriggered.connect(self._scrolled)
         self.set_palette(LIGHT)
 
@@ -86,9 +92,9 @@ class BeamLanes(QAbstractScrollArea):
         """What stands here while there are no beams."""
         self._empty = (title, hint)
 
-    def clear(self) -> None:
-        """Forget all lanes."""
-        self._cells, self._alive, self._labels = [], [], ()
+    def clear(self, titles: tuple[str, ...] = ()) -> None:
+        """Forget all lanes. titles: of the notes that the next ones will have."""
+        self._cells, self._alive, self._labels, self._titles = [], [], (), titles
         self._path, self._selected = {}, None
         self._fit()
         self.viewport().update()
@@ -115,11 +121,23 @@ class BeamLanes(QAbstractScrollArea):
                 return
             self._alive[step - 1] = parents
 
-    def show_path(self, path: Mapping[int, int], selected: int | None) -> None:
-        """The beam of each step that belongs to the sequence shown, and the selected step."""
+    def show_path(self, path: Mapping[int, int], selected: int | None, pinned: bool = False) -> None:
+        """The beam of each step of the sequence shown, and the selected step. pinned: bring that into view."""
         if (path, selected) != (self._path, self._selected):
+            moved = selected != self._selected
             self._path, self._selected = path, selected
             self.viewport().update()
+            if pinned and moved and selected is not None:
+                self._bring(selected)
+
+    def _bring(self, step: int) -> None:
+        across, left = self.horizontalScrollBar(), step * COLUMN_PX
+        if not across.value() <= left <= across.value() + across.pageStep() - COLUMN_PX:
+            across.setValue(left - across.pageStep() // 3)
+            self._at_end = across.value() >= across.maximum()
+        down, top = self.verticalScrollBar(), self._path.get(step, 0) * LANE_PX
+        if not down.value() <= top <= down.value() + down.pageStep() - LANE_PX:
+            down.setValue(top - LANE_PX)
 
     def sizeHint(self) -> QSize:
         """Four lanes."""
@@ -141,7 +159,7 @@ class BeamLanes(QAbstractScrollArea):
 
     def _fit(self) -> None:
         across, down = self.horizontalScrollBar(), self.verticalScrollBar()
-        width, height = self.viewport().width() - LEFT_PX - RIGHT_PX, self.viewport().height() - HEAD_PX
+        width, height = self.viewport().width() - LEFT_PX - self._right_px(), self.viewport().height() - HEAD_PX
         across.setPageStep(max(1, width))
         across.setSingleStep(COLUMN_PX)
         across.setRange(0, max(0, len(self._cells) * COLUMN_PX - width))
@@ -153,6 +171,15 @@ class BeamLanes(QAbstractScrollArea):
 
     # where things are
 
+    def _right_px(self) -> int:
+        """Room for score and notes behind the lanes."""
+        return SCORE_PX + sum(self._note_px(n) for n in range(len(self._titles)))
+
+    def _note_px(self, number: int) -> int:
+        newest = self._cells[-1].values() if self._cells else ()
+        written = [self._mono.width(cell.notes[number]) for cell in newest if number < len(cell.notes)]
+        return int(max(self._ui.width(self._titles[number]), *written, 0.0)) + 14
+
     def _box(self, step: int, beam: int) -> QRectF:
         x = LEFT_PX + step * COLUMN_PX - self.horizontalScrollBar().value()
         y = HEAD_PX + beam * LANE_PX - self.verticalScrollBar().value()
@@ -162,7 +189,7 @@ class BeamLanes(QAbstractScrollArea):
         """Step and beam under a point of the viewport."""
         step = int(point.x() - LEFT_PX + self.horizontalScrollBar().value()) // COLUMN_PX
         beam = int(point.y() - HEAD_PX + self.verticalScrollBar().value()) // LANE_PX
-        there = LEFT_PX <= point.x() <= self.viewport().width() - RIGHT_PX and point.y() >= HEAD_PX
+        there = LEFT_PX <= point.x() <= self.viewport().width() - self._right_px() and point.y() >= HEAD_PX
         return (step, beam) if there and 0 <= step < len(self._cells) and beam in self._cells[step] else None
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
@@ -201,7 +228,7 @@ class BeamLanes(QAbstractScrollArea):
             return
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         left = self.horizontalScrollBar().value()
-        room = self.viewport().width() - LEFT_PX - RIGHT_PX
+        room = self.viewport().width() - LEFT_PX - self._right_px()
         steps = range(left // COLUMN_PX, min(len(self._cells), (left + room) // COLUMN_PX + 1))
         painter.save()
         painter.setClipRect(QRectF(LEFT_PX, 0, room, self.viewport().height()))
@@ -247,28 +274,34 @@ class BeamLanes(QAbstractScrollArea):
         painter.setBrush(QColor(cell.fill))
         painter.drawRoundedRect(box.adjusted(0.5, 0.5, -0.5, -0.5), 3, 3)
         painter.setPen(QColor(palette.text))
-        progress = self._ui.width(cell.progress) + 4 if cell.progress else 0.0
         shown = cell.text.strip() if self._mono.swatches else cell.text
-        text = self._mono.elided(shown, box.width() - 8 - progress)
-        middle = box.center().y()
+        text = self._mono.elided(shown, box.width() - 8)
+        middle = box.center().y() - (1 if cell.progress else 0)
         self._mono.draw(painter, box.left() + 4, middle + self._mono.rise, text)
-        if cell.progress:
-            painter.setPen(QColor(palette.secondary))
-            self._ui.draw_right(painter, box.right() - 3, middle + self._ui.rise, cell.progress)
+        each = (box.width() - 6 + PIP_GAP_PX) / max(1, len(cell.progress))
+        for number, share in enumerate(cell.progress):  # a bar for each constraint
+            pip = QRectF(box.left() + 3 + number * each, box.bottom() - PIP_PX - 1.5, each - PIP_GAP_PX, PIP_PX)
+            painter.fillRect(pip, QColor(palette.line))
+            painter.fillRect(QRectF(pip.topLeft(), QSizeF(pip.width() * share, PIP_PX)), QColor(palette.accent))
         painter.setOpacity(1.0)
 
     def _paint_ends(self, painter: QPainter) -> None:
-        """Labels in front of the lanes, the newest scores behind them."""
+        """Labels in front of the lanes, the scores and notes of the selected step behind them."""
         palette, height = self._palette, self.viewport().height()
         painter.setPen(QColor(palette.secondary))
-        right = self.viewport().width() - 8
-        self._ui.draw_right(painter, right, HEAD_PX - 6, self.tr("score"))
+        rights = [self.viewport().width() - 8]
+        for number in range(len(self._titles)):
+            rights.append(rights[-1] - (SCORE_PX if number == 0 else self._note_px(number - 1)))
+        for right, title in zip(rights, (self.tr("score"), *self._titles), strict=True):
+            self._ui.draw_right(painter, right, HEAD_PX - 6, title)
         painter.setClipRect(QRectF(0, HEAD_PX, self.viewport().width(), height - HEAD_PX))
-        newest = self._cells[-1]
+        step = len(self._cells) - 1 if self._selected is None else min(self._selected, len(self._cells) - 1)
         for beam, label in enumerate(self._labels):
             middle = self._box(0, beam).center().y()
             painter.setPen(QColor(palette.secondary))
             self._mono.draw(painter, 6, middle + self._mono.rise, label)
-            if beam in newest:
+            cell = self._cells[step].get(beam)
+            if cell is not None:
                 painter.setPen(QColor(palette.text))
-                self._mono.draw_right(painter, right, middle + self._mono.rise, newest[beam].score)
+                for right, text in zip(rights, (cell.score, *cell.notes), strict=False):
+                    self._mono.draw_right(painter, right, middle + self._mono.rise, text)

@@ -57,6 +57,7 @@ class BranchStrip(QAbstractScrollArea):
     moved = Signal(int)  # lanes further down
     renamed = Signal(int, str)
     deleted = Signal(int)
+    compared = Signal(int)  # with the one in use
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -184,6 +185,8 @@ class BranchStrip(QAbstractScrollArea):
         menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         go = menu.addAction(self.tr("Go to this branch"), lambda: self.chosen.emit(branch_id))
         go.setEnabled(branch_id != self._current)
+        compare = menu.addAction(self.tr("Compare with the branch in use"), lambda: self.compared.emit(branch_id))
+        compare.setEnabled(branch_id != self._current)
         menu.addAction(self.tr("Rename…"), lambda: self.edit_name(branch_id))
         menu.addAction(self.tr("Delete"), lambda: self.deleted.emit(branch_id))
         menu.popup(event.globalPos())

@@ -48,7 +48,7 @@ class CardHeader(QWidget):
         row.addWidget(self.right)
         for holder in self._right_controls:
             row.addWidget(holder)
-        self.corner = _CornerButton(parent, self)
+        self.corner = CornerButton(parent, self)
 
     def sizeHint(self) -> QSize:
         return QSize(super().sizeHint().width(), HEADER_PX)  # a dock does not ask for the fixed height
@@ -100,7 +100,7 @@ class _Holder(QWidget):
         return super().event(event)
 
 
-class _CornerButton(QToolButton):
+class CornerButton(QToolButton):
     """Float and hide, in a menu. It has the corner for itself: nothing of the panel lies under it."""
 
     def __init__(self, card: Card, parent: QWidget) -> None:

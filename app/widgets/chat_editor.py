@@ -6,7 +6,7 @@ from PySide6.QtCore import Slot
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
 
 from app.panels.panel import Dispatch
-from app.state.intents import AddTurn, ClearChat, EditMessage, EditSystem, EditTurn, Regenerate
+from app.state.intents import AddTurn, ClearChat, EditMessage, EditSystem, EditTurn, Regenerate, RemoveTurn
 from app.state.state import Draft
 from app.state.turns import turn_rows
 from app.theme import fonts
@@ -73,12 +73,11 @@ class TurnEditor(QWidget):
 
     @Slot(str)
     def _edited(self, text: str) -> None:
-        if text.strip():  # an emptied turn stays until it is removed on purpose
-            self._dispatch(EditTurn(self._index, text))
+        self._dispatch(EditTurn(self._index, text))  # an emptied turn stays, and is not sent, until it is removed
 
     @Slot()
     def _removed(self) -> None:
-        self._dispatch(EditTurn(self._index, ""))
+        self._dispatch(RemoveTurn(self._index))
 
 
 class ChatEditor(QWidget):

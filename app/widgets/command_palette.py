@@ -18,6 +18,7 @@ class CommandPalette(QDialog):
         super().__init__(parent)
         self.setWindowTitle(self.tr("Commands"))
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        self.setModal(False)  # the run goes on, and so does the window
         self.resize(460, 380)
         self.filter = QLineEdit()
         self.filter.setPlaceholderText(self.tr("Type a command…"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from html import escape
 
-from PySide6.QtCore import QObject
+from PySide6.QtCore import QObject, Qt
 from PySide6.QtWidgets import QGridLayout, QLabel, QWidget
 
 from app.state.config_facts import written
@@ -19,7 +19,7 @@ from core.contract import ConfigField
 
 DOT, NAME, VALUE, MEANING = range(4)  # columns of the grid
 VALUE_PX = 116
-MEANING_FROM_PX = 520  # from this width on a row says what it means
+MEANING_FROM_PX = 520  # from this width on a row says beside it what it means
 Change = Callable[[str, object], None]
 
 
@@ -52,8 +52,11 @@ class ConfigRow(QObject):
         self.dot.setAccessibleName(self.tr("Reset {0}").format(name))
         self.dot.clicked.connect(lambda: reset(name))
         self.name = ElidedLabel("", host)
-        self.meaning = ElidedLabel("", host)
+        self.meaning = QLabel("", host)
+        self.meaning.setTextFormat(Qt.TextFormat.PlainText)
+        self.meaning.setWordWrap(True)
         self.meaning.setProperty("secondary", True)
+        self.meaning.setProperty("small", True)
         self.value: ValueField | Choice
         if field.kind in ("bool", "choice"):
             values = ("true", "false") if field.kind == "bool" else field.choices
@@ -66,10 +69,18 @@ class ConfigRow(QObject):
             line.setFixedWidth(VALUE_PX)
             line.committed.connect(lambda text: change(name, text))
             self.value = line
-        grid.addWidget(self.dot, row, DOT)
-        grid.addWidget(self.name, row, NAME)
-        grid.addWidget(self.value, row, VALUE)
-        grid.addWidget(self.meaning, row, MEANING)
+        self._grid, self._row = grid, 2 * row  # a narrow form has the meanings between the rows
+        grid.addWidget(self.dot, self._row, DOT)
+        grid.addWidget(self.name, self._row, NAME)
+        grid.addWidget(self.value, self._row, VALUE)
+
+    def place_meaning(self, beside: bool) -> None:
+        """In a column of its own, or below the name."""
+        self._grid.removeWidget(self.meaning)
+        if beside:
+            self._grid.addWidget(self.meaning, self._row, MEANING)
+        else:
+            self._grid.addWidget(self.meaning, self._row + 1, NAME, 1, 2)
 
     def show_field(self, field: ConfigField, bad: bool) -> None:
         """Show the value; never calls `change`."""
@@ -136,7 +147,7 @@ class ConfigForm(QWidget):
         self.set_width(self.width())
 
     def set_width(self, px: int) -> None:
-        """Meanings give way first; the tooltips keep them."""
+        """Meanings have a column where there is room for one."""
         for row in self.rows.values():
-            row.meaning.setVisible(px >= MEANING_FROM_PX)
+            row.place_meaning(px >= MEANING_FROM_PX)
         self._grid.setColumnStretch(MEANING, 4 if px >= MEANING_FROM_PX else 0)

@@ -15,6 +15,7 @@ from app.widgets.empty import paint_empty
 from app.widgets.text_cache import TextCache
 
 ROW_PX, HEAD_PX, PAD_PX, GAP_PX, BAR_PX = 20, 18, 8, 10, 8
+LEAST_BAR_PX = 12  # shorter bars show nothing
 NAME_SHARE = 0.3
 
 
@@ -124,7 +125,8 @@ class DetailRows(QAbstractScrollArea):
 
     def _paint_head(self, painter: QPainter) -> None:
         painter.setPen(QColor(self._palette.secondary))
-        self._ui.draw(painter, PAD_PX, HEAD_PX - 6.0, self._name)
+        name = self._ui.elided(self._name, self.viewport().width() * NAME_SHARE)
+        self._ui.draw(painter, PAD_PX, HEAD_PX - 6.0, name)
         for (left, right), quantity in zip(self._columns(), self._quantities, strict=True):
             title = self._ui.elided(quantity.title, right - left)
             self._ui.draw_right(painter, right, HEAD_PX - 6.0, title)
@@ -144,7 +146,7 @@ class DetailRows(QAbstractScrollArea):
         ):
             number = self._mono.width(text) if text else 0.0
             bar = QRectF(left, middle - BAR_PX / 2, max(0.0, right - left - max(number, 40.0) - 6), BAR_PX)
-            if value is not None and quantity.high > quantity.low:
+            if value is not None and quantity.high > quantity.low and bar.width() >= LEAST_BAR_PX:
                 share = min(1.0, max(0.0, (value - quantity.low) / (quantity.high - quantity.low)))
                 filled = QRectF(bar)
                 filled.setWidth(max(1.0, bar.width() * share))

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Scale = Literal["linear", "sqrt", "log"]
+Scale = Literal["linear", "sqrt", "log", "signed"]  # signed: differences in [-1, 1], roots of their sizes
 SCALES: tuple[Scale, ...] = ("sqrt", "linear", "log")
 LOG_FLOOR = 1e-4  # the dark end of the logarithmic scale
 CELLS = 512  # cells on a side that are kept; longer sequences are pooled by powers of two
@@ -18,8 +18,10 @@ Pixels = NDArray[np.uint32]
 
 def levels(weights: Floats, scale: Scale) -> NDArray[np.int16]:
     """Weights in [0, 1] as indices of a map, 0 to 255; NaN (no weight at all) becomes 256."""
-    w = np.clip(weights, 0.0, 1.0)
-    if scale == "sqrt":
+    w = np.clip(weights, -1.0 if scale == "signed" else 0.0, 1.0)
+    if scale == "signed":
+        w = np.asarray(0.5 + 0.5 * np.sign(w) * np.sqrt(np.abs(w)), np.float32)
+    elif scale == "sqrt":
         w = np.sqrt(w)
     elif scale == "log":
         w = 1.0 - np.log10(np.maximum(w, LOG_FLOOR)) / np.log10(LOG_FLOOR)
@@ -38,6 +40,14 @@ def max_pool(values: Floats, factor: int, axis: int) -> Floats:
         return values
     edges = np.arange(0, values.shape[axis], factor)
     return np.asarray(np.fmax.reduceat(values, edges, axis=axis), dtype=np.float32)
+
+
+def largest_pool(values: Floats, factor: int, axis: int) -> Floats:
+    """Of blocks of `factor` cells the value that is largest in size, with its sign; NaN as in `max_pool`."""
+    if factor == 1:
+        return values
+    most, least = max_pool(values, factor, axis), -max_pool(-values, factor, axis)
+    return np.asarray(np.where(most >= -least, most, least), np.float32)
 
 
 def pool_factor(count: int, cells: int = CELLS) -> int:
@@ -115,21 +125,49 @@ class HeatMatrix:
         causal = np.tril(np.ones((side, side), bool))
         self._values[:side, :side] = np.where(causal, cells, np.float32(np.nan))
 
+    def append_cells(self, cells: Floats, stop: int, factor: int) -> int:
+        """Add rows that came pooled, (R, C) cells of `factor`² positions, for the queries up to `stop`.
+
+        Returns the first cell row that changed. Raises ValueError when the cells are not those of whole new cell rows.
+        """
+        if not self.rows:
+            self.set_cells(cells, stop, factor)
+            return 0
+        top, side = self.rows // factor, -(-stop // factor)
+        if self.rows % factor or factor < self.factor or cells.shape != (side - top, side):
+            raise ValueError(f"{cells.shape} cells up to row {stop} at {factor}, after {self.rows} at {self.factor}")
+        changed = top if factor == self.factor else 0
+        while self.factor < factor:
+            self._coarsen()
+        self._widen(side)
+        causal = np.arange(side) <= np.arange(top, side)[:, None]
+        self._values[top:side, :side] = np.where(causal, cells, np.float32(np.nan))
+        self.rows = stop
+        return changed
+
     def _grow(self, rows: int) -> bool:
         """Make room; True if the cells were pooled further."""
         pooled = False
         while rows > self._cells * self.factor:
-            side = self.side
-            coarser = max_pool(max_pool(self._values[:side, :side], 2, axis=0), 2, axis=1)
-            self._values = np.full_like(self._values, np.nan)
-            self._values[: len(coarser), : len(coarser)] = coarser
-            self.factor *= 2
+            self._coarsen()
             pooled = True
-        while -(-rows // self.factor) > len(self._values):
+        self._widen(-(-rows // self.factor))
+        return pooled
+
+    def _coarsen(self) -> None:
+        """Join four cells into one."""
+        side = self.side
+        coarser = max_pool(max_pool(self._values[:side, :side], 2, axis=0), 2, axis=1)
+        self._values = np.full_like(self._values, np.nan)
+        self._values[: len(coarser), : len(coarser)] = coarser
+        self.factor *= 2
+
+    def _widen(self, side: int) -> None:
+        """Make room for so many cells on a side."""
+        while side > len(self._values):
             wider = np.full((2 * len(self._values),) * 2, np.nan, np.float32)
             wider[: len(self._values), : len(self._values)] = self._values
             self._values = wider
-        return pooled
 
     def at(self, query: int, key: int) -> float:
         """The weight of the cell of a query and a key; NaN where there is none."""
@@ -154,7 +192,8 @@ class HeatPixels:
             self.buffer = np.zeros((2 * count, 2 * count), np.uint32)
             first = 0
         top = first // pool
-        part = max_pool(max_pool(values[top * pool :], pool, axis=0), pool, axis=1)
+        joined = largest_pool if scale == "signed" else max_pool
+        part = joined(joined(values[top * pool :], pool, axis=0), pool, axis=1)
         # Columns that came with the new rows lie after every earlier query: background.
         self.buffer[:top, :count] = np.where(
             np.arange(count) > np.arange(top)[:, None], lut[256], self.buffer[:top, :count]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QHelpEvent, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
+from PySide6.QtGui import QColor, QFont, QHelpEvent, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QToolTip, QWidget
 
 from app.theme import fonts
@@ -13,7 +13,7 @@ from app.theme.colormaps import token_fills
 from app.theme.palette import LIGHT, Palette
 from app.widgets.arrow_keys import claims_arrows
 from app.widgets.empty import paint_empty
-from app.widgets.lens_columns import LensColour, LensColumn, LensColumns
+from app.widgets.lens_columns import LensColour, LensColumn, LensColumns, stream_name
 from app.widgets.text_cache import TextCache
 from app.widgets.visible_text import one_line
 
@@ -44,6 +44,9 @@ class LensTable(QAbstractScrollArea):
         font = fonts.mono(fonts.SMALL_PX)
         font.setFamilies([fonts.MONO_FAMILY, fonts.UI_FAMILY])  # Inter has the whitespace marks
         self._mono = TextCache(font)
+        bold = QFont(font)
+        bold.setBold(True)
+        self._bold = TextCache(bold)  # of layers that agree with the final one
         self.tooltip: Callable[[int, int], str] = lambda layer, position: ""
         self.viewport().setMouseTracking(True)
         self.set_palette(LIGHT)
@@ -59,7 +62,7 @@ class LensTable(QAbstractScrollArea):
     def set_swatches(self, on: bool) -> None:
         """Whether pieces such as #ff8000 are colours."""
         if on != self._mono.swatches:
-            self._mono.swatches = on
+            self._mono.swatches = self._bold.swatches = on
             self.viewport().update()
 
     def set_colour(self, by: LensColour) -> None:
@@ -165,8 +168,8 @@ class LensTable(QAbstractScrollArea):
         layers = self.visible_layers()
         painter.setPen(secondary)
         for row, layer in enumerate(layers):
-            name = self.tr("out") if layer == self._layers else str(layer)
-            mono.draw_right(painter, LEFT_PX - 6, TOP_PX + (row + 0.5) * self._row_px + mono.rise, name)
+            y = TOP_PX + (row + 0.5) * self._row_px + mono.rise
+            mono.draw_right(painter, LEFT_PX - 6, y, stream_name(layer, self._layers))
         for place, position in enumerate(self.visible_positions()):
             x = LEFT_PX + place * self._column_px
             painter.setPen(secondary)
@@ -187,7 +190,7 @@ class LensTable(QAbstractScrollArea):
 
     def _paint_column(self, painter: QPainter, column: LensColumn, x: int, layers: range) -> None:
         levels = column.levels(self._by).tolist()
-        text, quiet, mono = QColor(self._palette.text), QColor(self._palette.secondary), self._mono
+        text, mono = QColor(self._palette.text), self._mono
         depth = 1.0 - column.commit / max(1, self._layers)  # how early it was decided
         strip = QRectF(x, HEAD_PX, self._column_px - 2, STRIP_PX - 2)
         painter.fillRect(strip, QColor(self._palette.muted))
@@ -196,10 +199,10 @@ class LensTable(QAbstractScrollArea):
             y = TOP_PX + row * self._row_px
             painter.fillRect(QRectF(x, y, self._column_px - 2, self._row_px - 2), self._fills[levels[layer]])
             piece = one_line(self._columns.pieces[int(column.token_ids[layer, 0])][:24])
-            painter.setPen(text if layer >= column.commit else quiet)
-            mono.draw(
-                painter, x + CELL_PAD_PX, y + self._row_px / 2 - 1 + mono.rise, mono.elided(piece, self._column_px - 10)
-            )
+            cache = self._bold if layer >= column.commit else mono
+            painter.setPen(text)
+            baseline = y + self._row_px / 2 - 1 + cache.rise
+            cache.draw(painter, x + CELL_PAD_PX, baseline, cache.elided(piece, self._column_px - 10))
             if layer == column.commit:
                 painter.setPen(QPen(text, 1))
                 painter.drawLine(QPointF(x, y - 1), QPointF(x + self._column_px - 2, y - 1))

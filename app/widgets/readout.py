@@ -66,6 +66,11 @@ class Readout(QWidget):
                 self.updateGeometry()
                 self.wish_changed.emit()
 
+    @property
+    def whole(self) -> str:
+        """The longest wording."""
+        return self._wordings[0]
+
     def text(self) -> str:
         """What is shown now."""
         return self._cache.elided(self._wordings[self._index], self._room_px)

@@ -67,6 +67,8 @@ class RowList(QAbstractScrollArea):
     def set_empty(self, title: str, hint: str) -> None:
         """What stands here while there are no rows."""
         self._empty = (title, hint)
+        if not self.accessibleDescription():
+            self.setAccessibleDescription(f"{title}. {hint}")
 
     def show_rows(self, count: int, line: Callable[[int], RowLine], selected: int) -> None:
         """So many rows; `line` tells what a visible one shows."""

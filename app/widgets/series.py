@@ -40,8 +40,9 @@ def nice_top(value: float) -> float:
 
 
 def tick_text(value: float) -> str:
-    """A round value in as few characters as possible: `0.5`, `2e-5`."""
-    return re.sub(r"e([+-])0*", lambda sign: "e" + sign[1].strip("+"), f"{value:g}")
+    """A round value in as few characters as possible: `0.5`, `2e−5`."""
+    text = re.sub(r"e([+-])0*", lambda sign: "e" + sign[1].strip("+"), f"{value:g}")
+    return text.replace("-", "−")
 
 
 def ticks(top: float, most: int) -> list[float]:

@@ -20,6 +20,7 @@ from app.widgets.series import SHORTEST, Axis, curve, nice_top, robust_top, tick
 from app.widgets.text_cache import TextCache
 
 LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX, BETWEEN_PX = 46, 14, 17, 18, 28
+LEAST_PX = 8  # of the height of a plot
 Numbers = NDArray[np.float64] | NDArray[np.int64]
 
 
@@ -37,6 +38,7 @@ class Lane:
 
     caption: what the curves are, where no legend says it.
     robust: a few spikes may leave the plot at the top (marked there) instead of flattening the rest.
+    signed: values below 0, too; 0 is in the middle.
     """
 
     share: int
@@ -44,6 +46,19 @@ class Lane:
     series: tuple[int, ...]
     robust: bool = False
     caption: str = ""
+    signed: bool = False
+
+    def y(self, box: QRectF, top: float, value: float) -> float:
+        """Where a value stands in the plot `box`, whose upper edge is `top`."""
+        if self.signed:
+            return box.center().y() - box.height() / 2 * value / top
+        return box.bottom() - box.height() * value / top
+
+    def ticks(self, top: float, most: int) -> list[float]:
+        """Round values on the axis."""
+        if self.signed:
+            return [-top, 0.0, top] if most > 1 else [0.0]
+        return ticks(top, most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +93,8 @@ class SeriesPlot(QWidget):
         self.setMouseTracking(True)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+        between_px = BETWEEN_PX * (len(lanes) - 1)
+        self.setMinimumHeight(TOP_PX + BOTTOM_PX + between_px + LEAST_PX * len(lanes))  # else the steps are cut off
         self.set_palette(LIGHT, ())
 
     def set_palette(self, palette: Palette, series_colours: tuple[str, ...]) -> None:
@@ -131,11 +148,14 @@ class SeriesPlot(QWidget):
         for i, lane in enumerate(self._lanes):
             for s in lane.series if self._series else ():
                 values, scale = self._series[s].values, self._series[s].scale
+                if lane.signed:
+                    values = np.abs(values)
                 if lane.robust:
                     if rescale:
                         tops[i] = robust_top(np.asarray(values * scale, np.float64))
-                elif np.isfinite(values[seen:]).any():
-                    tops[i] = max(tops[i], nice_top(float(np.nanmax(values[seen:] * scale))))
+                elif len(values) > seen:
+                    new = values[seen:][np.isfinite(values[seen:])]
+                    tops[i] = max(tops[i], nice_top(float(new.max() * scale))) if len(new) else tops[i]
         tops = [top or 1.0 for top in tops]
         self._scaled_for = self.axis.steps
         changed = tops != self._tops
@@ -153,7 +173,7 @@ class SeriesPlot(QWidget):
         room = self.height() - TOP_PX - BOTTOM_PX - BETWEEN_PX * (len(self._lanes) - 1)
         total, y, boxes = sum(lane.share for lane in self._lanes), float(TOP_PX), []
         for lane in self._lanes:
-            height = max(8.0, room * lane.share / total)
+            height = max(float(LEAST_PX), room * lane.share / total)
             boxes.append(QRectF(LEFT_PX, y, self.width() - LEFT_PX - RIGHT_PX, height))
             y += height + BETWEEN_PX
         return boxes
@@ -171,7 +191,7 @@ class SeriesPlot(QWidget):
         for lane, box, top in zip(self._lanes, boxes, self._tops, strict=True):
             self._paint_grid(painter, lane, box, top, rect)
             for s in lane.series:
-                self._paint_curve(painter, s, box, top, axis, rect)
+                self._paint_curve(painter, s, lane, box, top, axis, rect)
         self._paint_x_labels(painter, axis, boxes[-1].bottom())
         self._paint_flags(painter, axis)
         if self._selected is not None:
@@ -180,12 +200,14 @@ class SeriesPlot(QWidget):
             painter.drawLine(QPointF(x, TOP_PX - 4), QPointF(x, boxes[-1].bottom()))
 
     def _paint_grid(self, painter: QPainter, lane: Lane, box: QRectF, top: float, rect: QRect) -> None:
-        values = ticks(top, min(5, max(1, int(box.height() // 22))))
-        for value in values:
-            y = round(box.bottom() - box.height() * value / top) + 0.5
+        values = lane.ticks(top, min(5, max(1, int(box.height() // 22))))
+        last: float | None = None  # labels from the top down: in a low plot the top is what tells the scale
+        for value in reversed(values):
+            y = round(lane.y(box, top, value)) + 0.5
             painter.setPen(QColor(self._palette.grid))
             painter.drawLine(QPointF(box.left(), y), QPointF(box.right(), y))
-            if rect.left() < LEFT_PX:
+            if rect.left() < LEFT_PX and (last is None or y - last >= 2 * self._mono.rise + 2):
+                last = y
                 painter.setPen(QColor(self._palette.secondary))
                 self._mono.draw_right(painter, box.left() - 6, y + self._mono.rise, tick_text(value))
         painter.setPen(QColor(self._palette.secondary))
@@ -194,14 +216,16 @@ class SeriesPlot(QWidget):
         if lane.caption and self._ui.width(lane.caption) <= box.width() + RIGHT_PX:
             self._ui.draw(painter, box.left(), box.top() - 7.5, lane.caption)
 
-    def _paint_curve(self, painter: QPainter, series: int, box: QRectF, top: float, axis: Axis, rect: QRect) -> None:
+    def _paint_curve(
+        self, painter: QPainter, series: int, lane: Lane, box: QRectF, top: float, axis: Axis, rect: QRect
+    ) -> None:
         shown = self._series[series]
         index, value = curve(shown.values, axis, rect.left(), rect.right())
         if not len(index):
             return
         value = value * shown.scale
-        scale = box.height() / top
-        y = box.bottom() - np.minimum(value, top) * scale
+        zero = lane.y(box, top, 0.0)
+        y = zero - np.clip(value, -top, top) * (zero - lane.y(box, top, top)) / top
         x = axis.left + (index + 0.5) * (axis.width / axis.steps)
         colour = self._colours[series]
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
@@ -218,7 +242,7 @@ class SeriesPlot(QWidget):
             painter.drawPolygon(QPolygonF([QPointF(spike - 3, tip), QPointF(spike + 3, tip), QPointF(spike, tip - 5)]))
         newest = float(shown.values[-1]) * shown.scale
         if np.isfinite(newest):
-            at = QPointF(axis.x(self._steps - 1), box.bottom() - min(newest, top) * scale)
+            at = QPointF(axis.x(self._steps - 1), lane.y(box, top, max(-top, min(newest, top))))
             painter.drawEllipse(at, 2.5, 2.5)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing, False)
 

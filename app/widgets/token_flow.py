@@ -141,11 +141,47 @@ class TokenFlow(QAbstractScrollArea):
             self._marks.underlines = values
             self.viewport().update()
 
-    def set_struck(self, tokens: frozenset[int]) -> None:
-        """A line through these tokens."""
-        if tokens != self._marks.struck:
-            self._marks.struck = tokens
+    def set_compared(self, same: NDArray[np.bool_] | None, parted: int | None = None, colour: str = "") -> None:
+        """Tokens that another text has, too, are quiet, the others marked in `colour`; None compares with nothing.
+
+        same: as far as both texts go. parted: the first token that differs.
+        """
+        marks, after = self._marks, b"" if same is None else same.astype(np.uint8).tobytes()
+        if (after, parted, colour) == (marks.same, marks.parted, marks.colour):
+            return
+        first = 0
+        if (parted, colour) == (marks.parted, marks.colour) and after.startswith(marks.same) and self.tokens:
+            first = self._layout.line_of(min(len(marks.same), self.tokens - 1))
+        marks.same, marks.parted, marks.colour = after, parted, colour
+        self._update_lines(first, self._layout.lines)
+
+    @property
+    def top_token(self) -> int:
+        """The first token of the first line in view."""
+        shown = self._layout.on_line(min(self.verticalScrollBar().value(), self._layout.lines - 1))
+        return shown[0].token if shown else 0
+
+    def scroll_to(self, token: int) -> None:
+        """The line of this token becomes the first one in view, as far as there are lines below it."""
+        if self.tokens:
+            self.verticalScrollBar().setValue(self._layout.line_of(min(token, self.tokens - 1)))
+
+    def set_struck(self, tokens: frozenset[int], gone: frozenset[int] = frozenset()) -> None:
+        """A line through these tokens, two through those that are gone."""
+        struck = tokens - gone
+        if (struck, gone) != (self._marks.struck, self._marks.gone):
+            self._marks.struck, self._marks.gone = struck, gone
             self.viewport().update()
+
+    def set_source(self, copied: tuple[int, int], matched: tuple[tuple[int, int], ...]) -> None:
+        """Dots around the tokens that a draft copied, a bar over those by which it found them; [start, stop) each."""
+        marks = self._marks
+        if (copied, matched) == (marks.copied, marks.matched):
+            return
+        spans = (marks.copied, copied, *marks.matched, *matched)
+        marks.copied, marks.matched = copied, matched
+        for line in {self._layout.line_of(t) for start, stop in spans for t in range(start, min(stop, self.tokens))}:
+            self._update_lines(line, line + 1)
 
     def set_selected(self, token: int | None) -> None:
         """Frame a token and bring it into view; None frames none."""

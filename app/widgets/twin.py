@@ -118,6 +118,7 @@ class TwinStack(QStackedWidget):
             self.tabs.setExpanding(False)
             self.tabs.setAccessibleName(self.tr("Table shown"))
             self.tabs.setToolTip(self.tr("Which of the view’s tables is shown"))
+            self.tabs.setAccessibleDescription(self.tabs.toolTip())
             for twin in self.twins:
                 self.tabs.addTab(twin.name)
             self.tabs.currentChanged.connect(pages.setCurrentIndex)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from PySide6.QtCore import QEvent, Qt
+from PySide6.QtCore import QEvent, Qt, Signal
 from PySide6.QtGui import QColor, QResizeEvent
 from PySide6.QtWidgets import QFrame, QHeaderView, QTreeWidget, QTreeWidgetItem, QWidget
 
@@ -16,8 +16,9 @@ from app.theme.palette import LIGHT, Palette
 from app.widgets.arrow_keys import claims_arrows
 from core.contract import TensorFact, WalkAnswer, WalkNode
 
-STAGE, FIRST, FIRST_MS, LATER, LATER_MS, FACTS = range(6)
-NAME_PX, MS_PX, SHAPE_PX, FACTS_PX = 204, 52, 140, 300
+STAGE, FIRST, FIRST_MS, LATER, LATER_MS = range(5)
+NAME_SHARE, NAME_PX, MS_PX = 0.4, 210, 50  # the names get this share of the width, and no more than they need
+NARROW_PX = 460  # below, times are told with the chosen line only, and of several shapes the first is shown
 
 
 @dataclass
@@ -55,13 +56,16 @@ def merged(first: WalkAnswer | None, later: WalkAnswer | None) -> list[Line]:
     return roots
 
 
-def shapes(node: WalkNode | None) -> str:
-    """What a node made, as shapes: `1×9×12×64`, tensors of one shape once."""
+def shapes(node: WalkNode | None, brief: bool = False) -> str:
+    """What a node made, as shapes: `1×9×12×64`, tensors of one shape once. Of the cache, what it grew from and to."""
     if node is None:
         return "–"
-    if not node.made:
-        return node.note.partition(":")[0] or "–"
+    if not node.made or "→" in node.note:
+        said = node.note.partition(":")[0] or "–"
+        return said.removesuffix(" positions") if brief else said
     texts = list(dict.fromkeys(shape(fact) for fact in node.made))
+    if brief and len(node.made) > 1:
+        return f"{texts[0]} +{len(node.made) - 1}"
     text = ", ".join(texts)
     return f"{len(node.made)} · {text}" if len(texts) == 1 and len(node.made) > 1 else text
 
@@ -79,7 +83,7 @@ def milliseconds(node: WalkNode | None) -> str:
 def statistics(fact: TensorFact) -> str:
     """`0.01 ± 1.02 in [−3.10, 4.20]`."""
     if fact.mean is None or fact.std is None:
-        return fact.dtype
+        return ""
     return f"{_g(fact.mean)} ± {_g(fact.std)} in [{_g(fact.low)}, {_g(fact.high)}]"
 
 
@@ -88,32 +92,30 @@ def _g(value: float | None) -> str:
 
 
 class WalkTree(QTreeWidget):
-    """Shows `merged` passes. What is open and selected stays so from step to step."""
+    """Shows `merged` passes. What is open and selected stays so from step to step; `told` says what is known of it."""
+
+    told = Signal(str)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setFont(fonts.mono(fonts.SMALL_PX))
         self.setUniformRowHeights(True)
-        self.setIndentation(12)
-        self.setColumnCount(6)
+        self.setIndentation(9)
+        self.setColumnCount(5)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setAllColumnsShowFocus(True)
         self.setTabKeyNavigation(False)
         head = self.header()
         head.setFont(fonts.ui(fonts.SMALL_PX))
         head.setStretchLastSection(False)
-        self.setColumnWidth(FACTS, FACTS_PX)
-        head.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
-        for column, width in (
-            (STAGE, NAME_PX),
-            (FIRST, SHAPE_PX),
-            (FIRST_MS, MS_PX),
-            (LATER, SHAPE_PX),
-            (LATER_MS, MS_PX),
-        ):
-            self.setColumnWidth(column, width)
+        head.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
+        head.setMinimumSectionSize(20)
         self._keys: tuple[str, ...] = ()
         self._items: dict[str, QTreeWidgetItem] = {}
+        self._lines: dict[str, Line] = {}
+        self._brief = False
+        self.currentItemChanged.connect(lambda _now, _before: self._tell())
         self.set_palette(LIGHT)
 
     def set_palette(self, palette: Palette) -> None:
@@ -122,7 +124,7 @@ class WalkTree(QTreeWidget):
         self.setStyleSheet(
             f"QTreeWidget {{ background: {palette.surface}; color: {palette.text}; outline: none;"
             f" selection-background-color: {palette.accent_soft}; selection-color: {palette.text}; }}"
-            f"QTreeWidget::item {{ padding-right: 8px; }}"
+            f"QTreeWidget::item {{ padding-right: 4px; }}"
             f"QHeaderView {{ background: {palette.surface}; }}"
             f"QHeaderView::section {{ background: {palette.surface}; color: {palette.secondary}; border: none;"
             f" border-bottom: 1px solid {palette.line}; padding: 0 4px; }}"
@@ -131,8 +133,7 @@ class WalkTree(QTreeWidget):
 
     def set_titles(self, first: str, later: str) -> None:
         """What the two passes are called."""
-        titles = [tr("module"), first, tr("ms"), later, tr("ms"), tr("what came out, mean ± deviation")]
-        self.setHeaderLabels(titles)
+        self.setHeaderLabels([tr("module"), first, tr("ms"), later, tr("ms")])
 
     def show_lines(self, lines: Sequence[Line]) -> None:
         """Show a tree; the same tree with other numbers keeps its items."""
@@ -145,8 +146,9 @@ class WalkTree(QTreeWidget):
                 self.addTopLevelItem(self._item(line, 0))
             self._open_first()
             self._colour_items()
-        for line in _walk(lines):
-            self._fill(self._items[line.key], line)
+        self._lines = {line.key: line for line in _walk(lines)}
+        self._fill_all()
+        self._tell()
 
     def texts(self) -> Mapping[str, tuple[str, ...]]:
         """Key → the cells of each line."""
@@ -166,17 +168,24 @@ class WalkTree(QTreeWidget):
         return item
 
     def _fill(self, item: QTreeWidgetItem, line: Line) -> None:
-        node = line.node
-        facts = node.made[:1]
-        told = "; ".join(f"{statistics(fact)}  {fact.name}" for fact in facts)
-        cells = (line.title, shapes(line.first), milliseconds(line.first), shapes(line.later), milliseconds(line.later))
-        for column, text in enumerate((*cells, ". ".join(filter(None, (node.note, told))))):
+        first, later = shapes(line.first, self._brief), shapes(line.later, self._brief)
+        cells = (line.title, first, milliseconds(line.first), later, milliseconds(line.later))
+        for column, text in enumerate(cells):
             if item.text(column) != text:
                 item.setText(column, text)
-        item.setToolTip(STAGE, _tooltip(line))
-        item.setToolTip(FIRST, _tooltip(line))
-        item.setToolTip(LATER, _tooltip(line))
-        item.setToolTip(FACTS, _tooltip(line))
+            item.setToolTip(column, _tooltip(line))
+        item.setData(STAGE, Qt.ItemDataRole.AccessibleDescriptionRole, "; ".join(details(line)[1:]))
+
+    def _fill_all(self) -> None:
+        for key, line in self._lines.items():
+            self._fill(self._items[key], line)
+
+    def _tell(self) -> None:
+        """What is known of the chosen line; before one is chosen, of what the first layer's cache got."""
+        current = self.currentItem()
+        key = next((key for key, item in self._items.items() if item is current), None)
+        key = key or next((key for key in self._lines if key.endswith(":cache")), None) or next(iter(self._lines), None)
+        self.told.emit("" if key is None else "\n".join(details(self._lines[key])))
 
     def _open_first(self) -> None:
         """The way down to the first layer, and what is in it."""
@@ -194,16 +203,24 @@ class WalkTree(QTreeWidget):
         for key, item in self._items.items():
             if ":" in key:  # a stage between modules
                 item.setForeground(STAGE, accent)
-            for column in (FIRST_MS, LATER_MS, FACTS):
+            for column in (FIRST_MS, LATER_MS):
                 item.setForeground(column, quiet)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """Narrow, the names and shapes share what there is."""
+        """The columns share what there is, to the last pixel: nothing lies beside the card."""
         super().resizeEvent(event)
-        room = self.viewport().width() - 2 * MS_PX
-        share = min(1.0, room / (NAME_PX + 2 * SHAPE_PX + 60))
-        for column, width in ((STAGE, NAME_PX), (FIRST, SHAPE_PX), (LATER, SHAPE_PX)):
-            self.setColumnWidth(column, max(60, int(width * share)))
+        width = self.viewport().width()
+        brief = width < NARROW_PX
+        ms = 0 if brief else MS_PX
+        name = min(NAME_PX, int(width * NAME_SHARE) + 10 * brief)
+        shape_px = max(40, (width - name - 2 * ms) // 2)
+        for column in (FIRST_MS, LATER_MS):
+            self.setColumnHidden(column, brief)
+        for column, px in ((STAGE, name), (FIRST, shape_px), (FIRST_MS, ms), (LATER, shape_px), (LATER_MS, ms)):
+            self.setColumnWidth(column, px)
+        if brief != self._brief:
+            self._brief = brief
+            self._fill_all()
 
     def event(self, event: QEvent) -> bool:
         """Arrow keys move and open here; in the window they select tokens."""
@@ -222,16 +239,23 @@ def _keys(lines: Sequence[Line]) -> list[str]:
     return [line.key for line in _walk(lines)]
 
 
-def _tooltip(line: Line) -> str:
-    """Everything that is known of both passes, as escaped rich text."""
+def details(line: Line) -> list[str]:
+    """Everything that is known of both passes, line by line."""
     node = line.node
-    lines = [f"{line.title}  {line.key.partition('#')[0].partition(':')[0]}  {node.kind}"]
-    for name, one in ((tr("first step"), line.first), (tr("later step"), line.later)):
+    path = line.key.partition("#")[0].partition(":")[0]
+    lines = ["  ".join(part for part in (line.title, path, node.kind) if part)]
+    for name, one in ((tr("first"), line.first), (tr("later"), line.later)):
         if one is None:
             continue
-        lines += ["", name + (f", {milliseconds(one)} ms" if one.ms is not None else "")]
-        if one.note:
-            lines.append(one.note)
+        timed = "" if one.ms is None else f"{milliseconds(one)} ms"
+        lines.append(", ".join(part for part in (name, timed, one.note) if part))
         for what, facts in ((tr("in"), one.given), (tr("out"), one.made)):
-            lines += [f"  {what} {fact.name} {shape(fact)} {fact.dtype} {statistics(fact)}" for fact in facts]
-    return "<div style='white-space:pre'>" + "<br>".join(map(escape, lines)) + "</div>"
+            for fact in facts:
+                said = (what, fact.name, shape(fact), fact.dtype, statistics(fact))
+                lines.append("  " + " ".join(part for part in said if part))
+    return lines
+
+
+def _tooltip(line: Line) -> str:
+    """The same as escaped rich text."""
+    return "<div style='white-space:pre'>" + "<br>".join(map(escape, details(line))) + "</div>"

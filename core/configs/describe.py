@@ -22,6 +22,7 @@ from core.models.loaded import LoadedModel
 from core.models.new_families import AUTO, NewFamily, NewOption, Value
 from core.models.new_model import NewModel, parse_value, shape_problems
 from core.models.placement import choose_device
+from core.models.rope import rope_init_problem
 from core.models.units import byte_count
 
 _UNCHANGING = "it cannot be changed here: a model that continues a prompt needs it as it is"
@@ -106,7 +107,7 @@ def _shown_only(subject: str, start: Start, device: str) -> ConfigDescription:
 
 def _change(start: Start, values: dict[str, object], name: str, value: object) -> ConfigProblem | None:
     """Set one field; what it cannot be stays in the form, with the reason. Raises `ParameterError`."""
-    defaults = class_defaults(start.kind)
+    defaults, asked = class_defaults(start.kind), str(value)[:60]
     field = start.kind.attribute_map.get(name, name)
     if name == "rope_theta" and "rope_parameters" in defaults:
         before = values.get("rope_parameters")
@@ -114,12 +115,15 @@ def _change(start: Start, values: dict[str, object], name: str, value: object) -
         field, value = "rope_parameters", json.dumps({**rest, "rope_theta": _number(value)})
     if field not in defaults:
         known = [*defaults, *(a for names in aliases(start.kind).values() for a in names)]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        raise ParameterError(f"{start.kind.__name__} has no field “{name[:40]}”; the nearest one is “{near}”.")
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; the nearest one is “{near[0]}”." if near else f"; it has {', '.join(list(defaults)[:6])} and more."
+        raise ParameterError(f"{start.kind.__name__} has no field “{name[:40]}”{hint}")
     option = start.family.option(field) if start.family is not None else None
     if option is None:
         raise ParameterError(f"{field} of {start.kind.__name__}: {_UNCHANGING}.")
     text = value if isinstance(value, str) else json.dumps(value)
+    if option.kind != "plain" and _not_finite(text):
+        return ConfigProblem((field,), f"{name} cannot be “{asked}”; its numbers are finite.")
     if text.strip().lower() in ("none", "null") and defaults[field] is None:
         values[field] = None
         return None
@@ -132,6 +136,16 @@ def _change(start: Start, values: dict[str, object], name: str, value: object) -
         values[field] = value
         return ConfigProblem((field,), f"{field} is a token id, a list of them, or none.")
     return None
+
+
+def _not_finite(text: str) -> bool:
+    """Whether a text is JSON with NaN or Infinity, which JSON does not know."""
+    found: list[str] = []
+    try:
+        json.loads(text, parse_constant=found.append)
+    except ValueError:
+        return False
+    return bool(found)
 
 
 def _number(value: object) -> object:
@@ -168,7 +182,9 @@ def _build(start: Start, values: Mapping[str, object]) -> tuple[PretrainedConfig
     if problems:
         return None, problems
     try:
-        return start.kind(**deepcopy(dict(values))), []  # it adds to the objects it is given
+        config = start.kind(**deepcopy(dict(values)))  # it adds to the objects it is given
+        rope = rope_init_problem(config)
+        return (config, []) if rope is None else (None, [ConfigProblem(("rope_parameters",), rope)])
     except Exception as error:  # what the class itself refuses
         cause = error.__cause__ or error
         return None, [ConfigProblem((), f"{start.kind.__name__} refuses this: {one_line(cause)}.")]

@@ -165,12 +165,14 @@ from core.contract.events import (
     WorkerState,
 )
 from core.contract.interventions import (
+    DeletePositions,
     Intervention,
     MutePositions,
     ScaleHeads,
     SkipPart,
     Steer,
     check_interventions,
+    deleted_positions,
     from_row,
     notation,
     of_row,
@@ -230,6 +232,15 @@ from core.contract.preview import DtypeEstimate, ModelPreview
 from core.contract.snapshot import Candidates, StepId, StepSnapshot, StepTiming
 from core.contract.specs import ChatMessage, Grammar, GrammarKind, ModelSpec, Prompt, RunSpec
 from core.contract.together import check_together, in_mode, inactive_reason
+from core.contract.twins import (
+    BranchesGone,
+    CompareAnswer,
+    CompareAttentionAnswer,
+    CompareAttentionQuery,
+    CompareQuery,
+    EndTwin,
+    StartTwin,
+)
 from core.contract.views import (
     AttentionAnswer,
     AttentionQuery,
@@ -272,6 +283,7 @@ __all__ = [
     "BranchMemory",
     "BranchStarted",
     "BranchSwitched",
+    "BranchesGone",
     "BranchesHeld",
     "Breakpoint",
     "BreakpointHit",
@@ -293,6 +305,10 @@ __all__ = [
     "ColumnQuery",
     "Command",
     "CommandRefused",
+    "CompareAnswer",
+    "CompareAttentionAnswer",
+    "CompareAttentionQuery",
+    "CompareQuery",
     "ConfigDescribed",
     "ConfigDescription",
     "ConfigEstimate",
@@ -300,6 +316,7 @@ __all__ = [
     "ConfigPart",
     "ConfigProblem",
     "ContrastiveDetail",
+    "DeletePositions",
     "DescribeConfig",
     "DescribeOnnx",
     "Difference",
@@ -310,6 +327,7 @@ __all__ = [
     "DropBranch",
     "DtypeEstimate",
     "DummyInput",
+    "EndTwin",
     "EntropyAbove",
     "ErrorReport",
     "Event",
@@ -420,6 +438,7 @@ __all__ = [
     "StageReport",
     "StartBranch",
     "StartRun",
+    "StartTwin",
     "StateChanged",
     "Steer",
     "StepDetail",
@@ -457,6 +476,7 @@ __all__ = [
     "check_interventions",
     "check_together",
     "condition",
+    "deleted_positions",
     "differences",
     "from_row",
     "hit_words",

@@ -14,7 +14,7 @@ from core.contract.breakpoints import Breakpoint
 from core.contract.interventions import Intervention
 
 if TYPE_CHECKING:
-    from core.contract.events import RunStarted
+    from core.contract.events import ModelInfo, RunStarted
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,8 @@ class StartBranch:
     reroll: other draws from there on; None for those of the parent, so that a rewind says the same again.
     params: values other than the parent's, in force from there on.
     interventions, breakpoints: in force from there on; None for those of the parent. Positions to mute name the row it
-        parts from.
+        parts from. What the parent has deleted from its cache before that stays deleted; what it deleted later is
+        there.
     max_steps: pause after so many steps beyond what was put there; 0 pauses before the first choice.
     """
 
@@ -67,13 +68,15 @@ class DropBranch:
 
 @dataclass(frozen=True, slots=True)
 class BranchStarted:
-    """The new branch is in use. Its own steps follow, those of what was put there first.
+    """The new branch is in use, unless it is a twin. Its own steps follow, those of what was put there first.
 
     parent, row, position: where it parts, as in `StartBranch`. kept_tokens: of the parent's generated ones; its own
     steps have indices from there on. put: token ids said first.
     started: the branch as a run: its prompt, parameters and plan. padding: slots in front of its row.
     reused_positions: those whose keys and values were taken over; recomputed_positions: of what it keeps, those that
     have to be fed again.
+    beside: of a twin, the branch that stays in use and with which it goes on. model: that it runs on, where that is
+    another one than the parent's.
     """
 
     run_id: int
@@ -87,6 +90,8 @@ class BranchStarted:
     padding: int
     reused_positions: int
     recomputed_positions: int
+    beside: int | None = None
+    model: ModelInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from core.contract.cache_lab import RunExperiment, StopExperiment
 from core.contract.interventions import Intervention
 from core.contract.picture import PictureQuery
 from core.contract.specs import ModelSpec, Prompt, RunSpec
+from core.contract.twins import EndTwin, StartTwin
 from core.contract.views import ViewQuery
 
 
@@ -215,5 +216,7 @@ Command = (
     | StartBranch
     | SwitchBranch
     | DropBranch
+    | StartTwin
+    | EndTwin
     | Shutdown
 )

@@ -19,6 +19,7 @@ from core.contract.plan import GenerationPlan
 from core.contract.preview import ModelPreview
 from core.contract.snapshot import StepSnapshot
 from core.contract.specs import ModelSpec
+from core.contract.twins import BranchesGone
 from core.contract.views import ViewAnswer
 
 
@@ -392,4 +393,5 @@ Event = (
     | BranchStarted
     | BranchSwitched
     | BranchesHeld
+    | BranchesGone
 )

@@ -22,6 +22,7 @@ class RolloutQuery:
 
     Abnar and Zuidema 2020, https://arxiv.org/abs/2005.00928: half of each layer's mean over heads, half of the
     identity for the residual connection, multiplied over the layers.
+    recompute: feed positions again whose records were dropped.
     """
 
     run_id: int
@@ -30,6 +31,7 @@ class RolloutQuery:
     branch_id: int = 0
     beam: int = 0
     index: int | None = None
+    recompute: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class ColumnQuery:
     """Who looks at position `key`: the weights that the query positions `rows` give it in one layer.
 
     heads, reduce: as in `AttentionQuery`; without `reduce` every head apart.
+    recompute: feed positions again whose records were dropped.
     """
 
     run_id: int
@@ -58,6 +61,7 @@ class ColumnQuery:
     branch_id: int = 0
     beam: int = 0
     index: int | None = None
+    recompute: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,10 @@ class ColumnAnswer:
 
 @dataclass(frozen=True, slots=True)
 class HeadsQuery:
-    """What each head of the given layers does, on average over the query positions `rows`."""
+    """What each head of the given layers does, on average over the query positions `rows`.
+
+    recompute: feed positions again whose records were dropped.
+    """
 
     run_id: int
     layers: tuple[int, ...]
@@ -80,6 +87,7 @@ class HeadsQuery:
     branch_id: int = 0
     beam: int = 0
     index: int | None = None
+    recompute: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +159,13 @@ class NormsQuery:
     """Norms of the residual stream at a fed position.
 
     contributions: feed the position once more, on a fork of the cache, for what attention and MLP added.
+    recompute: feed it once more where its records were dropped.
     """
 
     run_id: int
     position: int
     contributions: bool = False
+    recompute: bool = False
     row: int = 0
     branch_id: int = 0
     beam: int = 0
@@ -192,7 +202,7 @@ class KeyNormsQuery:
 
 @dataclass(frozen=True, slots=True)
 class KeyNormsAnswer:
-    """Euclidean norms (H_kv, T) float32 of the keys that are cached, positions from 0 on."""
+    """Euclidean norms (H_kv, T) float32 of the keys that are cached, positions from 0 on; NaN where one is gone."""
 
     query: KeyNormsQuery
     norms: FloatArray
@@ -266,7 +276,11 @@ class WalkNode:
 
 @dataclass(frozen=True, slots=True)
 class WalkQuery:
-    """One forward pass over the positions [start, stop), fed once more; at most 256 of them."""
+    """One forward pass over the positions [start, stop), fed once more; at most 256 of them.
+
+    token_type: an id that the pass adds to every position, for families that know token types (GPT-2).
+    encoder_states: (S, E), what cross attention looks at, for models that have it.
+    """
 
     run_id: int
     positions: tuple[int, int]
@@ -274,6 +288,8 @@ class WalkQuery:
     branch_id: int = 0
     beam: int = 0
     index: int | None = None
+    token_type: int | None = None
+    encoder_states: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +298,8 @@ class WalkAnswer:
 
     positions: those really fed. past: positions that the cache held before. named: stages have names (GPT-2, ImageGPT,
     Llama, Qwen2); otherwise it is the plain tree of modules.
+    batch: rows that the run fed side by side; the pass here is one row alone. padding: positions before this row in the
+    run, which a mask hid from it.
     """
 
     query: WalkQuery
@@ -290,6 +308,8 @@ class WalkAnswer:
     nodes: tuple[WalkNode, ...]
     total_ms: float
     named: bool
+    batch: int = 1
+    padding: int = 0
 
 
 LookingQuery = (

@@ -59,7 +59,10 @@ class InputPlan:
 
 @dataclass(frozen=True, slots=True)
 class LengthPlan:
-    """When length ends the run. governed_by: the parameter that decided it; `limited`: the positions end it first."""
+    """When length ends the run. governed_by: the parameter that decided it; `limited`: the positions end it first.
+
+    min_new_tokens: as `generate()` counts, with the padding of shorter prompts; min_new_by_row: as each row has it.
+    """
 
     governed_by: str
     max_new_tokens: int
@@ -69,6 +72,7 @@ class LengthPlan:
     limited: bool
     asked_max_length: int | None
     asked_min_length: int
+    min_new_by_row: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,7 @@ class GenerationPlan:
 
     stopping: the criteria in the order in which they are asked. outputs: what can be had afterwards, and why not.
     ignored_keys: `config.keys_to_ignore_at_inference`, which `Trainer` drops; generate() does not read it.
-    allowed_first: tokens that the grammar allows at the first step.
+    beside: other caches than that of the sequences. allowed_first: tokens that the grammar allows at the first step.
     warnings: with the number of the step they belong to. interventions: in force now, in words.
     """
 
@@ -153,6 +157,7 @@ class GenerationPlan:
     allowed_first: int | None = None
     warnings: tuple[tuple[int, str], ...] = ()
     interventions: tuple[str, ...] = ()
+    beside: tuple[PlanLine, ...] = ()
 
     def value(self, name: str) -> ParameterValue:
         """The parameter of this name; KeyError if there is none."""

@@ -190,13 +190,18 @@ def _length(plan: GenerationPlan) -> _Step:
         PlanLine("whole text", f"at most {length.max_length:,}", end),
         PlanLine("positions", f"{length.max_positions:,}", "of the model; the token chosen after the last is the end"),
     ]
-    if length.min_new_tokens:
-        lines.insert(1, PlanLine("EOS", f"not before {length.min_new_tokens:,} new tokens", _least(plan)))
+    least = sorted(set(length.min_new_by_row or (length.min_new_tokens,)))
+    if least[-1]:
+        many = f"{least[0]:,}" if len(least) == 1 else f"{least[0]:,} to {least[-1]:,}"
+        lines.insert(1, PlanLine("EOS", f"not before {many} new tokens", _least(plan)))
     return f"{longest:,} + {length.max_new_tokens:,}", tuple(lines)
 
 
 def _least(plan: GenerationPlan) -> str:
     from_length = plan.length.asked_min_length and plan.value("min_new_tokens").origin == "default"
+    if from_length and len(set(plan.length.min_new_by_row)) > 1:
+        theirs = f"generate() counts its padding, too, so {plan.length.min_new_tokens:,} in every row"
+        return f"from min_length, less each row's own prompt; {theirs}"
     return "from min_length, less the prompt" if from_length else "from min_new_tokens"
 
 
@@ -215,6 +220,7 @@ def _cache(plan: GenerationPlan) -> _Step:
             f"{most:,} positions × {cache.rows:,} {'row' if cache.rows == 1 else 'rows'}",
         ),
     ]
+    lines += plan.beside
     if cache.window:
         lines.append(PlanLine("window", f"{cache.window:,}", "of sliding layers, by the mask; all positions are kept"))
     if reused:

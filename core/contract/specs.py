@@ -8,6 +8,7 @@ from typing import Literal
 
 from core.contract.breakpoints import Breakpoint
 from core.contract.cache import CacheSpec
+from core.contract.errors import GrammarError
 from core.contract.interventions import Intervention
 from core.contract.picture import Picture
 
@@ -66,6 +67,12 @@ class Grammar:
 
     kind: GrammarKind
     text: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise GrammarError(
+                f"A grammar is a text, not a {type(self.text).__name__}; write choices one a line, or as a JSON array."
+            )
 
 
 @dataclass(frozen=True, slots=True)

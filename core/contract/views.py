@@ -21,6 +21,7 @@ from core.contract.cache_views import CacheContentAnswer, CacheContentQuery
 from core.contract.looking import LookingAnswer, LookingQuery
 from core.contract.params import GenerationParams
 from core.contract.snapshot import FloatArray
+from core.contract.twins import TwinAnswer, TwinQuery
 
 
 class Place(Protocol):
@@ -206,6 +207,7 @@ ViewQuery = (
     | CacheContentQuery
     | LookingQuery
     | ActingQuery
+    | TwinQuery
 )
 ViewAnswer = (
     AttentionAnswer
@@ -215,4 +217,5 @@ ViewAnswer = (
     | CacheContentAnswer
     | LookingAnswer
     | ActingAnswer
+    | TwinAnswer
 )

@@ -52,7 +52,7 @@ def make_plan(run: Session) -> GenerationPlan:
             len(run.forward.anatomy.layers),
             position_bytes(info, run.spec.cache),
             run.limit,
-            len(run.padding),
+            run.mode.cache_rows(run),
             info.sliding_window,
             run.spec.cache.budget,
             CACHE_MEANINGS[run.spec.cache.kind],
@@ -64,6 +64,7 @@ def make_plan(run: Session) -> GenerationPlan:
             run.spec.reroll,
         ),
         outputs=_outputs(run),
+        beside=_beside(run),
         ignored_keys=tuple(getattr(run.loaded.module.config, "keys_to_ignore_at_inference", ())),
         grammar=run.spec.grammar,
         allowed_first=None if run.grammar is None else run.grammar.allowed_tokens((), params.eos_token_id),
@@ -147,6 +148,9 @@ def _length(run: Session) -> LengthPlan:
         governed_by=run.lengths.governed_by,
         max_new_tokens=params.max_new_tokens,
         min_new_tokens=max(params.min_new_tokens, params.min_length - run.prompt_slots, 0),
+        min_new_by_row=tuple(
+            max(params.min_new_tokens, params.min_length - len(row.prompt.token_ids), 0) for row in run.rows
+        ),
         max_length=length,
         max_positions=most,
         limited=length < longest + params.max_new_tokens,
@@ -216,6 +220,23 @@ def _stopping(run: Session, length: LengthPlan) -> tuple[PlanLine, ...]:
     lines.append(PlanLine("positions", f"{length.max_positions:,}", "each position of the model can be fed once"))
     if params.max_time is not None:
         lines.append(PlanLine("max_time", f"{params.max_time:g} s", "since the first forward pass, pauses left out"))
+    return tuple(lines)
+
+
+def _beside(run: Session) -> tuple[PlanLine, ...]:
+    """Caches that grow beside that of the sequences."""
+    lines = []
+    guidance, info = run.guiding, run.loaded.info
+    if guidance is not None:
+        rows, limit = len(run.lanes), min(guidance.prompt_slots + run.params.max_new_tokens, info.max_positions)
+        size = info.kv_bytes_per_token * limit * rows
+        what = f"{limit:,} positions × {rows:,} {'row' if rows == 1 else 'rows'}, of the negative prompt's stream"
+        lines.append(PlanLine("guidance, at most", f"{size / 1e6:.3g} MB", what))
+    if run.assistant is not None:
+        theirs = run.assistant.info
+        limit = min(run.limit, theirs.max_positions)
+        size = theirs.kv_bytes_per_token * limit
+        lines.append(PlanLine("draft, at most", f"{size / 1e6:.3g} MB", f"{limit:,} positions of {theirs.title}"))
     return tuple(lines)
 
 

@@ -7,7 +7,7 @@ over kept tokens by descending probability, ties by id.
 
 from __future__ import annotations
 
-from bisect import insort
+import math
 from collections.abc import Sequence
 from enum import IntEnum
 
@@ -83,6 +83,8 @@ def draw_without_replacement(scores: torch.Tensor, draws: Sequence[float]) -> li
     taken.
     """
     whole = torch.logsumexp(scores.double(), dim=-1)
+    if not math.isfinite(whole):
+        return list(range(len(draws)))
     count = HEAD
     while True:
         # Ties are complete, so that their order does not depend on how many are looked at.
@@ -98,23 +100,37 @@ def draw_without_replacement(scores: torch.Tensor, draws: Sequence[float]) -> li
 
 
 def _successive(probabilities: NDArray[np.float64], draws: Sequence[float], complete: bool) -> list[int] | None:
-    """The places in descending `probabilities`, or None where a draw falls behind them and they are not `complete`."""
-    ends = np.cumsum(probabilities)
-    whole = float(ends[-1]) if complete else 1.0
-    taken: list[int] = []  # in ascending order
-    result: list[int] = []
+    """The places in descending `probabilities`, or None where a draw falls behind them and they are not `complete`.
+
+    What was taken weighs nothing from then on. A draw looks for its block, then within it, so that a draw costs the
+    square root of what there is, however many were drawn before.
+    """
+    size = len(probabilities)
+    width = math.isqrt(size) + 1
+    weights = np.zeros(width * width)
+    weights[:size] = probabilities
+    blocks = weights.reshape(width, width)  # rows in turn
+    sums = blocks.sum(axis=1)
+    left = float(sums.sum()) if complete else 1.0
+    free, taken, result = 0, set[int](), list[int]()
     for u in draws:
-        gone = [(float(ends[place] - (ends[place - 1] if place else 0.0)), place) for place in taken]
-        at = u * (whole - sum(mass for mass, _ in gone))
-        for mass, place in gone:  # what was taken is stepped over
-            if at < ends[place] - mass:
-                break
-            at += mass
-        if at >= ends[-1] and not complete:
+        ends = np.cumsum(sums)
+        at = u * (float(ends[-1]) if complete else left)
+        block = int(np.searchsorted(ends, at, side="right"))
+        if block == width and not complete:
             return None
-        place = int(np.searchsorted(ends, at, side="right"))
-        if place >= len(ends) or place in taken:  # rounding, or nothing of any weight is left
-            place = next(free for free in range(len(ends)) if free not in taken)
-        insort(taken, place)
+        place = size
+        if block < width:
+            before = float(ends[block - 1]) if block else 0.0
+            inner = int(np.searchsorted(np.cumsum(blocks[block]), at - before, side="right"))
+            place = block * width + min(inner, width - 1)
+        if place >= size or place in taken:  # rounding, or nothing of any weight is left
+            while free in taken:
+                free += 1
+            place = free
+        taken.add(place)
         result.append(place)
+        left -= float(weights[place])
+        blocks[divmod(place, width)] = 0.0
+        sums[place // width] = blocks[place // width].sum()
     return result

@@ -50,6 +50,7 @@ class Row:
     stream: TokenStream
     path: Path
     beam: int = 0
+    group: int = 0
     token_ids: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     link: Link | None = None
@@ -100,7 +101,9 @@ class Row:
 
     def strand(self) -> Strand:
         """This sequence, for views."""
-        return Strand(self.index, self.path, self.padding, (*self.prompt.token_ids, *self.token_ids), self.fed)
+        return Strand(
+            self.index, self.path, self.padding, (*self.prompt.token_ids, *self.token_ids), self.fed, self.group
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +117,21 @@ class PastLane:
     path: Path
     link: Link | None
     fed: int  # slots
+    group: int = 0  # of beams
+    stopped: bool = False  # its newest token ended it
 
     @staticmethod
     def of(lane: Row, fed: int) -> PastLane:
         """The lane as it is now, with so many slots fed."""
-        return PastLane(lane.index, lane.beam, lane.prompt, lane.padding, lane.path, lane.link, fed)
+        stopped = lane.finish_reason is FinishReason.STOP
+        return PastLane(
+            lane.index, lane.beam, lane.prompt, lane.padding, lane.path, lane.link, fed, lane.group, stopped
+        )
 
     def strand(self) -> Strand:
         """The sequence, for views."""
         own = [] if self.link is None else self.link.token_ids()
-        return Strand(self.row, self.path, self.padding, (*self.prompt.token_ids, *own), self.fed)
+        return Strand(self.row, self.path, self.padding, (*self.prompt.token_ids, *own), self.fed, self.group)
 
 
 @dataclass

@@ -26,7 +26,7 @@ from core.contract.events import (
     RunFinished,
     RunStarted,
 )
-from core.contract.interventions import Intervention
+from core.contract.interventions import Intervention, with_deletions
 from core.contract.params import PARAMETERS, GenerationParams
 from core.contract.snapshot import StepSnapshot
 from core.contract.specs import RunSpec
@@ -223,14 +223,16 @@ class Session:
         mode, name = self.mode, params.infer_mode(self.assistant is not None)
         if mode.name != name:  # what if; of the modes that a step can be asked about, only DoLa has a stage of its own
             mode = make_mode(params, self.spec, self.loaded) if name == "dola_generation" else Mode()
-        return self._build(params, self._opening(mode, self.guidance, params, past))
+        return self._build(params, self._opening(mode, self.guidance, params, past), past)
 
-    def _build(self, params: GenerationParams, opening: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    def _build(
+        self, params: GenerationParams, opening: tuple[Stage, ...], past: Past | None = None
+    ) -> tuple[Stage, ...]:
         """Stages see only known tokens: after embeddings they begin with none, as in `generate()`."""
         known = dataclasses.replace(params, min_length=max(0, params.min_length - self.unseen))
-        return build_pipeline(known if self.unseen else params, self._context(params, opening))
+        return build_pipeline(known if self.unseen else params, self._context(params, opening, past))
 
-    def _context(self, params: GenerationParams, opening: tuple[Stage, ...]) -> PipelineContext:
+    def _context(self, params: GenerationParams, opening: tuple[Stage, ...], past: Past | None) -> PipelineContext:
         known = self.prompt_slots - self.unseen
         grammar = None if self.grammar is None else self.grammar.stage(params.eos_token_id, known)
         return PipelineContext(
@@ -239,7 +241,7 @@ class Session:
             device=self.loaded.device,
             custom=self.extras.logits_processor,
             prefix_allowed_tokens_fn=self.extras.prefix_allowed_tokens_fn,
-            diversity=self.mode.diversity(params),
+            diversity=self.mode.diversity(self, params, past),
             opening=opening,
             grammar=grammar,
         )
@@ -375,15 +377,22 @@ class Session:
         return ParamsApplied(self.run_id, epoch, self.new_tokens, self.params, changed, make_plan(self), self.branch_id)
 
     def set_interventions(self, asked: tuple[Intervention, ...], epoch: int) -> InterventionsApplied:
-        """Exactly these from the next position on. Raises as `make_acts` does; then nothing has changed."""
+        """Exactly these from the next position on, and what was deleted before, which stays so.
+
+        Raises as `make_acts` does; then nothing has changed.
+        """
+        asked = with_deletions(asked, self.acts.now.asked)
+        acts = make_acts(self, asked)
         if self.cache.feeds_all and cache_length(self.cache) and asked != self.acts.now.asked:
             raise ParameterError(
                 "Without a cache every position is computed anew, so interventions cannot begin half way; they act at "
                 "the next run."
             )
         fed = max(cache_length(self.cache), self.refill_to)  # what was given up is fed again as it was
-        self.acts.put(fed, make_acts(self, asked))
+        self.acts.put(fed, acts)
         self.forward.acts, self.epoch = self.acts.now, epoch
+        if not self.mode.moves_lanes:  # those have other rows in the cache between two steps; their next pass does it
+            self.forward.delete(self.cache)
         decided = self.pending_logits is not None  # the next token follows a position that was fed already
         index = self.new_tokens + decided
         return InterventionsApplied(self.run_id, epoch, index, asked, make_plan(self), self.branch_id)
@@ -421,9 +430,9 @@ class Session:
 
     # -- views
 
-    def answer(self, query: ViewQuery) -> ViewAnswer:
+    def answer(self, query: ViewQuery, other: Session | None = None) -> ViewAnswer:
         """Derive a view. Raises `ViewUnavailableError` with the reason."""
-        slices = self.answer_in_slices(query)
+        slices = self.answer_in_slices(query, other)
         while True:
             try:
                 next(slices)
@@ -431,9 +440,12 @@ class Session:
                 answer: ViewAnswer = done.value
                 return answer
 
-    def answer_in_slices(self, query: ViewQuery) -> Generator[None, None, ViewAnswer]:
-        """The same in pieces of a few milliseconds, so that it can be spread between steps or dropped."""
-        slices = derive(self.recording(), query)
+    def answer_in_slices(self, query: ViewQuery, other: Session | None = None) -> Generator[None, None, ViewAnswer]:
+        """The same in pieces of a few milliseconds, so that it can be spread between steps or dropped.
+
+        other: the second branch of a comparison.
+        """
+        slices = derive(self.recording(), query, None if other is None else other.recording())
         while True:
             with torch.inference_mode():
                 try:

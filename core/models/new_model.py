@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, quote
 from core.contract.errors import ModelLoadError
 from core.domains.byte_tokenizer import BYTE_VOCABULARY, END_OF_TEXT_ID
 from core.models.new_families import AUTO, FAMILIES, NewFamily, NewOption, Value
+from core.models.rope import rope_problem
 
 __all__ = ["FAMILIES", "NewFamily", "NewModel", "NewOption", "new_model_families", "parse_new", "parse_value"]
 
@@ -118,8 +119,9 @@ def parse_new(name: str) -> NewModel:
     asked: dict[str, Value] = {}
     for key, text in pairs:
         if key not in options:
-            near = difflib.get_close_matches(key, options, n=1, cutoff=0.0)[0]
-            raise ModelLoadError(f"{family.title} has no option “{key[:40]}”; the nearest one is “{near}”.")
+            near = difflib.get_close_matches(key, options, n=1)
+            hint = f"the nearest one is “{near[0]}”" if near else f"it has {', '.join(list(options)[:6])} and more"
+            raise ModelLoadError(f"{family.title} has no option “{key[:40]}”; {hint}.")
         if key in asked:
             raise ModelLoadError(f"The option {key} is given twice; remove one of the two.")
         asked[key] = parse_value(options[key], text)
@@ -197,6 +199,13 @@ def shape_problems(family: NewFamily, values: Mapping[str, Value]) -> list[tuple
         if heads % groups:
             text = f"{family.heads[0]} = {heads} is no multiple of {family.heads[1]} = {groups}."
             found.append((family.heads, text))
+    rope = values.get("rope_parameters")
+    if rope is not None and rope != AUTO:
+        problem = rope_problem(json.loads(str(rope)))
+        found += [] if problem is None else [(("rope_parameters",), problem)]
+    if not family.text and int(values["vocab_size"] or 0) < 2:
+        text = "vocab_size must be at least 2: the last token only starts a picture, and there must be a colour."
+        found.append((("vocab_size",), text))
     return found + _id_problems(family, values)
 
 

@@ -26,7 +26,7 @@ from core.models.load_control import LoadControl
 from core.models.preflight import CONFIG, GENERATION, SIZE_CAPS_BYTES, TOKENIZER_CONFIG, CheckedFolder
 from core.models.weight_files import INDEX
 
-TRIAL_VERSION = 2  # of what is tried; older records then do not count
+TRIAL_VERSION = 3  # of what is tried; older records then do not count
 _NOT_COPIED = (CONFIG, GENERATION, INDEX, "preprocessor_config.json")
 
 
@@ -77,15 +77,22 @@ def _json(content: object) -> bytes:
 
 
 def trial_limits(size_bytes: int) -> Limits:
-    """Three times what the largest honest tokenizers take on a slow machine."""
+    """Loading. Three times what the largest honest tokenizers take on a slow machine."""
     mib = size_bytes / MIB
-    return Limits(wall_s=4 + 1.5 * mib, cpu_s=2 + 0.75 * mib, memory_bytes=int(512 * MIB + 40 * size_bytes))
+    return Limits(wall_s=4 + 1.5 * mib, cpu_s=2 + 0.45 * mib, memory_bytes=int(512 * MIB + 40 * size_bytes))
+
+
+def use_limits(size_bytes: int) -> Limits:
+    """Encoding and decoding a few texts, which hardly depends on the size: patterns that never end are met here."""
+    mib = size_bytes / MIB
+    return Limits(wall_s=4 + 0.3 * mib, cpu_s=2 + 0.1 * mib, memory_bytes=int(512 * MIB + 40 * size_bytes))
 
 
 def _try(name: str, folder: Path, size_bytes: int, control: LoadControl) -> int:
     sandbox = Sandbox("core.models.try_tokenizer")
     try:
-        answer = sandbox.ask({"folder": str(folder)}, trial_limits(size_bytes), cancelled=control.cancelled)
+        sandbox.ask({"folder": str(folder)}, trial_limits(size_bytes), cancelled=control.cancelled)
+        answer = sandbox.ask({"use": True}, use_limits(size_bytes), cancelled=control.cancelled)
     except SandboxError as error:
         raise _refusal(name, error) from error
     finally:

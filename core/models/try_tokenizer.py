@@ -17,6 +17,10 @@ from core.contract.errors import ModelLoadError
 from core.domains.sandboxed import serve
 
 MOST_TOKEN_CHARACTERS = 8192
+MOST_ENTRIES = 1_500_000  # of a vocabulary; the largest honest ones have a million
+MOST_SHARED_IDS = 1_000  # entries that have the id of another one
+MOST_ADDED = 50_000
+MOST_MERGES_AN_ENTRY = 8  # merges for each entry; the honest ones have two or three
 MOST_GROWTH = 64  # of a text, by replacements
 _REPEATED = ("a", " ", "0", "\n", "!", "aA", "a ", "'s", "ab1", "é", "你", "_-", "\u0301")
 _PROBES = (
@@ -33,30 +37,69 @@ _PROBES = (
 
 
 def main() -> None:
-    """Serve requests with a `folder`; the answer is the `largest_id`."""
+    """Serve a request with a `folder`, which is loaded, then one with `use`; its answer is the `largest_id`."""
     sys.modules["torch"] = None  # type: ignore[assignment]  # transformers then does without
     from transformers import AutoTokenizer
 
+    loaded: list[Any] = []
+
     def handle(request: dict[str, Any]) -> dict[str, Any]:
+        if "use" in request:
+            return {"largest_id": _use(loaded[0])}
         folder = Path(request["folder"])
-        _check_steps(folder / "tokenizer.json")
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        return {"largest_id": _use(tokenizer)}
+        _check_file(folder / "tokenizer.json")
+        _check_added(folder)
+        loaded[:] = [AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)]
+        return {}
 
     serve(handle)
 
 
-def _check_steps(file: Path) -> None:
+def _check_file(file: Path) -> None:
+    """What can be told from the file alone. Raises `ModelLoadError`."""
+    if not file.exists():
+        return
+    content = json.loads(file.read_text("utf-8"))
+    if isinstance(content, dict):
+        _check_counts(content)
+        _check_steps(content)
+
+
+def _check_added(folder: Path) -> None:
+    """Tokens added by other files than the tokenizer's own. Raises `ModelLoadError`."""
+    for name, key in (("added_tokens.json", None), ("tokenizer_config.json", "added_tokens_decoder")):
+        file = folder / name
+        content = json.loads(file.read_text("utf-8")) if file.exists() else {}
+        count = len(content if key is None else content.get(key) or ())
+        if count > MOST_ADDED:
+            raise ModelLoadError(f"{name} adds {count:,} tokens to its vocabulary, more than {MOST_ADDED:,}.")
+
+
+def _check_counts(content: dict[str, Any]) -> None:
+    """Entries that an honest tokenizer has no use for: each costs microseconds, here, in the window and in a run."""
+    model = content.get("model")
+    parts = {key: model.get(key) or () for key in ("vocab", "merges")} if isinstance(model, dict) else {}
+    vocab, merges, added = parts.get("vocab", ()), parts.get("merges", ()), content.get("added_tokens") or ()
+    if len(vocab) > MOST_ENTRIES:
+        raise ModelLoadError(f"its vocabulary has {len(vocab):,} entries, more than {MOST_ENTRIES:,}.")
+    if len(added) > MOST_ADDED:
+        raise ModelLoadError(f"it adds {len(added):,} tokens to its vocabulary, more than {MOST_ADDED:,}.")
+    if len(merges) > MOST_MERGES_AN_ENTRY * len(vocab) + 1_000:
+        raise ModelLoadError(f"it has {len(merges):,} merges for {len(vocab):,} entries, more than can be of use.")
+    known = vocab if isinstance(vocab, dict) else {}
+    ids = [str(value) for value in known.values()]
+    ids += [str(token.get("id")) for token in added if isinstance(token, dict) and token.get("content") not in known]
+    shared = len(ids) - len(set(ids))
+    if shared > MOST_SHARED_IDS:
+        raise ModelLoadError(f"{shared:,} entries of its vocabulary share an id with another one.")
+
+
+def _check_steps(content: dict[str, Any]) -> None:
     """Replacements multiply: a text of a few characters must not become gigabytes. Raises `ModelLoadError`.
 
     And decoders work where nothing can stop them: their patterns must not repeat anything, which takes time without
     end on the right text.
     """
-    if not file.exists():
-        return
-    content = json.loads(file.read_text("utf-8"))
-    if not isinstance(content, dict):
-        return
     for part in ("normalizer", "decoder"):
         grown = _growth(content.get(part))
         if grown > MOST_GROWTH:
@@ -101,8 +144,10 @@ def _use(tokenizer: Any) -> int:
     largest_id = max(vocabulary.values(), default=0)
     for text in _PROBES:
         ids = tokenizer.encode(text, add_special_tokens=True, verbose=False)
+        largest_id = max(largest_id, *ids, 0)  # a post-processor adds ids that no vocabulary has
         tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    ends = {*range(min(256, largest_id + 1)), *range(max(0, largest_id - 256), largest_id + 1)}
+    last = max(vocabulary.values(), default=0)
+    ends = {*range(min(256, last + 1)), *range(max(0, last - 256), last + 1)}
     tokenizer.decode(sorted(ends), clean_up_tokenization_spaces=False)
     for token_id in (0, largest_id, largest_id + 1):
         tokenizer.convert_ids_to_tokens(token_id)

@@ -36,7 +36,7 @@ def _handle(request: dict[str, Any], partial: list[Path]) -> dict[str, Any]:
     path = Path(request["path"])
     answer: dict[str, Any] = {}
     if request["export"]:
-        partial.append(path.with_name(f".{path.name}.{os.getpid()}.partial"))
+        partial.append(path)
         answer["export"] = asdict(export(loaded, path, request["opset"], request["past"], say))
     if request["check"]:
         answer["check"] = asdict(check(loaded, path, say))
@@ -44,8 +44,10 @@ def _handle(request: dict[str, Any], partial: list[Path]) -> dict[str, Any]:
 
 
 def _remove(partial: list[Path]) -> None:
+    from core.onnx_desk.export import remove_partial
+
     for path in partial:
-        path.unlink(missing_ok=True)
+        remove_partial(path)
 
 
 class _Told:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import torch
 
 from core.contract.errors import ExportError
@@ -37,7 +40,8 @@ def export(loaded: LoadedModel, path: Path, opset: int, past: bool, say: Say) ->
     check_opset(opset)
     check_exportable(loaded)
     stages: list[tuple[str, float]] = []
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial, weights = partial_path(path), weights_path(path)
+    drafted = partial.with_name(weights.name)
 
     @contextlib.contextmanager
     def stage(name: str, fraction: float) -> Iterator[None]:
@@ -53,20 +57,64 @@ def export(loaded: LoadedModel, path: Path, opset: int, past: bool, say: Say) ->
             with stage("Translating", 0.35):
                 translated = _translate(program, loaded, past, opset)
             with stage("Writing", 0.85):
-                translated.save(str(partial), external_data=loaded.info.weight_bytes > MOST_IN_ONE_FILE_BYTES)
+                external = loaded.info.weight_bytes > MOST_IN_ONE_FILE_BYTES
+                _sweep(path)
+                partial.parent.mkdir()
+                _save(translated, partial, drafted, external)
+                if external:
+                    os.replace(drafted, weights)  # first: a graph without its weights would be of no use
                 os.replace(partial, path)
+                if not external:
+                    weights.unlink(missing_ok=True)  # of an earlier, larger export to the same place
     finally:
-        partial.unlink(missing_ok=True)
+        remove_partial(path)
     session = open_graph(path)
     return OnnxExport(
         path=str(path),
-        size_bytes=path.stat().st_size,
+        size_bytes=path.stat().st_size + (weights.stat().st_size if weights.exists() else 0),
         opset=opset_of(path),
         past=past,
         inputs=read_tensors(session.get_inputs()),
         outputs=read_tensors(session.get_outputs()),
         stages=tuple(stages),
     )
+
+
+def partial_path(path: Path) -> Path:
+    """Where the graph is written before it is whole: in a folder, so that the weights have their own name at once."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial") / path.name
+
+
+def weights_path(path: Path) -> Path:
+    """The second file of a graph whose weights do not fit into the first."""
+    return path.with_name(f"{path.name}.data")
+
+
+def remove_partial(path: Path) -> None:
+    """What an export to `path` that did not end has left."""
+    shutil.rmtree(partial_path(path).parent, ignore_errors=True)
+
+
+def _sweep(path: Path) -> None:
+    """Removes what exports to `path` have left that were killed."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        pid = left.name.split(".")[-2]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _save(translated: Any, partial: Path, weights: Path, external: bool) -> None:
+    """The graph, and beside it the weights where they are too large for it."""
+    import onnx
+
+    if not external:
+        translated.save(str(partial), external_data=False)
+        return
+    translated.save(str(partial), external_data=True)
+    graph = onnx.load(str(partial), load_external_data=False)
+    named = {e.value for t in graph.graph.initializer for e in t.external_data if e.key == "location"}
+    if named != {weights.name}:
+        raise ExportError(f"The weights were written under another name than {weights.name}: {', '.join(named)}.")
 
 
 def _trace(loaded: LoadedModel, past: bool) -> torch.export.ExportedProgram:

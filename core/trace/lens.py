@@ -18,7 +18,7 @@ from core.trace.reading import feed_again, residuals
 from core.trace.record import Trace
 from core.trace.recording import Recording, Strand
 
-SLICE_LOGITS = 1 << 19  # computed between two looks at the clock: some milliseconds
+SLICE_LOGITS = 1 << 20  # computed between two looks at the clock: ten milliseconds or so; the head is read for each
 
 Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -26,20 +26,25 @@ Rows = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tenso
 def derive_lens(recording: Recording, query: LensQuery) -> Generator[None, None, LensAnswer]:
     """One position after the other, a few layers at a time. Raises `ViewUnavailableError`."""
     recording.require("distribution")
+    if query.top < 1:
+        raise ViewUnavailableError(f"The lens names at least 1 token a layer, not {query.top}.")
     strand = recording.strand(query)
     start, stop = recording.span(strand, query.positions)
     trace, strand = _trace_for(recording, query, strand, start, stop)
     layers = recording.info.layers
-    at_once = max(1, SLICE_LOGITS // recording.info.vocab_size)
+    slices = -(-(layers + 1) * recording.info.vocab_size // SLICE_LOGITS)
+    at_once = -(-(layers + 1) // min(layers + 1, slices))
     columns: list[list[Rows]] = []
     for position in range(start, stop):
         stack = torch.stack(
             [residuals(trace, strand, n, position, position + 1)[0] for n in range(layers + 1)]
         )  # (L + 1, E)
-        final = torch.log_softmax(recording.anatomy.read_out(stack[-1]), dim=-1)  # (V,)
-        parts = []
-        for begin in range(0, layers + 1, at_once):
-            parts.append(_read(recording, stack[begin : begin + at_once], final, query.top))
+        parts: list[Rows] = []
+        final: torch.Tensor | None = None
+        for stop_at in range(layers + 1, 0, -at_once):  # from the last layer down: all are compared with it
+            logprobs = torch.log_softmax(recording.anatomy.read_out(stack[max(0, stop_at - at_once) : stop_at]), dim=-1)
+            final = logprobs[-1].clone() if final is None else final  # (V,)
+            parts.insert(0, _read(logprobs, final, query.top))
             yield
         columns.append(parts)
     ids, logprob, rank, final_logprob, kl_bits = (
@@ -71,9 +76,8 @@ def _trace_for(recording: Recording, query: LensQuery, strand: Strand, start: in
     return trace, strand
 
 
-def _read(recording: Recording, stack: torch.Tensor, final: torch.Tensor, top: int) -> Rows:
-    """Top ids and logprobs (n, K), rank and logprob of the final top token (n,), KL in bits (n,)."""
-    logprobs = torch.log_softmax(recording.anatomy.read_out(stack), dim=-1)  # (n, V)
+def _read(logprobs: torch.Tensor, final: torch.Tensor, top: int) -> Rows:
+    """From (n, V): top ids and logprobs (n, K), rank and logprob of the final top token (n,), KL in bits (n,)."""
     best = torch.topk(logprobs, min(top, logprobs.shape[-1]), dim=-1)
     chosen = int(final.argmax())
     own = logprobs[:, chosen]

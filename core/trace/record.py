@@ -221,9 +221,10 @@ class Trace:
 
     def keys(self, layer: int, start: int, stop: int, path: Path) -> torch.Tensor:
         """Keys (H_kv, stop - start, D) of one layer, where the trace keeps them. Raises as `queries` does."""
-        return torch.cat(
-            [_on_path(block.keys[layer], a, b, rows) for block, a, b, rows in self._on(path, start, stop)], 1
-        )
+        parts = self._on(path, start, stop)
+        if not all(block.keys for block, *_ in parts):  # a cache that keeps nothing had none to record
+            raise ViewUnavailableError("This run keeps no keys; recompute them.", can_recompute=True)
+        return torch.cat([_on_path(block.keys[layer], a, b, rows) for block, a, b, rows in parts], 1)
 
     def residuals(self, layer: int, start: int, stop: int, path: Path) -> torch.Tensor:
         """Residual stream (stop - start, E) entering `layer`; layer L is what enters the final norm."""
@@ -242,6 +243,11 @@ class Trace:
             (block, a, b, rows[block.start + a - start : block.start + b - start])
             for block, a, b in self._covering(start, stop)
         ]
+
+    @property
+    def batch(self) -> int:
+        """Rows that were fed side by side, at most; 1 where nothing is recorded."""
+        return max((block.batch for block in (*self._sealed, *self._tail)), default=1)
 
     def _covering(self, start: int, stop: int) -> list[tuple[Block, int, int]]:
         """The blocks that hold [start, stop), each with its own part of the range."""

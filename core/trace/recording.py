@@ -23,7 +23,7 @@ class Strand:
     """One sequence of a run as the records hold it. Slots count padding; position p is in slot padding + p.
 
     token_ids: prompt and continuation, as far as this strand goes; the last one may not have been fed yet.
-    fed: slots that were fed of it, padding included; None: all that the trace has.
+    fed: slots that were fed of it, padding included; None: all that the trace has. group: of beams.
     """
 
     row: int
@@ -31,6 +31,7 @@ class Strand:
     padding: int
     token_ids: tuple[int, ...]
     fed: int | None = None
+    group: int = 0
 
 
 class KeySource(Protocol):
@@ -116,6 +117,16 @@ class Recording:
         if trace.keeps_keys:
             return trace.keys(layer, strand.padding, end, strand.path)
         return self._source(trace).keys(layer, end)[:, strand.padding :]
+
+    def held(self, trace: Trace, layer: int, strand: Strand, stop: int) -> torch.Tensor | None:
+        """Which keys before `stop` the cache still holds, (H_kv, stop); None where it was left or given up: unknown."""
+        if strand.fed is not None:
+            return None
+        end = strand.padding + stop
+        try:
+            return self._source(trace).content(layer, strand.path.rows(0, end)[-1])[2][:, strand.padding : end]
+        except ViewUnavailableError:
+            return None
 
     def unseen(self, trace: Trace, layer: int, strand: Strand, start: int, stop: int) -> torch.Tensor | None:
         """What the cache hid from the queries at positions [start, stop), see `KeySource.unseen`; keys by position."""

@@ -6,6 +6,7 @@ from collections.abc import Generator
 
 from core.contract.acting import InterventionQuery, WatchQuery
 from core.contract.cache_views import CacheContentQuery
+from core.contract.errors import ViewUnavailableError
 from core.contract.looking import (
     AttributionQuery,
     ColumnQuery,
@@ -16,6 +17,7 @@ from core.contract.looking import (
     RolloutQuery,
     WalkQuery,
 )
+from core.contract.twins import CompareAttentionQuery, CompareQuery
 from core.contract.views import (
     AttentionQuery,
     DistributionQuery,
@@ -28,6 +30,7 @@ from core.trace.acting import derive_intervention, derive_watch
 from core.trace.attention import derive_attention, derive_thumbnails
 from core.trace.attribution import derive_attribution
 from core.trace.cache_view import derive_content
+from core.trace.compare import derive_compared
 from core.trace.distribution import derive_distribution
 from core.trace.heads import derive_column, derive_heads
 from core.trace.lens import derive_lens
@@ -38,9 +41,16 @@ from core.trace.walk import derive_walk
 from core.trace.waterfall import derive_waterfall
 
 
-def derive(recording: Recording, query: ViewQuery) -> Generator[None, None, ViewAnswer]:
-    """Yields between slices of a few milliseconds; the answer is the generator's return value."""
+def derive(recording: Recording, query: ViewQuery, other: Recording | None = None) -> Generator[None, None, ViewAnswer]:
+    """Yields between slices of a few milliseconds; the answer is the generator's return value.
+
+    other: the second branch of a comparison.
+    """
     match query:
+        case CompareQuery() | CompareAttentionQuery():
+            if other is None:
+                raise ViewUnavailableError("The other branch is no longer held in memory; run it again.")
+            return derive_compared(recording, other, query)
         case AttentionQuery():
             return derive_attention(recording, query)
         case ThumbnailQuery():

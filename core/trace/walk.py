@@ -7,7 +7,8 @@ between modules is told as stages: the sum of the embeddings, heads split and me
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+import inspect
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -35,14 +36,46 @@ def derive_walk(recording: Recording, query: WalkQuery) -> Generator[None, None,
     strand = recording.strand(query)
     start, stop = recording.span(strand, query.positions)
     stop = min(stop, start + MOST_POSITIONS)
-    watch = Walk(recording.anatomy.model, start)
+    watch = Walk(recording.anatomy.model, start, _given(recording, query))
     with watch.hooked():
         _, again = feed_again(recording, strand, start, stop)
     yield
     if not watch.fed:
         raise ViewUnavailableError(f"{recording.info.title} showed no forward pass; its code runs in its own way.")
     past = watch.past - again.padding
-    return WalkAnswer(query, (start, start + watch.fed), past, tuple(watch.nodes), watch.total_ms, watch.named)
+    return WalkAnswer(
+        query,
+        (start, start + watch.fed),
+        past,
+        tuple(watch.nodes),
+        watch.total_ms,
+        watch.named,
+        recording.recorded().batch,
+        strand.padding,
+    )
+
+
+def _given(recording: Recording, query: WalkQuery) -> dict[str, Any]:
+    """What the pass gets beside ids. Raises `ViewUnavailableError` where the model takes no such thing."""
+    model, vocabulary = recording.anatomy.model, recording.info.vocab_size
+    found: dict[str, Any] = {}
+    takes = inspect.signature(model.forward).parameters
+    device = next(model.parameters()).device
+    if query.token_type is not None:
+        if "token_type_ids" not in takes:
+            raise ViewUnavailableError(f"{recording.info.title} knows no token types.")
+        if not 0 <= query.token_type < vocabulary:
+            raise ViewUnavailableError(f"There is no token type {query.token_type}; ids end at {vocabulary - 1}.")
+        found["token_type_ids"] = torch.tensor(query.token_type, device=device)
+    if query.encoder_states:
+        width = recording.info.hidden_size
+        if not any(find_parts(layer).cross_attention for layer in recording.anatomy.layers):
+            raise ViewUnavailableError(f"{recording.info.title} has no cross attention.")
+        if any(len(row) != width for row in query.encoder_states):
+            raise ViewUnavailableError(f"Encoder states of {recording.info.title} are {width} numbers wide.")
+        dtype = next(model.parameters()).dtype
+        found["encoder_hidden_states"] = torch.tensor(query.encoder_states, dtype=dtype, device=device)[None]
+    return found
 
 
 @dataclass
@@ -61,6 +94,7 @@ class Walk:
 
     model: PreTrainedModel
     least_past: int = 0
+    given: Mapping[str, Any] = field(default_factory=dict)  # to the model, beside ids; token types one for all
     nodes: list[WalkNode] = field(default_factory=list)
     past: int = 0
     fed: int = 0
@@ -73,8 +107,6 @@ class Walk:
     _done: bool = False
     _skipping: bool = False
     _embedded: bool = False
-    _fused: torch.Tensor | None = None  # what a projection to q, k and v at once made
-    _watched: set[nn.Module] = field(default_factory=set)
 
     @property
     def named(self) -> bool:
@@ -89,7 +121,7 @@ class Walk:
         self._parents = {child: m for m in self.model.modules() for child in m.children()}
         blocks = next((list(m) for m in layers.modules() if isinstance(m, nn.ModuleList) and len(m)), [])
         self._parts = {block: find_parts(block) for block in blocks}
-        self._projections = {p.projection: p.attention for p in self._parts.values() if p.projection is not None}
+        self._sums = any(name.endswith("wpe") for name in self._names.values())
         with ExitStack() as stack:
             stack.enter_context(watched(self))
             for module in self._names:
@@ -99,12 +131,18 @@ class Walk:
 
     # -- hooks
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._done:
-            return
-        if self._skips(module, args, kwargs):
-            return
-        begun = perf_counter()
+    def _now(self) -> float:
+        """In seconds, once the device has done what it was told."""
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        return perf_counter()
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._done or self._skips(module, args, kwargs):
+            return None
+        if module is self.model and self.given:
+            kwargs = {**kwargs, **self._extras(args, kwargs)}
+        begun = self._now()
         arguments = by_name(module, args, kwargs)
         given = facts((), arguments)
         if module is self.model:
@@ -121,8 +159,17 @@ class Walk:
         held = None if cache is None else _held(cache, getattr(module, "layer_idx", None))
         if module is self.model:
             self.past = held or 0
-        self._looked_s += perf_counter() - begun
-        self._open.append(_Open(len(self.nodes) - 1, perf_counter(), self._looked_s, held))
+        now = self._now()
+        self._looked_s += now - begun
+        self._open.append(_Open(len(self.nodes) - 1, now, self._looked_s, held))
+        return (args, kwargs) if module is self.model and self.given else None
+
+    def _extras(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """`given`, token types as many as ids."""
+        ids, types = by_name(self.model, args, kwargs).get("input_ids"), self.given.get("token_type_ids")
+        if types is None or ids is None:
+            return dict(self.given)
+        return {**self.given, "token_type_ids": types.expand(ids.shape)}
 
     def _skips(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether this belongs to a pass that only fills the cache for the one that is meant."""
@@ -134,7 +181,7 @@ class Walk:
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self._done or self._skipping or not self._open:
             return
-        begun = perf_counter()
+        begun = self._now()
         opened = self._open.pop()
         ms = 1e3 * max(0.0, begun - opened.begun_s - (self._looked_s - opened.looked_s))
         made = facts((output,), {})
@@ -144,7 +191,7 @@ class Walk:
         if module is self.model:
             self._done, self.total_ms = True, ms
             self._add_what_did_not_run()
-        self._looked_s += perf_counter() - begun
+        self._looked_s += self._now() - begun
 
     def attended(
         self,
@@ -159,36 +206,53 @@ class Walk:
         """A call of the attention function: what happens inside it, as stages."""
         if self._done or self._skipping or not self.named:
             return
-        begun = perf_counter()
-        self._watched.add(module)
+        begun = self._now()
         held, count = key.shape[2], query.shape[2]
         before = self._past_of_open()
         past = held - count if before is None else before
         fresh = slice(held - count, held) if held >= count else slice(0, held)
         heads = (fact("query", query), fact("key", key[:, :, fresh]), fact("value", value[:, :, fresh]))
+        inside = self._inside(module)
         self._stage(module, "heads", "split heads", made=heads)
-        self._stage_cache(module, past, key, value)
+        self._stage_cache(module, past, key, value, fresh)
         scores, softmax = score_facts(query, key, mask, scaling)
         self._stage(module, "scores", "scores", made=(scores,))
         self._stage(module, "softmax", "softmax", made=(softmax,))
+        self.nodes += inside
         self._stage(module, "merge", "merge heads", made=(fact("", output.flatten(2)),))
-        self._looked_s += perf_counter() - begun
+        self._looked_s += self._now() - begun
 
     # -- stages
+
+    def _inside(self, module: nn.Module) -> list[WalkNode]:
+        """Takes out the modules that ran on the weights: their place is after the stages that made these."""
+        prefix = f"{self._names[module]}.attn_dropout#"
+        since = self._open[-1].index if self._open else 0
+        inside = [node for node in self.nodes[since:] if node.key.startswith(prefix)]
+        self.nodes[since:] = [node for node in self.nodes[since:] if not node.key.startswith(prefix)]
+        return inside
 
     def _stage(self, module: nn.Module, name: str, title: str, **values: Any) -> None:
         key = f"{self._names[module]}#{self._calls.get(module, 0)}:{name}"
         self.nodes.append(WalkNode(key, len(self._open), title, "stage", **values))
 
-    def _stage_cache(self, module: nn.Module, past: int, key: torch.Tensor, value: torch.Tensor) -> None:
+    def _stage_cache(self, module: nn.Module, past: int, key: torch.Tensor, value: torch.Tensor, new: slice) -> None:
+        """The whole shape, the statistics of what is new."""
         length = key.shape[2]
         note = f"{past} → {length} positions" if length != past else f"{length} positions, nothing appended"
-        self._stage(module, "cache", "cache append", made=(fact("keys", key), fact("values", value)), note=note)
+        named = (("keys, the new ones", key), ("values, the new ones", value))
+        made = tuple(replace(fact(name, held[:, :, new]), shape=tuple(held.shape)) for name, held in named)
+        self._stage(module, "cache", "cache append", made=made, note=note)
 
     def _stage_mask(self, module: nn.Module, mask: Any) -> None:
-        made = (fact("", mask),) if isinstance(mask, torch.Tensor) else ()
-        note = "as the layers receive it" if made else "none: left to the kernel, or one query sees everything"
-        self._stage(module, "mask", "attention mask", made=made, note=note)
+        if isinstance(mask, torch.Tensor):
+            self._stage(module, "mask", "attention mask", made=(fact("", mask),), note="as the layers receive it")
+        elif self.model.config.model_type == "imagegpt":
+            self._stage(module, "mask", "attention mask", note="none: every layer has a causal table of its own")
+        elif self.fed == 1:
+            self._stage(module, "mask", "attention mask", note="none: one query sees everything before it")
+        else:
+            self._stage(module, "mask", "attention mask", note="none: the kernel itself hides later positions")
 
     def _past_of_open(self) -> int | None:
         return next((entry.past for entry in reversed(self._open) if entry.past is not None), None)
@@ -200,7 +264,7 @@ class Walk:
         entering = next((v for v in arguments.values() if isinstance(v, torch.Tensor)), None)
         made = () if entering is None else (fact("", entering),)
         first = part is not None and self._names[module].endswith(".0")
-        if (short == "drop" or first) and not self._embedded:
+        if self._sums and (short == "drop" or first) and not self._embedded:
             self._embedded = True
             self._stage(module, "embedded", "embeddings, summed", made=made)
         if first:
@@ -210,41 +274,14 @@ class Walk:
             if short == "ln_2" and self._parts[parent].cross_attention in self._calls:
                 title = "residual + cross attention"
             self._stage(module, "residual", title, made=made)
-        attention = self._projections.get(module)
-        if attention is not None and attention not in self._watched and entering is not None:
-            self._stages_without_interface(attention, entering)
-
-    def _stages_without_interface(self, attention: nn.Module, merged: torch.Tensor) -> None:
-        """ImageGPT computes attention in its own way: what its own tensors tell."""
-        if self._fused is None:
-            return
-        names, heads = ("query", "key", "value"), int(getattr(attention, "num_heads", 1))
-        thirds = self._fused.chunk(3, dim=-1)
-        split = [third.view(*third.shape[:-1], heads, -1).transpose(1, 2) for third in thirds]  # (B, H, T, D)
-        self._stage(attention, "heads", "split heads", made=tuple(map(fact, names, split)))
-        opened = next((o for o in reversed(self._open) if self.nodes[o.index].kind == type(attention).__name__), None)
-        past = opened.past if opened is not None else None
-        if past is not None:
-            note = f"{past} → {past + split[0].shape[2]} positions"
-            self._stage(attention, "cache", "cache append", made=tuple(map(fact, names[1:], split[1:])), note=note)
-        self._stage(attention, "merge", "merge heads", made=(fact("", merged),))
-        self._fused = None
 
     def _stages_after(self, module: nn.Module, output: Any, opened: _Open) -> None:
-        if self._names[module].endswith("c_attn") and isinstance(output, torch.Tensor):
-            self._fused = output
         if module in self._parts:
             title = "residual + MLP"
             first = output[0] if isinstance(output, tuple) else output
             self._open.append(opened)  # the stage belongs inside the layer
             self._stage(module, "out", title, made=(fact("", first),))
             self._open.pop()
-        returned = output[1] if isinstance(output, tuple) and len(output) > 1 else None
-        if module not in self._watched and hasattr(module, "layer_idx") and isinstance(returned, torch.Tensor):
-            place = next((i for i, n in enumerate(self.nodes) if n.key.endswith(":merge") and i > opened.index), None)
-            key = f"{self._names[module]}#{self._calls[module]}:softmax"
-            node = WalkNode(key, len(self._open) + 1, "softmax", "stage", made=(fact("", returned),))
-            self.nodes.insert(len(self.nodes) if place is None else place, node)
 
     def _add_what_did_not_run(self) -> None:
         """Cross attention that the model has but was given nothing to look at."""
@@ -254,11 +291,12 @@ class Walk:
                 continue
             name = self._names[cross]
             title = title_of(name, type(cross).__name__, 1) if self.named else name
-            after = max((i for i, n in enumerate(self.nodes) if n.key.startswith(self._names[block] + ".")), default=-1)
-            depth = self.nodes[after].depth if after >= 0 else 0
-            top = next((n.depth for n in self.nodes if n.key == f"{self._names[block]}#1"), depth - 1)
+            mark = f"{self._names[block]}.ln_2#"  # it would run before the norm of the MLP
+            place = next((i for i, n in enumerate(self.nodes) if n.key.startswith(mark)), len(self.nodes))
+            top = next((n.depth for n in self.nodes if n.key == f"{self._names[block]}#1"), 0)
+            place += place < len(self.nodes) and self.nodes[place].key.endswith(":residual")
             note = "did not run: no encoder states were given"
-            self.nodes.insert(after + 1, WalkNode(f"{name}#0", top + 1, title, type(cross).__name__, note=note))
+            self.nodes.insert(place, WalkNode(f"{name}#0", top + 1, title, type(cross).__name__, note=note))
 
 
 def _cache_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cache | None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from core.contract.looking import TensorFact
 
+_names: dict[type[nn.Module], list[str]] = {}  # of the arguments of a class's `forward`: looking them up is slow
 MOST_TENSORS = 4  # of one module's arguments; more would be a list of caches or weights
 
 
@@ -28,7 +29,10 @@ def fact(name: str, tensor: torch.Tensor) -> TensorFact:
 
 def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call under the names that the module's `forward` gives them."""
-    names = [n for n, p in inspect.signature(module.forward).parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    names = _names.get(type(module))
+    if names is None:
+        parameters = inspect.signature(module.forward).parameters.items()
+        names = _names[type(module)] = [n for n, p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from core.contract.views import StageReport, WaterfallAnswer, WaterfallQuery
+from core.contract.wording import in_words
 from core.trace.recording import Recording
 from core.trace.replay import Replay, ReplayStage
 
@@ -34,8 +35,12 @@ def derive_waterfall(recording: Recording, query: WaterfallQuery) -> Generator[N
         before = after
         repaired = any(later.name == "remove_invalid_values" for later in replay.stages[number + 1 :])
         if not after.usable and not repaired:
-            what = "leaves no token" if after.survivors == 0 else "makes scores that are not finite"
-            reason = f"The stage {stage.name} {what}."
+            killers = [one.name for one in reports if one.killed]
+            if after.survivors or len(killers) < 2:
+                what = "makes scores that are not finite" if after.survivors else "leaves no token"
+                reason = f"The stage {stage.name} {what}."
+            else:
+                reason = f"The stages {in_words(killers)} together leave no token."
             break
         yield
     complete = not reason

@@ -114,7 +114,7 @@ SITES = [
         "core.decode.session:make_mode",
         "core.domains.text:TextDomain.stream",
         "core.decode.session:Session.attached",
-        "core.decode.session:Session.close",
+        "core.decode.branch:give_up_cache",  # of the run before
     ),
     *_sites(
         "run",
@@ -171,13 +171,13 @@ SITES = [
         "attention",
         "core.decode.session:derive",
         "core.decode.session:Session.recording",
-        "core.trace.attention:attention_weights",
+        "core.trace.attention:sliced_weights",
         "core.trace.attention:family_eager",
         "core.trace.record:Trace.queries",
         "core.decode.kv.sight:CacheSight.keys",
         "core.desk:Meter.view",
     ),
-    *_sites("thumbnails", "core.trace.attention:adaptive_max_pool2d", "core.trace.attention:attention_weights"),
+    *_sites("thumbnails", "core.trace.attention:adaptive_max_pool2d", "core.trace.attention:sliced_weights"),
     *_sites(
         "distribution",
         "core.models.anatomy:Anatomy.read_out",

@@ -17,8 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from app.state import acting_intents as a
 from app.state import branch_intents as b
-from app.state import branches, select
+from app.state import branches, select, twins
 from app.state import intents as i
+from app.state import twin_intents as t
+from app.state.branch_state import TwinChange
 from app.state.effects import commands
 from app.state.run import RunView
 from app.state.state import AppState
@@ -54,8 +56,9 @@ class Lab:
     def __init__(self, loaded: LoadedModel, budget_bytes: int) -> None:
         self.mailbox, self.budget_bytes = Mailbox(), budget_bytes
         self.worker = Worker(queue.SimpleQueue(), self.mailbox, Flags())
-        self.worker.loaded = loaded
-        self.worker._settle()
+        self.worker.shelf.use(loaded)
+        self.going = self.worker.going
+        self.going.settle()
         self.refusals: list[str] = []
 
     def take(self, command: object) -> None:
@@ -65,11 +68,10 @@ class Lab:
 
     def work(self) -> bool:
         """One unit of work; False where there is nothing to do."""
-        worker = self.worker
-        if worker._advancing:
-            worker._advance()
-        elif worker._refilling:
-            worker._refill()
+        if self.going.advancing:
+            self.worker._advance()
+        elif self.going.refilling:
+            self.going.refill()
         else:
             return False
         return True
@@ -110,7 +112,7 @@ class User(RuleBasedStateMachine):
 
     def note(self, command: object) -> None:
         """What the model is to be changed by, from which position on."""
-        session = self.lab.worker.session
+        session = self.lab.going.session
         if session is None:
             return
         key, self.key = self.key, (session.run_id, session.branch_id)
@@ -123,27 +125,36 @@ class User(RuleBasedStateMachine):
                 self.since[self.key] = [*past, (parts, command.interventions or ())]
                 self.fed[self.key] = parts
             case SetInterventions():
-                fed = self.fed.get(self.key, 0)
-                past = [entry for entry in self.since[self.key] if entry[0] < fed]
-                self.since[self.key] = [*past, (fed, command.interventions)]
+                for one in self.lab.going.branches.together:
+                    at = one.run_id, one.branch_id
+                    fed = self.fed.get(at, 0)
+                    self.since[at] = [*(e for e in self.since[at] if e[0] < fed), (fed, command.interventions)]
+        self.learn()
+
+    def learn(self) -> None:
+        """A twin is under what the one beside it is under; and how far each was fed."""
+        for one in self.lab.going.branches.together:
+            at, parts = (one.run_id, one.branch_id), one.opening_slots - 1
+            if at not in self.since and self.key in self.since:
+                base = self.since[self.key]
+                self.since[at] = [*(e for e in base if e[0] < parts), (parts, base[-1][1])]
+                self.fed[at] = parts
+            self.fed[at] = max(self.fed.get(at, 0), cache_length(one.cache))
 
     def settle(self, work: int = 0) -> None:
         """So many units of work; what must be fed again is fed at once."""
-        while work > 0 or self.lab.worker._refilling:
+        while work > 0 or self.lab.going.refilling:
             if not self.lab.work():
                 break
             work -= 1
-            session = self.lab.worker.session
-            if session is not None:
-                key = session.run_id, session.branch_id
-                self.fed[key] = max(self.fed.get(key, 0), cache_length(session.cache))
+            self.learn()
         for event in self.lab.drain():
             self.state = update(self.state, event)
         self.agree()
 
     def agree(self) -> None:
         """The window shows what the worker is at."""
-        run, session = self.state.run, self.lab.worker.session
+        run, session = self.state.run, self.lab.going.session
         if run is None or session is None:
             return
         assert run.branch == (session.run_id, session.branch_id)
@@ -151,6 +162,13 @@ class User(RuleBasedStateMachine):
         assert (run.finish is not None) == session.finished
         assert select.interventions(run) == session.acts.now.asked
         assert session.finished or self.state.acting.interventions == session.acts.now.asked
+        beside = twins.beside(self.state)
+        others = self.lab.going.branches.together[1:]
+        assert [beside] == [(one.run_id, one.branch_id) for one in others] or (beside is None and not others)
+        for key, one in ((beside, one) for one in others):
+            view = branches.view_of(self.state, key)
+            assert [s.token_id for s in view.steps()] == list(one.rows[0].token_ids)
+            assert (view.finish is not None) == one.finished
         assert select.is_paused(self.state) == (self.state.worker is WorkerState.PAUSED)
 
     # -- what a user does
@@ -204,6 +222,19 @@ class User(RuleBasedStateMachine):
     def fork(self, index: int) -> None:
         self.do(b.Fork(index))
 
+    @precondition(lambda self: self.state.model is not None)
+    @rule(
+        temperature=st.sampled_from([0.5, 2.0]),
+        begin=st.sampled_from(["run", "prompt", "token"]),
+        work=st.integers(0, 25),
+    )
+    def twin(self, temperature: float, begin: t.TwinBegin, work: int) -> None:
+        self.do(t.RunTwin(TwinChange({"temperature": temperature}), begin), work)
+
+    @rule()
+    def end_twin(self) -> None:
+        self.do(t.EndTwinRun())
+
     @precondition(lambda self: self.state.run is not None)
     @rule(delta=st.sampled_from([-2, -1, 1, 2]), at_once=st.none() | st.integers(0, 1))
     def switch(self, delta: int, at_once: int | None) -> None:
@@ -241,16 +272,18 @@ class User(RuleBasedStateMachine):
             run = branches.view_of(self.state, key)
             if key not in self.state.branches.deleted and run.count:
                 self.lab.take(SwitchBranch(*key))
-                while self.lab.worker._refilling:
+                while self.lab.going.refilling:
                     self.lab.work()
-                session = self.lab.worker.session
+                session = self.lab.going.session
                 assert session is not None
                 assert (session.run_id, session.branch_id) == key
                 as_a_fresh_run(run, session, self.since[key])
         for refusal in self.lab.refusals:
-            assert "max_new_tokens" in refusal or "no position" in refusal, refusal
-        self.lab.worker.hooks.close()
-        self.lab.worker.branches.clear()
+            assert any(known in refusal for known in ("max_new_tokens", "no position", "ended before its twin")), (
+                refusal
+            )
+        self.lab.going.end()
+        self.lab.going.forget()
 
 
 def as_a_fresh_run(run: RunView, session: Session, since: Since) -> None:

@@ -140,3 +140,12 @@ def test_a_draft_ends_where_the_pipeline_leaves_nothing() -> None:
         with pytest.raises(NonFiniteLogitsError, match=r"stages min_new_tokens and grammar.*together left no token"):
             go(grammar, "Hello", seed=1, params=params)
     assert go(grammar, "Hello", params=drafts).text in (" big dog", " small dog")
+
+
+def test_dola_and_a_grammar_that_leave_nothing_together_are_both_named() -> None:
+    with pytest.raises(NonFiniteLogitsError, match=r"stages dola_layers and grammar.*together left no token"):
+        go(
+            Grammar("choice", " very big.\n very small and lazy."),
+            "The dog was very small.",
+            params={"dola_layers": "high", "do_sample": False},
+        )

@@ -145,6 +145,10 @@ def test_config_on_the_command_line(capsys: Capture, tmp_path: Path) -> None:
     status, out, _ = _cli("config", "save", "gpt2", *small, "--seed", "3", "--out", str(tmp_path / "m"), capsys=capsys)
     assert status == 0
     assert (tmp_path / "m" / "model.safetensors").exists()
+    for name in ("show", "diff"):
+        status, out, err = _cli("config", name, "llama", "--set", "rope_theta=nan", "--json", capsys=capsys)
+        assert (status, err) == (1, "")
+        json.loads(out, parse_constant=pytest.fail)
     status, out, err = _cli("config", "save", "gpt2", "--set", "n_head=7", "--out", str(tmp_path / "n"), capsys=capsys)
     assert (status, out) == (2, "")
     assert err == "n_embd = 768 cannot be divided among n_head = 7 heads.\n"

@@ -317,3 +317,42 @@ def test_the_summary_fits_beside_the_parameters(tiny_gpt2: LoadedModel, tmp_path
     assert lines["length"] == ("12", "6 + 6")
     assert lines["stop"] == ("eos 0", "model")
     assert lines["draws"] == ("seed 5", "counter-based")
+
+
+@pytest.mark.parametrize(
+    ("params", "more"),
+    [
+        ({"num_beams": 8}, {}),
+        ({"penalty_alpha": 0.6, "top_k": 5}, {}),
+        ({"guidance_scale": 2.0}, {"negative_prompt": "It was sad"}),
+        ({"num_return_sequences": 3, "do_sample": True}, {}),
+    ],
+    ids=str,
+)
+def test_the_caches_hold_what_the_plan_says_at_most(params: dict[str, Any], more: dict[str, Any]) -> None:
+    settings = {"do_sample": False, **params, "max_new_tokens": 40, "eos_token_id": []}
+    result = core.run("tiny-gpt2", TEXT, params=settings, trace=False, **more, **HERE)
+    cache, last = result.started.plan.cache, result.steps[-1]
+    most = cache.bytes_per_token * cache.limit * cache.rows
+    slot = cache.bytes_per_token * cache.rows
+    assert most - slot <= last.cache.used_bytes <= most
+    assert cache.rows == params.get("num_beams", params.get("top_k", params.get("num_return_sequences", 1)))
+    beside = result.started.plan.beside
+    assert bool(beside) == (last.second_cache is not None) == bool(more)
+    if last.second_cache is not None:
+        assert beside[0].value == f"{(last.second_cache.used_bytes + slot) / 1e6:.3g} MB"
+    assert all(line in plan_steps(result.started.plan)[5].lines for line in beside)
+
+
+def test_min_length_says_what_each_row_must_have() -> None:
+    prompts = ["Once upon a time there was a dog and", "Hi"]
+    settings = {"do_sample": False, "min_length": 12, "max_new_tokens": 20, "eos_token_id": list(range(4000))}
+    result = core.run("tiny-gpt2", prompts, params=settings, trace=False, **HERE)
+    length = result.started.plan.length
+    said = [len(ids) - own for ids, own in zip(result.sequences, result.finished.prompt_tokens, strict=True)]
+    assert length.min_new_by_row == (12 - result.finished.prompt_tokens[0], 12 - result.finished.prompt_tokens[1])
+    assert all(new > least for new, least in zip(said, length.min_new_by_row, strict=True))
+    line = next(line for line in plan_steps(result.started.plan)[3].lines if line.name == "EOS")
+    least, most = sorted(length.min_new_by_row)
+    assert line.value == f"not before {least} to {most} new tokens"
+    assert "each row's own prompt" in line.reason

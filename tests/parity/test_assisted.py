@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from core.api import load_model
 from core.contract import (
     AssistedDetail,
     AttentionQuery,
@@ -17,10 +19,12 @@ from core.contract import (
     ParameterError,
     Prompt,
     RunSpec,
+    StepSnapshot,
 )
 from core.decode.kv import cache_length
 from core.decode.session import Session
 from core.models.loaded import LoadedModel
+from tests.models import build_draft
 from tests.parity.reference import Rows, dense, full_logits, prompt_of, run
 
 NEW = 24
@@ -183,6 +187,53 @@ def test_a_draft_that_cannot_work_is_refused_with_the_reason(loaded: LoadedModel
     other = replace(loaded, text=_Foreign(), info=replace(loaded.info, vocab_size=loaded.info.vocab_size + 1))
     with pytest.raises(ParameterError, match="vocabular"):
         assisted(loaded, [prompt_of(loaded, 4)], {}, other)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    """Another, smaller model with the vocabulary of tiny-gpt2."""
+    folder = build_draft(tmp_path_factory.mktemp("draft"), Path("resources/models/tiny-gpt2"))
+    return load_model(folder, device="cpu", dtype="fp32")
+
+
+@pytest.mark.parametrize("text", ["Once upon a time", "The dog was very", "Hello"])
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_a_smaller_model_drafts_and_the_tokens_are_the_large_one_s(
+    tiny_gpt2: LoadedModel, small: LoadedModel, text: str, penalty: float
+) -> None:
+    assert small.info.layers < tiny_gpt2.info.layers
+    rows = [tiny_gpt2.text.encode(text)]
+    params = {"max_new_tokens": 40, "repetition_penalty": penalty, "eos_token_id": []}
+    session = assisted(tiny_gpt2, rows, {**params, "num_assistant_tokens": 4}, small)
+    assert [list(ids) for ids in session.result().sequences] == run(tiny_gpt2, rows, params).sequences
+    assert session.mode.passes < 40  # type: ignore[attr-defined]  # some drafts were right
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("draft", ["model", *DRAFTS])
+def test_the_same_run_is_the_same_to_the_last_bit(
+    tiny_gpt2: LoadedModel, small: LoadedModel, draft: str, sampled: bool
+) -> None:
+    rows = [tiny_gpt2.text.encode("Once upon a time there was a fox. There was a")]
+    params = {"max_new_tokens": 24, "do_sample": sampled, "temperature": 0.9, **DRAFTS.get(draft, {})}
+    prompts = tuple(Prompt(ids=tuple(row)) for row in rows)
+
+    def steps() -> list[object]:
+        spec = RunSpec(prompts, params, seed=7, assistant=ModelSpec("draft") if draft == "model" else None)
+        session = Session(tiny_gpt2, spec, assistant=small if draft == "model" else None)
+        told: list[object] = []
+        with session.attached():
+            while not session.finished:
+                told += session.advance()
+        return [
+            (s.token_id, s.logprob, s.final_logprob, s.entropy_bits, s.u, s.detail, s.top.logprob.tobytes())
+            for s in told
+            if isinstance(s, StepSnapshot)
+        ]
+
+    first = steps()
+    assert len(first) == 24 or not sampled
+    assert steps() == first
 
 
 class _Foreign:

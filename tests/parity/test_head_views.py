@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,11 +14,13 @@ from core.contract import (
     ColumnQuery,
     HeadsAnswer,
     HeadsQuery,
+    NormsQuery,
     RolloutAnswer,
     RolloutQuery,
     ViewUnavailableError,
 )
 from core.models.loaded import LoadedModel
+from core.trace import reading, rollout
 from core.trace.heads import induction_targets
 from tests.parity.reference import Ours, eager_attention, prompt_of, run
 
@@ -56,6 +60,31 @@ def test_rollout_equals_the_product_of_eager_attentions(
     np.testing.assert_allclose(answer.weights.sum(1), 1.0, atol=1e-5)
 
 
+def test_rollout_of_a_row_makes_keys_once_a_layer_and_skips_what_nothing_reaches(
+    random_qwen2_sliding: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, made, asked = random_qwen2_sliding, [], []
+    ours = run(loaded, [prompt_of(loaded, 60)], {"max_new_tokens": 2})
+    monkeypatch.setattr(reading, "SLICE_ELEMENTS", 60 * loaded.info.heads)
+    honest_keys, honest_weights = rollout.keys_of, rollout.weights
+    monkeypatch.setattr(rollout, "keys_of", lambda *args: made.append(args[2]) or honest_keys(*args))
+    monkeypatch.setattr(rollout, "weights", lambda *args: asked.append(args[2:]) or honest_weights(*args))
+    answer = ours.session.answer(RolloutQuery(1, (59, 60)))
+    expected = rolled_out(eager_attention(loaded, ours.sequences[0][:60]))
+    np.testing.assert_allclose(answer.weights, expected[59:], atol=1e-5)
+    layers = list(reversed(range(loaded.info.layers)))
+    assert made == layers
+    assert [a[1:] for a in asked if a[0].layer == layers[0]] == [(59, 60)]  # of the top layer nothing but the row
+    assert min(a[1] for a in asked) == 59 - 2 * 7  # two layers with a window of 8 lead no further back
+
+
+@pytest.mark.parametrize(("start", "stop", "heads"), [(0, 4000, 9), (3999, 4000, 9), (7, 300, 32), (0, 1, 1)])
+def test_slices_cover_every_query_once_and_stay_small(start: int, stop: int, heads: int) -> None:
+    parts = list(reading.row_slices(start, stop, heads))
+    assert [n for begin, end in parts for n in range(begin, end)] == list(range(start, stop))
+    assert all((end - begin) * end * heads <= reading.SLICE_ELEMENTS for begin, end in parts)
+
+
 def test_a_column_is_the_column_of_the_matrix(ours: Ours, loaded: LoadedModel) -> None:
     expected = eager_attention(loaded, ours.sequences[0][:-1])[-1]  # (H, T, T)
     layer = loaded.info.layers - 1
@@ -91,6 +120,23 @@ def test_each_head_in_four_numbers(ours: Ours, loaded: LoadedModel) -> None:
             np.testing.assert_allclose(answer.previous[layer], before, atol=1e-5)
             induction = torch.stack([w[:, q, t] for q, t in pairs], -1).mean(-1)
             np.testing.assert_allclose(answer.induction[layer], induction, atol=1e-5)
+
+
+def test_what_was_dropped_can_be_fed_again_for_every_view(ours: Ours, loaded: LoadedModel) -> None:
+    prompt = ours.sequences[0][:-NEW]
+    poor = run(loaded, [prompt], {"max_new_tokens": NEW}, prefill_chunk=4, trace_budget_bytes=1)
+    assert poor.sequences == ours.sequences
+    heads, rollout = HeadsQuery(1, (0, 1), (5, None)), RolloutQuery(1, (FED - 2, None))
+    for query in (ColumnQuery(1, 1, 3), heads, rollout, NormsQuery(1, 2)):
+        with pytest.raises(ViewUnavailableError) as refused:
+            poor.session.answer(query)
+        assert refused.value.can_recompute
+        again, kept = poor.session.answer(replace(query, recompute=True)), ours.session.answer(query)
+        names = {"weights", "first", "previous", "entropy_bits", "residual", "update"}
+        compared = [name for name in names if hasattr(kept, name)]
+        assert compared
+        for name in compared:
+            np.testing.assert_allclose(getattr(again, name), getattr(kept, name), atol=1e-4)
 
 
 def test_induction_looks_behind_the_latest_earlier_occurrence() -> None:

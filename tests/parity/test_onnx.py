@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,42 @@ def test_an_export_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(LoadCancelledError, match="cancelled"):
         job.run(request, lambda: "Tracing" in stages, lambda stage, _: stages.append(stage))
     assert list(tmp_path.iterdir()) == []
+
+
+_LARGE = """
+import os, sys
+from pathlib import Path
+from core.onnx_desk.extra import silence_onnxruntime
+silence_onnxruntime()
+import onnx
+from core.api import load_model
+from core.onnx_desk import export as desk
+loaded = load_model("new:gpt2?n_layer=1", device="cpu", dtype="fp32")
+desk.MOST_IN_ONE_FILE_BYTES = int(sys.argv[2])
+done = desk.export(loaded, Path(sys.argv[1]), 20, True, lambda *told: None)
+graph = onnx.load(sys.argv[1], load_external_data=False)
+places = {e.value for t in graph.graph.initializer for e in t.external_data if e.key == "location"}
+print(done.size_bytes, sorted(places))
+"""
+
+
+@pytest.mark.slow
+def test_weights_too_large_for_one_file_lie_beside_it_under_their_name(tmp_path: Path) -> None:
+    needs_packages()
+    path = tmp_path / "big.onnx"
+    orphan = tmp_path / f".big.onnx.{2**22 + 1}.partial"  # of a process that is no more
+    orphan.mkdir()
+
+    def export(most: int) -> str:
+        command = [sys.executable, "-c", _LARGE, str(path), str(most)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip().splitlines()[-1]
+
+    for _ in range(2):  # the second one over the first
+        told = export(1000)
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["big.onnx", "big.onnx.data"]
+        assert told == f"{sum(p.stat().st_size for p in tmp_path.iterdir())} ['big.onnx.data']"
+    assert export(1 << 40) == f"{path.stat().st_size} []"
+    assert [p.name for p in tmp_path.iterdir()] == ["big.onnx"]
 
 
 def test_transformers_4_is_remembered_rightly(tiny_gpt2: LoadedModel) -> None:

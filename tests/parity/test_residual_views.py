@@ -12,6 +12,7 @@ import torch
 from core.contract import (
     AttributionAnswer,
     AttributionQuery,
+    HeadsQuery,
     LensAnswer,
     LensQuery,
     NormsAnswer,
@@ -220,7 +221,8 @@ def test_dropped_records_are_named_and_can_be_fed_again(loaded: LoadedModel) -> 
 
 def test_what_does_not_exist_is_refused_with_a_reason(ours: Ours, loaded: LoadedModel) -> None:
     for query in (LensQuery(1, (FED, None)), NormsQuery(1, FED), NormsQuery(1, -1, True), LensQuery(1, (0, 2), row=1),
-                  AttributionQuery(1, 3, loaded.info.vocab_size), AttributionQuery(1, 3, -1)):  # fmt: skip
+                  AttributionQuery(1, 3, loaded.info.vocab_size), AttributionQuery(1, 3, -1),
+                  LensQuery(1, (0, 2), top=0), LensQuery(1, (0, 2), top=-1), HeadsQuery(1, ())):  # fmt: skip
         with pytest.raises(ViewUnavailableError) as refused:
             ours.session.answer(query)
         assert str(refused.value).endswith(".")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from core.contract import WalkAnswer, WalkNode, WalkQuery
+from core.contract import ViewUnavailableError, WalkAnswer, WalkNode, WalkQuery
 from core.models.loaded import LoadedModel
 from core.trace.walk import Walk
 from tests.leaks import hooks_of
@@ -40,8 +40,11 @@ def test_first_step_and_later_step_differ_where_caching_matters(ours: Ours, load
     assert (later.positions, later.past) == ((T + 2, T + 3), T + 2)
     assert [n.key for n in first.nodes] == [n.key for n in later.nodes]
     for answer, n, held in ((first, T, T), (later, 1, T + 3)):
-        (summed,) = titled(answer, "embeddings, summed")
-        assert summed.made[0].shape == (1, n, info.hidden_size)
+        summed = titled(answer, "embeddings, summed")
+        learned = info.family in ("gpt2", "imagegpt")
+        assert [node.made[0].shape for node in summed] == [(1, n, info.hidden_size)] * learned
+        (mask,) = titled(answer, "attention mask")
+        assert info.family == "imagegpt" or ("one query" in mask.note) == (n == 1)
         for stage in titled(answer, "split heads"):
             shapes = [fact.shape for fact in stage.made]
             assert shapes[0] == (1, info.heads, n, info.head_dim)
@@ -122,6 +125,7 @@ def test_a_row_of_a_batch_is_walked_alone_after_its_own_past(loaded: LoadedModel
         assert (answer.positions, answer.past) == ((start, start + 1), start)
         assert titled(answer, "split heads")[0].made[0].shape == (1, loaded.info.heads, 1, loaded.info.head_dim)
         assert titled(answer, "cache append")[0].note == f"{start} → {start + 1} positions"
+        assert (answer.batch, answer.padding) == (2, 7 - start)
 
 
 def test_a_window_shows_in_the_mask(random_qwen2_sliding: LoadedModel) -> None:
@@ -150,6 +154,41 @@ def test_cross_attention_and_token_types_are_told_when_they_are_given() -> None:
         model(input_ids=ids)
     notes = [n.note for n in alone.nodes if n.title == "cross attention"]
     assert notes == ["did not run: no encoder states were given"] * 2
+    inner = [n.title for n in alone.nodes if n.depth == next(x.depth for x in alone.nodes if x.title == "layer 0") + 1]
+    assert inner[:6] == ["norm", "attention", "residual + attention", "cross attention", "norm", "MLP"]
+
+
+def test_token_types_and_encoder_states_may_be_given(tmp_path: Path) -> None:
+    from core.api import load_model
+
+    sizes = {"vocab_size": 50, "n_layer": 2, "n_embd": 16, "n_head": 2, "n_positions": 32}
+    torch.manual_seed(3)
+    GPT2LMHeadModel(GPT2Config(**sizes, add_cross_attention=True)).save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path), device="cpu", dtype="fp32")
+    ours = run(loaded, [[1, 2, 3, 4, 5]], {"max_new_tokens": 2})
+    states = torch.randn(3, 16)
+    given = WalkQuery(1, (0, 5), token_type=7, encoder_states=tuple(map(tuple, states.tolist())))
+    answer = ours.session.answer(given)
+    assert isinstance(answer, WalkAnswer)
+    with plain(twin(loaded)) as model:
+        logits = model(
+            input_ids=torch.tensor([[1, 2, 3, 4, 5]]),
+            token_type_ids=torch.full((1, 5), 7),
+            encoder_hidden_states=states[None],
+        ).logits
+    (head,) = titled(answer, "head")
+    assert head.made[0].mean == pytest.approx(float(logits[:, -head.made[0].shape[1] :].mean()), abs=1e-4)
+    assert len(titled(answer, "token type embeddings")) == 1
+    assert not any("did not run" in node.note for node in answer.nodes)
+    assert titled(answer, "residual + cross attention")
+    for wrong in (WalkQuery(1, (0, 5), token_type=50), WalkQuery(1, (0, 5), encoder_states=((1.0,),))):
+        with pytest.raises(ViewUnavailableError):
+            ours.session.answer(wrong)
+
+
+def test_what_a_family_cannot_be_given_is_refused(ours: Ours, loaded: LoadedModel) -> None:
+    with pytest.raises(ViewUnavailableError, match="no cross attention"):
+        ours.session.answer(WalkQuery(1, (0, 2), encoder_states=((0.0,) * loaded.info.hidden_size,)))
 
 
 def test_imagegpt_tells_its_stages_without_an_attention_interface(tmp_path: Path) -> None:
@@ -164,6 +203,11 @@ def test_imagegpt_tells_its_stages_without_an_attention_interface(tmp_path: Path
         assert [f.shape for f in split[0].made] == [(1, 2, n, 16)] * 3
         assert titled(answer, "cache append")[0].note == f"{held - n} → {held} positions"
         assert titled(answer, "softmax")[0].made[0].shape == (1, 2, n, held)
+        inside = [node.title for node in answer.nodes if node.depth == split[0].depth]
+        order = ["q, k, v", "split heads", "cache append", "scores", "softmax", "dropout", "merge heads", "projection"]
+        assert inside[: len(order)] == order
+        (mask,) = titled(answer, "attention mask")
+        assert "causal table" in mask.note
     assert hooks_of(loaded.module) == []
 
 
@@ -179,3 +223,11 @@ def test_any_other_model_is_a_plain_tree_of_its_modules() -> None:
     assert {node.kind for node in told.nodes} >= {"GPTNeoXLayer", "GPTNeoXAttention"}
     assert "stage" not in {node.kind for node in told.nodes}
     assert told.nodes[1].title == "gpt_neox"
+
+
+def test_what_the_cache_got_is_told_without_reading_all_of_it(ours: Ours) -> None:
+    later = walk(ours, (PROMPT + 2, PROMPT + 3))
+    for cache, split in zip(titled(later, "cache append"), titled(later, "split heads"), strict=True):
+        for held, new in zip(cache.made, split.made[1:], strict=True):
+            assert held.shape[2] == PROMPT + 3
+            assert held.mean == pytest.approx(new.mean)

@@ -312,3 +312,26 @@ def test_in_bfloat16_the_read_out_is_within_its_tolerance() -> None:
         _, final = dense_of(result.waterfall(step.id.position - 1, top=5000), vocabulary)
         torch.testing.assert_close(final, dense(step, vocabulary)[1], atol=0.1, rtol=0.02)
     core.unload("tiny-gpt2")
+
+
+def test_a_step_of_a_group_of_beams_is_replayed_with_what_the_groups_before_said(random_llama: LoadedModel) -> None:
+    params = {
+        "num_beams": 6, "num_beam_groups": 3, "diversity_penalty": 2.5, "max_new_tokens": 7, "repetition_penalty": 1.2,
+        "eos_token_id": list(range(100, 140)),
+    }  # fmt: skip
+    prompt = prompt_of(random_llama, PROMPT)
+    ours = run(random_llama, [prompt], params)
+    penalised = 0
+    for step in ours.steps:
+        at = PROMPT - 1 + step.id.index
+        answer = ask(ours, at, beam=step.id.beam, index=step.id.index)
+        assert [stage.name for stage in answer.stages] == ["diversity_penalty", "repetition_penalty"]
+        assert answer.replayable
+        final = dict(zip(answer.token_ids.tolist(), answer.final_logprob.tolist(), strict=True))
+        assert final[step.token_id] == pytest.approx(step.final_logprob, abs=1e-4)
+        penalised += answer.stages[0].entropy_after_bits != answer.stages[0].entropy_before_bits
+    assert penalised
+    first = ask(ours, PROMPT - 1, beam=0, index=0)
+    gentle = ask(ours, PROMPT - 1, {"diversity_penalty": 0.0}, beam=5, index=0)
+    assert gentle.stages[0].params == {"diversity_penalty": 0.0}
+    assert gentle.final_entropy_bits == pytest.approx(first.final_entropy_bits, abs=1e-4)

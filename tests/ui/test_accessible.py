@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QAccessible, QPalette
 from PySide6.QtWidgets import (
     QAbstractButton,
+    QAbstractItemView,
+    QAbstractScrollArea,
     QApplication,
     QComboBox,
+    QFileDialog,
+    QInputDialog,
     QLabel,
     QLineEdit,
     QListView,
@@ -21,12 +27,23 @@ from PySide6.QtWidgets import (
 )
 
 from app.state import intents as i
+from app.state import select
 from app.theme.colormaps import contrast, rgb
 from app.theme.palette import PALETTES, Palette
+from app.widgets.card import CornerButton
+from app.widgets.command_palette import CommandPalette
 from app.widgets.modified_dot import ModifiedDot
+from app.widgets.scroll_column import ScrollColumn
+from app.widgets.twin import TwinStack
 from tests.ui.harness import Driven, driven
 
 pytestmark = pytest.mark.usefixtures("qapp")
+OFFERED = (  # what the palette must have, whoever gathers it
+    "Save as preset", "Import…", "Export…", "Remove › mine", "Decoding mode › Beam search", "Constraint › regex",
+    "Candidates as a table", "Beams as a table", "New chat", "Add turn", "Copy all", "Dismiss all", "Config: Open",
+    "Config: Create", "Config: Save", "ONNX: Export", "ONNX: Check", "Float Prompt", "Float Timeline",
+    "Prompt: Batch",
+)  # fmt: skip
 CONTROLS = (QAbstractButton, QLineEdit, QPlainTextEdit, QSlider, QComboBox, QListView, QTabBar)
 
 
@@ -78,6 +95,71 @@ def test_every_action_is_in_the_palette_and_needs_no_mouse(tmp_path: Path) -> No
         assert "Apply preset mine" in listed
         for title in ("Errors", "Timeline"):
             assert title in listed
+        missing = [text for text in OFFERED if not any(text in one for one in listed)]
+        assert missing == []
+
+
+@pytest.mark.qt_log_ignore("does not support raise", extend=True)
+def test_what_a_card_offers_can_be_done_from_the_palette(tmp_path: Path, qtbot: Any) -> None:
+    with driven(tmp_path / "settings.json") as one:
+
+        def do(text: str) -> None:
+            one.window.open_palette()
+            (palette,) = [d for d in one.window.findChildren(CommandPalette) if d.isVisible()]
+            assert not palette.isModal()
+            palette.filter.setText(text)
+            qtbot.keyClick(palette.filter, Qt.Key.Key_Return)
+            one.frames(2)
+
+        card = one.window.workspace.cards["timeline"]
+        do("Float Timeline")
+        assert card.isFloating()
+        do("Dock Timeline")
+        assert not card.isFloating()
+        do("Candidates: Candidates as a table")
+        assert one.panel("candidates").twins.shown is not None
+        do("Decoding mode › Beam search")
+        assert select.params(one.state).num_beams > 1
+        do("Constraint › regex")
+        assert one.state.grammar is not None
+        one.do(i.SelectTab("chat"))
+        do("Prompt: Add turn")
+        assert len(one.state.draft.turns) == 1
+        one.do(i.Announce("error", "Broken."))
+        do("Errors: Dismiss all")
+        assert one.state.errors == ()
+
+
+def test_dialogs_leave_the_window_in_use(tmp_path: Path, qtbot: Any) -> None:
+    with driven(tmp_path / "settings.json") as one:
+        one.do(i.SetParameter("temperature", 0.25))
+        panel = one.panel("parameters")
+        panel.save_preset()
+        (dialog,) = one.window.findChildren(QInputDialog)
+        assert not dialog.isModal()
+        one.do(i.Run())  # while the dialog is open
+        one.frames(3)
+        dialog.setTextValue("  mine ")
+        dialog.accept()
+        one.frames()
+        assert [p.name for p in one.state.presets] == ["mine"]
+        ways = (
+            panel.export_preset,
+            panel.import_preset,
+            one.panel("config").choose_file,
+            one.panel("onnx").choose_export,
+            one.panel("onnx").choose_check,
+            one.window.chooser.open_folder,
+            one.window.chooser.open_gguf,
+        )
+        for ask in ways:
+            ask()
+            (files,) = [d for d in one.window.findChildren(QFileDialog) if d.isVisible()]
+            assert not files.isModal()
+            files.fileSelected.emit(str(tmp_path / "out.json")) if ask == panel.export_preset else files.close()
+            files.close()
+            one.frames()
+        assert json.loads((tmp_path / "out.json").read_text())["temperature"] == 0.25
 
 
 def test_every_button_can_have_the_focus_but_those_with_another_way(tmp_path: Path) -> None:
@@ -88,7 +170,7 @@ def test_every_button_can_have_the_focus_but_those_with_another_way(tmp_path: Pa
             for w in controls(one.window)
             if w.focusPolicy() == Qt.FocusPolicy.NoFocus
             and not isinstance(w, ModifiedDot)  # has the focus while it can reset something
-            and not w.property("corner")  # the Layout menu and the palette do the same
+            and not isinstance(w, CornerButton)  # the Layout menu and the palette do the same
         ]
         assert stuck == []
 
@@ -126,3 +208,44 @@ def test_text_shown_is_readable_in_every_theme(tmp_path: Path, palette: Palette)
                     poor.add((type(widget).__name__, colour, behind))
         assert poor == set()
     assert QApplication.instance() is not None
+
+
+def blank(twins: TwinStack) -> bool:
+    """Whether the table shown has no rows and its ground is of one colour."""
+    view = twins.views[twins.shown or 0]
+    if view.rows.rowCount():
+        return False
+    picture = view.viewport().grab().toImage()
+    points = ((x, y) for x in range(0, picture.width(), 2) for y in range(0, picture.height(), 2))
+    return len({picture.pixel(x, y) for x, y in points}) == 1
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_every_card_and_its_tables_are_named_and_described(tmp_path: Path, running: bool) -> None:
+    kinds = (*CONTROLS, QAbstractItemView, QAbstractScrollArea)
+    with driven(tmp_path / "settings.json") as one:
+        if running:
+            full(one)
+        silent = set()
+        for card in one.window.workspace.cards.values():
+            if not card.isVisible():
+                card.toggleViewAction().trigger()
+            card.raise_()
+            one.frames(2)
+            twins = getattr(card.panel, "twins", None)
+            for tables in (False, True) if twins is not None else (False,):
+                if twins is not None:
+                    twins.button.setChecked(tables)
+                one.frames(2)
+                if tables and not running:
+                    assert not blank(twins), f"{card.panel.title} says nothing in its empty table"
+                for widget in (w for kind in kinds for w in card.panel.findChildren(kind)):
+                    if not widget.isVisible() or widget.focusPolicy() == Qt.FocusPolicy.NoFocus:
+                        continue
+                    if isinstance(widget, ModifiedDot | ScrollColumn):
+                        continue
+                    named = say(widget, QAccessible.Text.Name)
+                    described = widget.accessibleDescription() or say(widget, QAccessible.Text.Description)
+                    if not named or not described:
+                        silent.add(f"{card.panel.title}: {type(widget).__name__} “{named}”")
+        assert sorted(silent) == []

@@ -365,4 +365,4 @@ def test_after_a_rewind_to_the_first_token_everything_said_is_true(one: Driven, 
     one.frames(2)
     strip = one.panel("output").strip
     assert strip._track()[0] > 130
-    assert strip._track()[1] - strip._track()[0] > 100
+    assert strip._track()[1] - strip._track()[0] > 90

@@ -77,6 +77,7 @@ def test_a_run_stops_is_looked_at_changed_and_goes_on(one: Driven) -> None:
     assert one.state.selected is None  # the newest is followed again
     live(one, lambda: finished(one))
     assert one.state.run.count == 14
+    one.window.workspace.cards["breakpoints"].raise_()
     one.frames(2)
     assert [row.note.text() for row in panel.list.rows.values()] == ["2 hits", "never in this run"]
     assert [change.epoch for change in (*one.state.run.acts, *one.state.run.flags)] == [1, 2]
@@ -185,6 +186,7 @@ def test_the_head_responsible_is_muted_and_a_branch_compared(one: Driven) -> Non
     live(one, lambda: finished(one))
     branch = one.state.run
     assert branch.text()[: len("".join(first.columns.texts[:5]))] == "".join(first.columns.texts[:5])
+    one.window.workspace.cards["timeline"].raise_()
     one.frames(2)
     assert one.panel("timeline")._flags[-1].index == 5
     one.do(ShowBranch(0))  # no token of it was chosen under the change, which was made for the branch

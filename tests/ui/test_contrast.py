@@ -19,6 +19,7 @@ from PySide6.QtWidgets import QApplication, QWidget
 
 from app.panels.attention_questions import FOCUS_SLOT, THUMBNAILS_SLOT
 from app.state import intents as i
+from app.state import select
 from app.theme.colormaps import contrast
 from app.theme.palette import ThemeName
 from app.widgets.text_cache import TextCache
@@ -138,3 +139,25 @@ def test_painted_text_is_readable(
         assert {"TokenFlow", "CandidateBars", "Heatmap", "LayerBars", "SeriesPlot", "Thumbnails"} <= widgets
         assert len(painted) > 150
         assert unreadable(painted, one.window, picture) == []
+
+
+@pytest.mark.parametrize("theme", get_args(ThemeName))
+def test_text_of_the_lens_is_readable_on_every_colour(
+    theme: ThemeName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with driven(tmp_path / "settings.json") as one:
+        for intent in (i.SetTheme(theme), i.SetLayout("attention"), i.Run()):
+            one.do(intent)
+        one.until(lambda: not select.is_active(one.state))
+        one.window.workspace.cards["lens"].toggleViewAction().trigger()
+        panel, texts = one.panel("lens"), set()
+        for page in range(3):
+            panel.tabs.setCurrentIndex(page)
+            one.frames(12)
+            with caught(monkeypatch) as painted:
+                picture = one.window.grab().toImage()
+            QApplication.processEvents()
+            texts |= {text for *_, text in painted}
+            assert unreadable(painted, one.window, picture) == [], page
+        assert any(text.startswith("parts of the logit") for text in texts), sorted(texts)
+        assert {"emb", "bias", "rnd", "out", "attention", "residual"} <= texts

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QFileDialog
+from PySide6.QtCore import QRect, Qt
 
+from app import asking
 from app.drops import accepts, take
 from app.panels.config_desk import ConfigPanel
 from app.panels.onnx import OnnxPanel
@@ -124,7 +124,7 @@ def test_create_loads_a_model_of_this_configuration(one: Driven, qtbot: Any) -> 
 
 def test_save_writes_a_folder(one: Driven, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "made"
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(folder), ""))
+    monkeypatch.setattr(asking, "save_file", lambda _parent, _title, chosen, *_: chosen(str(folder)))
     panel = config(one)
     pick(panel.subject, "Qwen2, small")
     live(one, lambda: settled(one))
@@ -148,19 +148,32 @@ def test_the_graph_is_described_exported_and_checked(
 ) -> None:
     needs_packages()
     path = tmp_path / "model.onnx"
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(path), ""))
+    monkeypatch.setattr(asking, "save_file", lambda _parent, _title, chosen, *_: chosen(str(path)))
     one.do(i.SetLayout("model"))
     panel: OnnxPanel = one.panel("onnx")
     live(one, lambda: one.state.onnx.description is not None)
     table = panel.table.rows.table
-    names = [table.columns[1].cell(row) for row in range(table.rows)]
-    assert "past_key_values.{i}.key" in names
-    assert "position_ids" in names
-    assert table.columns[2].cell(names.index("position_ids")) == "–"
+    names = [table.columns[0].cell(row) for row in range(table.rows)]
+    assert "input past_key_values.{i}.key" in names
+    assert "input position_ids" in names
+    assert table.columns[1].cell(names.index("input position_ids")) == "–"
+    for width, height in ((1024, 640), (1440, 900)):
+        one.window.resize(width, height)
+        one.frames(3)
+        view = panel.table
+        assert not view.horizontalScrollBar().isVisible()
+        assert sum(view.columnWidth(c) for c in range(4)) <= view.viewport().width()
+        for column in range(4):
+            for row in range(table.rows):
+                room = QRect(0, 0, view.columnWidth(column) - 8, 999)
+                text = view.rows.index(row, column).data()
+                needed = view.fontMetrics().boundingRect(room, Qt.TextFlag.TextWordWrap, text)
+                assert needed.width() <= room.width(), text
+                assert needed.height() <= view.rowHeight(row), text
     qtbot.mouseClick(panel.past.buttons()[1], LEFT)
     one.frames(2)
     table = panel.table.rows.table
-    assert "past_key_values.{i}.key" not in [table.columns[1].cell(row) for row in range(table.rows)]
+    assert "input past_key_values.{i}.key" not in [table.columns[0].cell(row) for row in range(table.rows)]
     qtbot.mouseClick(panel.past.buttons()[0], LEFT)
     qtbot.mouseClick(panel.export, LEFT)
     one.frames(2)
@@ -176,7 +189,7 @@ def test_the_graph_is_described_exported_and_checked(
 
 def test_cancel_gives_the_export_up(one: Driven, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs_packages()
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "model.onnx"), ""))
+    monkeypatch.setattr(asking, "save_file", lambda _p, _t, chosen, *_: chosen(str(tmp_path / "model.onnx")))
     one.do(i.SetLayout("model"))
     panel: OnnxPanel = one.panel("onnx")
     live(one, lambda: one.state.onnx.description is not None)

@@ -86,6 +86,8 @@ def test_a_head_is_muted_by_a_click_in_the_middle_of_a_run_and_the_model_obeys(o
     prompt = one.state.run.prompt_tokens
     assert changed[: prompt + 4] == untouched[: prompt + 4]
     assert changed[prompt + 4 :] != untouched[prompt + 4 :]
+    one.window.workspace.cards["timeline"].raise_()
+    one.frames(2)
     flags = one.panel("timeline")._flags
     assert flags[-1].index == 4
     assert "heads 0-7 of layer 0 muted" in flags[-1].text

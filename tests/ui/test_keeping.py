@@ -266,3 +266,16 @@ def test_re_used_positions_are_said(settings: Path) -> None:
                           for e in one.lab.events]  # fmt: skip
         one.frames(2)
         assert one.window.statusbar.aside.text() == "re-used 412 positions"
+
+
+def test_how_many_records_a_run_keeps_is_chosen_and_remembered(settings: Path) -> None:
+    with driven(settings) as one:
+        menu = {a.objectName(): a for a in one.window.toolbar.placement.menu().actions()}
+        menu["records.256"].trigger()
+        one.frames(2)
+        assert menu["records.256"].isChecked()
+        assert not menu["records.1024"].isChecked()
+        one.do(i.Run())
+        started = [command for command in one.lab.commands if isinstance(command, StartRun)]
+        assert started[-1].spec.trace_budget_bytes == 256 << 20
+    assert Settings(settings).trace_budget_mb == 256

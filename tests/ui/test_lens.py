@@ -13,9 +13,9 @@ from pytestqt.qtbot import QtBot
 
 from app.panels import lens
 from app.panels.lens import LensPanel
-from app.panels.lens_questions import ATTRIBUTION_SLOT, LENS_SLOT, NORMS_SLOT, PORTION
+from app.panels.lens_questions import ATTRIBUTION_SLOT, FILL_SLOT, LENS_SLOT, NORMS_SLOT, PORTION
 from app.state import intents as i
-from app.state.intents import SelectStep, SetFocus, WithdrawView
+from app.state.intents import AskView, SelectStep, SetFocus, WithdrawView
 from app.theme import fonts
 from app.widgets.lens_columns import LensColumns
 from app.widgets.lens_table import HEAD_PX, LEFT_PX
@@ -57,8 +57,10 @@ def serve(panel: LensPanel, bench: synthetic.Bench, slot: str = LENS_SLOT) -> No
 
 
 def fill(panel: LensPanel, bench: synthetic.Bench) -> None:
-    while bench.asked(LENS_SLOT) and bench.state.asked[LENS_SLOT].generation > panel._taken[LENS_SLOT]:
-        serve(panel, bench)
+    while waiting := [
+        s for s in (LENS_SLOT, FILL_SLOT) if bench.asked(s) and bench.state.asked[s].generation > panel._taken[s]
+    ]:
+        serve(panel, bench, waiting[0])
 
 
 def page(qtbot: QtBot, panel: LensPanel, index: int) -> None:
@@ -75,11 +77,12 @@ def test_the_shown_position_comes_first_then_what_is_in_view(
     visible = panel.table.visible_positions()
     assert visible.stop == P + 39
     assert set(visible) <= set(panel.columns.by_position)
-    assert all(q.positions[1] - q.positions[0] <= PORTION for q in bench.asked(LENS_SLOT))
-    count = len(bench.asked(LENS_SLOT))
+    assert all(q.positions[1] - q.positions[0] <= PORTION for q in bench.asked(FILL_SLOT))
+    count = len(bench.asked(FILL_SLOT))
     panel.table.horizontalScrollBar().setValue(3)
-    assert len(bench.asked(LENS_SLOT)) == count + 1
-    assert bench.asked(LENS_SLOT)[-1].positions[0] == 3
+    assert len(bench.asked(FILL_SLOT)) == count + 1
+    assert bench.asked(FILL_SLOT)[-1].positions[0] == 3
+    assert len(bench.asked(LENS_SLOT)) == 1
 
 
 def test_while_tokens_stream_it_asks_three_times_a_second(
@@ -95,6 +98,24 @@ def test_while_tokens_stream_it_asks_three_times_a_second(
     clock.now += 0.34
     panel.render(bench.state)
     assert bench.asked(LENS_SLOT)[-1] == LensQuery(1, (P + 43, P + 44))
+    assert all(q.positions[1] - q.positions[0] == 1 for q in bench.asked(FILL_SLOT))
+    assert len(bench.asked(FILL_SLOT)) == 1
+
+
+def test_a_moment_that_is_chosen_while_tokens_stream_does_not_wait_for_its_turn(
+    qtbot: QtBot, bench: synthetic.Bench, clock: StillClock
+) -> None:
+    bench.state = replace(bench.state, worker=WorkerState.DECODING)
+    panel = make(qtbot, bench)
+    for step in (12, 13):  # the second one while the first one's question waits
+        bench.dispatch(SelectStep(step))
+        panel.render(bench.state)
+        assert bench.intents[-1] == AskView(LENS_SLOT, LensQuery(1, (P + step - 1, P + step)), chosen=True)
+        panel.render(bench.state)
+    for index, slot in ((1, NORMS_SLOT), (2, ATTRIBUTION_SLOT)):
+        page(qtbot, panel, index)
+        asked = next(x for x in reversed(bench.intents) if isinstance(x, AskView))
+        assert (asked.slot, asked.chosen) == (slot, True)
 
 
 def test_cells_show_tokens_colours_and_where_the_model_commits(
@@ -111,7 +132,7 @@ def test_cells_show_tokens_colours_and_where_the_model_commits(
         assert panel.colour.key == by
     assert all(one != other for n, one in enumerate(pictures) for other in pictures[n + 1 :])
     assert panel.legend._ends == ("≥ 12 bits", "0")
-    assert "is on top from layer 20 of 30 on" in panel.describe()
+    assert "is on top after layer 19 and later; there are 30 layers" in panel.describe()
 
 
 def test_hovering_tells_the_top_five_escaped(qtbot: QtBot, bench: synthetic.Bench, clock: StillClock) -> None:
@@ -122,6 +143,8 @@ def test_hovering_tells_the_top_five_escaped(qtbot: QtBot, bench: synthetic.Benc
     assert any("&lt;b&gt;" in text for text in texts)
     assert not any("<b>" in text for text in texts)
     assert "rank 20" in texts[0]
+    assert "the input, before layer 0" in texts[0]  # row k is the stream after layer k - 1
+    assert [f"after layer {k - 1}" in texts[k] for k in range(1, 31)] == [True] * 30
     assert panel.table.tooltip(3, 0) == ""  # not there yet
 
 
@@ -175,7 +198,7 @@ def test_attribution_is_of_the_chosen_token_and_a_head_can_be_looked_at(
     serve(panel, bench, ATTRIBUTION_SLOT)
     assert panel.parts.grab().toImage() != empty
     box, step = panel.parts._boxes()[1], panel.parts._column_px()
-    place = QPoint(round(box.left() + 5.5 * step), round(box.top() + 2.5 * box.height() / 9))
+    place = QPoint(round(panel.parts._left_of(4) + 0.5 * step), round(box.top() + 2.5 * box.height() / 9))
     assert panel.parts.place_at(place.x(), place.y()) == (4, 2)
     assert panel.parts.tooltip(4, 2).startswith("layer 4, head 2: ")
     assert panel.parts.tooltip(-1, None).startswith("embedding: +0.50")
@@ -225,6 +248,34 @@ def test_dropped_records_are_told_and_fed_again_on_request(
     assert bench.asked(LENS_SLOT)[-1] == LensQuery(1, (P + 38, P + 39), recompute=True)
     serve(panel, bench)
     assert not panel.again.isVisible()
+
+
+def test_the_norms_of_dropped_records_are_fed_again_on_request(
+    qtbot: QtBot, bench: synthetic.Bench, clock: StillClock
+) -> None:
+    panel = make(qtbot, bench)
+    page(qtbot, panel, 1)
+    bench.decline(NORMS_SLOT, "The records were dropped.", can_recompute=True)
+    panel.render(bench.state)
+    assert panel.again.isVisibleTo(panel.row)
+    panel.again.click()
+    assert bench.asked(NORMS_SLOT)[-1] == NormsQuery(1, P + 38, recompute=True)
+    serve(panel, bench, NORMS_SLOT)
+    assert not panel.again.isVisibleTo(panel.row)
+
+
+def test_columns_whose_records_are_there_come_although_others_were_dropped(
+    qtbot: QtBot, bench: synthetic.Bench, clock: StillClock
+) -> None:
+    panel = make(qtbot, bench)
+    serve(panel, bench)
+    first = panel.table.visible_positions()[0]
+    assert bench.asked(FILL_SLOT)[-1].positions[0] == first
+    bench.decline(FILL_SLOT, "The records were dropped.", can_recompute=True, first_recorded=first + 2)
+    panel.render(bench.state)
+    assert bench.asked(FILL_SLOT)[-1].positions[0] == first + 2
+    fill(panel, bench)
+    assert set(range(first + 2, P + 39)) <= set(panel.columns.by_position)
 
 
 def test_a_view_that_is_off_says_why_and_asks_nothing(qtbot: QtBot, clock: StillClock) -> None:
@@ -285,3 +336,59 @@ def test_no_page_pushes_the_other_cards_aside(tmp_path: Path) -> None:
             one.frames(3)
             widths.add(one.window.workspace.cards["output"].width())
         assert len(widths) == 1
+
+
+@pytest.mark.usefixtures("qapp")
+def test_behind_another_tab_it_asks_nothing(tmp_path: Path) -> None:
+    with driven(tmp_path / "settings.json", size=(1440, 900)) as one:
+        one.do(i.SetLayout("attention"))
+        one.frames(4)
+        cards = one.window.workspace.cards
+        for name in ("lens", "walk"):
+            cards[name].toggleViewAction().trigger()
+            one.frames(4)
+        asked: list[str] = []
+        one.window.workspace.cards["lens"].panel.dispatch = lambda intent: asked.append(type(intent).__name__)
+        shown: list[object] = []
+        cards["attention"].panel.render = shown.append  # type: ignore[method-assign]
+        one.do(i.Run())
+        one.frames(20)
+        assert "AskView" not in asked
+        assert shown == []
+        cards["attention"].raise_()
+        one.until(lambda: bool(shown))
+        assert shown[-1].run is not None  # type: ignore[attr-defined]
+
+
+def test_at_every_width_the_pages_name_what_they_draw(qtbot: QtBot, bench: synthetic.Bench, clock: StillClock) -> None:
+    panel = make(qtbot, bench)
+    panel.resize(375, 300)
+    page(qtbot, panel, 1)
+    panel.add.click()
+    QApplication.processEvents()
+    assert all(w.isVisible() for w in (panel.streams, panel.swatches, panel.add))
+    page(qtbot, panel, 2)
+    QApplication.processEvents()
+    assert all(w.isVisible() for w in (panel.swatches, panel.rounded, panel.signs))
+
+
+def test_heads_that_are_not_known_look_otherwise_and_between_has_its_bars(
+    qtbot: QtBot, bench: synthetic.Bench, clock: StillClock
+) -> None:
+    bench.dispatch(SelectStep(12))
+    panel = make(qtbot, bench)
+    page(qtbot, panel, 2)
+    serve(panel, bench, ATTRIBUTION_SLOT)
+    answer = panel.parts_answer
+    assert answer is not None
+    before = panel.parts.grab().toImage()
+    zeroed, unknown = answer.heads.copy(), answer.heads.copy()
+    zeroed[3] = 0.0
+    unknown[3] = np.nan
+    pictures = [before]
+    for heads in (zeroed, unknown):
+        panel.parts.show_answer(replace(answer, heads=heads))
+        pictures.append(panel.parts.grab().toImage())
+    panel.parts.show_answer(replace(answer, between=np.full(len(answer.mlp), 0.5, np.float32)))
+    pictures.append(panel.parts.grab().toImage())
+    assert all(one != other for n, one in enumerate(pictures) for other in pictures[n + 1 :])

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PySide6.QtCore import Qt
 
+from app.panels import tables
 from app.state import intents as i
 from app.state import select
 from core.contract import BeamDetail
+from tests.models import build_draft
 from tests.ui.harness import Driven
 from tests.ui.real import answered, finished, live, opened
 
@@ -71,7 +73,21 @@ def test_prompt_lookup_shows_what_was_accepted_and_where_it_came_from(one: Drive
     outcomes = {row.texts[2] for row in panel.rows.rows}
     assert outcomes <= {"accepted", "refused", "never looked at"}
     assert all(row.struck == (row.texts[2] != "accepted") for row in panel.rows.rows)
-    assert panel.words._wordings[0].startswith("copied from positions")
+    assert panel.words.isVisible()
+    assert panel.words.whole.startswith("copied from positions")
+    detail = shown.step(copied).detail
+    for size in ((1440, 900), (1024, 640)):
+        one.window.resize(*size)
+        one.do(i.SetLayout("sample"))
+        one.frames(3)
+        assert panel.words.width() == panel.width()
+        assert str(detail.match[0]) in panel.words.text()  # where it came from is read in the narrowest card
+        assert "accepted" in panel.words.text()
+    marks, ids = one.panel("output").flow._marks, [*shown.prompt.token_ids, *(s.token_id for s in shown.steps())]
+    (there, here), (start, stop) = marks.matched, marks.copied
+    assert ids[there[0] : there[1]] == ids[here[0] : here[1]]
+    assert tuple(ids[start:stop]) == detail.drafted
+    assert here[1] == shown.prompt_tokens + copied - detail.place
 
 
 def test_a_draft_of_the_first_layers_shows_both_probabilities(one: Driven) -> None:
@@ -84,6 +100,31 @@ def test_a_draft_of_the_first_layers_shows_both_probabilities(one: Driven) -> No
     first = one.panel("mode").rows.rows[0]
     detail = shown.step(drafted).detail
     assert first.values[:2] == (detail.probability, detail.draft_probability)
+
+
+def test_another_smaller_model_drafts_and_the_text_stays_the_same(one: Driven, tmp_path: Path) -> None:
+    run(one, "plain", do_sample=False)
+    alone = one.state.run
+    assert alone is not None
+    one.do(i.ChooseMode("draft"))
+    one.do(i.SetModeText("assistant", str(build_draft(tmp_path / "draft", Path("resources/models/tiny-gpt2")))))
+    one.do(i.SetParameter("do_sample", False))
+    one.do(i.SetParameter("assistant_confidence_threshold", 0.0))
+    one.do(i.Run())
+    live(one, lambda: finished(one) and one.state.run is not None and one.state.run.run_id != alone.run_id)
+    shown = one.state.run
+    assert shown is not None
+    assert shown.finish is not None
+    assert shown.finish.error is None
+    assert shown.plan.mode == "assisted_generation"
+    assert [s.token_id for s in shown.steps()] == [s.token_id for s in alone.steps()]
+    details = [s.detail for s in shown.steps() if s.detail is not None and s.detail.drafted]
+    assert {d.accepted for d in details} == {True, False}
+    one.do(i.SelectStep(next(s.id.index for s in shown.steps() if s.detail is not None and s.detail.drafted)))
+    one.frames(2)
+    assert len(one.panel("mode").rows.rows) == len(details[0].drafted)
+    assert "drafted tokens accepted" in one.panel("mode").words.whole
+    assert shown.plan.beside[0].name == "draft, at most"
 
 
 def test_guidance_shows_three_distributions(one: Driven) -> None:
@@ -115,6 +156,21 @@ def test_beams_are_lanes_and_any_of_them_can_be_looked_at(one: Driven, qtbot: ob
             assert isinstance(snapshot.detail, BeamDetail)
             assert snapshot.detail.parent in lanes[at - 1]
     assert shown.text() == shown.finish.texts[0]  # type: ignore[union-attr]
+    for size, least in (((1440, 900), 4), ((1024, 640), 3)):
+        one.window.resize(*size)
+        one.do(i.SetLayout("sample"))
+        one.frames(3)
+        if not one.window.workspace.cards["beams"].isVisible():
+            one.window.workspace.cards["beams"].toggleViewAction().trigger()
+        one.frames(5)
+        assert panel.lanes.isVisible()
+        assert panel.lanes.viewport().height() >= 18 + least * 26
+    one.do(i.SelectStep(2))
+    one.frames(2)
+    assert panel.lanes.viewport().rect().contains(panel.lanes._box(2, panel.lanes._path[2]).toAlignedRect())
+    one.do(i.SelectStep(None))
+    panel.lanes.horizontalScrollBar().setValue(panel.lanes.horizontalScrollBar().maximum())
+    panel.lanes.verticalScrollBar().setValue(0)
     beam = 0 if shown.beam else 1
     box = panel.lanes._box(15, beam)
     assert panel.lanes.viewport().rect().contains(box.center().toPoint())
@@ -138,6 +194,27 @@ def test_constrained_beams_show_their_progress(one: Driven) -> None:
     assert " castle" in shown.finish.texts[0]  # type: ignore[union-attr]
     newest = shown.sequences.lanes[0][-1]
     assert any(s.detail.needed and s.detail.fulfilled == s.detail.needed for s in newest.values())  # type: ignore[union-attr]
+    lanes = one.panel("beams").lanes
+    assert lanes._titles == ("bank", "constraints")
+    for beam, cell in lanes._cells[-1].items():
+        detail = newest[beam].detail
+        assert cell.notes == (str(detail.bank), f"{detail.fulfilled[0]}/{detail.needed[0]}")  # type: ignore[union-attr]
+        assert cell.progress == (detail.fulfilled[0] / detail.needed[0],)  # type: ignore[union-attr]
+    columns = {column.title: column for column in tables.beams_table(shown).columns}
+    assert {"constraints", "bank"} <= set(columns)
+
+
+def test_groups_write_the_penalty_of_each_token_also_in_the_table(one: Driven) -> None:
+    run(one, "groups", diversity_penalty=2.0)
+    shown = one.state.run
+    assert shown is not None
+    lanes, steps = one.panel("beams").lanes, shown.sequences.lanes[0]
+    assert lanes._titles == ("penalty",)
+    assert any(s.detail.penalty for at in steps for s in at.values())  # type: ignore[union-attr]
+    columns = {column.title: column for column in tables.beams_table(shown).columns}
+    penalties = [s.detail.penalty for at in steps for _, s in sorted(at.items())]  # type: ignore[union-attr]
+    assert list(columns["diversity penalty"].values) == penalties
+    assert not any("1000" in cell.score for step in lanes._cells for cell in step.values())
 
 
 def test_the_waterfall_shows_a_past_step_under_another_temperature_and_its_token(one: Driven) -> None:
@@ -158,6 +235,13 @@ def test_the_waterfall_shows_a_past_step_under_another_temperature_and_its_token
     live(one, lambda: answered(one) and panel._answer.query.changes)
     assert panel._answer.final_entropy_bits > before
     assert any(line.changed for line in panel.rows.lines)
+    for size in ((1440, 900), (1024, 640)):
+        one.window.resize(*size)
+        one.do(i.SetLayout("sample"))
+        one.frames(3)
+        assert panel.outcome.isVisible()
+        assert panel.outcome.text()
+        assert panel.which.isVisible()
     panel.which.chosen.emit(0)
     live(one, lambda: answered(one) and not panel._answer.query.changes)
     assert panel._answer.final_entropy_bits == pytest.approx(before)
@@ -173,3 +257,16 @@ def test_a_mode_that_cannot_change_now_says_so_and_keeps_the_run(one: Driven) ->
     assert select.is_active(one.state)
     one.do(i.Stop())
     live(one, lambda: finished(one))
+
+
+def test_the_waterfall_follows_the_sliders_of_guidance_and_of_dola(one: Driven) -> None:
+    panel = one.panel("waterfall")
+    for mode, name, value in (("guidance", "guidance_scale", 4.0), ("dola", "dola_layers", "low")):
+        run(one, mode)
+        one.do(i.SetLayout("sample"))
+        one.do(i.SelectStep(6))
+        one.do(i.SetParameter(name, value))
+        live(one, lambda name=name: answered(one) and panel._answer and name in panel._answer.query.changes)  # type: ignore[misc]
+        changed = next(line for line in panel.rows.lines if line.changed)
+        assert changed.name == name
+        assert panel._answer.token_id is not None

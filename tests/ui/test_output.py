@@ -213,3 +213,22 @@ def test_the_selected_step_is_described_in_words(qtbot: QtBot, bench: synthetic.
     panel.render(bench.state)
     assert panel.accessibleDescription().startswith("Token 3 of 40: ")
     assert "entropy" in panel.accessibleDescription()
+
+
+def test_a_row_whose_records_were_dropped_can_be_recomputed(qtbot: QtBot, bench: synthetic.Bench) -> None:
+    panel = make(qtbot, bench)
+    bench.dispatch(SelectStep(3))
+    panel.render(bench.state)
+    for source in ("attention", "column", "rollout"):
+        panel._recompute = None
+        panel._choose_colour(source)
+        bench.decline(ROW_SLOT, "The records were dropped.", can_recompute=True)
+        panel.render(bench.state)
+        assert panel.again.isVisibleTo(panel), source
+        panel.again.click()
+        panel.render(bench.state)
+        assert bench.asked(ROW_SLOT)[-1].recompute  # type: ignore[union-attr]
+        assert not panel.again.isVisibleTo(panel)
+        bench.answer(ROW_SLOT)
+        panel.render(bench.state)
+        assert not panel.again.isVisibleTo(panel)

@@ -47,6 +47,8 @@ def test_the_plan_is_there_before_a_run_and_is_that_of_the_run(one: Driven) -> N
     live(one, lambda: one.state.run is not None and one.state.run.finish is not None)
     assert one.state.run is not None
     assert one.state.run.started.plan == one.state.plan
+    one.window.workspace.cards["parameters"].raise_()
+    one.frames(2)
     assert one.panel("parameters").plan.texts() == [
         (line.name, line.value, line.reason) for line in plan_summary(one.state.run.started.plan)
     ]

@@ -123,6 +123,7 @@ def test_turns_can_be_edited_removed_and_cleared(one: Driven) -> None:
     assert one.state.draft.turns[0].content == "Changed?"
     first.text.clear()  # emptied, but not removed
     assert len(one.state.draft.turns) == 2
+    assert one.state.draft.turns[0].content == "", "what is seen is what would be sent"
     answer.remove.click()
     one.frames()
     assert [t.role for t in one.state.draft.turns] == ["user"]

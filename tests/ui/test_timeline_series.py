@@ -13,7 +13,7 @@ VALUES = np.random.default_rng(5).gamma(2.0, 1.0, 10_000)
 
 
 def test_small_values_are_short() -> None:
-    assert [tick_text(value) for value in (0.0, 0.5, 2e-5, 1.2e-7, 3e12)] == ["0", "0.5", "2e-5", "1.2e-7", "3e12"]
+    assert [tick_text(value) for value in (0.0, 0.5, 2e-5, 1.2e-7, 3e12)] == ["0", "0.5", "2e−5", "1.2e−7", "3e12"]
 
 
 def test_every_step_is_drawn_while_there_are_pixels() -> None:

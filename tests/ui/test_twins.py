@@ -17,22 +17,29 @@ from app.state import intents as i
 from app.state import select
 from app.theme import fonts
 from app.widgets import candidate_rows, numbers
+from app.widgets.attribution_plot import AttributionPlot
+from app.widgets.beam_lanes import BeamLanes
 from app.widgets.candidate_bars import CandidateBars
 from app.widgets.card import Card
+from app.widgets.detail_rows import DetailRows
 from app.widgets.focus_ring import FocusRing
 from app.widgets.heatmap import Heatmap
 from app.widgets.layer_bars import LayerBars
+from app.widgets.lens_table import LensTable
 from app.widgets.needle import DrawNeedle
+from app.widgets.row_list import RowList
 from app.widgets.series_plot import SeriesPlot
 from app.widgets.table_data import Column, Order, Table
 from app.widgets.table_view import TableView
 from app.widgets.thumbnails import Thumbnails
 from app.widgets.token_flow import TokenFlow
 from app.widgets.twin import TwinStack
+from app.widgets.waterfall_rows import WaterfallRows
 from tests.ui import synthetic
 from tests.ui.harness import Driven, driven
 
 PLOTS = (TokenFlow, CandidateBars, DrawNeedle, Heatmap, Thumbnails, LayerBars, SeriesPlot)
+LATER = (WaterfallRows, BeamLanes, RowList, DetailRows, LensTable, AttributionPlot)
 
 
 def plots_of(root: QWidget) -> list[QWidget]:
@@ -102,6 +109,28 @@ def test_every_plot_has_a_twin_with_its_numbers(tmp_path: Path) -> None:
         assert cells(layers, "K used, B") == [f"{n:,}" for n in step.cache.key_used_bytes.tolist()]
         growth = found["Growth of the cache over the steps"]
         assert cells(growth, "used, B") == [f"{n:,}" for n in run.column("used_bytes").tolist()]
+
+
+@pytest.mark.usefixtures("qapp")
+def test_the_plots_of_cards_that_are_closed_at_first_have_twins_too(tmp_path: Path) -> None:
+    with driven(tmp_path / "settings.json") as one:
+        ran(one)
+        for card in one.window.workspace.cards.values():
+            if not card.isVisible():
+                card.toggleViewAction().trigger()
+        one.frames(2)
+        cards = one.window.workspace.cards.values()
+        plots = [w for kind in LATER for card in cards for w in card.panel.findChildren(kind)]
+        assert {type(plot) for plot in plots} == set(LATER)
+        for plot in plots:
+            stack = stack_of(plot)
+            name = stack.twins[stack.twin_of(plot)].name
+            assert name, type(plot).__name__
+            turn_to(plot)
+            one.frames(2)
+            shown = stack.views[stack.twin_of(plot)]
+            assert shown.accessibleName() == name
+            assert shown.accessibleDescription()
 
 
 @pytest.mark.usefixtures("qapp")

@@ -9,7 +9,7 @@ from PySide6.QtCore import Qt
 from pytestqt.qtbot import QtBot
 
 from app.panels.walk import FIRST_SLOT, LATER_SLOT, WalkPanel
-from app.state.intents import SelectStep, WithdrawView
+from app.state.intents import AskView, SelectStep, WithdrawView
 from app.theme import fonts
 from app.widgets.walk_tree import FIRST, LATER, STAGE, merged
 from core.contract import TensorFact, WalkNode, WalkQuery, WorkerState
@@ -49,10 +49,29 @@ def test_the_first_pass_stands_beside_that_of_the_shown_step(qtbot: QtBot, bench
     assert cells["h.0.attn#1"][FIRST] == f"1×{P}×8"
     assert cells["h.0.attn#1"][LATER] == "1×1×8"
     assert cells["h.0.attn#1:cache"][STAGE] == "cache append"
-    assert cells["h.0.attn#1:cache"][-1].startswith(f"{P + 38} → {P + 39} positions")
+    assert cells["h.0.attn#1:cache"][FIRST] == f"0 → {P} positions"
+    assert cells["h.0.attn#1:cache"][LATER] == f"{P + 38} → {P + 39} positions"
     assert panel.tree.headerItem().text(FIRST) == f"first: {P} + 0 past"
     assert panel.tree.headerItem().text(LATER) == f"later: 1 + {P + 38} past"
     assert f"fed 1 after {P + 38} in the cache" in panel.describe()
+
+
+def test_a_token_type_is_given_only_where_the_family_takes_one(qtbot: QtBot, bench: synthetic.Bench) -> None:
+    panel = make(qtbot, bench)
+    assert panel.token_type.isHidden()
+    run = bench.state.run
+    assert run is not None
+    info = replace(run.model, family="gpt2")
+    started = replace(run.started, run_id=2)
+    bench.state = replace(bench.state, run=replace(run, started=started, model=info), asked={}, answers={})
+    panel.render(bench.state)
+    assert not panel.token_type.isHidden()
+    assert bench.asked(FIRST_SLOT)[-1] == WalkQuery(2, (0, P))
+    panel.token_type.setValue(7)
+    assert bench.asked(FIRST_SLOT)[-1] == WalkQuery(2, (0, P), token_type=7)
+    assert bench.asked(LATER_SLOT)[-1] == WalkQuery(2, (P + 38, P + 39), token_type=7)
+    panel.token_type.setValue(-1)
+    assert bench.asked(FIRST_SLOT)[-1] == WalkQuery(2, (0, P))
 
 
 def test_another_step_walks_again_and_keeps_what_is_open(qtbot: QtBot, bench: synthetic.Bench) -> None:
@@ -81,6 +100,14 @@ def test_while_tokens_stream_it_asks_only_for_a_selected_step(qtbot: QtBot, benc
     bench.dispatch(SelectStep(3))
     panel.render(bench.state)
     assert bench.asked(LATER_SLOT) == [WalkQuery(1, (P + 2, P + 3))]
+    assert bench.intents[-1] == AskView(LATER_SLOT, WalkQuery(1, (P + 2, P + 3)))
+    assert bench.asked(FIRST_SLOT) == []
+    serve(panel, bench, LATER_SLOT)
+    assert "once no tokens stream" in panel.note.text()
+    bench.state = replace(bench.state, worker=WorkerState.PAUSED)
+    panel.render(bench.state)
+    serve(panel, bench, FIRST_SLOT)
+    assert panel.note.text() == ""
 
 
 def test_the_first_step_has_no_later_one_beside_it_yet(qtbot: QtBot) -> None:
@@ -119,3 +146,26 @@ def test_tooltips_are_escaped(qtbot: QtBot, bench: synthetic.Bench) -> None:
     nodes = (replace(answer.nodes[0], title="<b>model</b>"), *answer.nodes[1:])
     panel.tree.show_lines(merged(replace(answer, nodes=nodes), None))
     assert "&lt;b&gt;model" in panel.tree.item("#1").toolTip(STAGE)
+
+
+@pytest.mark.parametrize("width", [330, 620])
+def test_everything_is_inside_the_card_and_told_for_the_chosen_line(
+    qtbot: QtBot, bench: synthetic.Bench, width: int
+) -> None:
+    panel = make(qtbot, bench)
+    panel.resize(width, 400)
+    serve(panel, bench)
+    tree = panel.tree
+    shown = [tree.columnWidth(c) for c in range(tree.columnCount()) if not tree.isColumnHidden(c)]
+    assert sum(shown) <= tree.viewport().width()
+    assert not tree.horizontalScrollBar().isVisible()
+    for key, cells in tree.texts().items():
+        for column in (FIRST, LATER):
+            assert tree.fontMetrics().horizontalAdvance(cells[column]) + 10 <= tree.columnWidth(column), key
+    assert f"{P + 38} → {P + 39} positions" in panel.detail.toPlainText()
+    place = tree.visualItemRect(tree.item("wte#1")).center()
+    qtbot.mouseClick(tree.viewport(), Qt.MouseButton.LeftButton, pos=place)
+    told = panel.detail.toPlainText()
+    assert told.startswith("token embeddings  wte  Linear")
+    assert f"  in 1×{P}×8 float32 0.1 ± 1 in [−3, 3]" in told
+    assert "  out 1×1×8 float32" in told

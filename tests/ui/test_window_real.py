@@ -57,7 +57,7 @@ def test_lens_norms_attribution_and_walk_answer_for_a_clicked_token(one: Driven,
     assert run is not None
     stage = "transformer.h.0.attn#1:cache"
     live(one, lambda: stage in tree.texts())
-    assert f"{run.prompt_tokens + 4} → {run.prompt_tokens + 5} positions" in tree.texts()[stage][-1]
+    assert f"{run.prompt_tokens + 4} → {run.prompt_tokens + 5}" in " ".join(tree.texts()[stage])
     one.window.workspace.cards["lens"].raise_()
     panel = one.panel("lens")
     column = panel.columns.by_position[run.prompt_tokens + 4]

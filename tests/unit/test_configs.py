@@ -10,11 +10,13 @@ import pytest
 import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from core.configs.describe import describe
 from core.configs.estimate import count_parts
 from core.configs.save import save_new
 from core.contract import ConfigDescription, ModelLoadError, ModelSpec, ParameterError
+from core.models import rope
 from core.models.blueprint import draw_up
 from core.models.load_control import Unwatched
 from core.models.loaded import LoadedModel
@@ -117,6 +119,17 @@ def test_flops_are_what_torch_counts(family: str, before: int) -> None:
         ("llama", {"num_key_value_heads": "3"}, ("num_attention_heads", "num_key_value_heads"), "no multiple"),
         ("llama", {"head_dim": "7"}, ("head_dim",), "even head_dim"),
         ("llama", {"rope_parameters": "[1"}, ("rope_parameters",), "it is JSON"),
+        ("llama", {"rope_parameters": "[1]"}, ("rope_parameters",), "must be an object"),
+        ("llama", {"rope_parameters": '{"rope_type": "nonsense"}'}, ("rope_parameters",), 'of type "nonsense"'),
+        ("llama", {"rope_parameters": '{"rope_type": "linear", "factor": 0}'}, ("rope_parameters",), "factor must be"),
+        ("llama", {"rope_parameters": '{"rope_type": "linear", "factor": -2}'}, ("rope_parameters",), "not -2"),
+        ("llama", {"rope_parameters": '{"rope_theta": NaN}'}, ("rope_parameters",), "its numbers are finite"),
+        ("qwen2", {"rope_parameters": '{"rope_type": "yarn"}'}, (), "Missing required keys"),
+        ("llama", {"rope_theta": "abc"}, ("rope_parameters",), "rope_theta must be a number above 0"),
+        ("llama", {"rope_theta": "0"}, ("rope_parameters",), "rope_theta must be a number above 0"),
+        ("qwen2", {"rope_theta": "-5"}, ("rope_parameters",), "rope_theta must be a number above 0"),
+        ("llama", {"rope_theta": "nan"}, ("rope_parameters",), "its numbers are finite"),
+        ("imagegpt", {"vocab_size": "1"}, ("vocab_size",), "at least 2"),
         ("qwen2", {"layer_types": '["full_attention"]'}, (), "must be equal to the number of `layer_types`"),
     ],
 )
@@ -130,6 +143,19 @@ def test_what_cannot_be_is_refused_with_the_reason(
     assert problem.message.endswith(".")
 
 
+def test_the_types_of_rotary_positions_are_those_of_transformers() -> None:
+    assert set(rope.KINDS) == {"default", *ROPE_INIT_FUNCTIONS}
+
+
+@pytest.mark.parametrize(
+    "rope_parameters", [{"rope_type": "linear", "factor": 2.0}, {"rope_type": "dynamic", "factor": 2.0}]
+)
+def test_rotary_positions_that_can_be_are_taken(rope_parameters: dict[str, object]) -> None:
+    found = small("llama", rope_parameters=json.dumps({**rope_parameters, "rope_theta": 10000.0}))
+    assert found.problems == ()
+    assert found.new_name is not None
+
+
 def test_all_reasons_are_given_at_once() -> None:
     found = describe("gpt2", {"n_head": "7", "pad_token_id": "99999"})
     assert len(found.problems) == 2
@@ -138,6 +164,9 @@ def test_all_reasons_are_given_at_once() -> None:
 def test_names_that_are_no_fields_are_errors() -> None:
     with pytest.raises(ParameterError, match="the nearest one is “n_layer”"):
         describe("gpt2", {"n_layr": 1})
+    with pytest.raises(ParameterError, match="it has ") as far:
+        describe("gpt2", {"foo": 1})
+    assert "nearest" not in far.value.message
     with pytest.raises(ParameterError, match="cannot be changed"):
         describe("gpt2", {"add_cross_attention": True})
 

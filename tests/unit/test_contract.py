@@ -33,10 +33,11 @@ from core.contract import (
     events,
     snapshot,
     specs,
+    twins,
     views,
 )
 
-MODULES = (branches, cache, cache_formula, cache_lab, cache_views, commands, events, snapshot, specs, views)
+MODULES = (branches, cache, cache_formula, cache_lab, cache_views, commands, events, snapshot, specs, twins, views)
 
 
 def classes_of(module: ModuleType) -> list[type]:
@@ -81,12 +82,12 @@ def test_all_data_is_frozen_and_slotted(data: type) -> None:
 
 
 def test_the_unions_hold_every_command_and_every_event() -> None:
-    begin = {branches.StartBranch, branches.SwitchBranch, branches.DropBranch}
+    begin = {branches.StartBranch, branches.SwitchBranch, branches.DropBranch, twins.StartTwin, twins.EndTwin}
     begin |= {cache_lab.RunExperiment, cache_lab.StopExperiment}
     assert set(typing.get_args(Command)) == set(classes_of(commands)) | begin
     finished = {c for c in classes_of(events) if dataclasses.is_dataclass(c)}
     happened = {StepSnapshot, branches.BranchStarted, branches.BranchSwitched, branches.BranchesHeld}
-    happened |= {cache_lab.ExperimentProgress, cache_lab.ExperimentFinished}
+    happened |= {cache_lab.ExperimentProgress, cache_lab.ExperimentFinished, twins.BranchesGone}
     parts = {events.ViewStatus, events.ModelInfo, events.PromptRow}  # carried by events
     assert set(typing.get_args(Event)) == (finished - parts) | happened
 

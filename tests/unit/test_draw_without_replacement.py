@@ -61,3 +61,39 @@ def test_the_largest_number_falls_on_the_last_that_is_left() -> None:
     almost_one = 1 - 2**-53
     assert draw_without_replacement(scores, [almost_one] * 3) == [2, 1, 0]
     assert draw_without_replacement(scores, [0.0] * 3) == [0, 1, 2]
+
+
+def test_thousands_of_draws_fall_on_what_one_by_one_renormalising_says() -> None:
+    scores = torch.randn(9000, generator=torch.Generator().manual_seed(9)) * 3
+    numbers = uniforms(4, 0, 1, Purpose.BEAM, 4000)
+    order = sorted(range(9000), key=lambda place: -float(scores[place]))
+    probabilities = torch.softmax(scores.double(), dim=-1).numpy()
+    weights = probabilities[order]
+    expected = []
+    for u in numbers[:300]:
+        ends = weights.cumsum()
+        place = int((ends <= u * ends[-1]).sum())
+        expected.append(order[place])
+        weights[place] = 0.0
+    taken = draw_without_replacement(scores, numbers)
+    assert taken[:300] == expected
+    assert len(set(taken)) == 4000
+
+
+def test_the_work_of_a_draw_does_not_grow_with_the_draws_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    search = draws.np.searchsorted
+
+    def counted(ends: object, *args: object, **kwargs: object) -> object:
+        looked.append(len(ends))  # type: ignore[arg-type]
+        return search(ends, *args, **kwargs)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(draws.np, "searchsorted", counted)
+    scores = torch.randn(20_000, generator=torch.Generator().manual_seed(2))
+    draw_without_replacement(scores, uniforms(4, 0, 1, Purpose.BEAM, 15_000))
+    assert max(looked) < 200
+    assert len(looked) < 3 * 15_000  # it begins again with more, once
+
+
+def test_where_nothing_has_any_weight_the_first_places_are_taken() -> None:
+    assert draw_without_replacement(torch.full((5,), -torch.inf), [0.3, 0.9]) == [0, 1]

@@ -237,3 +237,8 @@ def test_a_model_that_goes_is_not_kept_by_its_constraints() -> None:
     del text
     gc.collect()
     assert gone() is None
+
+
+def test_choices_that_are_no_text_are_refused_in_a_sentence() -> None:
+    with pytest.raises(GrammarError, match="A grammar is a text, not a tuple; write choices one a line"):
+        Grammar("choice", ("a", "b"))  # type: ignore[arg-type]

@@ -27,10 +27,8 @@ from core.models.loader import load
 from tests.hostile import EITHER, LOADS, NO_CHAT, REFUSED, build_base, prepare_outside
 from tests.hostile_cases import CASES
 
-MOST_CPU_S, MOST_WALL_S = (
-    5.0,
-    25.0,
-)  # of the processor, in all processes; on the clock of a machine that does other things
+MOST_CPU_S = 5.0  # of the processor, in all processes
+MOST_WALL_S, MOST_BUSY_WALL_S = 5.0, 25.0  # on the clock; of a machine that does other things
 MOST_BYTES = 300 << 20
 CASE_LIST = [
     pytest.param(name, marks=() if case.short else pytest.mark.slow, id=name.replace(" ", "-"))
@@ -152,7 +150,8 @@ def test_a_hostile_folder_ends_in_one_sentence_or_loads_harmlessly(
     assert not (outside / "canary").exists()
     assert [path for path in opened if not _is_allowed(path, folder, tmp_path)] == []
     assert cpu_s < MOST_CPU_S
-    assert wall_s < MOST_WALL_S
+    busy = os.getloadavg()[0] > 0.75 * (os.cpu_count() or 1) if hasattr(os, "getloadavg") else True
+    assert wall_s < (MOST_BUSY_WALL_S if busy else MOST_WALL_S)
     assert grown < MOST_BYTES
 
 

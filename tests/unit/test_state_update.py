@@ -298,7 +298,10 @@ def test_chat_turns_follow_the_conversation(machine: Machine) -> None:
     assert [m.role for m in select.chat_messages(draft)] == ["system", "user"]  # an empty message asks again
     machine.do(i.EditMessage("And then?"))
     assert [m.role for m in select.chat_messages(machine.state.draft)] == ["system", "user", "assistant", "user"]
-    machine.do(i.EditTurn(0, ""))
+    machine.do(i.EditTurn(0, ""))  # emptied: it stays, and is not sent
+    assert [m.role for m in select.chat_messages(machine.state.draft)] == ["system", "assistant", "user"]
+    assert [t.role for t in machine.state.draft.turns] == ["user", "assistant"]
+    machine.do(i.RemoveTurn(0))
     assert [t.role for t in machine.state.draft.turns] == ["assistant"]
     machine.do(i.ClearChat())
     assert machine.state.draft.turns == ()

@@ -112,6 +112,7 @@ class Beams(Mode):
         run.regroup(sources, [run.lanes[row].fork() for row in sources])
         for number, lane in enumerate(run.lanes):
             lane.beam = number % self.width
+            lane.group = lane.beam // self.size
             # The beams of a group are still the same, and would all say the same.
             lane.score = 0.0 if lane.beam % self.size == 0 else OUT_OF_REACH
 
@@ -144,6 +145,10 @@ class Beams(Mode):
     def follow(self, run: Session, processed: Processed, searches: list[Search]) -> tuple[Processed, list[Candidate]]:
         """How the searches go on; `end` is called for those candidates that complete a hypothesis."""
         raise NotImplementedError
+
+    def cache_rows(self, run: Session) -> int:
+        """One a beam."""
+        return len(self.searches) * self.width
 
     def lost(self, run: Session, dead: list[int]) -> list[int]:
         """A search goes on with the beams that are left; without any it ends with what it has found, if anything."""

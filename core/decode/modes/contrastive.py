@@ -56,6 +56,10 @@ class Contrastive(Mode):
             )
         run.forward.keeps_residuals = True
 
+    def cache_rows(self, run: Session) -> int:
+        """One a candidate of each lane."""
+        return len(run.lanes) * min(run.params.top_k, run.loaded.info.output_size)
+
     def prefilled(self, run: Session) -> None:
         """The hidden states of the prompt are what the first candidates are compared with."""
         self._remember(_hidden(run))

@@ -18,6 +18,7 @@ from core.contract.params import GenerationParams
 from core.decode.forward import Forward
 from core.decode.kv import cache_length, crop_cache, fork_cache, new_cache
 from core.models.loaded import LoadedModel
+from core.models.vocabulary import same_vocabulary
 
 if TYPE_CHECKING:
     from core.decode.session import Session
@@ -66,7 +67,7 @@ class LookupDraft:
 
     def propose(self, run: Session, most: int, pick: Pick) -> Drafted:
         """The longest match of up to `max_matching_ngram_size` tokens; the earliest of equals, as in transformers."""
-        ids: list[int] = run.ids[0].tolist()
+        ids: list[int] = run.ids[0, run.lanes[0].padding :].tolist()
         params = run.params
         count = min(most, params.prompt_lookup_num_tokens or 0)
         for size in range(min(params.max_matching_ngram_size, len(ids) - 1), 0, -1):
@@ -199,8 +200,7 @@ def _drafted(
 
 def _check_vocabulary(target: LoadedModel, assistant: LoadedModel) -> None:
     """Raises `ParameterError`: drafted ids must mean the same tokens to both."""
-    ours, theirs = target.text.vocabulary(), assistant.text.vocabulary()
-    if ours != theirs or (ours is None and target.info.vocab_size != assistant.info.vocab_size):
+    if not same_vocabulary(target, assistant):
         raise ParameterError(
             f"{assistant.info.title} cannot draft for {target.info.title}, because their vocabularies differ; choose "
             "a smaller model of the same family, or assistant_early_exit."

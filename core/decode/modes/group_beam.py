@@ -16,6 +16,7 @@ import torch
 from core.contract.params import GenerationParams
 from core.decode.modes.beams import Candidate, Search
 from core.decode.modes.classic_beams import ClassicBeams, stops
+from core.decode.modes.mode import Past
 from core.decode.pipeline import Rows, Stage, run_pipeline
 
 if TYPE_CHECKING:
@@ -33,22 +34,33 @@ class GroupBeamSearch(ClassicBeams):
         super().begin(run)
         self._said: list[Counter[int]] = []  # by prompt, the tokens of the groups before at this step
 
-    def diversity(self, params: GenerationParams) -> Stage:
-        """The penalty for what the groups before have said. It depends on other beams, so it cannot be replayed."""
-        penalty = params.diversity_penalty
+    def diversity(self, run: Session, params: GenerationParams, past: Past | None = None) -> Stage | None:
+        """The penalty for what the groups before have said; of a past step, as the lanes then tell."""
+        penalty, told = params.diversity_penalty, None if past is None else self._said_then(run, past)
 
         def fn(rows: Rows, scores: torch.Tensor) -> torch.Tensor:
-            if not self._said:
+            said = self._said if told is None else None
+            if told is None and not said:
                 return scores  # the first group
             scores = scores.clone()
             for place in range(len(scores)):
-                counts = self._said[rows.owner(place)]
+                counts = told if said is None else said[rows.owner(place)]
                 if not counts:
                     continue  # the groups before have all ended
                 scores[place, list(counts)] -= penalty * scores.new_tensor(list(counts.values()))
             return scores
 
-        return Stage("diversity_penalty", {"diversity_penalty": penalty}, fn, replayable=False)
+        return Stage("diversity_penalty", {"diversity_penalty": penalty}, fn, replayable=told is not None)
+
+    def _said_then(self, run: Session, past: Past) -> Counter[int] | None:
+        """What the groups before that of the sequence said at a past step; None where it was not decided."""
+        strand = past.strand
+        index = past.position + 1 - len(run.started.rows[strand.row].token_ids)
+        if not 0 <= index < len(run.past):
+            return None
+        lanes = [lane for lane in run.past[index] if lane.row == strand.row and lane.group < strand.group]
+        said = [lane.link for lane in lanes if lane.beam < self.width and not lane.stopped]
+        return Counter(link.token_id for link in said if link is not None)
 
     def follow(self, run: Session, processed: Processed, searches: list[Search]) -> tuple[Processed, list[Candidate]]:
         """How each search goes on, group by group."""

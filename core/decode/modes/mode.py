@@ -99,8 +99,8 @@ class Mode:
     def continue_from(self, other: Mode, slots: int) -> None:
         """A branch begins: what the mode of the run it parts from knows of its first `slots` slots holds here, too."""
 
-    def diversity(self, params: GenerationParams) -> Stage | None:
-        """The stage that keeps groups of beams apart, where the mode has some."""
+    def diversity(self, run: Session, params: GenerationParams, past: Past | None = None) -> Stage | None:
+        """The stage that keeps groups of beams apart, where the mode has some; `past`: for that step."""
         return None
 
     def attached(self) -> AbstractContextManager[None]:
@@ -133,6 +133,10 @@ class Mode:
     def choose(self, run: Session, processed: Processed, place: int) -> Choice:
         """One token a lane from the scores (B, V) after the pipeline; `place` counts the positions of this step."""
         raise NotImplementedError
+
+    def cache_rows(self, run: Session) -> int:
+        """Rows that the cache has at most."""
+        return len(run.lanes)
 
     def lost(self, run: Session, dead: list[int]) -> list[int]:
         """Of the lanes that have no token left, those without which the run cannot go on."""
