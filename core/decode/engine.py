@@ -24,7 +24,7 @@ from core.contract.errors import InternalError, NonFiniteLogitsError, OutOfMemor
 from core.contract.events import FinishReason, HypothesisEnded, PrefillProgress
 from core.contract.params import GenerationParams
 from core.contract.snapshot import StepId, StepSnapshot, StepTiming
-from core.contract.words import in_words
+from core.contract.wording import in_words
 from core.decode.kv import cache_length, cache_report, crop_cache
 from core.decode.modes.mode import Choice
 from core.decode.observe import Observation, Processed, observe, process
