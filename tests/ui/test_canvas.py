@@ -87,6 +87,11 @@ def test_a_sample_is_completed_pixel_by_pixel(one: Driven, qtbot: QtBot) -> None
     for pixel in (3, 130, 250):
         point = canvas.result.canvas.pixel_rect(pixel).center().toPoint()
         assert shot.pixelColor(point).getRgb()[:3] == tuple(expected.pictures[0].reshape(-1, 3)[pixel].tolist())
+    bar, cache, timeline = one.window.statusbar, one.panel("cache"), one.panel("timeline")
+    assert (bar.speed.words.text(), bar.first_token.words.text()) == ("pixels/s", "first pixel")
+    assert "a pixel" in cache.describe()
+    assert "B a pixel" in " ".join(cache.text._lines).replace("\xa0", " ")
+    assert "32 pixels" in timeline.readout._wordings[0]
     assert "256 of 256 pixels are there, 224 of them given" in canvas.result.canvas.accessibleDescription()
 
 
