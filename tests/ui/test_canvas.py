@@ -280,6 +280,15 @@ def test_every_layer_shows_the_picture_it_would_have_painted(one: Driven, qtbot:
     assert f"out #{''.join(f'{c:02x}' for c in state.step(9).rgb or ())}" in layers.describe()
 
 
+def test_a_painting_that_stays_incomplete_is_not_waited_for(one: Driven, qtbot: QtBot) -> None:
+    one.do(i.SetParameter("max_new_tokens", 2))
+    run(one, qtbot)
+    panel = one.panel("canvas")
+    panel.choose_overlay("bits")
+    settle(one)
+    assert "no bits, 30 pixels missing" in panel.readout._wordings[0]
+
+
 def test_the_bits_of_what_is_opened_are_those_of_core(one: Driven, qtbot: QtBot) -> None:
     panel = one.panel("canvas")
     panel.choose_overlay("bits")
