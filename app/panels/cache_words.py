@@ -5,6 +5,7 @@ from __future__ import annotations
 from app.panels.cache_what_if import shape_of
 from app.state.run import RunView
 from app.state.texts import tr
+from app.state.units import counted, paints
 from app.widgets import numbers
 from core.contract import CacheReport, CacheSpec, ModelInfo, differences, plain_bytes, predict, rows_of
 
@@ -93,10 +94,11 @@ def outlook(
     elif terse:
         when = tr("full in {0}").format(duration)
     else:
-        when = tr("full at {0} in {1} tokens, {2}").format(f"{info.max_positions:,}", f"{left:,}", duration)
+        when = tr("full at {0} in {1}, {2}").format(f"{info.max_positions:,}", counted(info, left), duration)
     a_token = info.kv_bytes_per_token
     if spec is not None and spec.kind != "growing":
         a_token = predict(shape_of(info), spec, info.dtype, 1, 1).position_bytes
         if spec.budget is not None:
             when += " · " + tr("at most {0} positions a layer").format(f"{spec.budget:,}")
-    return tr("{0} B a token").format(f"{a_token:,}") + f" · {when}"
+    each = tr("{0} B a pixel") if paints(info) else tr("{0} B a token")
+    return each.format(f"{a_token:,}") + f" · {when}"

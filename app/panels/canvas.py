@@ -24,6 +24,7 @@ from app.state.image_intents import StartPicture
 from app.state.intents import Announce, SelectStep, SetParameter, ShowRow
 from app.state.state import AppState
 from app.state.texts import tr
+from app.state.units import counted
 from app.theme.colormaps import rgb, sequential
 from app.widgets import numbers, step_text
 from app.widgets.arrow_tabs import ArrowTabs
@@ -215,7 +216,10 @@ class CanvasPanel(Panel):
             count = self.tr("{0} of {1} pixels given").format(f"{state.draft.image.given:,}", f"{facts.pixels:,}")
             return " · ".join((*bits, count)), (bits or [count])[0]
         if self.result.overlay == "bits" and self.result.picture is None:
+            missing = image.pixels - (run.prompt_tokens - 1 + run.count)
             bits = [self.tr("bits once it is complete")]
+            if run.finish is not None:
+                bits = [self.tr("no bits, {0} missing").format(counted(run.model, missing))]
         if self.result.overlay in over.ATTENTION and self.result.start_weight is not None:
             bits = [self.tr("{0} on the start").format(numbers.percent(self.result.start_weight))]
         if self.result.overlay == "keys" and self.result.keys is not None:

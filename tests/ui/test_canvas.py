@@ -87,6 +87,11 @@ def test_a_sample_is_completed_pixel_by_pixel(one: Driven, qtbot: QtBot) -> None
     for pixel in (3, 130, 250):
         point = canvas.result.canvas.pixel_rect(pixel).center().toPoint()
         assert shot.pixelColor(point).getRgb()[:3] == tuple(expected.pictures[0].reshape(-1, 3)[pixel].tolist())
+    bar, cache, timeline = one.window.statusbar, one.panel("cache"), one.panel("timeline")
+    assert (bar.speed.words.text(), bar.first_token.words.text()) == ("pixels/s", "first pixel")
+    assert "a pixel" in cache.describe()
+    assert "B a pixel" in " ".join(cache.text._lines).replace("\xa0", " ")
+    assert "32 pixels" in timeline.readout._wordings[0]
     assert "256 of 256 pixels are there, 224 of them given" in canvas.result.canvas.accessibleDescription()
 
 
@@ -273,6 +278,15 @@ def test_every_layer_shows_the_picture_it_would_have_painted(one: Driven, qtbot:
     assert "after layer 0" in layers._tooltip(1)
     assert "the input" in layers._tooltip(0)
     assert f"out #{''.join(f'{c:02x}' for c in state.step(9).rgb or ())}" in layers.describe()
+
+
+def test_a_painting_that_stays_incomplete_is_not_waited_for(one: Driven, qtbot: QtBot) -> None:
+    one.do(i.SetParameter("max_new_tokens", 2))
+    run(one, qtbot)
+    panel = one.panel("canvas")
+    panel.choose_overlay("bits")
+    settle(one)
+    assert "no bits, 30 pixels missing" in panel.readout._wordings[0]
 
 
 def test_the_bits_of_what_is_opened_are_those_of_core(one: Driven, qtbot: QtBot) -> None:
