@@ -67,6 +67,11 @@ class Bench:
         self.most = loaded.info.max_positions
         if experiment.positions is not None and experiment.positions < 2:
             raise ParameterError(f"{experiment.positions:,} positions are too few; an experiment takes 2 or more.")
+        if experiment.positions is not None and experiment.positions > self.most:
+            raise ParameterError(
+                f"{experiment.positions:,} positions are more than the {self.most:,} that {loaded.info.title} has; "
+                "take fewer."
+            )
         if experiment.new_tokens < 1:
             raise ParameterError(f"{experiment.new_tokens:,} new tokens are too few; an experiment takes 1 or more.")
         self.lanes: list[LabLane] = []
