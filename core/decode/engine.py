@@ -24,7 +24,7 @@ from core.contract.errors import InternalError, NonFiniteLogitsError, OutOfMemor
 from core.contract.events import FinishReason, HypothesisEnded, PrefillProgress
 from core.contract.params import GenerationParams
 from core.contract.snapshot import StepId, StepSnapshot, StepTiming
-from core.contract.words import in_words
+from core.contract.wording import in_words
 from core.decode.kv import cache_length, cache_report, crop_cache
 from core.decode.modes.mode import Choice
 from core.decode.observe import Observation, Processed, observe, process
@@ -63,11 +63,13 @@ def refill_chunk(run: Session) -> PrefillProgress:
     total, elapsed_ms = run.refill_to, 1e3 * (perf_counter() - begun)
     if stop == total:
         run.refill_to = 0
+        run.forward.delete(run.cache)
     return PrefillProgress(run.run_id, stop, total, elapsed_ms, run.branch_id)
 
 
 def _feed_chunk(run: Session, done: int, end: int) -> tuple[int, torch.Tensor]:
     """Feed a chunk of the slots [done, end); returns where it ends, and the logits (B, V) there."""
+    end = run.cache.portion(done, end, run.prompt_slots)
     stop, trace = done + run.cache.chunk(run.spec.prefill_chunk, end - done), run.trace
     if trace is not None and done < trace.stop:  # recorded already, only keys and values are missing
         stop, trace = min(stop, trace.stop), None

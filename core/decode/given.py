@@ -18,6 +18,10 @@ from core.trace.record import Trace
 if TYPE_CHECKING:
     from core.decode.session import Session
 
+HEAVY_PAST = (
+    "What heavy hitters keep depends on the portions that a text was fed in, so a cache of the kind heavy_hitters "
+    "cannot begin with past_key_values; choose another kind."
+)
 EMBEDDING = "⟨embedding⟩"  # shown where a position has no token
 
 
@@ -61,7 +65,8 @@ def reuse(run: Session, before: Session) -> int:
         return 0
     until = run.acts.same_until(before.acts)  # what was fed under other interventions is no use
     same = _same(run, before) if until is None else min(until, _same(run, before))
-    reused = before.cache.reusable(same) if before.spec.cache == run.spec.cache else 0
+    kept = before.spec.cache == run.spec.cache and run.spec.cache.kind != "heavy_hitters"  # its portions were others
+    reused = before.cache.reusable(same) if kept else 0
     if reused:
         _continue(run, before, reused)
     return reused
@@ -90,6 +95,8 @@ def adopt(run: Session, past: Session | Cache) -> int:
             f"The earlier run kept its cache as {past.spec.cache.words()}, and this one is to keep it as "
             f"{run.spec.cache.words()}; ask for the same."
         )
+    if run.spec.cache.kind == "heavy_hitters":
+        raise ParameterError(HEAVY_PAST)
     fed = min(cache_length(past.cache), past.ids.shape[1])
     if fed == 0:
         raise ParameterError("The earlier run was closed and holds no cache any more; run it again.")
@@ -126,7 +133,9 @@ def _continue(run: Session, before: Session, reused: int) -> None:
 def _adopt_cache(run: Session, past: Cache) -> int:
     """A cache of transformers: its ids cannot be compared, its sizes can."""
     info, lengths = run.loaded.info, foreign_lengths(past)
-    if run.spec.cache.kind in ("off", "heavy_hitters"):
+    if run.spec.cache.kind == "heavy_hitters":
+        raise ParameterError(HEAVY_PAST)
+    if run.spec.cache.kind == "off":
         raise ParameterError(
             f"A cache of the kind {run.spec.cache.kind} cannot begin with past_key_values; choose another kind."
         )

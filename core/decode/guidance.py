@@ -90,7 +90,8 @@ class Guidance:
         """Feed the next slots of what the stream has missed, at most `prefill_chunk` of them."""
         fed = self.fed
         ids = self._ids(run)
-        ids = ids[:, fed : fed + self.cache.chunk(run.spec.prefill_chunk, ids.shape[1] - fed)]
+        end = self.cache.portion(fed, ids.shape[1], self.prompt_slots)
+        ids = ids[:, fed : fed + self.cache.chunk(run.spec.prefill_chunk, end - fed)]
         with run.forward.rows_placed([0] * len(run.lanes), [-1] * len(run.lanes)):
             self._logits = run.forward(ids, self.cache, self.trace)
 

@@ -221,9 +221,10 @@ class Trace:
 
     def keys(self, layer: int, start: int, stop: int, path: Path) -> torch.Tensor:
         """Keys (H_kv, stop - start, D) of one layer, where the trace keeps them. Raises as `queries` does."""
-        return torch.cat(
-            [_on_path(block.keys[layer], a, b, rows) for block, a, b, rows in self._on(path, start, stop)], 1
-        )
+        parts = self._on(path, start, stop)
+        if not all(block.keys for block, *_ in parts):  # a cache that keeps nothing had none to record
+            raise ViewUnavailableError("This run keeps no keys; recompute them.", can_recompute=True)
+        return torch.cat([_on_path(block.keys[layer], a, b, rows) for block, a, b, rows in parts], 1)
 
     def residuals(self, layer: int, start: int, stop: int, path: Path) -> torch.Tensor:
         """Residual stream (stop - start, E) entering `layer`; layer L is what enters the final norm."""

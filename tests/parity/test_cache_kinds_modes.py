@@ -178,11 +178,13 @@ def test_the_next_turn_continues_a_cache_or_begins_anew(random_llama: LoadedMode
     longer = [*first.sequences[0], *prompt_of(random_llama, 4, seed=3)]
     alone = run(random_llama, [longer], {"max_new_tokens": 6}, cache=spec)
     turn = open_session_after(random_llama, longer, first.session, spec)
-    assert turn.reused == 15
+    heavy = spec.kind == "heavy_hitters"  # it depends on the portions that a text was fed in, so it begins anew
+    assert turn.reused == (0 if heavy else 15)
     other = open_session_after(random_llama, longer, first.session, CacheSpec("sliding_window", window=9))
     assert other.reused == 0  # kept in another way
-    if spec.kind != "heavy_hitters":  # which depends on the portions that a text was fed in
-        assert finish(turn).sequences == alone.sequences
+    ended = finish(turn)
+    assert ended.sequences == alone.sequences
+    assert_same_steps(ended.steps, alone.steps)
     differs = [*longer[:4], *prompt_of(random_llama, 4, seed=4)]
     assert open_session_after(random_llama, differs, first.session, spec).reused == (4 if spec.budget is None else 0)
 
@@ -243,7 +245,7 @@ def _storages(cache: Any) -> int:
 
 @pytest.mark.parametrize("spec", [CacheSpec(), *KINDS], ids=lambda s: s.kind)
 def test_a_branch_on_any_kind_equals_a_fresh_run_that_said_the_same(random_llama: LoadedModel, spec: CacheSpec) -> None:
-    """Where the cache cannot go back, the branch feeds its past again; heavy hitters depend on the portions of that."""
+    """Where the cache cannot go back, the branch feeds its past again, in the portions that it was fed in."""
     prompts = [prompt_of(random_llama, 10)]
     parent = open_session(random_llama, prompts, {"max_new_tokens": NEW}, seed=3, cache=spec)
     advance(parent)
@@ -251,9 +253,6 @@ def test_a_branch_on_any_kind_equals_a_fresh_run_that_said_the_same(random_llama
         session, started = begin_branch(parent, StartBranch(1, at, at, token_ids=put))
         steps = advance(session)
         assert started.reused_positions == (at - 1 if spec.budget is None or at == 21 else 0)
-        if spec.kind == "heavy_hitters":
-            assert session.finished
-            continue
         said = session.rows[0].token_ids[: session.kept_tokens + len(put)]
         theirs, other = fresh(random_llama, prompts, 0, said, session.spec.params, seed=3, cache=spec)
         assert_same_steps(steps, theirs[session.kept_tokens :])
@@ -261,6 +260,37 @@ def test_a_branch_on_any_kind_equals_a_fresh_run_that_said_the_same(random_llama
     give_up_cache(parent)
     assert storages(parent.cache) == {}
     assert parent.refill_to == 21
+
+
+@pytest.mark.parametrize("put", [(), (5, 7)])
+@pytest.mark.parametrize("at", [14, 15, 22, 34])
+def test_heavy_hitters_go_back_as_if_nothing_had_come_after(
+    random_gpt2: LoadedModel, at: int, put: tuple[int, ...]
+) -> None:
+    prompts, spec = [prompt_of(random_gpt2, 14)], CacheSpec("heavy_hitters", window=5, heavy=5)
+    parent = open_session(random_gpt2, prompts, {"max_new_tokens": 26}, seed=3, cache=spec, prefill_chunk=8)
+    advance(parent)
+    session, _ = begin_branch(parent, StartBranch(1, 2, at, token_ids=put))
+    steps = advance(session)
+    said = session.rows[0].token_ids[: session.kept_tokens + len(put)]
+    theirs, _ = fresh(random_gpt2, prompts, 0, said, session.spec.params, seed=3, cache=spec, prefill_chunk=8)
+    assert_same_steps(steps, theirs[session.kept_tokens :])
+
+
+def test_heavy_hitters_that_were_given_up_are_the_same_again(random_gpt2: LoadedModel) -> None:
+    prompts, spec = [prompt_of(random_gpt2, 14)], CacheSpec("heavy_hitters", window=5, heavy=5)
+    free = run(random_gpt2, prompts, {"max_new_tokens": 26}, cache=spec)
+    session = open_session(random_gpt2, prompts, {"max_new_tokens": 26}, cache=spec)
+    steps = advance(session, 12)
+    give_up_cache(session)
+    assert_same_steps([*steps, *advance(session)], free.steps)
+
+
+def test_heavy_hitters_do_not_begin_with_a_cache_that_was_fed_in_other_portions(random_gpt2: LoadedModel) -> None:
+    first = run(random_gpt2, [prompt_of(random_gpt2, 12)], {"max_new_tokens": 6}, cache=HEAVY)
+    spec = RunSpec((Prompt(ids=tuple(first.sequences[0])),), {"max_new_tokens": 3}, cache=HEAVY)
+    with pytest.raises(ParameterError, match="depends on the portions"):
+        Session(random_gpt2, spec, extras=Extras(past=first.session))
 
 
 def test_a_branch_of_one_row_of_a_padded_batch_takes_its_row_of_the_cache(random_llama: LoadedModel) -> None:

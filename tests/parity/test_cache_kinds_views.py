@@ -55,6 +55,19 @@ def test_kinds_that_keep_everything_show_the_models_own_attention(loaded: Loaded
         torch.testing.assert_close(ask(ours, 0), weights if loaded.info.layers == 1 else ask(ours, 0), **TOLERANCE)
 
 
+def test_a_batch_without_a_cache_says_that_keys_are_gone_and_feeds_them_again(loaded: LoadedModel) -> None:
+    prompts = [prompt_of(loaded, PROMPT), prompt_of(loaded, 8, seed=2)]
+    ours = run(loaded, prompts, {"max_new_tokens": NEW}, cache=CacheSpec("off"))
+    for row, sequence in enumerate(ours.sequences):
+        for layer, weights in enumerate(eager_attention(loaded, sequence[:-1])):
+            with pytest.raises(ViewUnavailableError, match="keeps no keys") as refused:
+                ask(ours, layer, row=row)
+            assert refused.value.can_recompute
+            torch.testing.assert_close(ask(ours, layer, row=row, recompute=True), weights, **TOLERANCE)
+        with pytest.raises(ViewUnavailableError, match="keeps no keys"):
+            ours.session.answer(RolloutQuery(1, rows=(0, None), row=row))
+
+
 @pytest.mark.parametrize("name", ["random_gpt2", "random_llama", "random_qwen2_sliding"])
 @pytest.mark.parametrize(
     "spec",

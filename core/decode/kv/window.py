@@ -76,7 +76,10 @@ class WindowLayer(KindLayer):
         always_seen = 0 if self.shared.padded else self.sinks
         if self.length - self.window <= always_seen and self.recent == self.front:
             return mask  # nothing is out of sight yet
-        if count == 1 and mask is None and not self.shared.padded and self.recent >= self.length - self.window:
+        unpadded = mask is None and not self.shared.padded
+        # Padding that left with its row leaves slots behind its sinks that nobody sees.
+        exact = self.front in (0, self.sinks) and self.recent >= self.length - self.window
+        if count == 1 and unpadded and exact:
             return None  # exactly what is held is seen
         key = (self.window, self.sinks, self.front, self.recent, self.length, count, additive, id(mask))
         if key not in self.shared.masks:
