@@ -15,6 +15,8 @@ from core.contract import MOST_MEGAPIXELS, Picture, PromptError, too_large
 
 SAMPLES = Path(__file__).parents[1] / "resources" / "samples"
 LONGEST_NAME = 60
+MOST_DECODED_MB = MOST_MEGAPIXELS * 8  # at 16 bits a channel; Qt would stop at 256
+APNG_HEAD_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ def read_file(path: Path) -> Opened:
     May be called in any thread. Its size is known before anything is decoded.
     """
     name = path.name[:LONGEST_NAME]
+    unreadable = tr("“{0}” cannot be read as a picture: it is damaged or of an unknown format.").format(name)
     if not path.is_file():
         return Opened(name, problem=tr("“{0}” is not there, or is no regular file.").format(name))
     reader = QImageReader(str(path))
@@ -47,11 +50,12 @@ def read_file(path: Path) -> Opened:
     size = reader.size()
     if size.isValid() and size.width() * size.height() > MOST_MEGAPIXELS * 1_000_000:
         return Opened(name, problem=too_large(size.height(), size.width()))
-    animated = reader.supportsAnimation() and reader.imageCount() != 1
-    image = reader.read()
+    kind = bytes(reader.format().data()).decode()
+    animated = (reader.supportsAnimation() and reader.imageCount() != 1) or (kind == "png" and _is_apng(path))
+    QImageReader.setAllocationLimit(MOST_DECODED_MB)
+    image = QImage() if kind == "jpeg" and _is_cut(path) else reader.read()
     if image.isNull():
-        why = tr("“{0}” cannot be read as a picture: it is damaged or of an unknown format.")
-        return Opened(name, problem=why.format(name))
+        return Opened(name, problem=unreadable)
     notes = [tr("The first frame of an animation.")] if animated else []
     pixels = pixels_of(image)
     if (pixels[:, :, 3] < 255).any():
@@ -60,6 +64,19 @@ def read_file(path: Path) -> Opened:
         return Opened(name, Picture.of(pixels), tuple(notes))
     except PromptError as error:
         return Opened(name, problem=error.message)
+
+
+def _is_apng(path: Path) -> bool:
+    """Whether a PNG says before its pixels that it is animated; Qt shows its first frame and does not tell."""
+    with path.open("rb") as file:
+        head = file.read(APNG_HEAD_BYTES)
+    return b"acTL" in head.split(b"IDAT", 1)[0]
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether the last scan of a JPEG has no end; Qt makes the rest grey and does not tell."""
+    data = path.read_bytes()
+    return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
 
 
 def pixels_of(image: QImage) -> NDArray[np.uint8]:

@@ -73,8 +73,14 @@ class Workspace(QMainWindow):
         self._later.setSingleShot(True)
         self._later.setInterval(0)
         self._later.timeout.connect(self._share)
+        self._fit_later = QTimer(self)  # after the layout has given every card its place
+        self._fit_later.setSingleShot(True)
+        self._fit_later.setInterval(0)
+        self._fit_later.timeout.connect(self._fit)
+        self._newest: Card | None = None
         for name, card in self.cards.items():
             card.topLevelChanged.connect(self._arranged_by_hand)
+            card.toggleViewAction().triggered.connect(lambda visible, card=card: self._came(card, visible))
             if name in (*TABBED, *ACTING, *DESKS):
                 card.toggleViewAction().triggered.connect(lambda visible, card=card: self._opened(card, visible))
                 continue
@@ -139,6 +145,7 @@ class Workspace(QMainWindow):
         card.show()
         if name in DESKS:
             self._opened(card, True)
+        self._came(card, True)
 
     def _add_low(self, card: Card, columns: list[Column]) -> None:
         """As a tab beside the timeline; without one, tabs of their own at the foot of the middle column."""
@@ -157,12 +164,49 @@ class Workspace(QMainWindow):
         """A card that shares its place comes to the front, the columns keep their shares."""
         if visible:
             if not self._is_placed(card):
-                self.tabifyDockWidget(self.cards["output"], card)
+                homes = [self.cards[name] for name in ("output", "canvas") if name in self.cards]
+                self.tabifyDockWidget(next((home for home in homes if home.isVisible()), homes[0]), card)
                 card.show()
             card.raise_()
             if card.panel.name in ACTING and card.height() < self.height() * LOW_SHARE:
                 self.resizeDocks([card], [int(self.height() * LOW_SHARE)], Qt.Orientation.Vertical)
         self._name_tabs()
+
+    def _came(self, card: Card, visible: bool) -> None:
+        self._newest = card if visible else None
+        self._fit_later.start()
+
+    @Slot()
+    def _fit(self) -> None:
+        """Cards that are too many for the height of a column share places: Qt would lay them over each other."""
+        for _ in self.cards:
+            column = max(self._stacks(), key=self._least_height, default=[])
+            if len(column) < 2 or self._least_height(column) <= self.height():
+                return
+            above, below = column[-2:]
+            self.tabifyDockWidget(above, below)
+            front = self._newest if self._newest in (above, below) else above
+            front.raise_()
+            QApplication.sendPostedEvents(self, QEvent.Type.LayoutRequest)
+        self._name_tabs()
+
+    def _stacks(self) -> list[list[Card]]:
+        """The cards in front, column by column from left to right, each from top to bottom."""
+        columns: dict[int, list[Card]] = {}
+        for card in self.cards.values():
+            if card.isVisible() and not card.isFloating() and not card.visibleRegion().isEmpty():
+                columns.setdefault(card.x(), []).append(card)
+        return [sorted(cards, key=lambda card: card.y()) for _, cards in sorted(columns.items())]
+
+    def _least_height(self, cards: list[Card]) -> int:
+        """Of a column. Qt's own minimum does not count the whole height of a row of tabs."""
+        bars = [bar.sizeHint().height() for bar in self.findChildren(QTabBar) if bar.parent() is self]
+        needed = GAP_PX * (len(cards) + 1)
+        for card in cards:
+            behind = [other for other in self.tabifiedDockWidgets(card) if other.isVisible()]
+            needed += max(one.minimumSizeHint().height() for one in (card, *behind))
+            needed += max(bars, default=0) if behind else 0
+        return needed
 
     @Slot()
     def _make_room_for_beams(self) -> None:
@@ -219,11 +263,14 @@ class Workspace(QMainWindow):
         super().resizeEvent(event)
         self._share()
         self._later.start()
+        self._fit_later.start()
 
     def event(self, event: QEvent) -> bool:
         # A press that reaches the workspace itself is on a separator between cards.
         if event.type() == QEvent.Type.MouseButtonPress:
             self._columns = []
+        if event.type() == QEvent.Type.LayoutRequest:
+            self._fit_later.start()  # a card may have come to need more
         # Qt makes tab bars whenever cards come to share a place.
         if isinstance(event, QChildEvent) and event.polished():
             bar = event.child()

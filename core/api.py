@@ -121,7 +121,8 @@ def run(
     negative_prompt: text or token ids that classifier-free guidance (`guidance_scale`) steers away from; with a
         scale and no negative prompt it is the last token of each prompt, as in `generate()`.
     interventions: changes to what the model computes, from the first position on: `ScaleHeads`, `SkipPart`, `Steer`,
-        `MutePositions` of `core.contract`, or texts such as `"heads 3.1"` or `'steer 6 * 4 = "love" - "hate"'`.
+        `MutePositions`, `DeletePositions` of `core.contract`, or texts such as `"heads 3.1"`, `"delete 3-5"` or
+        `'steer 6 * 4 = "love" - "hate"'`.
     breakpoints: conditions that end the run after the token that meets one, with the finish reason `breakpoint`:
         `EntropyAbove` and the others of `core.contract`, or texts such as `"entropy>5"`.
     device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`. dtype: `auto`, `bf16` or `fp32`.

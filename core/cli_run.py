@@ -54,7 +54,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--intervene", action="append", default=[], metavar="WHAT",
         help="change what the model computes: “heads 3.1,4” (muted; “* 0.5” scales them), “skip 5.mlp”, "
-        "“steer 6 * 4 = \"love\" - \"hate\"”, “mute 3-5” (positions); may be given several times",
+        "“steer 6 * 4 = \"love\" - \"hate\"”, “mute 3-5” (positions), “delete 3-5” (from the "
+        "cache, too); may be given several times",
     )  # fmt: skip
     parser.add_argument(
         "--break-when", action="append", default=[], metavar="CONDITION",

@@ -43,7 +43,7 @@ from app.widgets.heatmap import Heatmap
 from app.widgets.legend import MapLegend
 from app.widgets.thumbnails import LEFT_PX, SCROLL_PX, Thumbnails, wanted_width
 from app.widgets.twin import Twin, TwinStack
-from core.contract import AttentionAnswer, HeadsAnswer, ThumbnailAnswer, WorkerState
+from core.contract import Answered, AttentionAnswer, HeadsAnswer, ThumbnailAnswer, WorkerState
 
 SCALE_TEXT: dict[Scale, str] = {"sqrt": "√", "linear": "linear", "log": "log"}
 THUMBNAIL_SHARE = 0.48  # of the width at most
@@ -243,13 +243,12 @@ class AttentionPanel(Panel):
             self._take_rows(got.answer)
 
     def _take_rows(self, answer: AttentionAnswer) -> None:
-        """Rows that continue the map, or a whole map that came pooled; others belong to another range."""
+        """Rows that continue the map, one by one or pooled; others belong to another range."""
         origin, (first, stop), factor = self._span[0], answer.rows, answer.cell[0]
         if answer.cell == (1, 1) and origin <= first <= origin + self.matrix.rows < stop:
             changed = self.matrix.append(first - origin, answer.weights[0][:, origin:])
-        elif answer.cell == (factor, factor) and factor > 1 and first == origin and not self.matrix.rows:
-            self.matrix.set_cells(answer.weights[0][:, origin // factor :], stop - origin, factor)
-            changed = 0
+        elif answer.cell == (factor, factor) and factor > 1 and first == origin + self.matrix.rows:
+            changed = self.matrix.append_cells(answer.weights[0][:, origin // factor :], stop - origin, factor)
         else:
             return
         self._offer_recompute(self._first > origin and not self._recompute)
@@ -282,6 +281,8 @@ class AttentionPanel(Panel):
 
     def _recompute_clicked(self) -> None:
         self._recompute, self._first = True, 0
+        self.summaries.clear()
+        self.thumbnails.set_kinds({})
         self.matrix.clear()
         self.heatmap.show_rows(0)
         self.recompute.hide()
@@ -304,15 +305,22 @@ class AttentionPanel(Panel):
             if isinstance(heads.answer, HeadsAnswer) and heads.answer.query.run_id == run.run_id:
                 self.summaries.take(heads.answer)
                 self.thumbnails.set_kinds(self.summaries.letters())
+            self._offer_for(heads)
         got = select.answer(state, THUMBNAILS_SLOT)
         if got is None or got.generation <= self._generations[THUMBNAILS_SLOT]:
             return
         self._generations[THUMBNAILS_SLOT] = got.generation
         answer = got.answer
         self._first = max(self._first, got.first_recorded)
+        self._offer_for(got)
         if isinstance(answer, ThumbnailAnswer) and answer.query.run_id == run.run_id:
             self.thumbnails.set_maps(answer.query.layers, answer.maps)
             self._seen.update(dict.fromkeys(answer.query.layers, answer.span[1]))
+
+    def _offer_for(self, declined: Answered) -> None:
+        """What heads do can be had although its records were dropped."""
+        if declined.can_recompute and not self._recompute:
+            self._offer_recompute(True)
 
     def _thumbnails_scrolled(self) -> None:
         visible = self.thumbnails.visible_layers()
@@ -387,7 +395,9 @@ class AttentionPanel(Panel):
     def _ask_summaries(self, run: RunView, state: AppState, visible: range, fed: int) -> None:
         """What heads do: while tokens stream only for the table, else once the maps are there."""
         got, asked = select.answer(state, HEADS_SLOT), state.asked.get(HEADS_SLOT)
-        query = heads_query(run, visible, self.summaries.seen, fed, self._first)
+        # An answer made anew feeds the model: not while tokens come.
+        again = self._recompute and state.worker not in (WorkerState.DECODING, WorkerState.PREFILL)
+        query = heads_query(run, visible, self.summaries.seen, fed, 0 if again else self._first, recompute=again)
         declined = got is not None and got.error is not None and asked is not None and asked.query == query
         waits = HEADS_SLOT in self._just_asked or select.is_waiting(state, HEADS_SLOT)
         if query is not None and not waits and not declined:

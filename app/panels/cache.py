@@ -14,7 +14,7 @@ from app.panels.cache_what_if import WhatIfPage
 from app.panels.cache_words import formula, other_form, outlook, storage
 from app.panels.panel import Dispatch, Panel
 from app.state import select
-from app.state.acting_intents import SetMuted
+from app.state.acting_intents import DeletePosition, SetMuted
 from app.state.intents import Announce, SelectStep
 from app.state.run import RunView
 from app.state.state import AppState
@@ -27,6 +27,7 @@ from app.widgets.readout import Readout, share_room
 from app.widgets.series_plot import Lane, Series, SeriesPlot
 from app.widgets.text_lines import TextLines
 from app.widgets.twin import Twin, TwinStack
+from core.contract import deleted_positions
 
 FLAT_PX = 220  # below this height there is only room for the bytes
 MUTED_PX = 180  # from this height on muted positions have a line, where there are some
@@ -78,6 +79,7 @@ class CachePanel(Panel):
         self._theme = ""
         self._pinned = False
         self._muted: frozenset[int] = frozenset()
+        self._deleted: frozenset[int] = frozenset()
         self._described: Moment = None
         self._show_nothing()
 
@@ -88,6 +90,7 @@ class CachePanel(Panel):
         self.content.position_clicked.connect(self._position_clicked)
         self.content.wanted.connect(self._look_again)
         self.content.muted_changed.connect(self._mute)
+        self.content.deleted.connect(self._delete)
         measured = QWidget()
         column = QVBoxLayout(measured)
         column.setContentsMargins(0, 0, 0, 0)
@@ -144,9 +147,10 @@ class CachePanel(Panel):
         run, index = state.run, select.step_index(state)
         self._run, self._index, self._pinned = run, index, state.selected is not None
         self._described = describe_selection(self, (self.bars, self.growth), state, self._described)
-        muted = select.muted_positions(state.acting.interventions, 0 if run is None else run.row)
-        if muted != self._muted:
-            self._muted = muted
+        asked, row = state.acting.interventions, 0 if run is None else run.row
+        hidden = select.muted_positions(asked, row), deleted_positions(asked, row)
+        if hidden != (self._muted, self._deleted):
+            self._muted, self._deleted = hidden
             self._show_muted()
         if run is None or index is None:
             self._show_nothing()
@@ -201,11 +205,14 @@ class CachePanel(Panel):
     def _show_muted(self) -> None:
         """Where there is room for one more line, or something to be told."""
         self.muted.show_positions(self._muted)
-        self.content.show_muted(self._muted)
+        self.content.show_hidden(self._muted, self._deleted)
         self.muted.setVisible(self.height() >= (MUTED_PX if self._muted else TALL_PX))
 
     def _mute(self, positions: tuple[int, ...]) -> None:
         self.dispatch(SetMuted(0 if self._run is None else self._run.row, positions))
+
+    def _delete(self, position: int) -> None:
+        self.dispatch(DeletePosition(0 if self._run is None else self._run.row, position))
 
     def _share_room(self) -> None:
         fixed = (self.twins.button, self.legend)

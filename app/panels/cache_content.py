@@ -8,6 +8,7 @@ import numpy as np
 from PySide6.QtCore import Qt, Signal, Slot
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
+from app.panels.token_menu import cannot_be_undone
 from app.state import select
 from app.state.intents import AskView, WithdrawView
 from app.state.run import RunView
@@ -19,7 +20,7 @@ from app.widgets.focus_ring import FocusRing
 from app.widgets.numbers import significant
 from app.widgets.strip_map import StripMap
 from app.widgets.table_data import Column, Table
-from core.contract import CacheContentAnswer, CacheContentQuery, WorkerState
+from core.contract import CacheContentAnswer, CacheContentQuery, WorkerState, deleted_positions
 
 SLOT = "cache.content"
 LIVE_INTERVAL_S = 0.5  # between two questions while tokens are produced
@@ -31,6 +32,7 @@ class ContentPage(QWidget):
 
     position_clicked = Signal(int)
     muted_changed = Signal(object)  # the positions that no later token may look at, a tuple
+    deleted = Signal(int)  # a position whose keys and values are to go
     wanted = Signal()  # another layer or head, or another position looks selected
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -60,6 +62,13 @@ class ContentPage(QWidget):
         self.mute.clicked.connect(self._mute_clicked)
         self.mute.hide()
         line.addWidget(self.mute)
+        self.delete = QPushButton(self.tr("Delete from the cache"))
+        self.delete.setProperty("link", True)
+        self.delete.setToolTip(cannot_be_undone())
+        self.delete.setAccessibleDescription(cannot_be_undone())
+        self.delete.clicked.connect(self._delete_clicked)
+        self.delete.hide()
+        line.addWidget(self.delete)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(4)
@@ -72,6 +81,7 @@ class ContentPage(QWidget):
         self._answer: CacheContentAnswer | None = None
         self._run: RunView | None = None
         self._muted: frozenset[int] = frozenset()
+        self._deleted: frozenset[int] = frozenset()
         self._asked: object = None
         self._asked_at = 0.0
         self._shown: object = None
@@ -88,7 +98,8 @@ class ContentPage(QWidget):
             return None
         busy = state.worker in (WorkerState.DECODING, WorkerState.PREFILL)
         layer, head = min(self._layer, run.model.layers - 1), min(self._head, run.model.kv_heads - 1)
-        wanted = (run.key, select.fed_positions(run), layer, head)
+        gone = deleted_positions(select.interventions(run), run.row)
+        wanted = (run.key, select.fed_positions(run), layer, head, gone)
         waiting = select.is_waiting(state, SLOT)
         if wanted == self._asked or (busy and (waiting or time.monotonic() - self._asked_at < LIVE_INTERVAL_S)):
             return None
@@ -113,7 +124,9 @@ class ContentPage(QWidget):
         position = self._position
         if run is not None and state.selected is not None:
             position = run.prompt_tokens + min(state.selected, run.count - 1)
-        shown = (answer, error, position, None if run is None else run.key, self._layer, self._head)
+        place = None if run is None else (run.key, run.finish is None)
+        told = None if got is None or answer is None else got.generation  # equal questions have different answers
+        shown = (told, error, position, place, self._layer, self._head)
         if shown == self._shown:
             return
         self._shown = shown
@@ -125,16 +138,18 @@ class ContentPage(QWidget):
             self.head.show_key(str(min(self._head, run.model.kv_heads - 1)))
         self._show(run, answer, "" if error is None else error.message)
 
-    def show_muted(self, positions: frozenset[int]) -> None:
-        """The positions muted from the next token on."""
-        if positions != self._muted:
-            self._muted = positions
+    def show_hidden(self, muted: frozenset[int], deleted: frozenset[int]) -> None:
+        """The positions muted from the next token on, and those deleted."""
+        if (muted, deleted) != (self._muted, self._deleted):
+            self._muted, self._deleted = muted, deleted
             self._show_mute()
 
     def _show_mute(self) -> None:
         position = self._position
         there = position is not None and self._answer is not None and position < self._answer.key_norms.shape[1]
+        there = there and position not in self._deleted
         self.mute.setVisible(there)
+        self.delete.setVisible(there and self._run is not None and self._run.finish is None)
         muted = position in self._muted
         self.mute.setText(self.tr("Unmute position") if muted else self.tr("Mute position"))
         self.mute.setToolTip(
@@ -145,6 +160,11 @@ class ContentPage(QWidget):
     def _mute_clicked(self) -> None:
         if self._position is not None:
             self.muted_changed.emit(tuple(sorted(self._muted ^ {self._position})))
+
+    @Slot()
+    def _delete_clicked(self) -> None:
+        if self._position is not None:
+            self.deleted.emit(self._position)
 
     def _show(self, run: RunView | None, answer: CacheContentAnswer | None, problem: str) -> None:
         if run is None or answer is None:

@@ -62,7 +62,7 @@ class CanvasPanel(Panel):
         box.addWidget(self.row)
         box.addWidget(self.pages, 1)
         twins = (
-            Twin(self.tr("Pixels"), (self.result.canvas, self.result.swatches), self._select),
+            Twin(self.tr("Pixels"), (self.result.canvas, self.result.swatches), self._select_pixel),
             Twin(self.tr("Completions"), (self.result.grid,), lambda row: dispatch(ShowRow(row))),
             Twin(self.tr("Bits per pixel"), (self.start.canvas,)),
         )
@@ -221,6 +221,8 @@ class CanvasPanel(Panel):
         if self.result.overlay == "keys" and self.result.keys is not None:
             ends = (numbers.significant(v) for v in (self.result.keys.low, self.result.keys.high))
             bits = [self.tr("keys {0} to {1} long, layer {2}").format(*ends, state.focus.layer)]
+            if self.result.keys.gone:
+                bits.insert(0, self.tr("keys of {0} pixels are gone").format(f"{self.result.keys.gone:,}"))
         count = self.tr("{0} of {1} pixels").format(f"{run.prompt_tokens - 1 + run.count:,}", f"{image.pixels:,}")
         return " · ".join((*bits, count)), count
 
@@ -237,9 +239,12 @@ class CanvasPanel(Panel):
             table = canvas_tables.pixels_table(run, image, selected) if pixels else canvas_tables.completions_table(run)
         self.twins.show_table(table)
 
-    def _select(self, index: int) -> None:
+    def _select_pixel(self, pixel: int) -> None:
+        """One that was painted; of one that was given nothing more is known."""
         run = self._state.run if self._state else None
-        self.dispatch(SelectStep(None if run is not None and index == run.count - 1 else index))
+        index = -1 if run is None else pixel - (run.prompt_tokens - 1)
+        if run is not None and 0 <= index < run.count:
+            self.dispatch(SelectStep(None if index == run.count - 1 else index))
 
     # what can be done with a painting
 

@@ -49,11 +49,12 @@ Levels = NDArray[np.int16]  # (H · W,), of the map; -1 where there is nothing t
 
 @dataclass(frozen=True)
 class Keys:
-    """Levels of key norms, and the norms at the dark and the bright end."""
+    """Levels of key norms, the norms at the dark and the bright end, and how many pixels' keys the cache let go."""
 
     levels: Levels
     low: float
     high: float
+    gone: int = 0
 
 
 def ends(overlay: Overlay) -> tuple[str, str]:
@@ -91,17 +92,20 @@ def of_bits(bits: NDArray[np.float32]) -> Levels:
 
 
 def of_keys(answer: ViewAnswer | PictureAnswer | None, heads: tuple[int, ...] | None, pixels: int) -> Keys | None:
-    """Norms of the pixels' keys, mean over the heads; the key of the last pixel is never made."""
+    """Norms of the pixels' keys, mean over the heads that hold one; the key of the last pixel is never made."""
     if not isinstance(answer, KeyNormsAnswer):
         return None
     norms = answer.norms if heads is None else answer.norms[list(heads)]
-    values = norms.mean(axis=0)[1 : pixels + 1]
-    if not len(values):
+    norms = norms[:, 1 : pixels + 1]
+    there = ~np.isnan(norms)
+    held = there.any(axis=0)
+    if not held.any():
         return None
+    values = np.where(there, norms, 0.0).sum(axis=0)[held] / there.sum(axis=0)[held]
     low, high = float(values.min()), float(values.max())
     found = np.full(pixels, -1, np.int16)
-    found[: len(values)] = indices((values - low) / max(high - low, 1e-9)).astype(np.int16)
-    return Keys(found, low, high)
+    found[np.flatnonzero(held)] = indices((values - low) / max(high - low, 1e-9)).astype(np.int16)
+    return Keys(found, low, high, int((~held).sum()))
 
 
 def keys_query(run: RunView, state: AppState) -> KeyNormsQuery | None:

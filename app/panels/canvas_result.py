@@ -110,6 +110,7 @@ class CanvasResult(QWidget):
         self._show_grid(run, image)
         index = select.step_index(state)
         given = run.prompt_tokens - 1
+        self.canvas.reach = range(given, min(given + run.count, image.pixels))
         self.canvas.set_marks(given, None if index is None else given + index, state.selected is not None)
         self._show_swatches()
 

@@ -16,19 +16,27 @@ from core.contract import ImageFacts, PictureAnswer
 
 
 def pixels_table(run: RunView, image: ImageFacts, selected: int | None) -> Table:
-    """Every pixel that was painted, a row each."""
-    places = run.prompt_tokens - 1 + np.arange(run.count)
+    """Every pixel that is there, a row each; of those that were given nothing but the colour is known."""
+    given = run.prompt_tokens - 1
+    rows, nothing = given + run.count, np.full(given, math.nan)
+    places = np.arange(rows)
+    ids = np.r_[np.asarray(run.prompt.token_ids[1:], np.int64), run.column("token_id")]
     columns = (
         Column(tr("row"), places // image.width),
         Column(tr("column"), places % image.width),
-        Column(tr("colour"), run.columns.snapshots, lambda step: step.piece, numeric=False),
-        Column(tr("probability"), select.probability(run), numbers.probability),
-        Column(tr("final"), np.exp(run.column("final_logprob")), numbers.probability),
-        Column(tr("rank"), run.column("rank"), lambda rank: f"{int(rank):,}"),
-        Column(tr("entropy, bits"), run.column("entropy_bits"), significant),
-        Column(tr("surprisal, bits"), select.surprisal_bits(run), significant),
+        Column(tr("colour"), ids, lambda i: _hex(image, int(i)), numeric=False),
+        Column(tr("came"), places, lambda place: tr("given") if place < given else tr("painted"), numeric=False),
+        Column(tr("probability"), np.r_[nothing, select.probability(run)], _probability),
+        Column(tr("final"), np.r_[nothing, np.exp(run.column("final_logprob"))], _probability),
+        Column(tr("rank"), np.r_[nothing, run.column("rank")], lambda n: "" if math.isnan(n) else f"{int(n):,}"),
+        Column(tr("entropy, bits"), np.r_[nothing, run.column("entropy_bits")], significant),
+        Column(tr("surprisal, bits"), np.r_[nothing, select.surprisal_bits(run)], significant),
     )
-    return Table(columns, run.count, run.key, selected)
+    return Table(columns, rows, run.key, None if selected is None else given + selected)
+
+
+def _probability(value: float) -> str:
+    return "" if math.isnan(value) else numbers.probability(value)
 
 
 def completions_table(run: RunView) -> Table:

@@ -10,7 +10,7 @@ from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QPushButton, QToolButton, QWidget
 
 from app.panels.panel import Dispatch, Panel
-from app.state import select
+from app.state import deleting, select
 from app.state.acting_intents import (
     AddIntervention,
     ChangeIntervention,
@@ -92,14 +92,16 @@ class InterventionsPanel(Panel):
             accent = select.palette(state).accent
             self.preview.setStyleSheet(f"QToolButton:checked {{ color: {accent} }}")
             self.toggle.set_accent(accent)
-        shown = (state.acting.acts, state.acting.epoch, state.acting.preview, select.is_active(state))
+        acts, run = state.acting.acts, state.run
+        final = frozenset(act.act_id for act in acts if deleting.is_final(act, run))
+        shown = (acts, state.acting.epoch, state.acting.preview, select.is_active(state), final)
         if shown == self._shown:
             return
         self._shown = shown
         acting = state.acting
         pending = tr("from the next token") if acting.epoch is not None else ""
-        self.list.show_entries([_entry(act, pending if act.on else "") for act in acting.acts])
-        self.clear.setEnabled(bool(acting.acts))
+        self.list.show_entries([_entry(act, pending if act.on else "", act.act_id in final) for act in acts])
+        self.clear.setEnabled(len(acts) > len(final))
         self.toggle.fit(self.height(), not acting.acts)
         self.preview.setChecked(acting.preview)
         count = len(acting.interventions)
@@ -128,14 +130,16 @@ class InterventionsPanel(Panel):
             self.dispatch(ChangeIntervention(number, replace(one, scale=value)))
 
 
-def _entry(act: Act, note: str) -> SwitchEntry:
+def _entry(act: Act, note: str, final: bool) -> SwitchEntry:
     one = act.intervention
     value, name = None, ""
     if isinstance(one, ScaleHeads):
         value, name = f"{one.factor:g}", tr("Factor, 0 mutes")
     elif isinstance(one, Steer):
         value, name = f"{one.scale:g}", tr("Scale of the vector")
-    return SwitchEntry(act.act_id, words(one), act.on, note, value=value, value_name=name)
+    why = tr("Deleted keys and values do not come back; go back to a token before that to have them") if final else ""
+    note = note or (tr("no undo") if final else "")
+    return SwitchEntry(act.act_id, words(one), act.on, note, value=value, value_name=name, final=why)
 
 
 def _kinds(row: Callable[[], int]) -> tuple[FormKind, ...]:

@@ -20,6 +20,7 @@ from app.theme.colormaps import rgb
 from app.widgets import numbers
 from app.widgets.focus_ring import FocusRing
 from app.widgets.ink import Ink
+from app.widgets.lens_columns import stream_name, stream_words
 from app.widgets.picture_grid import PictureGrid
 from app.widgets.readout import Readout, share_room
 from app.widgets.table_data import Column, Table
@@ -61,7 +62,7 @@ class LayersPanel(Panel):
         self._shown: tuple[object, ...] = ()
         self._drawn: tuple[object, ...] = ()
         self._described: Moment = None
-        self.token_ids: NDArray[np.int64] = np.zeros((0, 0), np.int64)  # (L + 1, H · W), -1 where not known
+        self.token_ids: NDArray[np.int64] = np.zeros((0, 0), np.int64)  # (L + 1, H · W), -1: unknown; row 0: no layer
         self.probability: NDArray[np.float32] = np.zeros((0, 0), np.float32)  # NaN where not known
 
     def header_widgets(self) -> tuple[QWidget, ...]:
@@ -185,11 +186,11 @@ class LayersPanel(Panel):
             place = "" if pixel is None else self.tr("row {0}, column {1}").format(*divmod(pixel, image.width))
             self.readout.set_wordings(self._problem or place, place)
             self._show_table()
-        self.grid.set_marks(state.focus.layer, pixel if state.selected is not None else None)
+        self.grid.set_marks(state.focus.layer + 1, pixel if state.selected is not None else None)
 
     def _names(self) -> list[str]:
         last = len(self.token_ids) - 1
-        return [tr("out") if layer == last else str(layer) for layer in range(last + 1)]
+        return [stream_name(row, last) for row in range(last + 1)]
 
     def _rows(self) -> list[tuple[str, str, float]]:
         """Name, colour and its probability, of each layer at the shown pixel; nothing while that is not known."""
@@ -209,7 +210,7 @@ class LayersPanel(Panel):
             return
         rows = self._rows()
         columns = (
-            Column(tr("layer"), [name for name, _, _ in rows], numeric=False),
+            Column(tr("after layer"), [name for name, _, _ in rows], numeric=False),
             Column(tr("colour"), [colour for _, colour, _ in rows], numeric=False),
             Column(tr("probability"), [p for _, _, p in rows], numbers.probability),
         )
@@ -217,13 +218,12 @@ class LayersPanel(Panel):
 
     def _chosen(self, number: int) -> None:
         state = self._state
-        if state is not None and state.run is not None and number < state.run.model.layers:
-            self.dispatch(SetFocus(number, state.focus.head))
+        if state is not None and state.run is not None and number > 0:  # the first is what no layer has touched
+            self.dispatch(SetFocus(number - 1, state.focus.head))
 
     def _tooltip(self, number: int) -> str:
         rows = self._rows()
-        name = self._names()[number]
-        title = self.tr("What the model paints") if name == tr("out") else self.tr("Layer {0}").format(name)
+        title = self.tr("What is painted by {0}").format(stream_words(number, len(self.token_ids) - 1))
         return title if not rows else f"{title}\n{rows[number][1]}  {numbers.probability(rows[number][2]).strip()}"
 
 

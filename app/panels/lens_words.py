@@ -13,7 +13,7 @@ from app.state.state import AppState
 from app.state.texts import tr
 from app.widgets import numbers, step_text
 from app.widgets.attribution_plot import signed
-from app.widgets.lens_columns import LensColour, LensColumn, LensColumns
+from app.widgets.lens_columns import LensColour, LensColumn, LensColumns, stream_words
 from app.widgets.visible_text import one_line
 from core.contract import AttributionAnswer, NormsAnswer
 
@@ -54,7 +54,7 @@ def cell_tooltip(columns: LensColumns, column: LensColumn | None, label: str, la
     if column is None:
         return ""
     last = len(column.rank) - 1
-    where = tr("final layer") if layer == last else tr("entering layer {0}").format(layer)
+    where = stream_words(layer, last)
     lines = [escape(tr("after {0} at {1}, {2}").format(step_text.quoted(label), position, where)), ""]
     pairs = zip(column.token_ids[layer].tolist(), np.exp(column.logprob[layer]).tolist(), strict=True)
     lines += [
@@ -65,8 +65,12 @@ def cell_tooltip(columns: LensColumns, column: LensColumn | None, label: str, la
     own = tr("final token {0}: rank {1}, probability {2}").format(
         step_text.quoted(final), f"{int(column.rank[layer]):,}", f"{math.exp(column.final_logprob[layer]):.4f}"
     )
-    depth = tr("KL {0} bits; on top from layer {1} on").format(f"{column.kl_bits[layer]:.2f}", column.commit)
+    depth = tr("KL {0} bits; {1}").format(f"{column.kl_bits[layer]:.2f}", _on_top(column.commit))
     return "<div style='white-space:pre'>" + "<br>".join([*lines, "", escape(own), escape(depth)]) + "</div>"
+
+
+def _on_top(commit: int) -> str:
+    return tr("on top after layer {0} and later").format(commit - 1) if commit else tr("on top from the input on")
 
 
 def norm_series(answer: NormsAnswer) -> tuple[NDArray[np.float64], ...]:
@@ -119,8 +123,8 @@ def sentence(
     column = columns.by_position.get(position)
     if page == 0 and column is not None:
         final = columns.pieces[int(column.token_ids[-1, 0])]
-        text = tr("Position {0}: the final layer’s likeliest token {1} is on top from layer {2} of {3} on.")
-        return text.format(position, step_text.spoken(final), column.commit, run.model.layers)
+        text = tr("Position {0}: the final layer’s likeliest token {1} is {2}; there are {3} layers.")
+        return text.format(position, step_text.spoken(final), _on_top(column.commit), run.model.layers)
     if page == 1 and norms is not None:
         ends = (numbers.significant(float(norms.residual[i])) for i in (0, -1))
         return tr("Position {0}: the residual stream grows from norm {1} to {2}.").format(position, *ends)

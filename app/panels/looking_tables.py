@@ -11,7 +11,7 @@ from app.panels.tables import significant, token
 from app.state.texts import tr
 from app.widgets import numbers
 from app.widgets.attribution_plot import signed
-from app.widgets.lens_columns import LensColumn, LensColumns
+from app.widgets.lens_columns import LensColumn, LensColumns, stream_name
 from app.widgets.table_data import Column, Table
 from core.contract import AttributionAnswer, HeadsAnswer, NormsAnswer
 
@@ -23,7 +23,7 @@ def lens_table(columns: LensColumns, column: LensColumn, key: object) -> Table:
     layers = len(column.rank) - 1
     pieces = [token(columns.pieces[i]) for i in column.token_ids[:, 0].tolist()]
     cells = (
-        Column(tr("layer"), range(layers + 1)),
+        Column(tr("after layer"), [stream_name(row, layers) for row in range(layers + 1)], numeric=False),
         Column(tr("likeliest"), pieces, numeric=False),
         Column(tr("probability"), np.exp(column.logprob[:, 0]), numbers.probability),
         Column(tr("final token"), np.exp(column.final_logprob), numbers.probability),

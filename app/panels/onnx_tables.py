@@ -28,8 +28,7 @@ def pair_table(legacy: OnnxForm, current: OnnxForm) -> Table:
     keys.sort(key=lambda key: KINDS.index(key[0]))
     more = _more(legacy) | _more(current)
     columns = (
-        Column(tr("kind"), [tr(kind) for kind, _ in keys], numeric=False),
-        Column(tr("name"), [name for _, name in keys], numeric=False),
+        Column(tr("name"), [f"{tr(kind)} {name}" for kind, name in keys], numeric=False),
         Column(legacy.title, [then.get(key, "–") for key in keys], numeric=False),
         Column(current.title, [now.get(key, "–") for key in keys], numeric=False),
         Column(tr("shape, or what it holds"), [more.get(key, "") for key in keys], numeric=False),

@@ -43,7 +43,7 @@ from app.widgets.legend import MapLegend
 from app.widgets.readout import Readout, share_room
 from app.widgets.token_flow import TokenFlow
 from app.widgets.twin import Twin, TwinStack
-from core.contract import AssistedDetail, WorkerState
+from core.contract import AssistedDetail, WorkerState, deleted_positions
 
 ROW_SLOT = "attention.row"
 LEGEND_PX, NARROW_LEGEND_PX = 72, 36
@@ -171,7 +171,8 @@ class OutputPanel(Panel):
         selected = None if state.selected is None else run.prompt_tokens + min(state.selected, run.count - 1)
         self.flow.set_selected(selected if run.count else None)
         self.flow.set_source(*_source_of_draft(state))
-        self.flow.set_struck(select.muted_positions(state.acting.interventions, run.row))
+        asked = state.acting.interventions
+        self.flow.set_struck(select.muted_positions(asked, run.row), deleted_positions(asked, run.row))
         self._show_newest_button()
 
     def describe(self) -> str:
@@ -375,7 +376,8 @@ class OutputPanel(Panel):
             token_id, piece = step.token_id, step.piece
         if token_id >= 0:  # embeddings have no token
             token_menu.add_token(menu, self.dispatch, state.acting, token_id, piece)
-        token_menu.add_position(menu, self.dispatch, state.acting, run.row, token, select.fed_positions(run))
+        fed, goes_on = select.fed_positions(run), run.finish is None
+        token_menu.add_position(menu, self.dispatch, state.acting, run.row, token, fed, goes_on)
 
     def _select(self, index: int) -> None:
         run = self._state.run if self._state else None

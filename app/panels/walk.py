@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QFrame, QLabel, QPlainTextEdit, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtCore import QSignalBlocker, Qt
+from PySide6.QtWidgets import QFrame, QLabel, QPlainTextEdit, QSpinBox, QStackedWidget, QVBoxLayout, QWidget
 
 from app.panels.accessible import Moment, describe_selection
 from app.panels.lens_questions import is_busy
@@ -22,6 +22,8 @@ from core.contract import WalkAnswer, WalkQuery
 
 FIRST_SLOT, LATER_SLOT = "walk.first", "walk.later"
 DETAIL_PX = 112
+NO_TYPE = -1
+TYPED = ("gpt2", "imagegpt")  # families that take token types
 FIRST_POSITIONS = 256  # of the prompt that one pass feeds at most
 
 
@@ -63,6 +65,14 @@ class WalkPanel(Panel):
         self.note.setProperty("secondary", True)
         self.note.setProperty("small", True)
         self.note.setWordWrap(True)
+        self.token_type = QSpinBox()
+        self.token_type.setRange(NO_TYPE, NO_TYPE)
+        self.token_type.setSpecialValueText(self.tr("no token type"))
+        self.token_type.setPrefix(self.tr("type "))
+        self.token_type.setKeyboardTracking(False)
+        self.token_type.setAccessibleName(self.tr("Token type that the walk gives to every position"))
+        self.token_type.setToolTip(self.tr("A token type whose embedding the walked passes add; the run had none"))
+        self.token_type.valueChanged.connect(self._type_chosen)
         self.readout = Readout(numbers=True, parent=self)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
@@ -78,6 +88,9 @@ class WalkPanel(Panel):
         self._taken = {FIRST_SLOT: 0, LATER_SLOT: 0}
         self._shown: tuple[int, ...] = ()
         self._described: Moment = None
+
+    def header_widgets(self) -> tuple[QWidget, ...]:
+        return (self.token_type,)
 
     def header_right_widgets(self) -> tuple[QWidget, ...]:
         return (self.readout,)
@@ -98,7 +111,7 @@ class WalkPanel(Panel):
         if run is None or run.key != self._key:
             self._start_over(run)
         if run is not None:
-            for slot, query in wanted(run, state).items():
+            for slot, query in wanted(run, state, self._type).items():
                 self._take(slot, state)
                 self._ask(slot, query, state)
         self._show(run, state)
@@ -123,10 +136,23 @@ class WalkPanel(Panel):
 
     def _start_over(self, run: RunView | None) -> None:
         self._key = None if run is None else run.key
+        typed = run is not None and run.model.family in TYPED
+        with QSignalBlocker(self.token_type):
+            self.token_type.setRange(NO_TYPE, run.model.vocab_size - 1 if run is not None and typed else NO_TYPE)
+        self.token_type.setVisible(typed)
         self._answers.clear()
         self._problem.clear()
         self._taken = dict.fromkeys(self._taken, 0)
         self._shown = ()
+
+    @property
+    def _type(self) -> int | None:
+        """The token type asked for; None: none."""
+        return None if self.token_type.value() == NO_TYPE else self.token_type.value()
+
+    def _type_chosen(self) -> None:
+        if self._state is not None:
+            self.render(self._state)
 
     def _take(self, slot: str, state: AppState) -> None:
         got, asked = select.answer(state, slot), state.asked.get(slot)
@@ -210,16 +236,18 @@ class WalkPanel(Panel):
             self.empty.set_words(self.tr("Walking…"))
 
 
-def wanted(run: RunView, state: AppState) -> dict[str, WalkQuery]:
+def wanted(run: RunView, state: AppState, token_type: int | None = None) -> dict[str, WalkQuery]:
     """The passes to ask for: none while tokens stream and nothing is selected."""
     fed, index = select.fed_positions(run), select.step_index(state)
     busy = is_busy(state)
     if not fed or index is None or (busy and state.selected is None):
         return {}
     first, at = (0, min(run.prompt_tokens, FIRST_POSITIONS)), run.place.named
-    found = {} if busy else {FIRST_SLOT: WalkQuery(run.run_id, first, **at)}  # many positions would hold the run up
+    found = (
+        {} if busy else {FIRST_SLOT: WalkQuery(run.run_id, first, **at, token_type=token_type)}
+    )  # many positions would hold the run up
     later = max(run.prompt_tokens, select.query_position(run, index))  # step 0 is the first pass itself
     if later < fed:
         one = later, later + 1
-        found[LATER_SLOT] = WalkQuery(run.run_id, one, **at)
+        found[LATER_SLOT] = WalkQuery(run.run_id, one, **at, token_type=token_type)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from app.state import acting_intents as a
-from app.state import notices, select
+from app.state import deleting, notices, select
 from app.state.acting_state import Act, Acting, Break, Pin
 from app.state.run import RunView, show_row
 from app.state.shown import of_sequence
@@ -43,15 +43,18 @@ def on_intent(state: AppState, intent: a.ActingIntent) -> AppState:
     if isinstance(intent, a.ShowPreview):
         return replace(state, acting=replace(state.acting, preview=intent.on))
     acts = state.acting.acts
+    final = frozenset(act.act_id for act in acts if deleting.is_final(act, state.run))
     match intent:
         case a.AddIntervention(one):
             return _with_acts(state, (*acts, Act(state.acting.last_id + 1, one)))
         case a.ChangeIntervention(act_id, one):
             return _with_acts(state, tuple(replace(x, intervention=one) if x.act_id == act_id else x for x in acts))
+        case a.SwitchIntervention(act_id, _) if act_id in final:
+            return state
         case a.SwitchIntervention(act_id, on):
             return _with_acts(state, tuple(replace(x, on=on) if x.act_id == act_id else x for x in acts))
         case a.RemoveIntervention(act_id):
-            return _with_acts(state, tuple(x for x in acts if act_id is not None and x.act_id != act_id))
+            return _with_acts(state, tuple(x for x in acts if x.act_id in final or act_id not in (None, x.act_id)))
         case a.MuteHead(layer, head):
             return _with_acts(state, _toggled_head(state.acting, layer, head))
         case a.UnmuteHeads():
@@ -62,6 +65,11 @@ def on_intent(state: AppState, intent: a.ActingIntent) -> AppState:
             return _with_acts(state, _muted(state.acting, row, positions))
         case a.MutePosition(row, position):
             return _with_acts(state, _toggled_position(state.acting, row, position))
+        case a.DeletePosition(row, position):
+            if state.run is None or state.run.finish is not None:
+                text = tr("Positions are deleted while a run is in progress; go back to a token first.")
+                return notices.announce(state, "info", text)
+            return _with_acts(state, deleting.with_position(state.acting, row, position))
 
 
 def _muted(acting: Acting, row: int, positions: tuple[int, ...]) -> tuple[Act, ...]:
@@ -260,7 +268,7 @@ def run_started(state: AppState) -> AppState:
     """Nothing has been hit yet in a new run."""
     acting = state.acting
     breaks = tuple(replace(one, hits=0, problem="") for one in acting.breaks)
-    return replace(state, acting=replace(acting, breaks=breaks, hits=(), epoch=None))
+    return replace(state, acting=deleting.settled(replace(acting, breaks=breaks, hits=(), epoch=None), None))
 
 
 def model_ready(state: AppState, info: ModelInfo) -> AppState:
@@ -283,7 +291,7 @@ def refused(state: AppState, epoch: int) -> AppState:
         return state
     now = select.interventions(state.run) if state.run is not None else ()
     acts = tuple(replace(act, on=act.on and act.intervention in now) for act in state.acting.acts)
-    return replace(state, acting=replace(state.acting, acts=acts, epoch=None))
+    return replace(state, acting=deleting.settled(replace(state.acting, acts=acts, epoch=None), state.run))
 
 
 def stopped_text(state: AppState) -> str:

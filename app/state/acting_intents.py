@@ -68,6 +68,14 @@ class MutePosition:
 
 
 @dataclass(frozen=True, slots=True)
+class DeletePosition:
+    """Drop a position of a row of the run in progress from the cache. It cannot be taken back."""
+
+    row: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class SetMuted:
     """Hide exactly these positions of a row."""
 
@@ -129,6 +137,7 @@ ActingIntent = (
     | UnmuteHeads
     | SkipLayer
     | MutePosition
+    | DeletePosition
     | SetMuted
     | ShowPreview
     | AddBreakpoint

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from app.state import acting, notices, params, select
+from app.state import acting, deleting, notices, params, select
 from app.state import branch_intents as b
 from app.state.branch_state import BranchNode, BranchRequest, BranchState, Key, Kind
 from app.state.run import RunView, begin_branch
@@ -210,6 +210,7 @@ def _shown(state: AppState, key: Key, node: BranchNode, reuse: tuple[int, int] |
     return replace(
         state,
         run=node.run,
+        acting=deleting.settled(state.acting, node.run),
         branches=replace(state.branches, nodes=nodes, reuse=reuse),
         selected=selected,
         pending=EMPTY,

@@ -16,6 +16,7 @@ from app.theme.palette import PALETTES, Palette
 from core.contract import (
     Answered,
     ChatMessage,
+    DeletePositions,
     GenerationParams,
     Intervention,
     MutePositions,
@@ -265,7 +266,7 @@ def run_spec(state: AppState, max_steps: int | None = None) -> RunSpec:
         trace_budget_bytes=state.trace_budget_mb << 20,
         grammar=state.grammar,
         cache=state.cache,
-        interventions=state.acting.interventions,
+        interventions=tuple(x for x in state.acting.interventions if not isinstance(x, DeletePositions)),  # of one run
         breakpoints=state.acting.breakpoints,
         **_mode_texts(state),
     )

@@ -17,6 +17,7 @@ from app.widgets.text_cache import TextCache
 LINE_PX, CHIP_PX, MARGIN_PX = 28, 23, 7
 UNDERLINE_PX = 4.0
 DIFFERENCE_PX, PARTED_PX = 2.0, 3.0
+GONE_PX = 2.5  # of each line of a deleted token from its middle
 NO_FILL = -1
 
 
@@ -25,7 +26,8 @@ class Marks:
     """What is marked on the tokens, by token.
 
     fills: level of the token map in [0, 255], or -1. underlines: height of the bar under a token in [0, 255].
-    marked: the first and the last token of the range to copy. struck: tokens that no later one may look at.
+    marked: the first and the last token of the range to copy. struck: tokens that no later one may look at;
+    gone: those whose keys and values were deleted.
     same: 1 for a token that another text has, too, at this place, 0 for one that differs; as far as both go.
     parted: the first token that differs. colour: of what differs.
     copied: those that a draft took over; matched: those by which it found them, [start, stop) each.
@@ -38,6 +40,7 @@ class Marks:
     hovered: int | None = None
     marked: tuple[int, int] | None = None
     struck: frozenset[int] = frozenset()
+    gone: frozenset[int] = frozenset()
     same: bytes = b""
     parted: int | None = None
     colour: str = ""
@@ -99,12 +102,16 @@ class FlowPainter:
             if fragment.lead:
                 self._paint_lead(painter, fragment, baseline)
         if marks.struck:
-            self._paint_struck(painter, fragments, y, marks.struck)
+            self._paint_struck(painter, fragments, y + LINE_PX / 2, marks.struck, 2)
+        if marks.gone:
+            for beside in (-GONE_PX, GONE_PX):
+                self._paint_struck(painter, fragments, y + LINE_PX / 2 + beside, marks.gone, 1)
         self._paint_frames(painter, fragments, y, marks)
 
-    def _paint_struck(self, painter: QPainter, fragments: list[Fragment], y: int, struck: frozenset[int]) -> None:
-        painter.setPen(QPen(self._struck, 2))
-        middle = y + LINE_PX / 2
+    def _paint_struck(
+        self, painter: QPainter, fragments: list[Fragment], middle: float, struck: frozenset[int], width: int
+    ) -> None:
+        painter.setPen(QPen(self._struck, width))
         for fragment in fragments:
             if fragment.token in struck:
                 left = MARGIN_PX + fragment.x

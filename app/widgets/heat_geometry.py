@@ -55,7 +55,7 @@ def extent(cells: int) -> int:
     return -(-cells // step) * step
 
 
-def tick_step(px_per_position: float, least_px: float = 34.0) -> int:
+def tick_step(px_per_position: float, least_px: float) -> int:
     """Distance of position ticks, 1, 2 or 5 times a power of ten, at least `least_px` apart."""
     step = 1
     while True:

@@ -125,21 +125,49 @@ class HeatMatrix:
         causal = np.tril(np.ones((side, side), bool))
         self._values[:side, :side] = np.where(causal, cells, np.float32(np.nan))
 
+    def append_cells(self, cells: Floats, stop: int, factor: int) -> int:
+        """Add rows that came pooled, (R, C) cells of `factor`² positions, for the queries up to `stop`.
+
+        Returns the first cell row that changed. Raises ValueError when the cells are not those of whole new cell rows.
+        """
+        if not self.rows:
+            self.set_cells(cells, stop, factor)
+            return 0
+        top, side = self.rows // factor, -(-stop // factor)
+        if self.rows % factor or factor < self.factor or cells.shape != (side - top, side):
+            raise ValueError(f"{cells.shape} cells up to row {stop} at {factor}, after {self.rows} at {self.factor}")
+        changed = top if factor == self.factor else 0
+        while self.factor < factor:
+            self._coarsen()
+        self._widen(side)
+        causal = np.arange(side) <= np.arange(top, side)[:, None]
+        self._values[top:side, :side] = np.where(causal, cells, np.float32(np.nan))
+        self.rows = stop
+        return changed
+
     def _grow(self, rows: int) -> bool:
         """Make room; True if the cells were pooled further."""
         pooled = False
         while rows > self._cells * self.factor:
-            side = self.side
-            coarser = max_pool(max_pool(self._values[:side, :side], 2, axis=0), 2, axis=1)
-            self._values = np.full_like(self._values, np.nan)
-            self._values[: len(coarser), : len(coarser)] = coarser
-            self.factor *= 2
+            self._coarsen()
             pooled = True
-        while -(-rows // self.factor) > len(self._values):
+        self._widen(-(-rows // self.factor))
+        return pooled
+
+    def _coarsen(self) -> None:
+        """Join four cells into one."""
+        side = self.side
+        coarser = max_pool(max_pool(self._values[:side, :side], 2, axis=0), 2, axis=1)
+        self._values = np.full_like(self._values, np.nan)
+        self._values[: len(coarser), : len(coarser)] = coarser
+        self.factor *= 2
+
+    def _widen(self, side: int) -> None:
+        """Make room for so many cells on a side."""
+        while side > len(self._values):
             wider = np.full((2 * len(self._values),) * 2, np.nan, np.float32)
             wider[: len(self._values), : len(self._values)] = self._values
             self._values = wider
-        return pooled
 
     def at(self, query: int, key: int) -> float:
         """The weight of the cell of a query and a key; NaN where there is none."""

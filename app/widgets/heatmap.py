@@ -18,6 +18,8 @@ from app.widgets.heat_matrix import HeatMatrix, HeatPixels, Scale, packed
 from app.widgets.text_cache import TextCache
 from app.widgets.visible_text import one_line
 
+TICK_PX, TICK_GAP_PX = 34.0, 10.0  # between ticks, at least, and between their labels
+
 
 class Heatmap(QWidget):
     """Draws a `HeatMatrix`; the owner appends to it and calls `show_rows`."""
@@ -135,13 +137,15 @@ class Heatmap(QWidget):
 
     def _paint_ticks(self, painter: QPainter, g: HeatGeometry) -> None:
         mono, rise, cells_px = self._mono, self._mono.rise, g.cell_px / g.factor
-        step = tick_step(cells_px)
+        widest = mono.width(str(self._matrix.rows - 1 + self._origin))
+        step = tick_step(cells_px, max(TICK_PX, widest + TICK_GAP_PX))
+        most = self.width() - g.left - 1
         for position in range(0, self._matrix.rows, step):
             text = str(position + self._origin)
             width = mono.width(text)
             middle = g.px(position) + max(cells_px, 1.0) / 2
             mono.draw(painter, g.left - 7 - width, g.top + max(middle + rise, 2 * rise), text)
-            mono.draw(painter, g.left + max(middle - width / 2, 0), g.top - 6, text)
+            mono.draw(painter, g.left + max(min(middle, most - width / 2) - width / 2, 0), g.top - 6, text)
             painter.drawLine(QPointF(g.left - 4, g.top + middle), QPointF(g.left - 2, g.top + middle))
             painter.drawLine(QPointF(g.left + middle, g.top - 4), QPointF(g.left + middle, g.top - 2))
 

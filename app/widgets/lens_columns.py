@@ -9,12 +9,25 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from app.state.texts import tr
 from app.theme.colormaps import indices
 from core.contract import LensAnswer
 
 LensColour = Literal["probability", "rank", "KL"]
 COLOURS: tuple[LensColour, ...] = ("probability", "rank", "KL")
 RANK_TOP, KL_TOP_BITS = 1000.0, 12.0  # the dark ends of the scales
+
+
+def stream_name(row: int, layers: int) -> str:
+    """What a row of the lens is called: row 0 is the stream before any layer, row k that after layer k - 1."""
+    return tr("in") if row == 0 else tr("out") if row == layers else str(row - 1)
+
+
+def stream_words(row: int, layers: int) -> str:
+    """The same in a sentence."""
+    if row == 0:
+        return tr("the input, before layer 0")
+    return tr("the output, after layer {0}").format(row - 1) if row == layers else tr("after layer {0}").format(row - 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,7 +13,7 @@ from app.theme.colormaps import token_fills
 from app.theme.palette import LIGHT, Palette
 from app.widgets.arrow_keys import claims_arrows
 from app.widgets.empty import paint_empty
-from app.widgets.lens_columns import LensColour, LensColumn, LensColumns
+from app.widgets.lens_columns import LensColour, LensColumn, LensColumns, stream_name
 from app.widgets.text_cache import TextCache
 from app.widgets.visible_text import one_line
 
@@ -168,8 +168,8 @@ class LensTable(QAbstractScrollArea):
         layers = self.visible_layers()
         painter.setPen(secondary)
         for row, layer in enumerate(layers):
-            name = self.tr("out") if layer == self._layers else str(layer)
-            mono.draw_right(painter, LEFT_PX - 6, TOP_PX + (row + 0.5) * self._row_px + mono.rise, name)
+            y = TOP_PX + (row + 0.5) * self._row_px + mono.rise
+            mono.draw_right(painter, LEFT_PX - 6, y, stream_name(layer, self._layers))
         for place, position in enumerate(self.visible_positions()):
             x = LEFT_PX + place * self._column_px
             painter.setPen(secondary)

@@ -46,6 +46,7 @@ class PixelCanvas(QWidget):
         self._pinned = False
         self._hover: int | None = None
         self._cursor = 0  # in draw, by keyboard
+        self.reach: range | None = None  # pixels that keys can select; None: all
         self._ahead: int | None = None  # where keys have gone since the marks were last told
         self._holding = False  # the line, or the pencil
         self._message = ("", "")
@@ -264,6 +265,13 @@ class PixelCanvas(QWidget):
         """Arrow keys are for the pixels here; in the window they select tokens."""
         return claims_arrows(event) or super().event(event)
 
+    def _within_reach(self, wanted: int, at: int) -> int:
+        """Home and End go as far as there is something to select, arrows stay where there is nothing."""
+        reach = self.reach or range(at, at + 1)
+        if wanted in reach:
+            return wanted
+        return {0: reach[0], self.count - 1: reach[-1]}.get(wanted, at)
+
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Arrows go to a neighbour, Home and End to the first and last; Space draws."""
         key, width = Qt.Key(event.key()), self._shape[1]
@@ -278,6 +286,8 @@ class PixelCanvas(QWidget):
             super().keyPressEvent(event)
             return
         wanted = {Qt.Key.Key_Home: 0, Qt.Key.Key_End: last}.get(key, at + moves.get(key, 0))
+        if self.use == "look" and self.reach is not None:
+            wanted = self._within_reach(wanted, at)
         if self.use == "give":
             self._ahead = max(0, min(last, wanted))
             self.dragged.emit(self._ahead)

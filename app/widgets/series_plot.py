@@ -20,6 +20,7 @@ from app.widgets.series import SHORTEST, Axis, curve, nice_top, robust_top, tick
 from app.widgets.text_cache import TextCache
 
 LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX, BETWEEN_PX = 34, 14, 17, 18, 28
+LEAST_PX = 8  # of the height of a plot
 Numbers = NDArray[np.float64] | NDArray[np.int64]
 
 
@@ -92,6 +93,8 @@ class SeriesPlot(QWidget):
         self.setMouseTracking(True)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+        between_px = BETWEEN_PX * (len(lanes) - 1)
+        self.setMinimumHeight(TOP_PX + BOTTOM_PX + between_px + LEAST_PX * len(lanes))  # else the steps are cut off
         self.set_palette(LIGHT, ())
 
     def set_palette(self, palette: Palette, series_colours: tuple[str, ...]) -> None:
@@ -170,7 +173,7 @@ class SeriesPlot(QWidget):
         room = self.height() - TOP_PX - BOTTOM_PX - BETWEEN_PX * (len(self._lanes) - 1)
         total, y, boxes = sum(lane.share for lane in self._lanes), float(TOP_PX), []
         for lane in self._lanes:
-            height = max(8.0, room * lane.share / total)
+            height = max(float(LEAST_PX), room * lane.share / total)
             boxes.append(QRectF(LEFT_PX, y, self.width() - LEFT_PX - RIGHT_PX, height))
             y += height + BETWEEN_PX
         return boxes
@@ -198,11 +201,13 @@ class SeriesPlot(QWidget):
 
     def _paint_grid(self, painter: QPainter, lane: Lane, box: QRectF, top: float, rect: QRect) -> None:
         values = lane.ticks(top, min(5, max(1, int(box.height() // 22))))
-        for value in values:
+        last: float | None = None  # labels from the top down: in a low plot the top is what tells the scale
+        for value in reversed(values):
             y = round(lane.y(box, top, value)) + 0.5
             painter.setPen(QColor(self._palette.grid))
             painter.drawLine(QPointF(box.left(), y), QPointF(box.right(), y))
-            if rect.left() < LEFT_PX:
+            if rect.left() < LEFT_PX and (last is None or y - last >= 2 * self._mono.rise + 2):
+                last = y
                 painter.setPen(QColor(self._palette.secondary))
                 self._mono.draw_right(painter, box.left() - 6, y + self._mono.rise, f"{value:g}".replace("-", "−"))
         painter.setPen(QColor(self._palette.secondary))

@@ -21,7 +21,8 @@ VALUE_PX = 60
 class SwitchEntry:
     """number: of the thing. text: what it is. note: what became of it, `marked` as a warning.
 
-    value: a number that can be changed in place, `value_name` says which.
+    value: a number that can be changed in place, `value_name` says which. final: why it can be neither switched off nor
+    removed, if so.
     """
 
     number: int
@@ -31,6 +32,7 @@ class SwitchEntry:
     marked: bool = False
     value: str | None = None
     value_name: str = ""
+    final: str = ""
 
 
 class SwitchRow(QWidget):
@@ -67,7 +69,9 @@ class SwitchRow(QWidget):
         self.entry = entry
         self.box.setChecked(entry.on)
         self.box.setAccessibleName(entry.text)
-        self.box.setToolTip(self.tr("On or off; it stays in the list"))
+        self.box.setToolTip(entry.final or self.tr("On or off; it stays in the list"))
+        self.box.setEnabled(not entry.final)
+        self.remove.setEnabled(not entry.final)
         self.box.setAccessibleDescription(entry.note)
         self.text.setText(entry.text)
         self.text.setEnabled(entry.on)
@@ -81,7 +85,7 @@ class SwitchRow(QWidget):
             self.note.setProperty("secondary", not entry.marked)
             self.note.style().polish(self.note)
         self.remove.setAccessibleName(self.tr("Remove {0}").format(entry.text))
-        self.remove.setToolTip(self.tr("Remove it from the list"))
+        self.remove.setToolTip(entry.final or self.tr("Remove it from the list"))
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """The note gives way to the text in a narrow card; it can still be read on the row."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from app.widgets.empty import paint_empty
 from app.widgets.table_data import Order, Table
 
 ROW_PX, HEAD_PX = 20, 22
+GAP_PX = 6  # between rows of several lines
 CELL_PX, ARROW_PX = 16, 10  # around a text; beside the title, where the arrow of the order stands
 SAMPLE = 24  # rows that decide how wide a column is
 NOTHING = Table((), 0, None)
@@ -106,12 +108,16 @@ def _alignment(numeric: bool) -> Qt.AlignmentFlag:
 
 
 class TableView(QTableView):
-    """The table of a plot. `row_chosen`: the user clicked a row or went to it by keyboard."""
+    """The table of a plot. `row_chosen`: the user clicked a row or went to it by keyboard.
+
+    wraps: where it is too narrow, cells of words take several lines; only for tables of a few dozen rows.
+    """
 
     row_chosen = Signal(int)  # row of the `Table`
 
-    def __init__(self, name: str, parent: QWidget | None = None) -> None:
+    def __init__(self, name: str, parent: QWidget | None = None, wraps: bool = False) -> None:
         super().__init__(parent)
+        self._wraps = wraps
         self.setAccessibleName(name)
         self.setAccessibleDescription(self.tr("A table, one row each; Enter or a click chooses a row"))
         self._palette = LIGHT
@@ -123,7 +129,7 @@ class TableView(QTableView):
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.setTabKeyNavigation(False)  # Tab goes on to the next control
         self.setShowGrid(False)
-        self.setWordWrap(False)
+        self.setWordWrap(wraps)
         self.setFrameShape(QTableView.Shape.NoFrame)
         self.setMinimumSize(80, HEAD_PX + 2 * ROW_PX)
         side, head = self.verticalHeader(), self.horizontalHeader()
@@ -139,6 +145,9 @@ class TableView(QTableView):
         self.clicked.connect(lambda index: self.row_chosen.emit(self.rows.source_row(index.row())))
         self.activated.connect(lambda index: self.row_chosen.emit(self.rows.source_row(index.row())))
         self._wishes: list[int] = []
+        self._leasts: list[int] = []
+        if wraps:
+            self.rows.layoutChanged.connect(self._fit_rows)
 
     def set_palette(self, palette: Palette) -> None:
         """Colours of another theme."""
@@ -162,8 +171,9 @@ class TableView(QTableView):
         at_end = before.rows > 0 and bar.value() == bar.maximum() > 0
         titles = [c.title for c in before.columns] != [c.title for c in table.columns]
         self.rows.show(table)
-        if titles or not before.rows:
+        if titles or not before.rows or self._wraps:
             self._wishes = [self._wish(i) for i in range(len(table.columns))]
+            self._leasts = [self._wish(i, words=True) for i in range(len(table.columns))] if self._wraps else []
             self._share_width()
         if table.selected is not None and table.selected < table.rows:
             self._mark(self.rows.view_row(table.selected))
@@ -194,14 +204,17 @@ class TableView(QTableView):
         if not self.viewport().rect().contains(self.visualRect(index).center()):
             self.scrollTo(index, QAbstractItemView.ScrollHint.PositionAtCenter)
 
-    def _wish(self, i: int) -> int:
-        """The width that a column needs for its title and for some of its cells."""
+    def _wish(self, i: int, words: bool = False) -> int:
+        """The width that a column needs for its title and for some of its cells, or for their longest words."""
         table, cells = self.rows.table, QFontMetricsF(self.font())
         column = table.columns[i]
         last = table.rows - 1
         rows = {*range(min(table.rows, SAMPLE)), *(range(max(0, last - SAMPLE), last + 1))}
         title = QFontMetricsF(self.horizontalHeader().font()).horizontalAdvance(column.title) + ARROW_PX
-        return int(max([title, *(cells.horizontalAdvance(column.cell(row)) for row in rows)])) + CELL_PX
+        texts = [column.cell(row) for row in rows]
+        if words:
+            texts = [word for text in texts for word in re.findall(r"[^\s.]+\.?", text)]  # lines break there
+        return int(max([title, *map(cells.horizontalAdvance, texts)])) + CELL_PX
 
     def _share_width(self) -> None:
         """Room that is left goes to the first column of words, else to all."""
@@ -209,8 +222,21 @@ class TableView(QTableView):
             return
         words = [i for i, c in enumerate(self.rows.table.columns) if not c.numeric][:1] or range(len(self._wishes))
         left = max(0, self.viewport().width() - sum(self._wishes))
-        for i, wish in enumerate(self._wishes):
+        for i, wish in enumerate(self._narrowed() if self._wraps else self._wishes):
             self.setColumnWidth(i, wish + (left // len(words) if i in words else 0))
+        if self._wraps:
+            self._fit_rows()
+
+    def _fit_rows(self) -> None:
+        """As high as their lines, with a gap that keeps rows apart."""
+        for row in range(self.rows.rowCount()):
+            self.setRowHeight(row, max(ROW_PX, self.sizeHintForRow(row) + GAP_PX))
+
+    def _narrowed(self) -> list[int]:
+        """Widths that fit: each column at least its longest word, the rest by how much it wishes beyond that."""
+        more = [wish - least for wish, least in zip(self._wishes, self._leasts, strict=True)]
+        room = max(0, min(sum(more), self.viewport().width() - sum(self._leasts)))
+        return [least + one * room // max(1, sum(more)) for least, one in zip(self._leasts, more, strict=True)]
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """Share the room anew."""

@@ -166,10 +166,11 @@ class TokenFlow(QAbstractScrollArea):
         if self.tokens:
             self.verticalScrollBar().setValue(self._layout.line_of(min(token, self.tokens - 1)))
 
-    def set_struck(self, tokens: frozenset[int]) -> None:
-        """A line through these tokens."""
-        if tokens != self._marks.struck:
-            self._marks.struck = tokens
+    def set_struck(self, tokens: frozenset[int], gone: frozenset[int] = frozenset()) -> None:
+        """A line through these tokens, two through those that are gone."""
+        struck = tokens - gone
+        if (struck, gone) != (self._marks.struck, self._marks.gone):
+            self._marks.struck, self._marks.gone = struck, gone
             self.viewport().update()
 
     def set_source(self, copied: tuple[int, int], matched: tuple[tuple[int, int], ...]) -> None:

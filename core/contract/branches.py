@@ -28,7 +28,8 @@ class StartBranch:
     reroll: other draws from there on; None for those of the parent, so that a rewind says the same again.
     params: values other than the parent's, in force from there on.
     interventions, breakpoints: in force from there on; None for those of the parent. Positions to mute name the row it
-        parts from.
+        parts from. What the parent has deleted from its cache before that stays deleted; what it deleted later is
+        there.
     max_steps: pause after so many steps beyond what was put there; 0 pauses before the first choice.
     """
 

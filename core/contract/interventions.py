@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from core.contract.errors import ParameterError
@@ -59,14 +59,28 @@ class Steer:
 class MutePositions:
     """Hide positions of a row from every later query, by the attention mask; their keys stay in the cache.
 
-    To delete the keys would compute the same, but rows of the past that saw them could not be derived any more.
+    To delete them computes the same, but then rows of the past that saw them cannot be derived from the cache any more.
     """
 
     row: int
     positions: tuple[int, ...]
 
 
-Intervention = ScaleHeads | SkipPart | Steer | MutePositions
+@dataclass(frozen=True, slots=True)
+class DeletePositions:
+    """Drop keys and values of positions of a row from every layer of the cache; the others keep their positions.
+
+    What comes later is computed as if they were muted. It cannot be taken back in a run: only a branch that parts
+    before has the keys. One that is not fed yet is dropped as soon as it was. In a batch of several rows the storage
+    shrinks by the slots that no row holds any more; the others are emptied.
+    """
+
+    row: int
+    positions: tuple[int, ...]
+
+
+Hides = MutePositions | DeletePositions  # positions of a row that later queries do not see
+Intervention = ScaleHeads | SkipPart | Steer | MutePositions | DeletePositions
 
 
 def words(one: Intervention) -> str:
@@ -86,6 +100,10 @@ def words(one: Intervention) -> str:
         case MutePositions(row, positions):
             what = "position" if len(positions) == 1 else "positions"
             return f"{what} {position_ranges(positions)} muted" + (f" in row {row}" if row else "")
+        case DeletePositions(row, positions):
+            what = "position" if len(positions) == 1 else "positions"
+            where = f" of row {row}" if row else ""
+            return f"{what} {position_ranges(positions)}{where} deleted from the cache"
 
 
 _PART_WORDS: dict[Part, str] = {"attention": "attention", "mlp": "MLP"}
@@ -109,13 +127,15 @@ def notation(one: Intervention) -> str:
             return f"steer {layer} * {scale:g} = {' - '.join(texts)}"
         case MutePositions(row, positions):
             return f"mute {row}: {position_ranges(positions)}"
+        case DeletePositions(row, positions):
+            return f"delete {row}: {position_ranges(positions)}"
 
 
 _HEADS = re.compile(r"heads?\s+(\d+)\.([\d,\s-]*\d)(?:\s*\*\s*(\S+))?")
 _SKIP = re.compile(r"skip\s+(\d+)\.(attention|mlp)")
 _STEER = re.compile(r"steer\s+(\d+)\s*\*\s*(\S+)\s*=\s*(.*)", re.DOTALL)
-_MUTE = re.compile(r"mute\s+(?:(\d+)\s*:\s*)?([\d,\s-]+)")
-EXAMPLES = 'heads 3.1,4 * 0, skip 5.mlp, steer 6 * 4 = "love" - "hate", mute 3-5'
+_HIDE = re.compile(r"(mute|delete)\s+(?:(\d+)\s*:\s*)?([\d,\s-]+)")
+EXAMPLES = 'heads 3.1,4 * 0, skip 5.mlp, steer 6 * 4 = "love" - "hate", mute 3-5, delete 7'
 
 
 def parse_intervention(text: str) -> Intervention:
@@ -128,8 +148,9 @@ def parse_intervention(text: str) -> Intervention:
             return SkipPart(int(found[1]), "mlp" if found[2] == "mlp" else "attention")
         if found := _STEER.fullmatch(stripped):
             return _steer(int(found[1]), float(found[2]), found[3])
-        if found := _MUTE.fullmatch(stripped):
-            return MutePositions(int(found[1] or 0), parse_positions(found[2]))
+        if found := _HIDE.fullmatch(stripped):
+            kind = MutePositions if found[1] == "mute" else DeletePositions
+            return kind(int(found[2] or 0), parse_positions(found[3]))
     except (ValueError, TypeError):
         pass
     raise ParameterError(f"“{_short(text)}” is no intervention; write one such as {EXAMPLES}.")
@@ -182,8 +203,33 @@ def _short(text: str) -> str:
 
 def of_row(asked: tuple[Intervention, ...], row: int) -> tuple[Intervention, ...]:
     """What of it concerns one row, for a run of that row alone."""
-    kept = (one for one in asked if not isinstance(one, MutePositions) or one.row == row)
-    return tuple(MutePositions(0, one.positions) if isinstance(one, MutePositions) else one for one in kept)
+    kept = (one for one in asked if not isinstance(one, Hides) or one.row == row)
+    return tuple(replace(one, row=0) if isinstance(one, Hides) else one for one in kept)
+
+
+def deleted_positions(asked: tuple[Intervention, ...], row: int) -> frozenset[int]:
+    """The positions of a row that these delete."""
+    return frozenset(p for one in asked if isinstance(one, DeletePositions) and one.row == row for p in one.positions)
+
+
+def with_deletions(asked: tuple[Intervention, ...], made: tuple[Intervention, ...]) -> tuple[Intervention, ...]:
+    """`asked`, and what `made` deletes, which cannot be taken back."""
+    left = []
+    for row in dict.fromkeys(one.row for one in made if isinstance(one, DeletePositions)):
+        positions = deleted_positions(made, row) - deleted_positions(asked, row)
+        left += [DeletePositions(row, tuple(sorted(positions)))] if positions else []
+    return (*asked, *left)
+
+
+def without_deletions(asked: tuple[Intervention, ...], made: tuple[Intervention, ...]) -> tuple[Intervention, ...]:
+    """`asked` without what `made` deletes."""
+    kept: list[Intervention] = []
+    for one in asked:
+        if not isinstance(one, DeletePositions):
+            kept.append(one)
+        elif left := set(one.positions) - deleted_positions(made, one.row):
+            kept.append(replace(one, positions=tuple(sorted(left))))
+    return tuple(kept)
 
 
 def check_interventions(
@@ -192,7 +238,7 @@ def check_interventions(
     """Raises `ParameterError` for what does not exist in a model `title` of these sizes and a run of so many rows."""
     for one in asked:
         problem = _CHECKS[type(one)](one, title, heads, hidden_size, rows)
-        if not isinstance(one, MutePositions) and not 0 <= one.layer < layers:
+        if not isinstance(one, Hides) and not 0 <= one.layer < layers:
             problem = f"There is no layer {one.layer}; {title} has {layers}, counted from 0."
         if problem:
             raise ParameterError(problem)
@@ -219,11 +265,12 @@ def _check_steer(one: Steer, title: str, heads: int, hidden_size: int, rows: int
     return _check_factor("The scale of steering", one.scale)
 
 
-def _check_mute(one: MutePositions, title: str, heads: int, hidden_size: int, rows: int) -> str:
+def _check_positions(one: Hides, title: str, heads: int, hidden_size: int, rows: int) -> str:
     if not 0 <= one.row < rows:
         return f"There is no row {one.row}; the run has {rows}, counted from 0."
     if not one.positions or min(one.positions) < 0:
-        return "Positions to mute are counted from 0; give at least one."
+        what = "mute" if isinstance(one, MutePositions) else "delete"
+        return f"Positions to {what} are counted from 0; give at least one."
     return ""
 
 
@@ -235,5 +282,6 @@ _CHECKS: dict[type, Callable[..., str]] = {
     ScaleHeads: _check_heads,
     SkipPart: _check_skip,
     Steer: _check_steer,
-    MutePositions: _check_mute,
+    MutePositions: _check_positions,
+    DeletePositions: _check_positions,
 }

@@ -202,7 +202,7 @@ class KeyNormsQuery:
 
 @dataclass(frozen=True, slots=True)
 class KeyNormsAnswer:
-    """Euclidean norms (H_kv, T) float32 of the keys that are cached, positions from 0 on."""
+    """Euclidean norms (H_kv, T) float32 of the keys that are cached, positions from 0 on; NaN where one is gone."""
 
     query: KeyNormsQuery
     norms: FloatArray

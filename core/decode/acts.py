@@ -1,8 +1,9 @@
 """Interventions at work: hooks on the unmodified model for the time of one forward pass.
 
 Heads are scaled in front of the output projection, parts are skipped behind themselves, the steering vector is added in
-front of a layer, before the record is taken: what is recorded is what ran. Muted positions go into the attention mask
-(`forward.py`). The model itself is never changed; between two passes no hook is left.
+front of a layer, before the record is taken: what is recorded is what ran. Muted and deleted positions go into the
+attention mask, and the deleted ones leave the cache before the pass (`forward.py`). The model itself is never changed;
+between two passes no hook is left.
 
 H heads, D head dim, E hidden size, B lanes, n positions of a pass.
 """
@@ -21,6 +22,7 @@ from torch import nn
 from core.contract.interventions import Intervention
 
 _NOBODY: Mapping[int, tuple[int, ...]] = MappingProxyType({})
+_NOTHING: Mapping[int, frozenset[int]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Acts:
     """Interventions made ready for one model.
 
     heads: output projections with a factor for each of their inputs, (H · D,). skipped: parts. steered: layers with
-    what is added in front of them, (E,). muted: positions hidden from later queries, by row.
+    what is added in front of them, (E,). muted: positions hidden from later queries, by row; deleted: those of
+    them that leave the cache.
     """
 
     asked: tuple[Intervention, ...] = ()
@@ -36,6 +39,7 @@ class Acts:
     skipped: tuple[nn.Module, ...] = ()
     steered: tuple[tuple[nn.Module, torch.Tensor], ...] = ()
     muted: Mapping[int, tuple[int, ...]] = field(default_factory=lambda: _NOBODY)
+    deleted: Mapping[int, frozenset[int]] = field(default_factory=lambda: _NOTHING)
 
     @contextmanager
     def hooked(self) -> Iterator[None]:

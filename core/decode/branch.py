@@ -64,9 +64,9 @@ def begin_branch(
     """
     from core.decode.session import Session
 
-    spec = _spec(parent, command)
-    spec = spec if cache is None else dataclasses.replace(spec, cache=cache)
     parting = _parting(parent, command, tuple(donors))
+    spec = _spec(parent, command, parting)
+    spec = spec if cache is None else dataclasses.replace(spec, cache=cache)
     _check_mode(parent, spec)
     branch = Session(
         loaded or parent.loaded,
@@ -99,13 +99,14 @@ def begin_branch(
     )
 
 
-def _spec(parent: Session, command: StartBranch) -> RunSpec:
-    """The parent's, with everything that was changed while it ran."""
+def _spec(parent: Session, command: StartBranch, parting: Parting) -> RunSpec:
+    """The parent's, with everything that was changed while it ran. Deleted is what was so where it parts."""
     changed = {name: getattr(parent.asked, name) for name in parent.changed}
     mode = parent.spec.mode if not command.params else None
     if mode is None and parent.spec.mode is not None:
         changed = {"do_sample": parent.asked.do_sample, **changed}
     asked = parent.acts.now.asked if command.interventions is None else command.interventions
+    asked = parent.acts.parted(parting.row.padding + command.position - 1, asked)
     copies = max(1, len(parent.rows) // max(1, len(parent.spec.prompts)))
     return dataclasses.replace(
         parent.spec,
@@ -247,6 +248,8 @@ def take_over(run: Session, parting: Parting) -> int:
             best, lane, held = session, at, count
     if held:
         run.cache = fork_row(best.cache, lane, held, run.limit)
+    if held == common:
+        run.forward.delete(run.cache)
     return max(0, held - row.padding)
 
 
@@ -265,7 +268,7 @@ def _held(session: Session, run: Session, most: int, source: Row | None) -> tupl
     most = min(most, cache_length(session.cache), session.ids.shape[1])
     if source is not None:
         lane = next((number for number, lane in enumerate(session.lanes) if lane is source), None)
-        return (0, 0) if lane is None else (lane, session.cache.reusable(most))
+        return (0, 0) if lane is None else (lane, _reusable(session, lane, run, most))
     alone = len(session.rows) == 1 and not session.mode.moves_lanes
     if run.spec.cache.kind == "heavy_hitters" and session.prompt_slots != run.prompt_slots:
         return 0, 0  # fed in other portions, it kept others
@@ -274,7 +277,13 @@ def _held(session: Session, run: Session, most: int, source: Row | None) -> tupl
     until = run.acts.same_until(session.acts)  # fed under other interventions it holds something else
     most = most if until is None else min(most, until)
     same = int((session.ids[0, :most] == run.ids[0, :most]).int().cumprod(0).sum())
-    return 0, session.cache.reusable(same)
+    return 0, _reusable(session, 0, run, same)
+
+
+def _reusable(session: Session, lane: int, run: Session, most: int) -> int:
+    """How many slots of a lane `run` can begin with, which has deleted nothing but what it has deleted there, too."""
+    padding = run.rows[0].padding
+    return session.cache.reusable(most, lane, {p + padding for p in run.acts.at(most).deleted.get(0, ())})
 
 
 # -- giving memory back, and filling it again
@@ -325,4 +334,5 @@ def take_cache(run: Session, donors: Iterable[Session]) -> int:
         run.cache = fork_row(best.cache, 0, held, run.limit)
     if held == run.refill_to:
         run.refill_to = 0
+        run.forward.delete(run.cache)
     return max(0, held - run.rows[0].padding)

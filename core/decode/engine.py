@@ -24,7 +24,7 @@ from core.contract.errors import InternalError, NonFiniteLogitsError, OutOfMemor
 from core.contract.events import FinishReason, HypothesisEnded, PrefillProgress
 from core.contract.params import GenerationParams
 from core.contract.snapshot import StepId, StepSnapshot, StepTiming
-from core.contract.words import in_words
+from core.contract.wording import in_words
 from core.decode.kv import cache_length, cache_report, crop_cache
 from core.decode.modes.mode import Choice
 from core.decode.observe import Observation, Processed, observe, process
@@ -63,6 +63,7 @@ def refill_chunk(run: Session) -> PrefillProgress:
     total, elapsed_ms = run.refill_to, 1e3 * (perf_counter() - begun)
     if stop == total:
         run.refill_to = 0
+        run.forward.delete(run.cache)
     return PrefillProgress(run.run_id, stop, total, elapsed_ms, run.branch_id)
 
 

@@ -157,6 +157,7 @@ class Forward:
         Without `commit` the caller must call it, once it knows which rows of the pass count.
         """
         begun, start = perf_counter(), cache_length(cache)
+        self.delete(cache)
         self._trace, self._passing, self._residuals = trace, True, []
         self._newest = ids.shape[1] if cache.feeds_all else None
         tap = _Newest(trace, ids.shape[1]) if trace is not None and cache.feeds_all else trace
@@ -194,7 +195,7 @@ class Forward:
         begun = perf_counter()
         self._exit_at, self._entered = layers, 0
         try:
-            with tapped(None), self.acts.hooked():
+            with tapped(None), gated(cache if cache.gated else None), self.acts.hooked():
                 self.model(**self._arguments(ids, start, cache, 1))
         except _Left as left:
             return self.anatomy.read_out(left.residual[:, -1])
@@ -202,6 +203,13 @@ class Forward:
             self._exit_at = None
             self.spent_s += perf_counter() - begun
         raise AssertionError("the model has no layer after those")
+
+    def delete(self, cache: RunCache) -> None:
+        """Drop from a cache of this batch what is deleted by the interventions in force."""
+        if self.acts.deleted and cache_length(cache):
+            padding = self._padding.tolist()
+            gone = [self.acts.deleted.get(row, ()) for row in self._rows]
+            cache.delete([{p + pad for p in its} for its, pad in zip(gone, padding, strict=True)], padding)
 
     def _muted(self, stop: int) -> list[tuple[int, list[int]]]:
         """Lanes and slots before `stop` that no query may see, although they are no padding."""

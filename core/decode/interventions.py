@@ -14,13 +14,17 @@ from torch import nn
 
 from core.contract.errors import ParameterError, PromptCancelledError, PromptError
 from core.contract.interventions import (
+    DeletePositions,
+    Hides,
     Intervention,
-    MutePositions,
     ScaleHeads,
     SkipPart,
     Steer,
     check_interventions,
+    deleted_positions,
     of_row,
+    with_deletions,
+    without_deletions,
 )
 from core.contract.specs import Prompt
 from core.decode import prepare
@@ -28,6 +32,7 @@ from core.decode.acts import NO_ACTS, Acts
 from core.decode.forward import Forward, ForwardCancelled
 from core.decode.kv import new_cache
 from core.models.anatomy import Anatomy
+from core.models.attention import asks_for_masks
 from core.models.block import find_parts
 from core.trace.recording import Strand
 
@@ -50,17 +55,38 @@ def make_acts(run: Session, asked: tuple[Intervention, ...]) -> Acts:
     check_interventions(asked, info.title, info.layers, info.heads, info.hidden_size, len(run.prompts))
     muted: dict[int, set[int]] = {}
     for one in asked:
-        if isinstance(one, MutePositions):
+        if isinstance(one, Hides):
             muted.setdefault(one.row, set()).update(one.positions)
     if muted and _counts_the_mask(run):
         raise ParameterError(f"{info.title} counts positions by its mask (ALiBi), so none can be muted by it.")
+    if any(isinstance(one, DeletePositions) for one in asked):
+        _check_deletion(run)
     return Acts(
         asked,
         _heads(anatomy, info.title, info.heads, asked),
         tuple(dict.fromkeys(_part(anatomy, info.title, one) for one in asked if isinstance(one, SkipPart))),
         _steered(run, asked),
         {row: tuple(sorted(positions)) for row, positions in muted.items()},
+        {row: deleted for row in muted if (deleted := deleted_positions(asked, row))},
     )
+
+
+_NEVER_DELETED = {
+    "off": "Without a cache nothing is kept that could be deleted",
+    "static": "A static cache has its whole storage from the beginning, so that nothing would be given back",
+    "dynamic": "The cache of transformers knows no positions besides the places of its keys",
+    "heavy_hitters": "Of heavy hitters each head keeps positions of its own",
+}
+
+
+def _check_deletion(run: Session) -> None:
+    """Raises `ParameterError` where positions cannot leave the cache one by one."""
+    kind, title = run.spec.cache.kind, run.loaded.info.title
+    if kind not in ("growing", "fp8", "int8"):
+        why = _NEVER_DELETED.get(kind, "A cache with a window drops positions by its own rule")
+        raise ParameterError(f"{why}; mute the positions, or take the growing, fp8 or int8 cache.")
+    if not asks_for_masks(run.loaded.module):
+        raise ParameterError(f"{title} attends to its cache in its own way, as a whole; mute the positions instead.")
 
 
 def _counts_the_mask(run: Session) -> bool:
@@ -173,6 +199,11 @@ class History:
         self._since = [entry for entry in self._since if entry[0] < slot]
         self._since.append((slot, acts))
 
+    def parted(self, slot: int, asked: tuple[Intervention, ...]) -> tuple[Intervention, ...]:
+        """`asked` for a branch whose first own pass feeds this slot: deleted is what was deleted before."""
+        made = self.at(max(0, slot - 1)).asked
+        return with_deletions(without_deletions(asked, self.now.asked), made)
+
     def take(self, before: History, slot: int, row: int = 0) -> None:
         """Slots before this one are a row of another run's; from it on holds what holds already."""
         now = self.now
@@ -211,7 +242,8 @@ def _of_row(acts: Acts, row: int) -> Acts:
     if not acts.muted:
         return acts
     muted = {0: acts.muted[row]} if row in acts.muted else {}
-    return replace(acts, asked=of_row(acts.asked, row), muted=muted)
+    deleted = {0: acts.deleted[row]} if row in acts.deleted else {}
+    return replace(acts, asked=of_row(acts.asked, row), muted=muted, deleted=deleted)
 
 
 def hidden_keys(run: Session, strand: Strand, start: int, stop: int) -> torch.Tensor | None:

@@ -69,6 +69,8 @@ def row_cache(run: Session, row: int, start: int, stop: int) -> Cache:
         return copy_out(run.cache, run.lanes.index(lane), lane.padding + start, lane.padding + stop)
     with torch.inference_mode():
         cache, _, strand = run.feed_again(lane.strand(), 0, stop)
+    if cache.lost:
+        raise ViewUnavailableError("Positions were deleted from the cache of this run; take a range before that.")
     if not cache.holds_all:
         raise ViewUnavailableError(
             f"The run kept {run.spec.cache.words()}, which is not all of its positions; run it with the growing cache."

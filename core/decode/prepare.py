@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import index
 
 import torch
 
@@ -47,6 +48,10 @@ def _kept_pixels(loaded: LoadedModel, prompt: Prompt) -> int:
         (prompt.keep_rows, image.height, "rows") if prompt.keep_rows is not None
         else (prompt.keep_pixels or 0, image.pixels, "pixels")
     )  # fmt: skip
+    try:
+        kept = index(kept)
+    except TypeError:
+        raise PromptError(f"keep_{what} is a whole number of {what}, not {kept!r}.") from None
     if not 0 <= kept <= most:
         raise PromptError(f"{kept:,} {what} cannot be kept; pictures of {loaded.info.title} have {most:,}.")
     return kept * image.width if what == "rows" else kept

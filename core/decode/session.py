@@ -26,7 +26,7 @@ from core.contract.events import (
     RunFinished,
     RunStarted,
 )
-from core.contract.interventions import Intervention
+from core.contract.interventions import Intervention, with_deletions
 from core.contract.params import PARAMETERS, GenerationParams
 from core.contract.snapshot import StepSnapshot
 from core.contract.specs import RunSpec
@@ -377,14 +377,21 @@ class Session:
         return ParamsApplied(self.run_id, epoch, self.new_tokens, self.params, changed, make_plan(self), self.branch_id)
 
     def set_interventions(self, asked: tuple[Intervention, ...], epoch: int) -> InterventionsApplied:
-        """Exactly these from the next position on. Raises as `make_acts` does; then nothing has changed."""
+        """Exactly these from the next position on, and what was deleted before, which stays so.
+
+        Raises as `make_acts` does; then nothing has changed.
+        """
+        asked = with_deletions(asked, self.acts.now.asked)
+        acts = make_acts(self, asked)
         if self.cache.feeds_all and cache_length(self.cache) and asked != self.acts.now.asked:
             raise ParameterError(
                 "Without a cache every position is computed anew, so interventions cannot begin half way; they act at "
                 "the next run."
             )
-        self.acts.put(cache_length(self.cache), make_acts(self, asked))
+        self.acts.put(cache_length(self.cache), acts)
         self.forward.acts, self.epoch = self.acts.now, epoch
+        if not self.mode.moves_lanes:  # those have other rows in the cache between two steps; their next pass does it
+            self.forward.delete(self.cache)
         decided = self.pending_logits is not None  # the next token follows a position that was fed already
         index = self.new_tokens + decided
         return InterventionsApplied(self.run_id, epoch, index, asked, make_plan(self), self.branch_id)

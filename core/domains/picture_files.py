@@ -7,11 +7,13 @@ and hostile files, which is Pillow's business; the window hands in pixels that Q
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from core.contract.errors import PromptError
 from core.contract.picture import MOST_MEGAPIXELS, Picture, RgbArray, too_large
@@ -24,23 +26,40 @@ def read_picture(path: Path) -> Picture:
     except ImportError:
         raise PromptError("Reading picture files takes Pillow; run “pip install 'tokenglass[image]'”.") from None
     name = path.name[:80]
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise PromptError(f"“{name}” is no regular file, so it cannot be read as a picture.")
     try:
-        with Image.open(path) as file:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the sentence below says it
+            file = Image.open(path)
+        with file:
             width, height = file.size  # from the header: nothing is decoded yet
             if width * height > MOST_MEGAPIXELS * 1_000_000:
                 raise PromptError(too_large(height, width))
             turned: Any = ImageOps.exif_transpose(file)
-            return Picture.of(np.asarray(turned.convert("RGBA")))
+            return Picture.of(_eight_bits(turned, name))
     except PromptError:
         raise
     except FileNotFoundError:
         raise PromptError(f"There is no file “{path}”.") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Image.DecompressionBombError:
         raise PromptError(f"“{name}” unpacks to far more pixels than it should have; it is not opened.") from None
     except Exception as error:  # every format has its own way to be broken
         raise PromptError(
             f"“{name}” cannot be read as a picture: it is damaged or of an unknown format.", detail=repr(error)
         ) from error
+
+
+def _eight_bits(image: Any, name: str) -> NDArray[np.uint8]:
+    """(H, W, 4); 16-bit greys are scaled, which Pillow's own conversion clips instead. Raises `PromptError`."""
+    if image.mode.startswith("I;16"):
+        grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)  # rounded, as Qt does
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise PromptError(
+            f"“{name}” holds 32-bit numbers, of which nobody says what is white; save it with 8 or 16 bits a channel."
+        )
+    return np.asarray(image.convert("RGBA"))
 
 
 def write_png(path: Path, pixels: RgbArray) -> None:

@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
-from core.models.own_attention import Attended, own_arithmetic, own_attention_seen
+from core.models.own_attention import Attended, attends_itself, own_arithmetic, own_attention_seen
 
 # transformers looks for "sdpa", "flash" and the like inside the name, so it holds none of them.
 NAME = "tokenglass"
@@ -217,6 +217,11 @@ AttentionInterface.register(NAME, _tokenglass_attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 AttentionInterface.register(NAME_EAGER, _tokenglass_eager_attention)
 AttentionMaskInterface.register(NAME_EAGER, eager_mask)
+
+
+def asks_for_masks(model: PreTrainedModel) -> bool:
+    """Whether its attention asks the gate, so that its cache may hold fewer positions than were fed."""
+    return model._can_set_attn_implementation() or attends_itself(model)
 
 
 def use_our_attention(model: PreTrainedModel, eager: bool = False) -> bool:

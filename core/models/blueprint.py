@@ -129,10 +129,12 @@ def _model_class(name: str, config: Mapping[str, Any]) -> tuple[type[PreTrainedM
             "does not know; a newer transformers may."
         )
     if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and family not in _IMAGE_MODELS:
+        if getattr(CONFIG_MAPPING[family], "is_encoder_decoder", False):
+            raise ModelLoadError(_two_parts(name, shown))
         raise ModelLoadError(f"“{name}” is a {shown} model, which does not generate text token by token.")
     made = CONFIG_MAPPING[family].from_dict(dict(config))
     if made.is_encoder_decoder:
-        raise ModelLoadError(f"“{name}” is an encoder-decoder model ({shown}); choose a decoder-only one.")
+        raise ModelLoadError(_two_parts(name, shown))
     if family in MODEL_FOR_MASKED_LM_MAPPING_NAMES and getattr(made, "is_decoder", True) is False:
         raise ModelLoadError(
             f"“{name}” is a {shown} model that reads in both directions (is_decoder is off); "
@@ -152,6 +154,10 @@ def _model_class(name: str, config: Mapping[str, Any]) -> tuple[type[PreTrainedM
             "back to an earlier token or looked into; choose GPT-2, Llama or one of their relatives."
         )
     return kind, made
+
+
+def _two_parts(name: str, family: str) -> str:
+    return f"“{name}” is an encoder-decoder model ({family}); choose a decoder-only one, such as GPT-2 or Llama."
 
 
 def _other_layers(kind: Any, config: Any) -> str:

@@ -27,6 +27,7 @@ _SPECIAL_FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan
 _GENERATION_COUNTS = {"num_beams": 16, "num_beam_groups": 16, "num_return_sequences": 64}
 _MOST_IN_GENERATION = 1 << 31
 _MOST_ITEMS = 10_000
+_LAST = "num_return_sequences"  # whether it is right depends on num_beams and do_sample
 
 
 def clean_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,8 +67,35 @@ def clean_generation_config(config: Mapping[str, Any]) -> tuple[dict[str, Any], 
         if problem is None:
             kept[key] = value
         elif problem:
-            notices.append(f"The generation config says {key[:40]} = {str(value)[:40]}, {problem}; it is ignored.")
-    return kept, tuple(notices)
+            notices.append(_ignored(key, value, problem))
+    accepted = _accepted(kept)
+    notices += [_ignored(key, kept[key], "which cannot be used") for key in kept if key not in accepted]
+    return accepted, tuple(notices)
+
+
+def _ignored(key: str, value: object, problem: str) -> str:
+    return f"The generation config says {key[:40]} = {str(value)[:40]}, {problem}; it is ignored."
+
+
+def _accepted(config: dict[str, Any]) -> dict[str, Any]:
+    """Without the values that transformers refuses, of which a single one would refuse the whole model."""
+    if _is_accepted(config):
+        return config
+    accepted: dict[str, Any] = {}
+    for key in sorted(config, key=lambda name: name == _LAST):
+        if _is_accepted({**accepted, key: config[key]}):
+            accepted[key] = config[key]
+    return {key: accepted[key] for key in config if key in accepted}
+
+
+def _is_accepted(config: dict[str, Any]) -> bool:
+    from transformers import GenerationConfig
+
+    try:
+        GenerationConfig.from_dict(dict(config))
+    except Exception:  # its checks compare and iterate whatever they are given
+        return False
+    return True
 
 
 def _problem(key: str, value: object) -> str | None:

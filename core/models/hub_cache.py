@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from core.contract.errors import ModelLoadError
 from core.models.config_bounds import check_config
 from core.models.files import is_there, read_json_object
 from core.models.hub_names import DEFAULT_REVISION, HubModel
 from core.models.preflight import CONFIG, SIZE_CAPS_BYTES, TOKENIZER_FILES
-from core.models.weight_files import INDEX, SINGLE, find_weights
+from core.models.weight_files import INDEX, SINGLE, check_weights, find_weights
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
@@ -85,8 +86,7 @@ def missing_files(snapshot: Path) -> tuple[str, ...]:
     if not is_there(snapshot / CONFIG):
         return (CONFIG,)
     try:
-        index = read_json_object(snapshot / INDEX, SIZE_CAPS_BYTES[INDEX]) if is_there(snapshot / INDEX) else None
-        return tuple(file.name for file in find_weights(snapshot, index) if not file.exists())
+        return tuple(file.name for file in find_weights(snapshot, _index(snapshot)) if not file.exists())
     except ModelLoadError:
         return (SINGLE,)
 
@@ -136,7 +136,7 @@ def _cached(repo: str, snapshot: Path, references: tuple[str, ...]) -> CachedMod
 
 
 def _why_not(repo: str, snapshot: Path) -> str:
-    """What is wrong with it as far as that can be told at a glance; empty where nothing is."""
+    """What is wrong with it as far as config.json and the headers of its weights tell; empty where nothing is."""
     missing = missing_files(snapshot)
     if missing == (SINGLE,) and _listing(snapshot) is None and not is_there(snapshot / SINGLE):
         return "it has no safetensors weights here."
@@ -144,9 +144,14 @@ def _why_not(repo: str, snapshot: Path) -> str:
         return f"it is only partly downloaded ({missing[0]} is missing)."
     try:
         check_config(repo, read_json_object(snapshot / CONFIG))
+        check_weights(find_weights(snapshot, _index(snapshot)))
     except ModelLoadError as error:
         return error.message
     return ""
+
+
+def _index(snapshot: Path) -> dict[str, Any] | None:
+    return read_json_object(snapshot / INDEX, SIZE_CAPS_BYTES[INDEX]) if is_there(snapshot / INDEX) else None
 
 
 def _folder(repo: str) -> Path:

@@ -110,8 +110,6 @@ def _make(new: NewModel, dtype: torch.dtype, control: LoadControl) -> tuple[PreT
 
 def _new_domain(new: NewModel, blueprint: Blueprint) -> Domain:
     if blueprint.paints:
-        if blueprint.embedding_rows < 2:
-            raise ModelLoadError("An image model needs at least one colour beside its start; choose a vocab_size of 2.")
         height, width = canvas_of(blueprint.size.max_positions)
         return ImageDomain(colour_cube(blueprint.embedding_rows - 1), height, width)
     return TextDomain(build_byte_tokenizer()) if new.types_text else IdDomain()

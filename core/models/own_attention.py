@@ -35,6 +35,11 @@ class Attended:
     output: torch.Tensor
 
 
+def attends_itself(model: PreTrainedModel) -> bool:
+    """Whether it has modules without attention interface that are seen at work."""
+    return any(isinstance(module, ImageGPTAttention) for module in model.modules())
+
+
 @contextmanager
 def own_attention_seen(
     model: PreTrainedModel, see: Callable[[Attended], None], mask_of: MaskOf = lambda module, query, mask: mask

@@ -9,6 +9,7 @@ Shapes: H heads, R query rows, T keys.
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,9 @@ def derive_attention(recording: Recording, query: AttentionQuery) -> Generator[N
     cell = joined_cells(stop - start, stop, query.pool)
     parts: list[FloatArray] = []
     count = recording.info.heads if heads is None else len(heads)
+    held = layer_keys(recording, trace, layer, strand, stop, heads)
     for begin, end in row_slices(start, stop, count, cell[0]):
-        weights = attention_weights(recording, trace, layer, strand, begin, end, heads)  # (H, R, end)
+        weights = sliced_weights(recording, trace, strand, held, begin, end)  # (H, R, end)
         if query.reduce is not None:
             weights = weights.mean(0, keepdim=True) if query.reduce == "mean" else weights.amax(0, keepdim=True)
         pooled = _pool(weights, cell)
@@ -61,8 +63,9 @@ def derive_thumbnails(recording: Recording, query: ThumbnailQuery) -> Generator[
     for index, layer in enumerate(query.layers):
         recording.layer(layer)
         rows: list[torch.Tensor] = []
+        held = layer_keys(recording, trace, layer, strand, stop, None)
         for begin, end in row_slices(start, stop, heads, 1):
-            weights = attention_weights(recording, trace, layer, strand, begin, end, None)
+            weights = sliced_weights(recording, trace, strand, held, begin, end)
             weights = pad(weights, (0, stop - end))[:, :, start:]  # (H, R, count)
             rows.append(adaptive_max_pool2d(weights, (end - begin, side)))
             yield
@@ -71,23 +74,54 @@ def derive_thumbnails(recording: Recording, query: ThumbnailQuery) -> Generator[
     return ThumbnailAnswer(query, maps, (start, stop))
 
 
-def attention_weights(
-    recording: Recording, trace: Trace, layer: int, strand: Strand, start: int, stop: int, heads: list[int] | None
-) -> torch.Tensor:
-    """Weights (H, stop - start, stop) float32 of the query positions [start, stop) over all earlier keys."""
+@dataclass(frozen=True)
+class LayerKeys:
+    """The keys of one layer as its arithmetic takes them, made once for many slices of queries.
+
+    keys: (1, H, T, D) float32, of the chosen heads alone where these do not know of each other; then `module` stands in
+    for the layer's own. heads: chosen, None: every one.
+    """
+
+    layer: int
+    module: Any
+    keys: torch.Tensor
+    heads: list[int] | None
+    narrow: bool
+
+
+def layer_keys(
+    recording: Recording, trace: Trace, layer: int, strand: Strand, stop: int, heads: list[int] | None
+) -> LayerKeys:
+    """The keys before position `stop`. Raises `ViewUnavailableError`."""
     if not trace.sites:
         raise ViewUnavailableError(
             f"{recording.info.title} computes attention in its own way, which leaves no query to derive it from."
         )
     site = trace.sites[layer]
-    query = recording.queries(trace, layer, strand, start, stop)[None]  # (1, H, R, D)
-    keys = recording.keys(trace, layer, strand, stop)[None]  # (1, H_kv, T, D)
-    module: Any = site.module
-    chosen = heads
-    if heads is not None and can_narrow(site):
-        module, query, keys = narrowed(site.module, query, keys, heads)
-        heads = None
-    query, keys = query.float(), keys.float()
+    keys = recording.keys(trace, layer, strand, stop)[None].float()  # (1, H_kv, T, D)
+    if not can_narrow(site):
+        return LayerKeys(layer, site.module, keys, heads, narrow=False)
+    wanted = list(range(recording.info.heads)) if heads is None else heads
+    return LayerKeys(layer, *narrowed(site.module, recording.info.heads, keys, wanted), heads, narrow=True)
+
+
+def attention_weights(
+    recording: Recording, trace: Trace, layer: int, strand: Strand, start: int, stop: int, heads: list[int] | None
+) -> torch.Tensor:
+    """Weights (H, stop - start, stop) float32 of the query positions [start, stop) over all earlier keys."""
+    held = layer_keys(recording, trace, layer, strand, stop, heads)
+    return sliced_weights(recording, trace, strand, held, start, stop)
+
+
+def sliced_weights(
+    recording: Recording, trace: Trace, strand: Strand, held: LayerKeys, start: int, stop: int
+) -> torch.Tensor:
+    """The same for one slice of the queries, with keys made before."""
+    site = trace.sites[held.layer]
+    query = recording.queries(trace, held.layer, strand, start, stop)[None].float()  # (1, H, R, D)
+    keys = held.keys[:, :, :stop]
+    if held.narrow and held.heads is not None:
+        query = query[:, held.heads]
     hidden = torch.ones(stop - start, stop, dtype=torch.bool, device=keys.device).triu(start + 1)
     window = site.extras.get("sliding_window")
     if isinstance(window, int):
@@ -95,22 +129,22 @@ def attention_weights(
     muted = recording.hidden(strand, start, stop)
     if muted is not None:
         hidden |= muted.to(hidden.device)
-    unseen = recording.unseen(trace, layer, strand, start, stop)
+    unseen = recording.unseen(trace, held.layer, strand, start, stop)
     if unseen is not None:
         hidden = hidden | unseen
     if hidden.ndim == 3:  # each key/value head has kept its own
         hidden = hidden.repeat_interleave(recording.info.heads // hidden.shape[0], dim=0)
-        hidden = hidden if module is site.module else hidden[chosen]
+        hidden = hidden[held.heads] if held.narrow and held.heads is not None else hidden
     mask = torch.zeros(hidden.shape, device=keys.device).masked_fill_(hidden, torch.finfo(torch.float32).min)
     mask = mask[None] if mask.ndim == 3 else mask[None, None]
-    # The output of the attention is not wanted: one column of values is enough.
+    # The output of the attention is not wanted: values without a column are enough.
     _, weights = family_eager(site.module)(
-        module, query, keys, keys[..., :1], mask, scaling=site.scaling, **dict(site.extras)
+        held.module, query, keys, keys[..., :0], mask, scaling=site.scaling, **dict(site.extras)
     )
     assert weights is not None  # eager attention always returns its weights
     if muted is not None:
         weights = weights.masked_fill(hidden, 0.0)  # a query that sees nothing at all would share evenly
-    return weights[0] if heads is None else weights[0, heads]
+    return weights[0] if held.narrow or held.heads is None else weights[0, held.heads]
 
 
 def trace_for(

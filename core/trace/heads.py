@@ -10,7 +10,7 @@ import torch
 from core.contract.errors import ViewUnavailableError
 from core.contract.looking import ColumnAnswer, ColumnQuery, HeadsAnswer, HeadsQuery
 from core.trace.attention import checked_heads
-from core.trace.reading import records, row_slices, weights
+from core.trace.reading import keys_of, records, row_slices, weights
 from core.trace.recording import Recording
 
 
@@ -28,8 +28,9 @@ def derive_column(recording: Recording, query: ColumnQuery) -> Generator[None, N
     parts = [np.zeros((1 if query.reduce is not None else count, before), np.float32)]
     if start + before < stop:
         found = records(recording, strand, start + before, stop, query.recompute)
+        keys = keys_of(recording, found, layer, stop, heads)
         for begin, end in row_slices(start + before, stop, count):
-            column = weights(recording, found, layer, begin, end, heads)[:, :, query.key]  # (H', n)
+            column = weights(recording, found, keys, begin, end)[:, :, query.key]  # (H', n)
             if query.reduce is not None:
                 column = column.mean(0, keepdim=True) if query.reduce == "mean" else column.amax(0, keepdim=True)
             parts.append(column.cpu().numpy())
@@ -52,8 +53,9 @@ def derive_heads(recording: Recording, query: HeadsQuery) -> Generator[None, Non
     held = records(recording, strand, start, stop, query.recompute)
     for index, layer in enumerate(query.layers):
         recording.layer(layer)
+        keys = keys_of(recording, held, layer, stop, None)
         for begin, end in row_slices(start, stop, heads):
-            found = weights(recording, held, layer, begin, end, None)  # (H, n, end)
+            found = weights(recording, held, keys, begin, end)  # (H, n, end)
             sums[:, index] += _sums(found, begin, targets[begin:end]).cpu().numpy()
             yield
     later = stop - max(start, 1)  # queries that have a token before them

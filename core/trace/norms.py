@@ -51,9 +51,11 @@ def derive_key_norms(recording: Recording, query: KeyNormsQuery) -> Generator[No
     """Of the keys as the cache holds them. Raises `ViewUnavailableError`."""
     layer, strand = recording.layer(query.layer), recording.strand(query)
     _, stop = recording.span(strand, (0, None))
-    keys = recording.keys(recording.recorded(), layer, strand, stop)  # (H_kv, T, D)
+    trace = recording.recorded()
+    norms = recording.keys(trace, layer, strand, stop).float().norm(dim=-1)  # (H_kv, T)
+    held = recording.held(trace, layer, strand, stop)
     yield
-    return KeyNormsAnswer(query, _plain(keys.float().norm(dim=-1)))
+    return KeyNormsAnswer(query, _plain(norms if held is None else norms.masked_fill(~held, torch.nan)))
 
 
 def _norms(parts: list[torch.Tensor | None]) -> FloatArray:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from math import isqrt
 
 import torch
 
 from core.contract.views import AttentionQuery
-from core.trace.attention import attention_weights, trace_for
+from core.trace.attention import LayerKeys, layer_keys, sliced_weights, trace_for
 from core.trace.record import Trace
 from core.trace.recording import Recording, Strand
 
@@ -27,17 +28,20 @@ def records(recording: Recording, strand: Strand, start: int, stop: int, recompu
     return trace_for(recording, AttentionQuery(0, 0, recompute=recompute), strand, start, stop)
 
 
+def keys_of(
+    recording: Recording, records: tuple[Trace, Strand], layer: int, stop: int, heads: list[int] | None
+) -> LayerKeys:
+    """A layer's keys before position `stop`, for many slices of `weights`."""
+    trace, strand = records
+    return layer_keys(recording, trace, layer, strand, stop, heads)
+
+
 def weights(
-    recording: Recording,
-    records: tuple[Trace, Strand],
-    layer: int,
-    start: int,
-    stop: int,
-    heads: list[int] | None,
+    recording: Recording, records: tuple[Trace, Strand], keys: LayerKeys, start: int, stop: int
 ) -> torch.Tensor:
     """(H, stop - start, stop) float32 of a strand's query positions."""
     trace, strand = records
-    return attention_weights(recording, trace, layer, strand, start, stop, heads)
+    return sliced_weights(recording, trace, strand, keys, start, stop)
 
 
 def feed_again(recording: Recording, strand: Strand, start: int, stop: int) -> tuple[Trace, Strand]:
@@ -46,7 +50,10 @@ def feed_again(recording: Recording, strand: Strand, start: int, stop: int) -> t
 
 
 def row_slices(start: int, stop: int, heads: int) -> Generator[tuple[int, int], None, None]:
-    """Query positions in portions of a few milliseconds."""
-    rows = max(1, SLICE_ELEMENTS // (heads * stop))
-    for begin in range(start, stop, rows):
-        yield begin, min(begin + rows, stop)
+    """Query positions in portions of a few milliseconds: early ones see fewer keys, so more of them go together."""
+    most, begin = SLICE_ELEMENTS // heads, start
+    while begin < stop:
+        rows = max(1, int((isqrt(begin * begin + 4 * most) - begin) // 2))  # rows · (begin + rows) ≤ most
+        end = min(begin + rows, stop)
+        yield begin, end
+        begin = end

@@ -118,6 +118,16 @@ class Recording:
             return trace.keys(layer, strand.padding, end, strand.path)
         return self._source(trace).keys(layer, end)[:, strand.padding :]
 
+    def held(self, trace: Trace, layer: int, strand: Strand, stop: int) -> torch.Tensor | None:
+        """Which keys before `stop` the cache still holds, (H_kv, stop); None where it was left or given up: unknown."""
+        if strand.fed is not None:
+            return None
+        end = strand.padding + stop
+        try:
+            return self._source(trace).content(layer, strand.path.rows(0, end)[-1])[2][:, strand.padding : end]
+        except ViewUnavailableError:
+            return None
+
     def unseen(self, trace: Trace, layer: int, strand: Strand, start: int, stop: int) -> torch.Tensor | None:
         """What the cache hid from the queries at positions [start, stop), see `KeySource.unseen`; keys by position."""
         pad = strand.padding

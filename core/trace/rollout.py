@@ -12,7 +12,7 @@ import torch
 
 from core.contract.errors import ViewUnavailableError
 from core.contract.looking import RolloutAnswer, RolloutQuery
-from core.trace.reading import records, row_slices, weights
+from core.trace.reading import keys_of, records, row_slices, weights
 from core.trace.recording import Recording
 
 MOST_ELEMENTS = 1 << 24  # R × T of one answer
@@ -28,14 +28,16 @@ def derive_rollout(recording: Recording, query: RolloutQuery) -> Generator[None,
     held = records(recording, strand, 0, stop, query.recompute)
     flow: torch.Tensor | None = None  # (R, stop): what each query takes from the positions below the layers done
     for layer in reversed(range(recording.info.layers)):
-        passed: torch.Tensor | None = None
-        for begin, end in row_slices(0 if flow is not None else start, stop, recording.info.heads):
-            mean = weights(recording, held, layer, begin, end, None).mean(0)  # (n, end)
-            if passed is None:
-                flow = torch.eye(stop, device=mean.device)[start:] if flow is None else flow
-                passed = 0.5 * flow
-            assert flow is not None
-            passed[:, :end] += 0.5 * flow[:, begin:end] @ mean
+        keys = keys_of(recording, held, layer, stop, None)
+        first = 0
+        if flow is None:
+            flow, first = torch.eye(stop - start, stop, device=keys.keys.device).roll(start, 1), start
+        passed = 0.5 * flow
+        for begin, end in row_slices(first, stop, recording.info.heads):
+            taken = flow[:, begin:end]
+            if not taken.any():
+                continue  # nothing reaches these positions: behind a window, say
+            passed[:, :end] += 0.5 * taken @ weights(recording, held, keys, begin, end).mean(0)
             yield
         flow = passed
     assert flow is not None  # a model has layers

@@ -28,9 +28,9 @@ def can_narrow(site: AttentionSite) -> bool:
     return own is None and not any(isinstance(value, torch.Tensor) for value in site.extras.values())
 
 
-def narrowed(
-    module: nn.Module, query: torch.Tensor, keys: torch.Tensor, heads: list[int]
-) -> tuple[Any, torch.Tensor, torch.Tensor]:
-    """The module's stand-in, its query (1, H', R, D) and keys (1, H', T, D) of the chosen heads."""
-    group = query.shape[1] // keys.shape[1]
-    return _Ungrouped(module), query[:, heads], keys[:, [head // group for head in heads]]
+def narrowed(module: nn.Module, count: int, keys: torch.Tensor, heads: list[int]) -> tuple[Any, torch.Tensor]:
+    """The module's stand-in and the keys (1, H', T, D) of the chosen ones among `count` query heads."""
+    group = count // keys.shape[1]
+    if group == 1 and heads == list(range(count)):
+        return _Ungrouped(module), keys
+    return _Ungrouped(module), keys[:, [head // group for head in heads]]

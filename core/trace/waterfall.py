@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from core.contract.views import StageReport, WaterfallAnswer, WaterfallQuery
-from core.contract.words import in_words
+from core.contract.wording import in_words
 from core.trace.recording import Recording
 from core.trace.replay import Replay, ReplayStage
 

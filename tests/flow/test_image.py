@@ -91,6 +91,12 @@ def test_keeping_rows_of_no_picture_is_refused() -> None:
         core.run(MODEL, "", image=PIXELS, **HERE)
 
 
+@pytest.mark.parametrize("kept", [2.5, "8"])
+def test_rows_are_whole_numbers(kept: object) -> None:
+    with pytest.raises(PromptError, match="keep_rows is a whole number of rows, not"):
+        core.run(MODEL, image=PIXELS, keep_rows=kept, **HERE)  # type: ignore[arg-type]
+
+
 def test_the_command_line_writes_pictures(tmp_path: Path, picture: str, capsys: Capture) -> None:
     out = tmp_path / "new" / "folder"
     arguments = ("--image", picture, "--keep-rows", "5", "--num-return-sequences", "2", "--mode", "sample")

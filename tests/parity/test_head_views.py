@@ -20,6 +20,7 @@ from core.contract import (
     ViewUnavailableError,
 )
 from core.models.loaded import LoadedModel
+from core.trace import reading, rollout
 from core.trace.heads import induction_targets
 from tests.parity.reference import Ours, eager_attention, prompt_of, run
 
@@ -57,6 +58,31 @@ def test_rollout_equals_the_product_of_eager_attentions(
     assert answer.weights.shape == (stop - start, stop)
     np.testing.assert_allclose(answer.weights, expected[start:stop, :stop], atol=1e-5)
     np.testing.assert_allclose(answer.weights.sum(1), 1.0, atol=1e-5)
+
+
+def test_rollout_of_a_row_makes_keys_once_a_layer_and_skips_what_nothing_reaches(
+    random_qwen2_sliding: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, made, asked = random_qwen2_sliding, [], []
+    ours = run(loaded, [prompt_of(loaded, 60)], {"max_new_tokens": 2})
+    monkeypatch.setattr(reading, "SLICE_ELEMENTS", 60 * loaded.info.heads)
+    honest_keys, honest_weights = rollout.keys_of, rollout.weights
+    monkeypatch.setattr(rollout, "keys_of", lambda *args: made.append(args[2]) or honest_keys(*args))
+    monkeypatch.setattr(rollout, "weights", lambda *args: asked.append(args[2:]) or honest_weights(*args))
+    answer = ours.session.answer(RolloutQuery(1, (59, 60)))
+    expected = rolled_out(eager_attention(loaded, ours.sequences[0][:60]))
+    np.testing.assert_allclose(answer.weights, expected[59:], atol=1e-5)
+    layers = list(reversed(range(loaded.info.layers)))
+    assert made == layers
+    assert [a[1:] for a in asked if a[0].layer == layers[0]] == [(59, 60)]  # of the top layer nothing but the row
+    assert min(a[1] for a in asked) == 59 - 2 * 7  # two layers with a window of 8 lead no further back
+
+
+@pytest.mark.parametrize(("start", "stop", "heads"), [(0, 4000, 9), (3999, 4000, 9), (7, 300, 32), (0, 1, 1)])
+def test_slices_cover_every_query_once_and_stay_small(start: int, stop: int, heads: int) -> None:
+    parts = list(reading.row_slices(start, stop, heads))
+    assert [n for begin, end in parts for n in range(begin, end)] == list(range(start, stop))
+    assert all((end - begin) * end * heads <= reading.SLICE_ELEMENTS for begin, end in parts)
 
 
 def test_a_column_is_the_column_of_the_matrix(ours: Ours, loaded: LoadedModel) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from core.contract import (
     AttentionQuery,
     AttributionQuery,
+    DeletePositions,
     DistributionQuery,
     InterventionQuery,
     MutePositions,
@@ -297,6 +298,8 @@ def test_a_chat_turn_does_not_reuse_what_was_fed_under_other_interventions(tiny_
         (Steer(0, 1.0, (10**9,)), "Token id 1000000000"),
         (MutePositions(3, (0,)), "no row 3"),
         (MutePositions(0, (-1,)), "counted from 0"),
+        (DeletePositions(3, (0,)), "no row 3"),
+        (DeletePositions(0, ()), "to delete are counted from 0"),
     ],
 )
 def test_what_a_model_has_not_is_refused_in_a_sentence(tiny_gpt2: LoadedModel, wrong: Any, words: str) -> None:

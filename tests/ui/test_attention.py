@@ -13,9 +13,11 @@ from pytestqt.qtbot import QtBot
 from app.panels import attention
 from app.panels.attention import AttentionPanel
 from app.panels.attention_questions import FOCUS_SLOT, HEADS_SLOT, THUMBNAILS_SLOT
+from app.state import select
 from app.state.intents import SelectStep, SetFocus, WithdrawView
 from app.state.state import AttentionFocus
 from app.theme import fonts
+from app.widgets.heat_matrix import HeatMatrix
 from core.contract import AttentionQuery, HeadsQuery, ThumbnailQuery, ViewStatus, WorkerState
 from tests.ui import synthetic
 from tests.ui.harness import StillClock
@@ -93,7 +95,7 @@ def test_a_late_answer_for_another_head_is_not_shown(qtbot: QtBot, bench: synthe
 
 
 def test_a_long_prompt_arrives_pooled_and_grows_row_by_row(qtbot: QtBot, clock: StillClock) -> None:
-    bench = synthetic.Bench(synthetic.state(1400))
+    bench = synthetic.Bench(replace(synthetic.state(1400), focus=AttentionFocus(11, 4)))
     panel = make(qtbot, bench)
     serve(panel, bench)
     assert (panel.matrix.rows, panel.matrix.factor) == (bench.fed(), 4)
@@ -102,6 +104,23 @@ def test_a_long_prompt_arrives_pooled_and_grows_row_by_row(qtbot: QtBot, clock: 
     serve(panel, bench)
     assert panel.matrix.rows == bench.fed()
     assert [q.rows for q in bench.asked(FOCUS_SLOT) if isinstance(q, AttentionQuery)] == [(0, 1409), (1409, None)]
+
+
+def test_the_mean_of_many_heads_grows_block_by_block(qtbot: QtBot, clock: StillClock) -> None:
+    bench = synthetic.Bench(synthetic.state(2400))
+    bench.dispatch(SetFocus(3, "mean"))
+    panel = make(qtbot, bench)
+    shown = []
+    while panel.matrix.rows < bench.fed():
+        bench.answer(FOCUS_SLOT)
+        panel.render(bench.state)
+        shown.append(panel.matrix.rows)
+    assert len(shown) > 3
+    assert sorted(set(shown)) == shown
+    expected = HeatMatrix()
+    expected.append(0, synthetic.attention_weights(bench.fed(), seed=6))
+    assert panel.matrix.factor == expected.factor == 8
+    np.testing.assert_array_equal(panel.matrix.values, expected.values)
 
 
 def test_ctrl_clicks_join_heads_and_the_choice_says_which(
@@ -318,6 +337,31 @@ def test_small_maps_begin_where_the_records_do(qtbot: QtBot, bench: synthetic.Be
     bench.decline(THUMBNAILS_SLOT, "All records were dropped.", True, first_recorded=bench.fed())
     panel.render(bench.state)
     assert len(bench.asked(THUMBNAILS_SLOT)) == 2
+
+
+def test_what_heads_do_can_be_recomputed_where_its_records_are_gone(
+    qtbot: QtBot, bench: synthetic.Bench, clock: StillClock
+) -> None:
+    bench.state = replace(bench.state, worker=WorkerState.READY)
+    panel = make(qtbot, bench)
+    bench.answer(FOCUS_SLOT)
+    bench.decline(THUMBNAILS_SLOT, "All records were dropped.", True, first_recorded=bench.fed())
+    panel.render(bench.state)
+    assert bench.asked(HEADS_SLOT) == []
+    assert panel.recompute.isVisible()
+    qtbot.mouseClick(panel.recompute, Qt.MouseButton.LeftButton)
+    for _ in range(4):
+        if select.is_waiting(bench.state, THUMBNAILS_SLOT):
+            bench.decline(THUMBNAILS_SLOT, "All records were dropped.", True, first_recorded=bench.fed())
+        bench.answer(FOCUS_SLOT)
+        panel.render(bench.state)
+    (query,) = bench.asked(HEADS_SLOT)
+    assert isinstance(query, HeadsQuery)
+    assert (query.recompute, query.rows) == (True, (0, None))
+    bench.answer(HEADS_SLOT)
+    panel.render(bench.state)
+    assert set(panel.summaries.by_layer) == set(query.layers)
+    assert not panel.recompute.isVisible()
 
 
 def test_recomputing_a_long_head_asks_in_small_portions(qtbot: QtBot, clock: StillClock) -> None:

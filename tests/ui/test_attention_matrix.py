@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.panels.attention_questions import LARGEST_ANSWER, focus_query, snapped, thumbnail_query
+from app.panels.attention_questions import LARGEST_ANSWER, LARGEST_BLOCK, focus_query, snapped, thumbnail_query
 from app.state.run import RunView
 from app.state.state import AttentionFocus
 from app.theme.colormaps import sequential
 from app.widgets.heat_geometry import END_PX, FEW_CELLS, LABEL_CELL_PX, extent, fit, tick_step
 from app.widgets.heat_matrix import HeatMatrix, HeatPixels, levels, max_pool, packed, pool_factor
 from app.widgets.thumbnails import grid, wanted_width
+from core.trace.attention import joined_cells
 from tests.ui import synthetic
 from tests.ui.synthetic import attention_weights
 
@@ -126,7 +127,7 @@ def test_the_extent_is_never_much_larger_than_needed(n: int) -> None:
 
 
 def test_ticks_are_round_and_apart() -> None:
-    assert [tick_step(px) for px in (40.0, 4.0, 0.4, 0.04)] == [1, 10, 100, 1000]
+    assert [tick_step(px, 34.0) for px in (40.0, 4.0, 0.4, 0.04)] == [1, 10, 100, 1000]
 
 
 def test_only_missing_rows_are_asked_for_and_long_prompts_come_pooled() -> None:
@@ -137,7 +138,10 @@ def test_only_missing_rows_are_asked_for_and_long_prompts_come_pooled() -> None:
     assert (query.rows, query.heads, query.reduce, query.layer) == ((10, None), (4,), None, 3)
     first = focus_query(run_view(), AttentionFocus(0, "max"), 0, 8000)
     assert first is not None
-    assert (first.heads, first.reduce, first.rows, first.pool) == (None, "max", (0, 8000), (500, 500))
+    assert (first.heads, first.reduce, first.rows[0]) == (None, "max", 0)
+    one = focus_query(run_view(), focus, 0, 8000)
+    assert one is not None
+    assert (one.rows, one.pool) == ((0, 8000), (500, 500))
     several = focus_query(run_view(), AttentionFocus(0, "mean", (1, 3)), 0, 8000)
     assert several is not None
     assert (several.heads, several.reduce) == ((1, 3), "mean")
@@ -146,6 +150,57 @@ def test_only_missing_rows_are_asked_for_and_long_prompts_come_pooled() -> None:
     assert more.pool is None
     assert more.rows[1] is not None
     assert (more.rows[1] - 4000) * 8000 <= LARGEST_ANSWER
+
+
+@given(st.integers(600, 9000), st.sampled_from([0, 512, 1000]))
+@settings(max_examples=40, deadline=None)
+def test_a_long_map_of_joined_heads_is_asked_for_block_by_block(fed: int, origin: int) -> None:
+    span = snapped(origin if fed > 2 * origin else 0, None, fed)
+    origin, factor, have, asked = span[0], pool_factor(fed - span[0]), 0, []
+    run, focus = run_view(), AttentionFocus(3, "mean")
+    while (query := focus_query(run, focus, have, fed, span=span)) is not None:
+        start, stop = query.rows[0], fed if query.rows[1] is None else query.rows[1]
+        assert start == origin + have < stop
+        work = (stop - start) * stop * run.model.heads
+        asked.append(work)
+        if query.pool is None:
+            assert (stop - start) * fed <= max(LARGEST_ANSWER, 16 * fed)
+        else:
+            assert joined_cells(stop - start, stop, query.pool) == (factor, factor)
+            assert work <= LARGEST_BLOCK or stop - start == factor
+        have = stop - origin
+    assert have == fed - origin
+    assert len(asked) > 1 or sum(asked) <= LARGEST_BLOCK
+
+
+@given(st.integers(40, 400), st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 9))
+@settings(max_examples=40, deadline=None)
+def test_blocks_of_cells_give_the_pooled_whole(rows: int, blocks: list[int], more: int) -> None:
+    factor = pool_factor(rows, 32)
+    weights = np.tril(np.random.default_rng(rows).random((rows, rows), dtype=np.float32))
+    whole, later = HeatMatrix(cells=32), HeatMatrix(cells=32)
+    whole.append(0, weights)
+    stop = 0
+    for size in blocks:
+        start, stop = stop, min(stop + size * factor, rows - rows % factor)
+        if stop > start:
+            changed = later.append_cells(pooled(weights[start:stop, :stop], factor), stop, factor)
+            assert changed == start // factor
+    later.append(stop, weights[stop:])
+    assert later.factor == whole.factor
+    np.testing.assert_array_equal(later.values, whole.values)
+    with pytest.raises(ValueError, match="cells up to"):
+        later.append_cells(np.zeros((1, 1), np.float32), rows + more * factor, factor)
+
+
+def test_a_map_that_came_finer_is_joined_before_blocks_of_larger_cells() -> None:
+    weights = np.tril(np.random.default_rng(1).random((64, 64), dtype=np.float32))
+    matrix, whole = HeatMatrix(cells=16), HeatMatrix(cells=16)
+    matrix.append(0, weights[:32])
+    assert matrix.factor == 2
+    assert matrix.append_cells(pooled(weights[32:], 4), 64, 4) == 0
+    whole.append(0, weights)
+    np.testing.assert_array_equal(matrix.values, whole.values)
 
 
 def test_a_range_asks_for_its_own_rows_and_begins_where_cells_do() -> None:

@@ -133,6 +133,19 @@ def test_a_pixel_is_selected_by_mouse_and_keyboard_and_its_colours_are_told(one:
     assert page.swatches.rows == ()
     click(qtbot, page.canvas, 3)  # it was given: nothing was chosen there
     assert one.state.selected == 5
+    for _ in range(3):
+        qtbot.keyClick(page.canvas, Qt.Key.Key_Up)  # into what was given: there is nothing to select
+        one.frames()
+    qtbot.keyClick(page.canvas, Qt.Key.Key_Right)
+    one.frames()
+    assert one.state.selected == 6
+    qtbot.keyClick(page.canvas, Qt.Key.Key_Home)
+    one.frames()
+    assert one.state.selected == 0
+    qtbot.keyClick(page.canvas, Qt.Key.Key_Left)
+    qtbot.keyClick(page.canvas, Qt.Key.Key_Down)
+    one.frames()
+    assert one.state.selected == 16
     qtbot.keyClick(page.canvas, Qt.Key.Key_End)
     one.frames()
     assert one.state.selected is None
@@ -250,6 +263,15 @@ def test_every_layer_shows_the_picture_it_would_have_painted(one: Driven, qtbot:
     click(qtbot, one.panel("canvas").result.canvas, ROWS * 16 + 9)
     one.frames(4)
     assert layers.grid._swatches[-1] == state.step(9).rgb
+    names = ["in", *map(str, range(state.model.layers - 1)), "out"]
+    assert [caption.split()[0] for caption in layers.grid._captions] == names
+    for picture, layer in ((1, 0), (state.model.layers, state.model.layers - 1), (0, state.model.layers - 1)):
+        qtbot.mouseClick(layers.grid, LEFT, pos=layers.grid.rect_of(picture).center().toPoint())
+        one.frames(2)
+        assert one.state.focus.layer == layer  # nothing has touched the first picture: a click changes nothing
+        assert layers.grid._selected == layer + 1
+    assert "after layer 0" in layers._tooltip(1)
+    assert "the input" in layers._tooltip(0)
     assert f"out #{''.join(f'{c:02x}' for c in state.step(9).rgb or ())}" in layers.describe()
 
 
@@ -350,8 +372,20 @@ def test_everything_has_a_name_and_its_place_at_every_size_and_theme(one: Driven
     one.frames(2)
     state, table = one.state.run, panel.twins.views[0].rows
     assert state is not None
-    assert table.rowCount() == state.count
-    assert [table.index(3, c).data() for c in (0, 1, 2)] == ["14", "3", state.step(3).piece]
+    assert table.rowCount() == 256
+    first = ROWS * 16
+    assert [table.index(first + 3, c).data() for c in (0, 1, 2, 3)] == ["14", "3", state.step(3).piece, "painted"]
+    image = one.state.model.image if one.state.model else None
+    assert image is not None
+    red, green, blue = image.rgb(int(panel.result.token_ids[40])) or (0, 0, 0)
+    cells = [table.index(40, c).data() for c in range(7)]  # of what was given the colour is told, and no more
+    assert cells == ["2", "8", f"#{red:02x}{green:02x}{blue:02x}", "given", "", "", ""]
+    panel._select_pixel(first + 3)
+    one.frames(2)
+    assert one.state.selected == 3
+    panel._select_pixel(40)
+    one.frames(2)
+    assert one.state.selected == 3
     panel.twins.tabs.setCurrentIndex(1)
     one.frames(2)
     assert panel.twins.views[1].rows.rowCount() == 4

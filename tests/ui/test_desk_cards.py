@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QRect, Qt
 
 from app import asking
 from app.drops import accepts, take
@@ -153,14 +153,27 @@ def test_the_graph_is_described_exported_and_checked(
     panel: OnnxPanel = one.panel("onnx")
     live(one, lambda: one.state.onnx.description is not None)
     table = panel.table.rows.table
-    names = [table.columns[1].cell(row) for row in range(table.rows)]
-    assert "past_key_values.{i}.key" in names
-    assert "position_ids" in names
-    assert table.columns[2].cell(names.index("position_ids")) == "–"
+    names = [table.columns[0].cell(row) for row in range(table.rows)]
+    assert "input past_key_values.{i}.key" in names
+    assert "input position_ids" in names
+    assert table.columns[1].cell(names.index("input position_ids")) == "–"
+    for width, height in ((1024, 640), (1440, 900)):
+        one.window.resize(width, height)
+        one.frames(3)
+        view = panel.table
+        assert not view.horizontalScrollBar().isVisible()
+        assert sum(view.columnWidth(c) for c in range(4)) <= view.viewport().width()
+        for column in range(4):
+            for row in range(table.rows):
+                room = QRect(0, 0, view.columnWidth(column) - 8, 999)
+                text = view.rows.index(row, column).data()
+                needed = view.fontMetrics().boundingRect(room, Qt.TextFlag.TextWordWrap, text)
+                assert needed.width() <= room.width(), text
+                assert needed.height() <= view.rowHeight(row), text
     qtbot.mouseClick(panel.past.buttons()[1], LEFT)
     one.frames(2)
     table = panel.table.rows.table
-    assert "past_key_values.{i}.key" not in [table.columns[1].cell(row) for row in range(table.rows)]
+    assert "input past_key_values.{i}.key" not in [table.columns[0].cell(row) for row in range(table.rows)]
     qtbot.mouseClick(panel.past.buttons()[0], LEFT)
     qtbot.mouseClick(panel.export, LEFT)
     one.frames(2)

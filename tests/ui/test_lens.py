@@ -132,7 +132,7 @@ def test_cells_show_tokens_colours_and_where_the_model_commits(
         assert panel.colour.key == by
     assert all(one != other for n, one in enumerate(pictures) for other in pictures[n + 1 :])
     assert panel.legend._ends == ("≥ 12 bits", "0")
-    assert "is on top from layer 20 of 30 on" in panel.describe()
+    assert "is on top after layer 19 and later; there are 30 layers" in panel.describe()
 
 
 def test_hovering_tells_the_top_five_escaped(qtbot: QtBot, bench: synthetic.Bench, clock: StillClock) -> None:
@@ -143,6 +143,8 @@ def test_hovering_tells_the_top_five_escaped(qtbot: QtBot, bench: synthetic.Benc
     assert any("&lt;b&gt;" in text for text in texts)
     assert not any("<b>" in text for text in texts)
     assert "rank 20" in texts[0]
+    assert "the input, before layer 0" in texts[0]  # row k is the stream after layer k - 1
+    assert [f"after layer {k - 1}" in texts[k] for k in range(1, 31)] == [True] * 30
     assert panel.table.tooltip(3, 0) == ""  # not there yet
 
 

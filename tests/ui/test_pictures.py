@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PySide6.QtCore import QMimeData, QPointF, Qt, QUrl
-from PySide6.QtGui import QDropEvent
+from PySide6.QtGui import QDropEvent, QImage
 
 from app import drops, exports, pictures
 from app.state import image_draft
@@ -20,6 +20,7 @@ from app.state.state import AppState
 from app.state.update import update
 from app.widgets import drawing
 from core.contract import ImageFacts, Picture
+from core.domains.picture_files import read_picture
 from tests.ui.fake_lab import FakeLab, model_info
 from tests.ui.harness import driven
 
@@ -75,6 +76,48 @@ def test_of_an_animation_the_first_frame_is_taken_and_this_is_said(tmp_path: Pat
     assert one.notes == ("The first frame of an animation.",)
     assert one.picture is not None
     assert np.unique(one.picture.array()).tolist() == [200]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_scripts_and_the_window_read_sixteen_bit_greys_alike(tmp_path: Path, suffix: str) -> None:
+    ramp = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    path = save(tmp_path / f"ramp{suffix}", ramp)
+    shown, script = pictures.read_file(path).picture, read_picture(path)
+    assert shown is not None
+    assert np.array_equal(script.array(), shown.array())
+    assert np.array_equal(script.array()[:, :, 1], np.rint(ramp / 257))
+
+
+def test_an_animated_png_is_told_too(tmp_path: Path) -> None:
+    from PIL import Image
+
+    first, second = (Image.fromarray(np.full((4, 4, 3), value, np.uint8)) for value in (200, 10))
+    first.save(tmp_path / "a.png", save_all=True, append_images=[second], duration=50)
+    assert pictures.read_file(tmp_path / "a.png").notes == ("The first frame of an animation.",)
+    first.save(tmp_path / "b.png")
+    assert pictures.read_file(tmp_path / "b.png").notes == ()
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_was_cut_is_refused(tmp_path: Path, progressive: bool) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    whole = save(tmp_path / "whole.jpg", noise, progressive=progressive)
+    assert pictures.read_file(whole).problem == ""
+    data = whole.read_bytes()
+    (tmp_path / "more.jpg").write_bytes(data + bytes(50))  # cameras append things
+    assert pictures.read_file(tmp_path / "more.jpg").problem == ""
+    (tmp_path / "cut.jpg").write_bytes(data[: len(data) * 2 // 3])
+    assert pictures.read_file(tmp_path / "cut.jpg").picture is None
+
+
+def test_a_large_picture_of_sixteen_bits_is_not_called_damaged(tmp_path: Path) -> None:
+    deep = QImage(6_000, 6_000, QImage.Format.Format_RGBX64)  # 288 MB, more than Qt takes unasked
+    deep.fill(0xFF336699)
+    assert deep.save(str(tmp_path / "deep.png"))
+    one = pictures.read_file(tmp_path / "deep.png")
+    assert one.problem == ""
+    assert one.picture is not None
+    assert one.picture.array()[7, 5].tolist() == [0x33, 0x66, 0x99]
 
 
 @pytest.mark.qt_log_ignore("")

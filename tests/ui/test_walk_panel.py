@@ -56,6 +56,24 @@ def test_the_first_pass_stands_beside_that_of_the_shown_step(qtbot: QtBot, bench
     assert f"fed 1 after {P + 38} in the cache" in panel.describe()
 
 
+def test_a_token_type_is_given_only_where_the_family_takes_one(qtbot: QtBot, bench: synthetic.Bench) -> None:
+    panel = make(qtbot, bench)
+    assert panel.token_type.isHidden()
+    run = bench.state.run
+    assert run is not None
+    info = replace(run.model, family="gpt2")
+    started = replace(run.started, run_id=2)
+    bench.state = replace(bench.state, run=replace(run, started=started, model=info), asked={}, answers={})
+    panel.render(bench.state)
+    assert not panel.token_type.isHidden()
+    assert bench.asked(FIRST_SLOT)[-1] == WalkQuery(2, (0, P))
+    panel.token_type.setValue(7)
+    assert bench.asked(FIRST_SLOT)[-1] == WalkQuery(2, (0, P), token_type=7)
+    assert bench.asked(LATER_SLOT)[-1] == WalkQuery(2, (P + 38, P + 39), token_type=7)
+    panel.token_type.setValue(-1)
+    assert bench.asked(FIRST_SLOT)[-1] == WalkQuery(2, (0, P))
+
+
 def test_another_step_walks_again_and_keeps_what_is_open(qtbot: QtBot, bench: synthetic.Bench) -> None:
     panel = make(qtbot, bench)
     serve(panel, bench)

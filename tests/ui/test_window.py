@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 from PySide6.QtCore import QPoint, QPointF, Qt
 from PySide6.QtGui import QEnterEvent, QPalette
-from PySide6.QtWidgets import QAbstractButton, QApplication, QComboBox, QLineEdit, QPlainTextEdit, QSlider, QWidget
+from PySide6.QtWidgets import (
+    QAbstractButton,
+    QApplication,
+    QComboBox,
+    QLineEdit,
+    QPlainTextEdit,
+    QSlider,
+    QTabBar,
+    QWidget,
+)
 
 from app.settings import Settings
 from app.state import intents as i
 from app.state import select
+from app.state.state import LayoutName
 from app.theme.palette import DARK, LIGHT
 from app.widgets.command_palette import CommandPalette
-from app.workspace import BEHIND, LAYOUTS
+from app.workspace import BEHIND, LAYOUTS, Workspace
 from core.contract import CancelLoad, ErrorReport, LoadModel, ModelSpec, PauseRun, ResumeRun, StartRun, StopRun
 from tests.ui.fake_lab import FakeLab
 from tests.ui.harness import clipped, driven
@@ -129,6 +140,49 @@ def test_every_layout_shows_its_cards_and_clips_nothing(settings: Path) -> None:
                 assert room.contains(cards[name].geometry()), f"{name} in {layout}"
             shown = [cards[name].geometry() for name in expected - set(BEHIND.get(layout, ()))]
             assert not any(a.intersects(b) for a in shown for b in shown if a is not b), layout
+
+
+def _is_seen(widget: QWidget) -> bool:
+    """Qt parks what is behind a tab, and spare rows of tabs, outside of the window."""
+    return widget.isVisible() and not widget.visibleRegion().isEmpty()
+
+
+def _overlaps(workspace: Workspace) -> list[str]:
+    """Cards and rows of tabs that lie over one another, or beyond the window."""
+    bars = [bar for bar in workspace.findChildren(QTabBar) if bar.parent() is workspace and _is_seen(bar)]
+    cards = [c for c in workspace.cards.values() if _is_seen(c)]
+    places = [(c.panel.name, c.geometry()) for c in cards]
+    places += [(" | ".join(bar.tabText(n) for n in range(bar.count())), bar.geometry()) for bar in bars]
+    found = [f"{a} over {b}" for (a, one), (b, other) in combinations(places, 2) if one.intersects(other)]
+    return found + [f"{name} outside" for name, place in places if not workspace.rect().contains(place)]
+
+
+@pytest.mark.parametrize(
+    ("layout", "opened"),
+    [
+        ("sample", ("lens",)),
+        ("everything", ("lens",)),
+        ("everything", ("lens", "layers")),
+        ("everything", ("lens", "walk", "compare")),
+        ("everything", ("mode", "lens")),
+        ("image", ("mode", "lens")),
+        ("image", ("lens", "config", "onnx")),
+    ],
+)
+def test_cards_and_tabs_never_lie_over_each_other(settings: Path, layout: LayoutName, opened: tuple[str, ...]) -> None:
+    """Opened in a large window that then becomes as small as it may be; what came last can be seen."""
+    with driven(settings) as one:
+        one.do(i.SetLayout(layout))
+        one.frames(4)
+        for name in opened:
+            one.window.workspace.cards[name].toggleViewAction().trigger()
+            one.frames(3)
+        one.window.resize(1024, 640)
+        one.frames(6)
+        assert _overlaps(one.window.workspace) == []
+        cards = one.window.workspace.cards
+        assert all(cards[name].isVisible() for name in opened)
+        assert _is_seen(cards[opened[-1]])
 
 
 def test_a_hidden_panel_asks_for_nothing(settings: Path) -> None:

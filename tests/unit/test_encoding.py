@@ -35,7 +35,7 @@ from core.domains.encoding import SandboxedEncoder, encode_limits
 from core.domains.sandbox import Limits
 from core.errands import Errands
 from core.models import preview as preview_module
-from core.models.try_tokenizer import _check_steps
+from core.models.try_tokenizer import _check_file
 from tests.campaign.driver import Driver, errors
 from tests.models import build_gpt2, build_sentencepiece_tokenizer, build_tokenizer
 
@@ -147,10 +147,10 @@ def test_a_decoder_that_repeats_a_pattern_is_refused(tmp_path: Path, regex: str)
     file = tmp_path / "tokenizer.json"
     file.write_text(json.dumps({"decoder": {"type": "Sequence", "decoders": [{"type": "Fuse"}, step]}}))
     with pytest.raises(ModelLoadError, match="its decoder searches for the repeating pattern"):
-        _check_steps(file)
+        _check_file(file)
     step["pattern"] = {"Regex": "▁|_"}
     file.write_text(json.dumps({"decoder": step}))
-    _check_steps(file)
+    _check_file(file)
 
 
 def test_the_worker_runs_on_while_a_draft_hangs(tmp_path: Path) -> None:

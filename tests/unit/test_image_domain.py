@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -191,12 +193,18 @@ def test_files_are_read_to_the_pixel_and_bad_ones_refused(tmp_path: Path) -> Non
     image.new("L", (10_000, 10_000)).save(tmp_path / "huge.png")
     (tmp_path / "bad.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
     (tmp_path / "text.png").write_text("hello")
+    image.fromarray(np.linspace(0, 1, 20, dtype=np.float32).reshape(5, 4)).save(tmp_path / "float.tif")
+    os.mkfifo(tmp_path / "pipe.png")  # it is not waited for
     for name, sentence in {
         "huge.png": "megapixels|far more pixels",
         "bad.png": "damaged",
         "text.png": "damaged or of an unknown format",
         "none.png": "There is no file",
+        "float.tif": "holds 32-bit numbers",
+        "pipe.png": "is no regular file",
         "": "cannot be read",
     }.items():
-        with pytest.raises(PromptError, match=sentence):
-            read_picture(tmp_path / name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # nothing raw beside the sentence
+            with pytest.raises(PromptError, match=sentence):
+                read_picture(tmp_path / name)

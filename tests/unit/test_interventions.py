@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from core.contract import (
+    DeletePositions,
     Intervention,
     MutePositions,
     ParameterError,
@@ -33,6 +34,8 @@ EVERY: tuple[tuple[Intervention, str], ...] = (
     (Steer(1, 1.0, vector=(0.5, -1.25, 2.0)), "a vector × 1 added before layer 1"),
     (MutePositions(0, (3, 5, 6, 7)), "positions 3, 5-7 muted"),
     (MutePositions(2, (0,)), "position 0 muted in row 2"),
+    (DeletePositions(0, (3, 5, 6)), "positions 3, 5-6 deleted from the cache"),
+    (DeletePositions(1, (4,)), "position 4 of row 1 deleted from the cache"),
 )  # fmt: skip
 
 
@@ -51,6 +54,8 @@ def test_notation_is_read_back_and_words_say_what_happens(one: Intervention, sai
         ('steer 3*2 = "a"-"b"', Steer(3, 2.0, "a", "b")),
         ("mute 4", MutePositions(0, (4,))),
         ("mute 1: 4-6, 2", MutePositions(1, (2, 4, 5, 6))),
+        ("delete 4", DeletePositions(0, (4,))),
+        ("delete 1: 4-6, 2", DeletePositions(1, (2, 4, 5, 6))),
     ],
 )
 def test_what_people_write_is_understood(text: str, meant: Intervention) -> None:
@@ -59,7 +64,7 @@ def test_what_people_write_is_understood(text: str, meant: Intervention) -> None
 
 @pytest.mark.parametrize(
     "text", ["", "heads", "heads 3", "heads 3.x", "skip 3.norm", "steer 3 * x = \"a\"", "steer 3 * 1 = a", "mute 5-3",
-             "steer 1 * 2 = \"a\" + \"b\"", "mute 0-9999999999", "heads 1.2 * much"],
+             "steer 1 * 2 = \"a\" + \"b\"", "mute 0-9999999999", "delete x", "heads 1.2 * much"],
 )  # fmt: skip
 def test_other_texts_cost_one_sentence(text: str) -> None:
     with pytest.raises(ParameterError, match="is no intervention; write one such as"):

@@ -344,6 +344,19 @@ def test_what_is_cached_is_listed_with_what_is_wrong(tiny: Path, cache: Path) ->
         assert _load(name).info.family == "llama"
 
 
+def test_weights_that_are_cut_short_or_no_file_are_not_available(tiny: Path, cache: Path) -> None:
+    """As a program leaves them that notes no listing of the repository."""
+    cut = _snapshot(cache, tiny, "org/cut") / "model.safetensors"
+    os.truncate(cut.resolve(), 2000)
+    pipe = _snapshot(cache, tiny, "org/pipe") / "model.safetensors"
+    pipe.unlink()
+    os.mkfifo(pipe)
+    listed = {model.name: model for model in list_cached_models()}
+    assert not any(model.available for model in listed.values())
+    assert "model.safetensors in “org/cut” is incomplete" in listed["org/cut"].reason
+    assert "model.safetensors in “org/pipe” is not a regular file" in listed["org/pipe"].reason
+
+
 def test_a_damaged_cache_is_listed_as_far_as_it_can_be_read(tiny: Path, cache: Path) -> None:
     assert list_cached_models() == ()
     good = _snapshot(cache, tiny)

@@ -134,6 +134,38 @@ def test_what_a_generation_config_asks_beyond_bounds_is_ignored_and_said(folder:
     assert "top_k = all, which cannot be used" in said
 
 
+BAD = {
+    "cache_implementation": "bogus",
+    "early_stopping": [1],
+    "max_new_tokens": 0,
+    "pad_token_id": "a",
+    "suppress_tokens": 5,
+    "watermarking_config": True,
+    "num_return_sequences": 7,
+}
+
+
+def test_what_transformers_refuses_of_a_generation_config_is_ignored_and_said(folder: Path) -> None:
+    """Each of them alone would refuse the model; what is good beside them holds."""
+    for key, value in BAD.items():
+        with pytest.raises((ValueError, TypeError, AttributeError)):
+            transformers.GenerationConfig.from_dict({key: value})
+    _edit(folder, "generation_config.json", temperature=0.7, **BAD)
+    info = _load(folder).info
+    assert info.defaults.temperature == 0.7
+    assert not info.from_generation_config & set(BAD)
+    said = {f"The generation config says {k} = {v}, which cannot be used; it is ignored." for k, v in BAD.items()}
+    assert said == set(info.notices)
+
+
+def test_what_is_right_only_with_its_neighbour_is_kept(folder: Path) -> None:
+    several = {"num_return_sequences": 3, "num_beams": 4, "cache_implementation": "bogus"}
+    _edit(folder, "generation_config.json", **several)
+    info = _load(folder).info
+    assert (info.defaults.num_return_sequences, info.defaults.num_beams) == (3, 4)
+    assert len(info.notices) == 1
+
+
 def test_a_model_without_a_generation_config_takes_what_its_config_says(folder: Path) -> None:
     (folder / "generation_config.json").unlink()
     _edit(folder, eos_token_id=7, bos_token_id=3)
@@ -298,7 +330,7 @@ PROBLEMS: dict[str, tuple[Callable[[Path], None], str]] = {
     "without a cache": (lambda f: _edit(f, model_type="openai-gpt"), "“model” .openai-gpt. keeps no KV cache"),
     "encoder-decoder": (
         lambda f: (_edit(f, model_type="t5"), _drop(f, "is_encoder_decoder")),
-        "t5 model, which does not generate|encoder-decoder",
+        "“model” is an encoder-decoder model .t5.; choose a decoder-only one",
     ),
     "values of another type": (
         lambda f: _edit(f, layer_norm_epsilon="small"),

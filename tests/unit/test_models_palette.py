@@ -108,5 +108,5 @@ def test_a_new_image_model_has_a_palette_too() -> None:
 
 
 def test_a_model_without_a_single_colour_is_refused() -> None:
-    with pytest.raises(ModelLoadError, match="at least one colour"):
+    with pytest.raises(ModelLoadError, match="there must be a colour"):
         loaded("new:imagegpt?vocab_size=1")

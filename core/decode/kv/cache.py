@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from time import perf_counter
 from typing import Any
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from core.contract.cache import CacheReport, CacheSpec, IntArray, LayerLayout
+from core.decode.kv.grow import GrowLayer
 from core.decode.kv.layer import CannotRewindError, KindLayer, Shared
 from core.decode.kv.window import RelativeLayer
 from core.models.attention import family_eager
@@ -22,7 +23,8 @@ from core.models.attention import family_eager
 class RunCache(Cache):  # type: ignore[misc]
     """`layers` of one kind, or of one kind for each type of layer. Implements `AttentionGate`.
 
-    feeds_all: nothing is kept, so every pass gets the whole text.
+    feeds_all: nothing is kept, so every pass gets the whole text. lost: for each row the slots whose keys and values
+    were deleted, with the length of the cache when that was done; empty where nothing was.
     """
 
     feeds_all = False
@@ -31,7 +33,12 @@ class RunCache(Cache):  # type: ignore[misc]
         super().__init__(layers=list(layers))
         self.spec = spec
         self.shared = shared or Shared()
-        self.gated = any(layer.gated for layer in layers)
+        self.lost: tuple[Mapping[int, int], ...] = ()
+
+    @property
+    def gated(self) -> bool:
+        """Whether a layer holds fewer slots than were fed, or may."""
+        return any(layer.gated for layer in self.kind_layers())
 
     def kind_layers(self) -> Iterator[KindLayer]:
         """The layers, typed."""
@@ -96,32 +103,66 @@ class RunCache(Cache):  # type: ignore[misc]
             if not layer.can_crop(min(length, layer.length)):
                 layer.crop(length - layer.length)  # raises with the reason
                 raise CannotRewindError("The cache cannot go back there; feed the text again.")
+        if not self._state_at(length):
+            raise CannotRewindError("What was deleted since then cannot be put back; feed the text again.")
         for layer in self.kind_layers():
             layer.crop(min(0, length - layer.length))
+        self.lost = _known([{slot: at for slot, at in row.items() if slot < length} for row in self.lost])
 
     def forget(self) -> None:
         """Everything, and give the storages back."""
         for layer in self.kind_layers():
             layer.reset()
+        self.lost = ()
 
     def can_crop(self, length: int) -> bool:
         """Whether it can become what it was after `length` slots."""
-        return all(layer.can_crop(length) for layer in self.kind_layers())
+        return self._state_at(length) and all(layer.can_crop(length) for layer in self.kind_layers())
 
-    def reusable(self, length: int) -> int:
-        """How many of the first `length` slots a fork can begin with: all that are there, or none."""
+    def _state_at(self, length: int) -> bool:
+        return all(slot >= length or at <= length for row in self.lost for slot, at in row.items())
+
+    def reusable(self, length: int, row: int = 0, deleted: Collection[int] = ()) -> int:
+        """How many of the first `length` slots a fork of a row can begin with, which holds all but the slots `deleted`.
+
+        As far as the first one that is gone all the same; of a kind that drops slots itself all or none.
+        """
         length = min(length, self.length)
-        return length if self.can_crop(length) else 0
+        gone = self.lost[row] if self.lost else {}
+        # Without those from there on, others that were deleted later than that may be missed as well.
+        while wrong := [s for s, at in gone.items() if s < length and (at > length or s not in deleted)]:
+            length = min(wrong)
+        return length if all(layer.can_crop(length) for layer in self.kind_layers()) else 0
+
+    def delete(self, rows: Sequence[Collection[int]], padding: Sequence[int]) -> None:
+        """Drop keys and values of slots, given for each row of the batch; what is gone already stays so.
+
+        A storage shrinks by the slots that no row needs; a row's slot that another one needs is emptied. Only for
+        caches of `GrowLayer`.
+        """
+        length, lost = self.length, self.lost or tuple({} for _ in rows)
+        new = [[s for s in its if s < length and s not in known] for its, known in zip(rows, lost, strict=True)]
+        if not any(new):
+            return
+        self.lost = tuple({**known, **dict.fromkeys(its, length)} for its, known in zip(new, lost, strict=True))
+        some = frozenset(slot for row in self.lost for slot in row)
+        free = {s for s in some if all(s < pad or s in row for row, pad in zip(self.lost, padding, strict=True))}
+        for layer in self.kind_layers():
+            assert isinstance(layer, GrowLayer)  # `check_kind` refused the others
+            layer.delete(free, [frozenset(row) - free for row in self.lost], self.shared)
 
     def fork(self, limit: int | None = None) -> RunCache:
         """A cache with the same content that goes on on its own."""
         shared = Shared(self.shared.padding, self.shared.padded, self.shared.widest)
-        return RunCache(self.spec, [layer.fork(limit, shared) for layer in self.kind_layers()], shared)
+        twin = RunCache(self.spec, [layer.fork(limit, shared) for layer in self.kind_layers()], shared)
+        twin.lost = self.lost
+        return twin
 
     def take_rows(self, sources: Sequence[int], since: int = 0) -> None:
         """Row k of the batch becomes what row `sources[k]` is; before slot `since` they are the same already."""
         for layer in self.kind_layers():
             layer.take_rows(sources, since)
+        self.lost = _known([self.lost[source] for source in sources]) if self.lost else ()
 
     def empty_like(self, model: PreTrainedModel, limit: int) -> RunCache:
         """An empty cache of this kind."""
@@ -132,7 +173,8 @@ class RunCache(Cache):  # type: ignore[misc]
     @property
     def holds_all(self) -> bool:
         """Whether keys and values of every position that was fed are there."""
-        return not self.feeds_all and all(layer.held == layer.length for layer in self.kind_layers())
+        whole = not self.feeds_all and not self.lost
+        return whole and all(layer.held == layer.length for layer in self.kind_layers())
 
     @property
     def newest_only(self) -> bool:
@@ -184,6 +226,10 @@ class RunCache(Cache):  # type: ignore[misc]
     def is_filled(self) -> bool:
         """Whether anything was fed to every layer."""
         return self.length > 0
+
+
+def _known(lost: Sequence[Mapping[int, int]]) -> tuple[Mapping[int, int], ...]:
+    return tuple(lost) if any(lost) else ()
 
 
 def _layer_of(module: nn.Module) -> int:

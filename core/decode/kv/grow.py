@@ -2,18 +2,19 @@
 
 Appending is O(1) amortised, cropping and forking are O(1); forks share the buffer and copy it only when one of them
 must write where another still reads. `update` returns exact-length views: with a longer tensor the unmasked tail would
-be attended.
+be attended. Slots that were deleted are in no storage; the others keep their order, and their keys their positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from weakref import WeakSet
 
 import torch
 
 from core.decode.kv.layer import Held, KindLayer, ShapeFacts, Shared, checked_removal, facts_of
+from core.decode.kv.window import restricted
 
 SMALLEST_CAPACITY = 64
 
@@ -34,9 +35,10 @@ class _Buffer:
 
 
 class GrowLayer(KindLayer):
-    """One layer's cache; `keys` and `values` are views of exactly `length` positions, (B, H_kv, length, D).
+    """One layer's cache; `keys` and `values` are views of exactly the positions held, (B, H_kv, held, D).
 
-    limit: positions the layer will ever hold, so that the last doubling does not overshoot (None: unknown).
+    limit: positions the layer will ever be fed, so that the last doubling does not overshoot (None: unknown).
+    deleted: slots below `length` that are in no storage any more, ascending.
     """
 
     stored: torch.dtype | None = None  # what the first parts stand for, where they are bytes
@@ -45,6 +47,23 @@ class GrowLayer(KindLayer):
         super().__init__()
         self.limit = limit
         self._buffer: _Buffer | None = None
+        self.deleted: tuple[int, ...] = ()
+        self.shared: Shared | None = None  # known once something was deleted
+
+    @property
+    def held(self) -> int:
+        """Slots in the storage."""
+        return self.length - len(self.deleted)
+
+    def slots(self) -> torch.Tensor | None:
+        """(T,) numbers of the slots held; None: all."""
+        if not self.deleted or self._buffer is None:
+            return None
+        return torch.tensor(self._held_slots(), device=self._buffer.parts[0].device)
+
+    def _held_slots(self) -> list[int]:
+        gone = frozenset(self.deleted)
+        return [slot for slot in range(self.length) if slot not in gone]
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -52,13 +71,13 @@ class GrowLayer(KindLayer):
         """Append T positions, (B, H_kv, T, D); returns all positions so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        start, count = self.length, key_states.shape[2]
+        start, count = self.held, key_states.shape[2]
         parts = self._encode(key_states, value_states)
         buffer = self._writable(start + count, parts)
         # `narrow` and `copy_` cost a third of the same in slices: this runs in every layer of every step.
         for place, part in zip(buffer.parts, parts, strict=True):
             place.narrow(2, start, count).copy_(part)
-        self._show(start + count)
+        self._show(self.length + count)
         return self.keys, self.values
 
     def _encode(self, key_states: torch.Tensor, value_states: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -70,20 +89,24 @@ class GrowLayer(KindLayer):
         old = self._buffer
         if old is not None and stop <= old.capacity and not self._others_read_on(old):
             return old
-        capacity = max(SMALLEST_CAPACITY, 1 << (stop - 1).bit_length())
-        if self.limit is not None and stop <= self.limit:
-            capacity = min(capacity, self.limit)
+        capacity = self._capacity(stop)
         new = _Buffer(tuple(_empty_like(part, capacity) for part in like), self.stored)
         if old is not None:
             for target, source in zip(new.parts, old.parts, strict=True):
-                target[:, :, : self.length] = source[:, :, : self.length]
+                target[:, :, : self.held] = source[:, :, : self.held]
         self._adopt(new)
         return new
+
+    def _capacity(self, stop: int) -> int:
+        """Slots of a storage with room for `stop`."""
+        capacity = max(SMALLEST_CAPACITY, 1 << (stop - 1).bit_length())
+        most = None if self.limit is None else self.limit - len(self.deleted)
+        return capacity if most is None or stop > most else min(capacity, most)
 
     def _others_read_on(self, buffer: _Buffer) -> bool:
         if len(buffer.owners) == 1:
             return False
-        return any(other is not self and other.length > self.length for other in buffer.owners)
+        return any(other is not self and other.held > self.held for other in buffer.owners)
 
     def _adopt(self, buffer: _Buffer) -> None:
         if self._buffer is not None:
@@ -95,8 +118,45 @@ class GrowLayer(KindLayer):
         self.length = length
         if self._buffer is not None:
             keys, values = self._buffer.parts
-            self.keys = keys.narrow(2, 0, length)
-            self.values = values.narrow(2, 0, length)
+            self.keys = keys.narrow(2, 0, self.held)
+            self.values = values.narrow(2, 0, self.held)
+
+    def delete(self, slots: Collection[int], emptied: Sequence[Collection[int]], shared: Shared) -> None:
+        """Take `slots` out of the storages; of those that stay for other rows, row k's `emptied[k]` become zeros.
+
+        The storages are new, so that forks keep what they have.
+        """
+        if self._buffer is None:
+            return
+        before = self._held_slots()
+        gone = frozenset(slots)
+        kept = [slot for slot in before if slot not in gone]
+        self.deleted, self.shared = tuple(sorted(gone.union(self.deleted))), shared
+        self.gated = bool(self.deleted)
+        old = self._buffer
+        places = torch.tensor([n for n, slot in enumerate(before) if slot not in gone], device=old.parts[0].device)
+        new = _Buffer(tuple(_empty_like(part, self._capacity(len(kept) + 1)) for part in old.parts), self.stored)
+        for target, source in zip(new.parts, old.parts, strict=True):
+            target[:, :, : len(kept)] = source.index_select(2, places)
+            for row, its in enumerate(emptied):
+                target[row, :, [n for n, slot in enumerate(kept) if slot in its]] = 0
+        self._adopt(new)
+        self._show(self.length)
+
+    def gate(self, mask: torch.Tensor | None, query: torch.Tensor, additive: bool) -> torch.Tensor | None:
+        """The mask (B | 1, 1, Q, T) over the slots that are left."""
+        count = query.shape[2]
+        if not self.deleted or (count == 1 and mask is None):
+            return mask
+        assert self.shared is not None
+        key = (self.deleted, self.length, count, additive, id(mask))
+        if key not in self.shared.masks:
+            slots = self.slots()
+            assert slots is not None
+            queries = torch.arange(self.length - count, self.length, device=query.device)
+            allowed = (slots <= queries[:, None])[None, None]  # (1, 1, Q, T)
+            self.shared.masks[key] = mask, restricted(mask, slots, allowed, query.dtype, additive)
+        return self.shared.masks[key][1]
 
     def fork(self, limit: int | None = None, shared: Shared | None = None) -> GrowLayer:
         """A layer with the same content that grows on its own; nothing is copied now."""
@@ -104,12 +164,17 @@ class GrowLayer(KindLayer):
         if self._buffer is not None:
             twin.dtype, twin.device, twin.is_initialized = self.dtype, self.device, True
             twin._adopt(self._buffer)
+            twin.deleted, twin.gated, twin.shared = self.deleted, self.gated, shared
             twin._show(self.length)
         return twin
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last positions; as in transformers the count is given as a negative number."""
-        self._show(max(0, self.length - checked_removal(tokens_to_remove)))
+        length = max(0, self.length - checked_removal(tokens_to_remove))
+        if self.deleted:
+            self.deleted = tuple(slot for slot in self.deleted if slot < length)
+            self.gated = bool(self.deleted)
+        self._show(length)
 
     def reset(self) -> None:
         """Forget everything and give the storage back."""
@@ -140,8 +205,9 @@ class GrowLayer(KindLayer):
         moved = [row for row, source in enumerate(sources) if source != row]
         if not moved or since >= self.length:
             return
+        first = since - sum(slot < since for slot in self.deleted)
         for states in buffer.parts:
-            part = states.narrow(2, since, self.length - since)
+            part = states.narrow(2, first, self.held - first)
             if set(moved).isdisjoint(sources[row] for row in moved):
                 for row in moved:
                     part[row].copy_(part[sources[row]])
@@ -149,15 +215,15 @@ class GrowLayer(KindLayer):
                 part[moved] = part[[sources[row] for row in moved]]  # the right side is a copy
 
     def _gather(self, rows: torch.Tensor) -> None:
-        buffer, length = self._buffer, self.length
+        buffer, held = self._buffer, self.held
         if buffer is None:
             return
-        taken = tuple(part[:, :, :length][rows] for part in buffer.parts)  # (B', H_kv, length, D)
+        taken = tuple(part[:, :, :held][rows] for part in buffer.parts)  # (B', H_kv, held, D)
         new = _Buffer(tuple(_empty_like(part, buffer.capacity) for part in taken), self.stored)
         for target, source in zip(new.parts, taken, strict=True):
-            target[:, :, :length] = source
+            target[:, :, :held] = source
         self._adopt(new)
-        self._show(length)
+        self._show(self.length)
 
     def shape_facts(self) -> ShapeFacts:
         """As stored."""
@@ -170,7 +236,7 @@ class GrowLayer(KindLayer):
         if buffer is None:
             return Held()
         keys, values = buffer.position_bytes
-        return Held(self.length * keys, self.length * values, *buffer.allocated_bytes)
+        return Held(self.held * keys, self.held * values, *buffer.allocated_bytes)
 
 
 def _empty_like(states: torch.Tensor, capacity: int) -> torch.Tensor:

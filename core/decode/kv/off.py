@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from transformers import PreTrainedModel
@@ -47,7 +47,7 @@ class NoCache(RunCache):
         """Always."""
         return length <= self.length
 
-    def reusable(self, length: int) -> int:
+    def reusable(self, length: int, row: int = 0, deleted: Collection[int] = ()) -> int:
         """Any length."""
         return min(length, self.length)
 

@@ -42,14 +42,14 @@ class QuantisedLayer(GrowLayer):
     def _decoded(self, part: int) -> torch.Tensor | None:
         if self._buffer is None:
             return None
-        stored = self._buffer.parts[part].narrow(2, 0, self.length)
-        scale = self._buffer.parts[part + 2].narrow(2, 0, self.length)
+        stored = self._buffer.parts[part].narrow(2, 0, self.held)
+        scale = self._buffer.parts[part + 2].narrow(2, 0, self.held)
         return (self._from_bytes(stored) * scale).to(self.dtype)
 
     # transformers reads and sets these; nothing of full precision is to stay.
     @property
     def keys(self) -> torch.Tensor | None:
-        """(B, H_kv, length, D) as attention sees them, made anew at each reading."""
+        """(B, H_kv, held, D) as attention sees them, made anew at each reading."""
         return self._decoded(0)
 
     @keys.setter
@@ -58,7 +58,7 @@ class QuantisedLayer(GrowLayer):
 
     @property
     def values(self) -> torch.Tensor | None:
-        """(B, H_kv, length, D), likewise."""
+        """(B, H_kv, held, D), likewise."""
         return self._decoded(1)
 
     @values.setter
@@ -79,11 +79,11 @@ class QuantisedLayer(GrowLayer):
         key, value, key_scale, value_scale = self._buffer.position_bytes
         keys, values, key_scales, value_scales = self._buffer.allocated_bytes
         return Held(
-            self.length * (key + key_scale),
-            self.length * (value + value_scale),
+            self.held * (key + key_scale),
+            self.held * (value + value_scale),
             keys + key_scales,
             values + value_scales,
-            scales=self.length * (key_scale + value_scale),
+            scales=self.held * (key_scale + value_scale),
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from core.contract.errors import ViewUnavailableError
+from core.contract.interventions import position_ranges
 from core.decode.kv.cache import RunCache
 from core.decode.kv.heavy import HeavyLayer
 from core.decode.kv.layer import KindLayer
@@ -36,6 +37,8 @@ class CacheSight:
             raise ViewUnavailableError("The cache is empty; nothing was fed yet, or the run was closed.")
         keys, values = held.held_keys()[row], held.held_values()[row]
         there = _spread(held, torch.ones_like(keys[..., :1]), row)[..., 0] > 0
+        if self._cache.lost:
+            there[:, list(self._cache.lost[row])] = False  # emptied for this row, where another one holds the slot
         return _spread(held, keys, row), _spread(held, values, row), there
 
     def unseen(self, layer: int, padding: int, start: int, stop: int, recorded: bool) -> torch.Tensor | None:
@@ -45,6 +48,8 @@ class CacheSight:
         Raises `ViewUnavailableError` where keys that were attended to are gone, or nobody knows which they were.
         """
         held = self._layer(layer)
+        if self._cache.lost and not recorded:
+            self._check_deleted(padding, start, stop)
         if isinstance(held, HeavyLayer):
             return self._unseen_of_heads(held, start, stop)
         if isinstance(held, DynamicSlidingKind):
@@ -63,6 +68,17 @@ class CacheSight:
         device = held.keys.device
         queries, slots = torch.arange(start, stop, device=device), torch.arange(stop, device=device)
         return ~held.sight(slots, queries, torch.tensor([padding], device=device))[0]
+
+    def _check_deleted(self, padding: int, start: int, stop: int) -> None:
+        """Raises `ViewUnavailableError` where a query at the slots [start, stop) saw what was deleted later."""
+        seen = [slot - padding for slot, at in self._cache.lost[0].items() if slot < stop and start < at]
+        if seen:
+            what = "position" if len(seen) == 1 else "positions"
+            raise ViewUnavailableError(
+                f"Keys of {what} {position_ranges(seen)} were deleted from the cache after this row saw them; "
+                "recompute it.",
+                can_recompute=True,
+            )
 
     def _unseen_of_heads(self, held: HeavyLayer, start: int, stop: int) -> torch.Tensor | None:
         slots = held.slots()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from core.contract.errors import ParameterError
-from core.contract.words import in_words
+from core.contract.wording import in_words
 from core.decode.modes.beams import Candidate, Search
 from core.decode.modes.classic_beams import ClassicBeams, stops
 from core.decode.modes.constraints import Progress, begin_progress
