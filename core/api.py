@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from core.contract import (
     Breakpoint,
     BreakpointHit,
+    CacheSpec,
     FinishReason,
     GenerationPlan,
     Grammar,
@@ -28,6 +29,7 @@ from core.contract import (
     RunSpec,
     StartBranch,
     StepSnapshot,
+    parse_cache,
 )
 from core.contract.specs import DrawSource
 from core.contract.twins import CompareAnswer, CompareAttentionAnswer, CompareAttentionQuery, CompareQuery
@@ -83,6 +85,7 @@ def run(
     trace: bool = True,
     trace_budget_mb: int = 1024,
     prefill_chunk: int = 256,
+    cache: CacheSpec | str | None = None,
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
     negative_prompt: str | Sequence[int] | None = None,
@@ -111,6 +114,7 @@ def run(
     seed: of the draws; the same seed gives the same tokens.
     draw_source: `counter` (a function of seed, row and position) or `torch` (what `generate()` draws).
     top_logprobs: candidates in each snapshot, 0 for none.
+    cache: how keys and values are kept: a `CacheSpec`, or words such as `sink,window=64,sinks=4`; None: all of them.
     trace: record what `attention` and `distribution` of the result are derived from.
     trace_budget_mb: MiB of records that are kept; beyond, the oldest are dropped.
     prefill_chunk: positions of the prompt fed at once.
@@ -145,7 +149,7 @@ def run(
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         trace_budget_bytes=_budget(trace_budget_mb),
-        grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
+        cache=_cache(cache), grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
         negative_prompt=to_negative(negative_prompt),
         interventions=to_interventions(interventions), breakpoints=to_breakpoints(breakpoints),
     )  # fmt: skip
@@ -175,6 +179,7 @@ def stream(
     trace: bool = False,
     trace_budget_mb: int = 1024,
     prefill_chunk: int = 256,
+    cache: CacheSpec | str | None = None,
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
     negative_prompt: str | Sequence[int] | None = None,
@@ -199,7 +204,7 @@ def stream(
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
         trace_budget_bytes=_budget(trace_budget_mb),
-        grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
+        cache=_cache(cache), grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
         negative_prompt=to_negative(negative_prompt),
         interventions=to_interventions(interventions), breakpoints=to_breakpoints(breakpoints),
     )  # fmt: skip
@@ -358,6 +363,7 @@ def plan(
     trace: bool = True,
     trace_budget_mb: int = 1024,
     prefill_chunk: int = 256,
+    cache: CacheSpec | str | None = None,
     grammar: Grammar | None = None,
     assistant_model: ModelName | None = None,
     negative_prompt: str | Sequence[int] | None = None,
@@ -369,7 +375,7 @@ def plan(
     prompts = to_prompts(prompt, prompt_ids, messages, image, keep_rows, keep_pixels)
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
-        grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
+        cache=_cache(cache), grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
         negative_prompt=to_negative(negative_prompt),
         interventions=to_interventions(interventions),
     )  # fmt: skip
@@ -378,6 +384,10 @@ def plan(
         return session.started.plan
     finally:
         session.close()
+
+
+def _cache(cache: CacheSpec | str | None) -> CacheSpec:
+    return parse_cache(cache) if isinstance(cache, str) else CacheSpec() if cache is None else cache
 
 
 def _assistant(name: ModelName | None, device: str, dtype: str) -> ModelSpec | None:

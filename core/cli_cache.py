@@ -148,13 +148,18 @@ def _cell(cell: str | int | float | None) -> str:
 
 def _predict(options: argparse.Namespace) -> int:
     if options.model == "list":
-        print("\n".join(shape.title for shape in KNOWN_SHAPES))
+        titles = [shape.title for shape in KNOWN_SHAPES]
+        print(json.dumps(titles) if options.json else "\n".join(titles))
         return 0
     spec = parse_cache(options.cache)
     shape, windows = _shape(options.model)
     positions = shape.max_positions if options.positions is None else options.positions
     if positions < 1 or options.batch < 1:
         raise ParameterError("Positions and batch are whole numbers from 1 on.")
+    if positions > shape.max_positions:
+        raise ParameterError(
+            f"{shape.title} has {shape.max_positions:,} positions, so {positions:,} never come about; take fewer."
+        )
     found = predict(shape, spec, options.dtype, options.batch, positions, windows)
     number = DTYPE_BYTES[options.dtype]
     factors = (2, options.batch, positions, shape.layers, shape.kv_heads, shape.head_dim, number)
@@ -178,7 +183,8 @@ def _predict(options: argparse.Namespace) -> int:
         plain = (2, options.batch, positions, shape.layers, shape.plain_width, number)
         print(f"with d_model {shape.plain_width:,}: {' × '.join(f'{n:,}' for n in plain)}")
     if spec.kind != "growing":
-        print(f"{spec.words()}: {found.used_bytes:,} B, {found.scale_bytes:,} B of it scales")
+        scales = f", {found.scale_bytes:,} B of it scales" if found.scale_bytes else ""
+        print(f"{spec.words()}: {found.used_bytes:,} B{scales}")
     print(f"{found.position_bytes:,} B a token in each row")
     return 0
 

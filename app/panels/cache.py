@@ -18,6 +18,7 @@ from app.state.acting_intents import DeletePosition, SetMuted
 from app.state.intents import Announce, SelectStep
 from app.state.run import RunView
 from app.state.state import AppState
+from app.state.units import paints
 from app.widgets import numbers
 from app.widgets.focus_ring import FocusRing
 from app.widgets.layer_bars import LayerBars, unit_of
@@ -292,7 +293,10 @@ class CachePanel(Panel):
             return self.tr("No cache yet.")
         report = self._run.step(self._index).cache
         used, allocated = numbers.byte_count(report.used_bytes), numbers.byte_count(report.allocated_bytes)
-        return self.tr("Step {0}: {1} positions in {2} layers, {3} used, {4} allocated; {5} a token.").format(
+        said = self.tr("Step {0}: {1} positions in {2} layers, {3} used, {4} allocated; {5} a token.")
+        if paints(self._run.model):
+            said = self.tr("Step {0}: {1} positions in {2} layers, {3} used, {4} allocated; {5} a pixel.")
+        return said.format(
             self._index,
             f"{report.length:,}",
             len(report.key_used_bytes),

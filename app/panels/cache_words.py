@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from app.panels.cache_what_if import shape_of
 from app.state.run import RunView
 from app.state.texts import tr
+from app.state.units import counted, paints
 from app.widgets import numbers
 from core.contract import CacheReport, CacheSpec, ModelInfo, differences, plain_bytes, predict, rows_of
 
@@ -65,21 +68,35 @@ def storage(run: RunView, report: CacheReport, trace_bytes: int) -> str:
         first = report.layouts[0]
         each = tr("each layer") if len({layout.shape for layout in report.layouts}) == 1 else tr("layer 0")
         parts.append(tr("K and V of {0} {1} {2} on {3}").format(each, first.shape, first.dtype, first.device))
-    slack = report.allocated_bytes - report.used_bytes
+    slack = report.allocated_bytes - report.used_bytes - report.besides_bytes
     if slack:
         parts.append(tr("{0} allocated ahead").format(numbers.byte_count(slack)))
     if report.beyond_bytes:
         parts.append(tr("{0} beyond the window").format(numbers.byte_count(report.beyond_bytes)))
     if report.scales_bytes:
         parts.append(tr("{0} of scales").format(numbers.byte_count(report.scales_bytes)))
+    if report.besides_bytes:
+        besides = tr("{0} to choose what stays") if report.kind == "heavy_hitters" else tr("{0} to take a step back")
+        parts.append(besides.format(numbers.byte_count(report.besides_bytes)))
     if report.score_ms:
         parts.append(tr("choosing what to keep took {0} ms").format(f"{report.score_ms:.3g}"))
-    padding = run.plan.inputs.padding
-    if sum(padding) and report.length:
-        share = sum(padding) / (len(padding) * report.length)
+    share = padding_share(report, run.plan.inputs.padding)
+    if share:
         parts.append(tr("{0} of it padding, in {1} rows").format(numbers.percent(share), rows_in(run, report)))
     parts.append(tr("records of the views {0}, apart").format(numbers.byte_count(trace_bytes)))
     return " · ".join(part.replace(" ", "\u00a0") for part in parts)
+
+
+def padding_share(report: CacheReport, padding: Sequence[int]) -> float:
+    """The part of the positions held that is padding; 0 where that is not known, because each head keeps others."""
+    if not padding or report.kind == "heavy_hitters":
+        return 0.0
+    held = found = 0
+    for layout in report.layouts:
+        gone = 0 if report.kind == "sink" else layout.dropped  # sinks stand behind the padding, which stays with them
+        held += layout.held * len(padding)
+        found += sum(max(0, count - gone) for count in padding)
+    return found / held if held else 0.0
 
 
 def outlook(
@@ -93,10 +110,13 @@ def outlook(
     elif terse:
         when = tr("full in {0}").format(duration)
     else:
-        when = tr("full at {0} in {1} tokens, {2}").format(f"{info.max_positions:,}", f"{left:,}", duration)
+        when = tr("full at {0} in {1}, {2}").format(f"{info.max_positions:,}", counted(info, left), duration)
     a_token = info.kv_bytes_per_token
     if spec is not None and spec.kind != "growing":
         a_token = predict(shape_of(info), spec, info.dtype, 1, 1).position_bytes
         if spec.budget is not None:
-            when += " · " + tr("at most {0} positions a layer").format(f"{spec.budget:,}")
-    return tr("{0} B a token").format(f"{a_token:,}") + f" · {when}"
+            most = predict(shape_of(info), spec, info.dtype, 1, info.max_positions).kept
+            a_token = 0 if report.held >= most else a_token
+            when += " · " + tr("at most {0} positions a layer and row").format(f"{most:,}")
+    each = tr("{0} B a pixel") if paints(info) else tr("{0} B a token")
+    return each.format(f"{a_token:,}") + f" · {when}"

@@ -24,6 +24,7 @@ from app.state.image_intents import StartPicture
 from app.state.intents import Announce, SelectStep, SetParameter, ShowRow
 from app.state.state import AppState
 from app.state.texts import tr
+from app.state.units import counted
 from app.theme.colormaps import rgb, sequential
 from app.widgets import numbers, step_text
 from app.widgets.arrow_tabs import ArrowTabs
@@ -127,8 +128,8 @@ class CanvasPanel(Panel):
         self._choose_page(state)
         (self.start if self.page == START else self.result).show_state(state)
         self.readout.set_wordings(*self._numbers(state))
-        for control in (self.menu, self.go_on):
-            control.setEnabled(image_draft.run_facts(state) is not None)
+        self.menu.setEnabled(image_draft.facts(state) is not None)
+        self.go_on.setEnabled(image_draft.run_facts(state) is not None)
         self.again.setEnabled(select.step(state) is not None and state.run is not None and not state.run.has_beams)
         if state.overrides is not self._chosen[0] or state.model is not self._chosen[1]:
             self._chosen = (state.overrides, state.model)
@@ -193,10 +194,10 @@ class CanvasPanel(Panel):
         overlay = self._overlays[self.page]
         wanted: list[QWidget] = [self.many, self.overlay]
         wanted += [self.legend] if overlay != "none" else []
-        self.row.want(*wanted, *([self.go_on, self.again] if self.page == RESULT else []))
         if overlay != "none" and self._state is not None:
             palette = select.palette(self._state)
             self.legend.show_map(sequential(), *over.ends(overlay), palette, tr(over.MEANINGS[overlay]))
+        self.row.want(*wanted, *([self.go_on, self.again] if self.page == RESULT else []))
 
     def _choose_many(self, key: str) -> None:
         self.dispatch(SetParameter("num_return_sequences", int(key)))
@@ -215,7 +216,10 @@ class CanvasPanel(Panel):
             count = self.tr("{0} of {1} pixels given").format(f"{state.draft.image.given:,}", f"{facts.pixels:,}")
             return " · ".join((*bits, count)), (bits or [count])[0]
         if self.result.overlay == "bits" and self.result.picture is None:
+            missing = image.pixels - (run.prompt_tokens - 1 + run.count)
             bits = [self.tr("bits once it is complete")]
+            if run.finish is not None:
+                bits = [self.tr("no bits, {0} missing").format(counted(run.model, missing))]
         if self.result.overlay in over.ATTENTION and self.result.start_weight is not None:
             bits = [self.tr("{0} on the start").format(numbers.percent(self.result.start_weight))]
         if self.result.overlay == "keys" and self.result.keys is not None:
@@ -223,6 +227,8 @@ class CanvasPanel(Panel):
             bits = [self.tr("keys {0} to {1} long, layer {2}").format(*ends, state.focus.layer)]
             if self.result.keys.gone:
                 bits.insert(0, self.tr("keys of {0} pixels are gone").format(f"{self.result.keys.gone:,}"))
+        if run.has_beams and run.finish is not None and run.started.params.num_return_sequences > 1:
+            bits.append(self.tr("the other pictures are in Beams"))
         count = self.tr("{0} of {1} pixels").format(f"{run.prompt_tokens - 1 + run.count:,}", f"{image.pixels:,}")
         return " · ".join((*bits, count)), count
 
@@ -251,13 +257,18 @@ class CanvasPanel(Panel):
     def _fill(self, menu: QMenu) -> None:
         state = self._state
         run, image = (state.run, image_draft.run_facts(state)) if state else (None, None)
+        several = menu.addMenu(self.tr("Completions of a run"))
+        for n in MANY:
+            several.addAction(str(n), partial(self._choose_many, str(n)))
         if run is None or image is None:
             return
+        regrow = menu.addAction(self.again.text(), lambda: self.dispatch(AnotherTry()))
+        regrow.setEnabled(self.again.isEnabled())
         menu.addAction(self.tr("Begin with this painting"), partial(self.begin_with_it, run.row, image))
         menu.addSeparator()
         menu.addAction(self.tr("Save the painting…"), partial(self._ask, "painting.png", self.save_painting))
-        several = menu.addAction(self.tr("Save all completions…"), partial(self._ask, "grid.png", self.save_grid))
-        several.setEnabled(len(run.started.rows) > 1)
+        grid = menu.addAction(self.tr("Save all completions…"), partial(self._ask, "grid.png", self.save_grid))
+        grid.setEnabled(len(run.started.rows) > 1)
         menu.addAction(self.tr("Save an animation…"), partial(self._ask, "painting.gif", self.save_animation))
 
     def _go_on(self) -> None:

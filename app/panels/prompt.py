@@ -13,8 +13,8 @@ from app import pictures
 from app.background import Background
 from app.panels.panel import Dispatch, Panel
 from app.state import batch, select
-from app.state.image_intents import StartPicture
-from app.state.intents import Announce, EditBatch, EditMessage, EditText, SelectTab, TokenizeDraft
+from app.state.image_intents import StartEmpty, StartPicture
+from app.state.intents import Announce, EditBatch, EditMessage, EditText, Intent, SelectTab, TokenizeDraft
 from app.state.state import AppState, Draft, Tab
 from app.widgets.arrow_tabs import ArrowTabs
 from app.widgets.chat_editor import ChatEditor
@@ -25,6 +25,7 @@ from app.widgets.token_summary import TokenSummary
 from app.widgets.visible_text import one_line
 from core.contract import ModelInfo
 
+SLOW_MS = 400  # reading a picture for longer is told
 REST_MS = 120  # typing rests this long before the draft is tokenised
 LONGEST_ENTRY = 60  # characters of a prompt in the menu
 TABS: tuple[Tab, ...] = ("text", "chat", "batch", "image")
@@ -62,9 +63,10 @@ class PromptPanel(Panel):
         self.stack.addWidget(self.text)
         self.stack.addWidget(self.chat)
         self.stack.addWidget(self.batch)
-        self.image = ImageEditor(dispatch, self.open_picture)
+        self.image = ImageEditor(self._edit_image, self.open_picture)
         self.stack.addWidget(self.image)
         self._files = Background(self)
+        self._wanted = 0  # pictures asked for; only the last one counts
         self._theme = ""
         self.summary = TokenSummary()
         self._recent: tuple[str, ...] = ()
@@ -157,9 +159,25 @@ class PromptPanel(Panel):
 
     def open_picture(self, path: Path) -> None:
         """Begin with a picture file; it is read off this thread, and what is wrong with it is said."""
-        self._files.start(lambda: pictures.read_file(path), self._opened)
+        self._wanted += 1
+        number = self._wanted
+        QTimer.singleShot(SLOW_MS, self, partial(self._say_reading, number, path.name))
+        self._files.start(lambda: pictures.read_file(path), partial(self._opened, number))
 
-    def _opened(self, one: pictures.Opened) -> None:
+    def _edit_image(self, intent: Intent) -> None:
+        """What is chosen here counts, not a file that is still being read."""
+        if isinstance(intent, StartEmpty) or (isinstance(intent, StartPicture) and not intent.offered):
+            self._wanted += 1
+        self.dispatch(intent)
+
+    def _say_reading(self, number: int, name: str) -> None:
+        if number == self._wanted and self._files.busy:
+            self.dispatch(Announce("info", self.tr("Reading “{0}”…").format(name[: pictures.LONGEST_NAME])))
+
+    def _opened(self, number: int, one: pictures.Opened) -> None:
+        """Unless something else was chosen meanwhile."""
+        if number != self._wanted:
+            return
         if one.picture is None:
             self.dispatch(Announce("error", one.problem))
             return

@@ -9,6 +9,7 @@ from PySide6.QtWidgets import QHBoxLayout, QLabel, QPushButton, QWidget
 
 from app.state.state import AppState
 from app.state.status import NOTHING, status
+from app.state.units import paints
 from app.store import FrameCost
 from app.theme import fonts
 from app.widgets.elided_label import ElidedLabel
@@ -36,10 +37,10 @@ class Figure(QWidget):
             if text is None:
                 row.addWidget(self.value)
             elif text:
-                label = QLabel(text)
-                label.setFont(fonts.ui(fonts.SMALL_PX))
-                label.setProperty("secondary", True)
-                row.addWidget(label)
+                self.words = QLabel(text)
+                self.words.setFont(fonts.ui(fonts.SMALL_PX))
+                self.words.setProperty("secondary", True)
+                row.addWidget(self.words)
         self._name = caption or after
         self.setToolTip(tip)
         self.setAccessibleName(self._name)
@@ -47,6 +48,14 @@ class Figure(QWidget):
     def make_room(self, widest: str) -> None:
         """Keep as much room as this number takes."""
         self.value.setMinimumWidth(self.value.fontMetrics().horizontalAdvance(widest) + 2)
+
+    def show_words(self, text: str) -> None:
+        """Another caption or unit."""
+        if text != self._name:
+            self._name = text
+            self.words.setText(text)
+            self.setAccessibleName(text)
+            self.value.setAccessibleName(f"{text} {self.value.text()}")
 
     def show_value(self, text: str) -> None:
         """Show a number."""
@@ -112,6 +121,9 @@ class StatusBar(QWidget):
         now = status(state)
         if now.state != self.state.text():
             self.state.setText(now.state)
+        pixels = paints(state.run.model if state.run is not None else state.model)
+        self.first_token.show_words(self.tr("first pixel") if pixels else self.tr("first token"))
+        self.speed.show_words("pixels/s" if pixels else "tokens/s")
         self.first_token.show_value(now.first_token)
         self.speed.show_value(now.speed)
         if state.model is not None and state.model.max_positions != self._positions:

@@ -16,6 +16,7 @@ from app.state.intents import SelectStep
 from app.state.run import RunView
 from app.state.state import AppState
 from app.state.texts import tr
+from app.state.units import counted
 from app.widgets import numbers, step_text
 from app.widgets.focus_ring import FocusRing
 from app.widgets.legend import SwatchLegend
@@ -160,8 +161,7 @@ def _readout(run: RunView, index: int) -> tuple[str, ...]:
     """The step's numbers in four wordings."""
     step, last = run.step(index), str(run.count - 1)
     short = tr("step {0}").format(str(index).rjust(len(last)))
-    tokens = tr("1 token") if run.count == 1 else tr("{0} tokens").format(f"{run.count:,}")
-    text = f"{short} · {tokens}"
+    text = f"{short} · {counted(run.model, run.count)}"
     entropy, surprisal = numbers.significant(step.entropy_bits), numbers.significant(-step.logprob / step_text.LN2)
     bits = f"{text} · " + tr("{0} / {1} bits").format(entropy.rjust(4), surprisal.rjust(4))
     return f"{bits} · " + tr("{0} ms").format(numbers.significant(step.timing.step_ms).rjust(4)), bits, text, short

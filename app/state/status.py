@@ -9,6 +9,7 @@ from app.state.acting import stopped_text
 from app.state.run import RunView
 from app.state.state import AppState
 from app.state.texts import tr
+from app.state.units import counted
 from app.widgets.numbers import byte_count, significant
 from core.contract import BranchMemory, WorkerState
 
@@ -55,7 +56,8 @@ def _aside_brief(state: AppState) -> str:
 def _aside(state: AppState) -> str:
     waiting, run = state.pace.waiting, state.run
     if waiting:
-        return tr("1 token waits") if waiting == 1 else tr("{0} tokens wait").format(f"{waiting:,}")
+        count = counted(state.model if run is None else run.model, waiting)
+        return tr("{0} waits").format(count) if waiting == 1 else tr("{0} wait").format(count)
     if run is not None and state.branches.reuse is not None:
         text = tr("re-used {0} positions, recomputed {1}")
         return text.format(*(f"{count:,}" for count in state.branches.reuse))

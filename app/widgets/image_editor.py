@@ -24,6 +24,7 @@ from app.widgets.pixel_words import packed_rgb
 from app.widgets.slider import QuietSlider
 from core.contract import ImageFacts, Picture
 
+SAMPLES = 8  # by as many, of which a pixel of a preview is the mean
 PREVIEW_PX = 96  # side of the original, and of the quantised picture beside it
 
 
@@ -105,7 +106,6 @@ class ImageEditor(QWidget):
         if not draft.touched and draft.picture is None and pictures.samples():
             self._start(0, offered=True)
             return
-        self.empty.setProperty("chosen", draft.picture is None)
         self._show_pictures(draft, image)
         self._show_given(draft, image)
 
@@ -182,10 +182,18 @@ def _painted(ids: NDArray[np.int64], image: ImageFacts) -> NDArray[np.uint8]:
 
 
 def _square(picture: Picture, side: int) -> NDArray[np.uint8]:
-    """A picture with `side` px on its longer side, on a square of white (side, side, 3)."""
+    """A picture with `side` px on its longer side, on a square of white (side, side, 3).
+
+    Of large pictures only SAMPLES rows and columns a pixel are looked at: smoothing all of 50 MP takes half a second.
+    """
     pixels = picture.array()
-    image = QImage(pixels.tobytes(), picture.width, picture.height, 3 * picture.width, QImage.Format.Format_RGB888)
-    smooth = max(picture.width, picture.height) > side
+    every = max(1, max(picture.width, picture.height) // (side * SAMPLES))
+    pixels = np.ascontiguousarray(pixels[every // 2 :: every, every // 2 :: every] if every > 1 else pixels)
+    if not pixels.size:  # a line thinner than the step
+        pixels = np.ascontiguousarray(picture.array()[:: min(every, picture.height), :: min(every, picture.width)])
+    height, width, _ = pixels.shape
+    image = QImage(pixels.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888)
+    smooth = max(width, height) > side
     mode = Qt.TransformationMode.SmoothTransformation if smooth else Qt.TransformationMode.FastTransformation
     scaled = image.scaled(side, side, Qt.AspectRatioMode.KeepAspectRatio, mode)
     found = pictures.pixels_of(scaled)[:, :, :3]

@@ -26,9 +26,8 @@ class SpareRow(QWidget):
 
     def want(self, *widgets: QWidget) -> None:
         """Show these of the others, as far as there is room."""
-        if frozenset(widgets) != self._wanted:
-            self._wanted = frozenset(widgets)
-            self._fit()
+        self._wanted = frozenset(widgets)  # the same may need other room by now
+        self._fit()
 
     def minimumSizeHint(self) -> QSize:
         """The first widget alone."""

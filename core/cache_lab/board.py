@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import torch
 
 from core.contract.cache import CacheSpec
 from core.contract.cache_lab import Experiment, Finding, LabLane, LabResult, LabSeries, LabTable
-from core.contract.errors import ParameterError, PromptError
+from core.contract.errors import OutOfMemoryError, ParameterError, PromptError
 from core.decode import prepare
 from core.decode.forward import Forward
 from core.decode.kv import RunCache, check_kind, make_cache
 from core.decode.room import check_room
 from core.models.loaded import LoadedModel
+from core.models.placement import available_bytes
 
 CHUNK = 256  # positions of a prompt fed at once
 Cell = str | int | float | None
@@ -67,6 +69,11 @@ class Bench:
         self.most = loaded.info.max_positions
         if experiment.positions is not None and experiment.positions < 2:
             raise ParameterError(f"{experiment.positions:,} positions are too few; an experiment takes 2 or more.")
+        if experiment.positions is not None and experiment.positions > self.most:
+            raise ParameterError(
+                f"{experiment.positions:,} positions are more than the {self.most:,} that {loaded.info.title} has; "
+                "take fewer."
+            )
         if experiment.new_tokens < 1:
             raise ParameterError(f"{experiment.new_tokens:,} new tokens are too few; an experiment takes 1 or more.")
         self.lanes: list[LabLane] = []
@@ -74,6 +81,23 @@ class Bench:
         self.findings: list[Finding] = []
         self._series: dict[tuple[int, str], tuple[list[float], list[float]]] = {}
         self._begun = perf_counter()
+
+    def make_exact(self) -> None:
+        """Go on with a float32 copy of a coarser model, and say so. Raises `OutOfMemoryError` before it is made."""
+        info = self.loaded.info
+        if info.dtype == "fp32":
+            return
+        needed, free = 4 * info.parameters, available_bytes(self.loaded.device)
+        if needed > free:
+            raise OutOfMemoryError(
+                f"The comparison needs a float32 copy of {info.title} of {needed / 1e9:.3g} GB, but {info.device} has "
+                f"{free / 1e9:.3g} GB free; load a smaller model."
+            )
+        element = self.loaded.module.dtype.itemsize
+        exact = replace(info, dtype="fp32", kv_bytes_per_token=info.kv_bytes_per_token * 4 // element)
+        module = deepcopy(self.loaded.module).float()
+        self.loaded = replace(self.loaded, module=module, info=exact, dtype=torch.float32)
+        self.find(f"Compared on a float32 copy of the model, which took {needed / 1e9:.3g} GB for the time being.")
 
     def feeder(self, spec: CacheSpec, limit: int) -> Feeder:
         """An empty cache of this kind, and the model on it."""

@@ -19,7 +19,7 @@ COLUMNS = ("chunk", "first token, ms", "longest pass, ms", "longest between two 
 
 def measure(bench: Bench) -> Iterator[Report]:
     """Every size once to warm up, then once to count."""
-    length = min(bench.experiment.positions or USUAL_POSITIONS, bench.most)
+    length = bench.experiment.positions or min(USUAL_POSITIONS, bench.most)
     ids = bench.repeated(length)
     sizes = _sizes(length)
     first = bench.lane("Time to the first token", "ms", "chunk")

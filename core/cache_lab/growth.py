@@ -17,15 +17,15 @@ def measure(bench: Bench) -> Iterator[Report]:
 
     Between the positions where steps are measured, the text is fed in chunks.
     """
-    limit = min(bench.experiment.positions or bench.most, bench.most)
+    limit = bench.experiment.positions or bench.most
     ids = bench.repeated(limit)
     yield bench.warm_up()
     feeder = bench.feeder(CacheSpec(), limit)
     first = min(len(bench.ids), limit - 1)
     ms, size = bench.lane("Time of a step", "ms", "position"), bench.lane("Bytes of the cache", "MB", "position")
-    rows: list[list[float]] = []
+    rows: list[list[float | None]] = []
     _, prefill_ms = feeder.prefill(ids[:first])
-    rows.append([first, prefill_ms, *_bytes(feeder.cache)])
+    rows.append([first, None, *_bytes(feeder.cache)])  # the whole prompt, which is no step
     yield Report("the prompt", first / limit)
     for point in _points(first, limit):
         while feeder.cache.length < point:
@@ -37,7 +37,7 @@ def measure(bench: Bench) -> Iterator[Report]:
             steps.append(feeder.feed(ids[at : at + 1])[1])
             yield Report(f"position {at + 1:,} of {limit:,}", (at + 1) / limit)
         used, allocated = _bytes(feeder.cache)
-        bench.point(ms, "step", point, median(steps))
+        bench.point(ms, "step", feeder.cache.length, median(steps))
         bench.point(size, "used", feeder.cache.length, used / 1e6)
         bench.point(size, "allocated", feeder.cache.length, allocated / 1e6)
         rows.append([feeder.cache.length, median(steps), used, allocated])

@@ -141,6 +141,7 @@ class CacheReport:
 
     length: positions fed. used: of K and V that hold positions; beyond: the part of it that the next position does not
     attend to any more. allocated: of the storages, scales included. scales: bytes of the scales of both.
+    other: storages that hold no K or V in use: what a kind needs to choose, or to take a step back.
     score_ms: time that was spent on deciding what to keep in this step. layouts: a layer each; empty for no cache.
     """
 
@@ -153,6 +154,7 @@ class CacheReport:
     key_beyond_bytes: IntArray | None = None
     value_beyond_bytes: IntArray | None = None
     scale_bytes: IntArray | None = None
+    other_bytes: IntArray | None = None
     layouts: tuple[LayerLayout, ...] = ()
     score_ms: float = 0.0
 
@@ -169,14 +171,20 @@ class CacheReport:
 
     @property
     def layer_allocated_bytes(self) -> list[int]:
-        """Bytes of the K and V storages, layer by layer."""
-        layers: list[int] = (self.key_allocated_bytes + self.value_allocated_bytes).tolist()
+        """Bytes of all storages, layer by layer."""
+        both = self.key_allocated_bytes + self.value_allocated_bytes
+        layers: list[int] = (both if self.other_bytes is None else both + self.other_bytes).tolist()
         return layers
 
     @property
     def allocated_bytes(self) -> int:
-        """Bytes of the K and V storages, all layers."""
-        return int(self.key_allocated_bytes.sum() + self.value_allocated_bytes.sum())
+        """Bytes of all storages, all layers."""
+        return int(self.key_allocated_bytes.sum() + self.value_allocated_bytes.sum()) + self.besides_bytes
+
+    @property
+    def besides_bytes(self) -> int:
+        """Bytes of storages that hold no K or V in use, all layers; they are contained in the allocated bytes."""
+        return 0 if self.other_bytes is None else int(self.other_bytes.sum())
 
     @property
     def beyond_bytes(self) -> int:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from core.decode.session import Session
 
 HEAVY_PAST = (
-    "What heavy hitters keep depends on the portions that a text was fed in, so a cache of the kind heavy_hitters cannot "
-    "begin with past_key_values; choose another kind."
+    "What heavy hitters keep depends on the portions that a text was fed in, so a cache of the kind heavy_hitters "
+    "cannot begin with past_key_values; choose another kind."
 )
 EMBEDDING = "⟨embedding⟩"  # shown where a position has no token
 

@@ -226,7 +226,7 @@ def test_bytes_are_those_of_the_storages_and_of_the_formula(random_llama: Loaded
         assert report.used_bytes == held * by_number * info.layers
         assert report.scales_bytes == (held * 2 * info.kv_heads * 4 * info.layers if by_number != position else 0)
         assert report.beyond_bytes == (0 if spec.budget is None else position * info.layers)  # the next step drops one
-        assert report.allocated_bytes == _storages(ours.session.cache)
+        assert report.allocated_bytes == _storages(ours.session.cache) == sum(storages(ours.session.cache).values())
         for layout in report.layouts:
             assert layout.shape == (1, info.kv_heads, held, info.head_dim)
             assert layout.dropped == fed - held
@@ -234,13 +234,30 @@ def test_bytes_are_those_of_the_storages_and_of_the_formula(random_llama: Loaded
 
 
 def _storages(cache: Any) -> int:
-    """Bytes of all storages that hang on the layers, numbers and sums that are not K or V left out."""
+    """Bytes of all storages that hang on the layers, whatever they are for; counters of one number left out."""
     found: dict[int, int] = {}
     for layer in cache.layers:
-        buffer = getattr(layer, "_buffer", None)
-        tensors = buffer.parts if buffer is not None else (layer.keys, layer.values)
-        found |= {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+        waiting = [value for name, value in vars(layer).items() if name != "shared"]
+        waiting += [buffer.parts for buffer in [getattr(layer, "_buffer", None)] if buffer is not None]
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, torch.Tensor):
+                if value.ndim == 0:
+                    continue
+                found[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+            elif isinstance(value, tuple | list):
+                waiting += value
     return sum(found.values())
+
+
+def test_what_sliding_layers_keep_to_take_a_step_back_is_counted(random_qwen2_sliding: LoadedModel) -> None:
+    prompts = [prompt_of(random_qwen2_sliding, 30), prompt_of(random_qwen2_sliding, 21)]
+    session = open_session(random_qwen2_sliding, prompts, {"max_new_tokens": NEW}, cache=CacheSpec("dynamic"))
+    advance(session, 6)
+    report = cache_report(session.cache)
+    assert report.besides_bytes > 0
+    assert report.allocated_bytes == _storages(session.cache)
+    assert sum(report.layer_allocated_bytes) == report.allocated_bytes
 
 
 @pytest.mark.parametrize("spec", [CacheSpec(), *KINDS], ids=lambda s: s.kind)

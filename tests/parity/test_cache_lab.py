@@ -130,6 +130,21 @@ def test_all_kinds_that_a_model_can_use_are_compared_and_the_others_named(loaded
     assert ("static" in kinds) is (loaded.info.image is None)
 
 
+def test_the_table_and_the_plot_of_growth_say_the_same_of_each_position(random_gpt2: LoadedModel) -> None:
+    result = lab(random_gpt2, "growth")
+    first, *steps = result.tables[0].rows
+    assert (first[0], first[1]) == (12, None)  # the prompt is no step
+    line = next(series for series in result.series if series.name == "step")
+    assert list(zip(line.x, line.y, strict=True)) == [(row[0], row[1]) for row in steps]
+
+
+@pytest.mark.parametrize("name", ["growth", "chunks"])
+def test_more_positions_than_there_are_are_refused(random_gpt2: LoadedModel, name: str) -> None:
+    most = random_gpt2.info.max_positions
+    with pytest.raises(ParameterError, match="positions are more than the"):
+        lab(random_gpt2, name, positions=most + 1)
+
+
 def test_growth_goes_to_the_last_position_and_its_bytes_are_the_formula(random_gpt2: LoadedModel) -> None:
     result = lab(random_gpt2, "growth")
     assert result.findings[-1].holds

@@ -70,6 +70,17 @@ def test_nothing_at_all_begins_with_the_start_token(random_imagegpt: LoadedModel
     assert image.sos_token_id not in empty.sequences[0][1:]
 
 
+def test_contrastive_search_says_that_it_leaves_the_last_pixel(random_imagegpt: LoadedModel) -> None:
+    pixels = SIDE * SIDE
+    asked = {"penalty_alpha": 0.6, "top_k": 3}
+    ours = paint(random_imagegpt, Prompt(ids=tuple(ids_of(random_imagegpt, pixels - 3))), **asked)
+    assert len(ours.sequences[0]) == pixels
+    said = [sentence for _, sentence in ours.session.started.plan.warnings if "last pixel stays unpainted" in sentence]
+    assert len(said) == 1
+    short = paint(random_imagegpt, Prompt(ids=tuple(ids_of(random_imagegpt, 3))), **{**asked, "max_new_tokens": 2})
+    assert not any("pixel" in sentence for _, sentence in short.session.started.plan.warnings)
+
+
 def test_each_step_names_its_pixel_and_its_colour(random_imagegpt: LoadedModel) -> None:
     image = random_imagegpt.info.image
     assert image is not None

@@ -87,6 +87,11 @@ def test_a_sample_is_completed_pixel_by_pixel(one: Driven, qtbot: QtBot) -> None
     for pixel in (3, 130, 250):
         point = canvas.result.canvas.pixel_rect(pixel).center().toPoint()
         assert shot.pixelColor(point).getRgb()[:3] == tuple(expected.pictures[0].reshape(-1, 3)[pixel].tolist())
+    bar, cache, timeline = one.window.statusbar, one.panel("cache"), one.panel("timeline")
+    assert (bar.speed.words.text(), bar.first_token.words.text()) == ("pixels/s", "first pixel")
+    assert "a pixel" in cache.describe()
+    assert "B a pixel" in " ".join(cache.text._lines).replace("\xa0", " ")
+    assert "32 pixels" in timeline.readout._wordings[0]
     assert "256 of 256 pixels are there, 224 of them given" in canvas.result.canvas.accessibleDescription()
 
 
@@ -273,6 +278,36 @@ def test_every_layer_shows_the_picture_it_would_have_painted(one: Driven, qtbot:
     assert "after layer 0" in layers._tooltip(1)
     assert "the input" in layers._tooltip(0)
     assert f"out #{''.join(f'{c:02x}' for c in state.step(9).rgb or ())}" in layers.describe()
+
+
+def test_overlays_leave_the_tabs_whole_in_a_small_window(one: Driven, qtbot: QtBot) -> None:
+    one.window.resize(1024, 640)
+    one.do(i.SetLayout("image"))
+    one.do(i.SetParameter("num_beams", 3))
+    one.do(i.SetParameter("num_return_sequences", 2))
+    run(one, qtbot)
+    panel = one.panel("canvas")
+    assert "the other pictures are in Beams" in panel.readout._wordings[0]
+    for overlay in TITLES:
+        panel.choose_overlay(overlay)
+        one.frames(3)
+        assert panel.tabs.width() >= panel.tabs.sizeHint().width(), overlay
+    menu = panel.menu.menu()
+    menu.aboutToShow.emit()
+    (several,) = [a.menu() for a in menu.actions() if a.menu() is not None]
+    next(a for a in several.actions() if a.text() == "9").trigger()  # what hides for want of room is here
+    one.frames(2)
+    assert select.params(one.state).num_return_sequences == 9
+    assert panel.again.text() in [a.text() for a in menu.actions()]
+
+
+def test_a_painting_that_stays_incomplete_is_not_waited_for(one: Driven, qtbot: QtBot) -> None:
+    one.do(i.SetParameter("max_new_tokens", 2))
+    run(one, qtbot)
+    panel = one.panel("canvas")
+    panel.choose_overlay("bits")
+    settle(one)
+    assert "no bits, 30 pixels missing" in panel.readout._wordings[0]
 
 
 def test_the_bits_of_what_is_opened_are_those_of_core(one: Driven, qtbot: QtBot) -> None:

@@ -15,7 +15,9 @@ ROOT = Path(__file__).parents[2]
 WIDTH, HEIGHT = 1024, 640
 
 
-@pytest.mark.parametrize("scale", [1.0, 1.5, 2.0])
+@pytest.mark.parametrize(
+    "scale", [pytest.param(1.0, marks=pytest.mark.slow), pytest.param(1.5, marks=pytest.mark.slow), 2.0]
+)
 def test_the_window_is_whole_and_sharp_at_every_scale(tmp_path: Path, scale: float) -> None:
     path = tmp_path / "window.png"
     environment = os.environ | {"QT_SCALE_FACTOR": str(scale), "QT_QPA_PLATFORM": "offscreen"}

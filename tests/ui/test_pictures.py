@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
+import threading
 import zlib
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from app.state import intents as i
 from app.state.image_intents import DrawPixels, KeepPixels, StartEmpty, StartPicture
 from app.state.state import AppState
 from app.state.update import update
-from app.widgets import drawing
+from app.widgets import drawing, image_editor
 from core.contract import ImageFacts, Picture
 from core.domains.picture_files import read_picture
 from tests.ui.fake_lab import FakeLab, model_info
@@ -175,6 +176,59 @@ def test_a_dropped_picture_is_begun_with_and_a_bad_one_is_a_sentence(tmp_path: P
         one.until(lambda: bool(one.state.notices), frames=20_000)
         assert one.state.notices[-1].text.startswith("The picture has 100 megapixels")
         assert one.state.draft.image.title == "cat.png"
+
+
+@pytest.mark.usefixtures("qapp")
+def test_a_slow_file_does_not_overwrite_what_was_chosen_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [save(tmp_path / name, PIXELS) for name in ("slow.png", "fast.png")]
+    gate, read = threading.Event(), pictures.read_file
+
+    def slowly(path: Path) -> pictures.Opened:
+        if path.name == "slow.png":
+            assert gate.wait(60)
+        return read(path)
+
+    monkeypatch.setattr(pictures, "read_file", slowly)
+    with driven(tmp_path / "settings.json", FakeLab(), load=False) as one:
+        one.store.state = update(one.state, _ready())
+        one.frames(2)
+        files = one.panel("prompt")._files
+        drop(one, paths[0])
+        one.until(lambda: any("Reading “slow.png”…" in n.text for n in one.state.notices), frames=20_000)
+        drop(one, paths[1])  # a later file counts
+        one.until(lambda: one.state.draft.image.title == "fast.png", frames=20_000)
+        gate.set()
+        one.until(lambda: not files.busy, frames=20_000)
+        assert one.state.draft.image.title == "fast.png"
+        gate.clear()
+        drop(one, paths[0])
+        one.panel("prompt").image.samples.chosen.emit(3)  # and so does a sample
+        one.frames(2)
+        gate.set()
+        one.until(lambda: not files.busy, frames=20_000)
+        one.frames(2)
+        assert one.state.draft.image.title == pictures.samples()[3].title
+
+
+def test_of_a_large_picture_the_window_smooths_a_small_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    class Spy(QImage):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments)  # type: ignore[call-overload]
+            sizes.append((self.width(), self.height()))
+
+    monkeypatch.setattr(image_editor, "QImage", Spy)
+    ramp = np.linspace(0, 255, 4000).astype(np.uint8)
+    wide = np.repeat(np.repeat(ramp[None, :, None], 2000, 0), 3, 2)
+    square = image_editor._square(Picture.of(wide), 96)
+    assert max(sizes[-1]) <= 96 * image_editor.SAMPLES * 2
+    assert square.shape == (96, 96, 3)
+    assert (square[:24] == 255).all()
+    np.testing.assert_allclose(square[48, :, 0], np.linspace(0, 255, 97)[:-1] + 1.3, atol=3)
+    for thin in ((1, 5000), (5000, 1)):
+        line = image_editor._square(Picture.of(np.full((*thin, 3), 40, np.uint8)), 96)
+        assert (line == 40).any()
 
 
 @pytest.mark.usefixtures("qapp")

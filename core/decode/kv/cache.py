@@ -204,7 +204,7 @@ class RunCache(Cache):  # type: ignore[misc]
     def report(self) -> CacheReport:
         """Bytes per layer as they are now."""
         layers = list(self.kind_layers())
-        table = np.array([layer.sizes() for layer in layers], dtype=np.int64).reshape(-1, 7)
+        table = np.array([layer.sizes() for layer in layers], dtype=np.int64).reshape(-1, 8)
         table.flags.writeable = False
         score_s, self.shared.score_s = self.shared.score_s, 0.0
         return CacheReport(
@@ -217,6 +217,7 @@ class RunCache(Cache):  # type: ignore[misc]
             key_beyond_bytes=table[:, 4],
             value_beyond_bytes=table[:, 5],
             scale_bytes=table[:, 6],
+            other_bytes=table[:, 7],
             layouts=tuple(map(_layout_of, layers)) if self.is_filled else (),
             score_ms=1e3 * score_s,
         )

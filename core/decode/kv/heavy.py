@@ -13,7 +13,15 @@ from typing import Any
 
 import torch
 
-from core.decode.kv.layer import CannotRewindError, Held, KindLayer, Shared, checked_removal, storage_bytes
+from core.decode.kv.layer import (
+    CannotRewindError,
+    Held,
+    KindLayer,
+    Shared,
+    checked_removal,
+    distinct_bytes,
+    storage_bytes,
+)
 from core.decode.kv.window import restricted
 
 
@@ -156,7 +164,7 @@ class HeavyLayer(KindLayer):
         self._slots, self._sums, self._before = self._slots[rows], self._sums[rows], self._before[rows]
 
     def sizes(self) -> Held:
-        """Bytes; beyond is what will be dropped when the next pass begins. Sums and numbers count as scales."""
+        """Bytes; beyond is what will be dropped when the next pass begins, other the slot numbers and sums."""
         if self._slots is None or self._sums is None:
             return Held()
         beyond = max(0, self.held - self.window - self.heavy)
@@ -168,4 +176,10 @@ class HeavyLayer(KindLayer):
             storage_bytes(self.values),
             beyond * key,
             beyond * value,
+            other=distinct_bytes(self.tensors()[2:]),
         )
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """K, V, the numbers of their slots, the sums, and those before the newest pass."""
+        held = (self.keys, self.values, self._slots, self._sums, self._before)
+        return tuple(tensor for tensor in held if tensor is not None)

@@ -92,6 +92,12 @@ def check_kind(model: PreTrainedModel, info: ModelInfo, spec: CacheSpec) -> None
             f"The window of {spec.window:,} positions is larger than the {info.max_positions:,} that {info.title} has; "
             "take a smaller one, or the growing cache."
         )
+    name, size = {"sink": ("sinks", spec.sinks), "heavy_hitters": ("heavy", spec.heavy)}.get(spec.kind, ("", 0))
+    if size > info.max_positions:
+        raise ParameterError(
+            f"{name}={size} is more than the {info.max_positions:,} positions that {info.title} has; take fewer, or "
+            "the growing cache."
+        )
     if spec.relative:
         rotation(model)  # raises with the reason
 

@@ -49,7 +49,10 @@ class Shared:
 
 
 class Held(NamedTuple):
-    """Bytes of one layer. scales are contained in used and allocated, beyond in used."""
+    """Bytes of one layer. scales are contained in used and allocated, beyond in used.
+
+    other: storages besides K and V, which the kind needs to choose what stays or to take a pass back.
+    """
 
     key_used: int = 0
     value_used: int = 0
@@ -58,6 +61,7 @@ class Held(NamedTuple):
     key_beyond: int = 0
     value_beyond: int = 0
     scales: int = 0
+    other: int = 0
 
 
 class KindLayer(CacheLayerMixin, ABC):  # type: ignore[misc]
@@ -200,6 +204,14 @@ def checked_removal(tokens_to_remove: int) -> int:
     if tokens_to_remove > 0:
         raise ValueError(f"crop takes the number of positions to remove as a negative number, not {tokens_to_remove}")
     return -tokens_to_remove
+
+
+def distinct_bytes(tensors: Sequence[torch.Tensor], besides: Sequence[torch.Tensor] = ()) -> int:
+    """Bytes of the storages of some tensors, each counted once; those of `besides` are left out."""
+    held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    for tensor in besides:
+        held.pop(tensor.untyped_storage().data_ptr(), None)
+    return sum(held.values())
 
 
 def storage_bytes(*tensors: torch.Tensor) -> int:

@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
 
-from core.decode.kv.layer import CannotRewindError, Held, KindLayer, Shared, checked_removal, storage_bytes
+from core.decode.kv.layer import (
+    CannotRewindError,
+    Held,
+    KindLayer,
+    Shared,
+    checked_removal,
+    distinct_bytes,
+    storage_bytes,
+)
 
 
 class DynamicKind(DynamicLayer, KindLayer):  # type: ignore[misc]
@@ -153,8 +161,15 @@ class DynamicSlidingKind(DynamicSlidingWindowLayer, KindLayer):  # type: ignore[
             self._full = self._full[torch.tensor(list(sources), device=self._full.device)]
 
     def sizes(self) -> Held:
-        """Bytes of the tensors and of their storages."""
-        return _sizes(self)
+        """Bytes of the tensors and of their storages; other is what a pass can be taken back to."""
+        return _sizes(self)._replace(other=distinct_bytes(self.tensors()[2:], besides=self.tensors()[:2]))
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """K and V, those before the newest pass, and the keys that it attended to."""
+        if self.keys is None:
+            return ()
+        full = () if self._full is None else (self._full,)
+        return (self.keys, self.values, *(self._before or ()), *full)
 
 
 class StaticKind(StaticLayer, KindLayer):  # type: ignore[misc]

@@ -150,11 +150,11 @@ class WindowLayer(KindLayer):
         self.keys, self.values = self.keys[rows], self.values[rows]
 
     def sizes(self) -> Held:
-        """Bytes; beyond the window is what the next query will not see."""
+        """Bytes; beyond the window is what the next query will not see: of each row all but sinks and window."""
         if self.keys is None:
             return Held()
         front, recent = self._needed(self.length)
-        beyond = self.held - (front + self.length - recent if recent > front else self.held)
+        beyond = self.held - (min(front, self.sinks) + self.length - recent if recent > front else self.held)
         key, value = self.keys[:, :, :1].nbytes, self.values[:, :, :1].nbytes
         return Held(
             self.held * key,

@@ -1,0 +1,45 @@
+"""The kind of cache from `core` and from the command line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import core
+from core.cli import main
+from core.contract import CacheSpec, ParameterError
+
+HERE = {"device": "cpu", "dtype": "fp32"}
+WANTED = {"params": {"max_new_tokens": 3, "do_sample": False}, **HERE}
+
+
+def test_run_stream_and_plan_take_the_kind_of_cache() -> None:
+    spec = CacheSpec("sink", window=3, sinks=2)
+    result = core.run("tiny-gpt2", "Once upon a time", cache="sink,window=3,sinks=2", **WANTED)
+    assert [step.cache.kind for step in result.steps] == ["sink"] * 3
+    assert result.steps[-1].cache.held == 5
+    streamed = list(core.stream("tiny-gpt2", "Once upon a time", cache=spec, **WANTED))
+    assert [step.token_id for step in streamed] == [step.token_id for step in result.steps]
+    assert streamed[-1].cache.kind == "sink"
+    assert core.plan("tiny-gpt2", "Once upon a time", cache=spec, **WANTED) == result.started.plan
+    with pytest.raises(ParameterError, match="no cache of the kind"):
+        core.run("tiny-gpt2", "Once", cache="tree", **WANTED)
+
+
+@pytest.mark.parametrize("words", ["sink,sinks=100000", "heavy_hitters,heavy=100000"])
+def test_more_positions_than_the_model_has_are_refused(words: str) -> None:
+    with pytest.raises(ParameterError, match=r"=100000 is more than the [\d,]+ positions"):
+        core.run("tiny-gpt2", "Once", cache=words, **WANTED)
+
+
+def test_predict_says_no_more_than_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cache", "predict", "--model", "list", "--json"]) == 0
+    assert "GPT-2 XL (1.6B)" in json.loads(capsys.readouterr().out)
+    words = ["cache", "predict", "--model", "GPT-2 XL (1.6B)", "--cache"]
+    assert main([*words, "sliding_window,window=16"]) == 0
+    assert "scales" not in capsys.readouterr().out
+    assert main([*words, "int8"]) == 0
+    assert "B of it scales" in capsys.readouterr().out
+    assert main([*words, "growing", "--positions", "5000"]) != 0
+    assert "has 1,024 positions" in capsys.readouterr().err
