@@ -141,8 +141,9 @@ def bits_of(state: AppState, picture: Picture | None) -> PictureAnswer | None:
     """The bits of this picture, once they are known."""
     got = select.answer(state, BITS_SLOT)
     answer = got.answer if got is not None else None
-    same = isinstance(answer, PictureAnswer) and picture is not None and answer.query.picture == picture
-    return answer if same else None  # type: ignore[return-value]
+    if picture is None or not isinstance(answer, PictureAnswer) or answer.query.picture != picture:
+        return None
+    return answer
 
 
 def picture_of(token_ids: NDArray[np.int64], image: ImageFacts) -> Picture | None:

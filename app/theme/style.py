@@ -7,7 +7,6 @@ from string import Template
 from app.theme.fonts import BODY_PX, MONO_FAMILY, SMALL_PX
 from app.theme.palette import Palette
 
-CONTROL_PX = 28
 STEP_PX = 4
 GAP_PX = 8
 RADIUS_PX = 8

@@ -132,23 +132,9 @@ class Card(QDockWidget):
         self.header = CardHeader(panel, self)
         self.setTitleBarWidget(self.header)
         self.setWidget(body)
-        self._covered = False  # another tab is in front; Qt calls the card visible all the same
-        self._missed: object = None  # the state it was given meanwhile
-        self.visibilityChanged.connect(self._uncovered)
-
-    def _uncovered(self, seen: bool) -> None:
-        covered = self.heavy and not seen and self.isVisible()
-        if covered and not self._covered:
-            self.panel.hidden()
-        self._covered = covered
-        if seen and self._missed is not None:
-            self.render(self._missed)
 
     def render(self, state: object) -> None:  # type: ignore[override]
-        """Render the panel, then its title bar. A heavy panel that another tab covers waits until it is in front."""
-        self._missed = state if self._covered else None
-        if self._covered:
-            return
+        """Render the panel, then its title bar. The store leaves out a card that another tab covers."""
         self.panel.render(state)  # type: ignore[arg-type]
         self.header.show_texts(self.panel.subtitle, self.panel.header_right)
 

@@ -12,7 +12,6 @@ from app.theme.colormaps import sequential
 from app.widgets.pixel_words import COVER, Words, packed_rgb
 
 Rgb = tuple[int, int, int]
-LEVELS = 256
 
 
 class Ink:
