@@ -25,8 +25,8 @@ READABLE = 4.5
 @pytest.mark.parametrize("palette", PALETTES.values(), ids=PALETTES.keys())
 def test_text_is_readable_on_every_surface(palette: Palette) -> None:
     for colour in (palette.text, palette.secondary, palette.error, palette.warning):
-        for ground in (palette.window, palette.surface, palette.raised):
-            assert contrast(rgb(colour), rgb(ground)) >= READABLE, (colour, ground)
+        for surface in (palette.window, palette.surface, palette.raised):
+            assert contrast(rgb(colour), rgb(surface)) >= READABLE, (colour, ground)
     for colour in (palette.accent, palette.key, palette.value, *palette.categorical):
         assert contrast(rgb(colour), rgb(palette.surface)) >= READABLE, colour
     assert contrast(rgb(palette.text), rgb(palette.accent_soft)) >= READABLE
