@@ -64,7 +64,7 @@ def take(
             return
         if suffix != ".jsonl" and tab != "batch":
             dispatch(SelectTab("text"))
-            dispatch(EditText(text))
+            dispatch(EditText(text, whole=True))
             return
         try:
             lines = batch.as_lines(batch.read_jsonl(text)) if suffix == ".jsonl" else text
@@ -72,7 +72,7 @@ def take(
             dispatch(Announce("error", f"“{path.name}” cannot be read as a batch: {error}."))
             return
         dispatch(SelectTab("batch"))
-        dispatch(EditBatch(lines))
+        dispatch(EditBatch(lines, whole=True))
     elif suffix in pictures.suffixes():
         open_picture(path)
     else:
