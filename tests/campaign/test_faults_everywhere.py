@@ -91,8 +91,9 @@ def fail(one: Made, scenario: Scenario, function: FunctionType, fault: str, fold
         return "nobody was told"
     if any(not (report.message.isprintable() and report.message.endswith(".")) for report in told if report):
         return "no sentence"
-    if not driver.alive or driver.state is not WorkerState.READY:
-        return f"the worker is {driver.state}"
+    driver.until(lambda: driver.state is WorkerState.READY or not driver.alive)  # it may have to feed positions again
+    if not driver.alive:
+        return "the worker has ended"
     return "" if one.run() == one.reference else "the next run differs"
 
 
