@@ -26,11 +26,15 @@ def open_folder(parent: QWidget, title: str, chosen: Chosen) -> None:
 
 
 def save_file(parent: QWidget, title: str, chosen: Chosen, name: str = "", kinds: str = "") -> None:
-    """Call `chosen` with a path to write to; whether a file there may be replaced was asked."""
+    """Call `chosen` with a path to write to; whether a file there may be replaced was asked.
+
+    A path without a suffix is given that of `name`.
+    """
     dialog = QFileDialog(parent, title, "", kinds)
     dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
     dialog.setFileMode(QFileDialog.FileMode.AnyFile)
     dialog.selectFile(name)
+    dialog.setDefaultSuffix(name.rpartition(".")[2] if "." in name else "")
     _ask_path(dialog, chosen)
 
 

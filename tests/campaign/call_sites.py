@@ -17,7 +17,19 @@ CORE = str(Path(__file__).parents[2] / "core")
 OURS = "tokenglass-"  # how the names of core's threads begin
 # The loop that everything else fails in, what tells an error, and the lane that it is told through.
 HELD_BY_NOTHING = ("core.lab", "core.mailbox", "core.contract.errors", "core.controls", "core.contract.events")
-LOOP = ("run", "_run", "_go", "_take_commands", "_guarded", "_give_up", "_tell_end", "enter", "_settle", "work", "one_line")
+LOOP = (
+    "run",
+    "_run",
+    "_go",
+    "_take_commands",
+    "_guarded",
+    "_give_up",
+    "_tell_end",
+    "enter",
+    "_settle",
+    "work",
+    "one_line",
+)
 LOOP += (
     "typed_error",
     "error_report",
@@ -27,6 +39,7 @@ LOOP += (
     "_advancing",
     "_refilling",
     "session",
+    "_end",  # of a child process: kills it
 )
 
 _calls: set[CodeType] = set()

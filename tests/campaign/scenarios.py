@@ -1,4 +1,4 @@
-"""What core can be asked to do, one thing a scenario, on four models: text, pictures, a stranger's folder, an export."""
+"""What core can be asked to do, one thing a scenario, on four models: text, pictures, a folder, an export."""
 
 from __future__ import annotations
 
@@ -212,7 +212,9 @@ SCENARIOS: dict[str, Scenario] = {
     "load of a painter": Scenario(load, (ModelReady, LoadFailed), "pictures"),
     "load of a folder": Scenario(load, (ModelReady, LoadFailed), "folder"),
     "look at a folder": Scenario(
-        lambda driver, _b, _f: (PreviewModel(1, driver.model.spec),) if driver.model else (), (ModelPreviewed,), "folder"
+        lambda driver, _b, _f: (PreviewModel(1, driver.model.spec),) if driver.model else (),
+        (ModelPreviewed,),
+        "folder",
     ),
     "chat": command(lambda _f: Tokenize(1, CHAT), Tokenized, "folder"),
     "run of a chat": run({}, "folder", (CHAT,)),
