@@ -157,7 +157,7 @@ def _request_run(state: AppState, max_steps: int | None) -> AppState:
         return notices.announce(state, "error", tr("The chat is empty; write a message first."))
     if state.draft.tab == "chat" and state.answering is not None and select.is_active(state):
         return notices.announce(state, "error", tr("The model is still answering; wait for the end, or stop it first."))
-    if state.draft.tab == "batch" and not batch.prompts(state.draft.batch):
+    if state.draft.tab == "batch" and not batch.count(state.draft.batch):
         return notices.announce(state, "error", tr("The batch is empty; write a prompt on each line."))
     spec = select.run_spec(state, max_steps)
     number = state.last_run_id + 1

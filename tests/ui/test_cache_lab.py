@@ -179,11 +179,12 @@ def test_numbers_and_picture_are_exported(qtbot: QtBot, qapp: object, tmp_path: 
 
         def export(ask: Callable[[], None], path: Path) -> None:
             ask()
-            (dialog,) = lab.findChildren(QFileDialog)
+            (dialog,) = (found for found in lab.findChildren(QFileDialog) if found.isVisible())
             assert not dialog.isModal()
             dialog.fileSelected.emit(str(path))
             dialog.close()
             QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+            assert len(lab.findChildren(QFileDialog)) == 1  # those before are gone
 
         export(lab.export_csv, tmp_path / "prefix.csv")
         result = one.state.cache_lab.result
