@@ -111,7 +111,8 @@ def _ask_path(dialog: FileDialog, chosen: Chosen) -> None:
 
 def _show(dialog: QDialog) -> None:
     # Not deleted when it closes: what closed it may be one of its own methods, still on the stack.
-    for before in dialog.parentWidget().findChildren(QDialog, options=Qt.FindChildOption.FindDirectChildrenOnly):
+    parent, near = dialog.parentWidget(), Qt.FindChildOption.FindDirectChildrenOnly
+    for before in [] if parent is None else parent.findChildren(QDialog, options=near):
         if isinstance(before, QFileDialog | QInputDialog) and before is not dialog and not before.isVisible():
             before.deleteLater()
     dialog.setModal(False)
