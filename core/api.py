@@ -415,14 +415,16 @@ def load_model(
     """The model, loaded now or before. Raises `ModelLoadError`."""
     from core.decode.selftest import qualify
     from core.models.loader import load
-    from core.models.placement import choose_device, choose_dtype
+    from core.models.placement import choose_device
 
-    name, place = _resolved(model), choose_device(device)
-    key = (name, str(place), str(choose_dtype(dtype, place)))
+    name, place = _resolved(model), str(choose_device(device))
     with _lock:
-        if key not in _loaded:
-            _loaded[key] = qualify(load(ModelSpec(name, device, dtype), next(_numbers), control or _Quiet()))
-        return _loaded[key]
+        loaded = _loaded.get((name, place, dtype))
+        if loaded is None:
+            loaded = qualify(load(ModelSpec(name, device, dtype), next(_numbers), control or _Quiet()))
+            loaded = _loaded.setdefault((name, place, loaded.info.dtype), loaded)
+            _loaded[name, place, dtype] = loaded
+        return loaded
 
 
 class _Quiet:
