@@ -17,11 +17,12 @@ from app.panels import canvas_tables
 from app.panels.accessible import Moment, describe_selection
 from app.panels.canvas_result import CanvasResult
 from app.panels.canvas_start import CanvasStart
+from app.panels.completions import only
 from app.panels.panel import Dispatch, Panel
 from app.state import image_draft, select
 from app.state.branch_intents import AnotherTry
 from app.state.image_intents import StartPicture
-from app.state.intents import Announce, SelectStep, SetParameter, ShowRow
+from app.state.intents import Announce, SelectStep, SetParameter
 from app.state.state import AppState
 from app.state.texts import tr
 from app.state.units import counted
@@ -64,7 +65,7 @@ class CanvasPanel(Panel):
         box.addWidget(self.pages, 1)
         twins = (
             Twin(self.tr("Pixels"), (self.result.canvas, self.result.swatches), self._select_pixel),
-            Twin(self.tr("Completions"), (self.result.grid,), lambda row: dispatch(ShowRow(row))),
+            Twin(self.tr("Completions"), (self.result.grid,), self.result.show_completion),
             Twin(self.tr("Bits per pixel"), (self.start.canvas,)),
         )
         self.twins = TwinStack(self.title, page, twins, self)
@@ -227,8 +228,6 @@ class CanvasPanel(Panel):
             bits = [self.tr("keys {0} to {1} long, layer {2}").format(*ends, state.focus.layer)]
             if self.result.keys.gone:
                 bits.insert(0, self.tr("keys of {0} pixels are gone").format(f"{self.result.keys.gone:,}"))
-        if run.has_beams and run.finish is not None and run.started.params.num_return_sequences > 1:
-            bits.append(self.tr("the other pictures are in Beams"))
         count = self.tr("{0} of {1} pixels").format(f"{run.prompt_tokens - 1 + run.count:,}", f"{image.pixels:,}")
         return " · ".join((*bits, count)), count
 
@@ -241,8 +240,10 @@ class CanvasPanel(Panel):
             table = canvas_tables.bits_table(page.bits, facts) if page.bits is not None and facts else None
         elif run is not None and image is not None and run.count:
             selected = None if state.selected is None else select.step_index(state)
-            pixels = self.twins.shown == PIXELS
-            table = canvas_tables.pixels_table(run, image, selected) if pixels else canvas_tables.completions_table(run)
+            if self.twins.shown == PIXELS:
+                table = canvas_tables.pixels_table(run, image, selected)
+            else:
+                table = canvas_tables.completions_table(run, self.result.completions or [only(run)])
         self.twins.show_table(table)
 
     def _select_pixel(self, pixel: int) -> None:
@@ -264,19 +265,19 @@ class CanvasPanel(Panel):
             return
         regrow = menu.addAction(self.again.text(), lambda: self.dispatch(AnotherTry()))
         regrow.setEnabled(self.again.isEnabled())
-        menu.addAction(self.tr("Begin with this painting"), partial(self.begin_with_it, run.row, image))
+        menu.addAction(self.tr("Begin with this painting"), partial(self.begin_with_it, image))
         menu.addSeparator()
         menu.addAction(self.tr("Save the painting…"), partial(self._ask, "painting.png", self.save_painting))
         grid = menu.addAction(self.tr("Save all completions…"), partial(self._ask, "grid.png", self.save_grid))
-        grid.setEnabled(len(run.started.rows) > 1)
+        grid.setEnabled(bool(self.result.completions))
         menu.addAction(self.tr("Save an animation…"), partial(self._ask, "painting.gif", self.save_animation))
 
     def _go_on(self) -> None:
         run, image = (self._state.run, image_draft.run_facts(self._state)) if self._state else (None, None)
         if run is not None and image is not None:
-            self.begin_with_it(run.row, image)
+            self.begin_with_it(image)
 
-    def begin_with_it(self, row: int, image: ImageFacts) -> None:
+    def begin_with_it(self, image: ImageFacts) -> None:
         """The painting becomes the beginning, given up to the selected pixel (or as far as it goes)."""
         state = self._state
         if state is None or state.run is None:
@@ -287,7 +288,8 @@ class CanvasPanel(Panel):
         keep = done if index is None else run.prompt_tokens + index
         whole = np.where(ids < 0, image_draft.ground(image)[0], ids)
         picture = Picture.of(image.palette[whole].reshape(image.height, image.width, 3))
-        self.dispatch(StartPicture(picture, self.tr("painting {0}").format(row + 1), keep=keep))
+        name = next((one.name for one in self.result.completions if one.shown), str(run.row + 1))
+        self.dispatch(StartPicture(picture, self.tr("painting {0}").format(name), keep=keep))
 
     def _ask(self, name: str, then: Callable[[Path], None]) -> None:
         """Ask for a file, without holding up the window."""

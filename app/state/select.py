@@ -94,7 +94,7 @@ def query_position(run: RunView, index: int) -> int:
 def fed_positions(run: RunView) -> int:
     """Positions fed to the model so far, whose attention can be asked for."""
     if run.count:
-        return int(run.column("cache_length")[-1]) - run.padding
+        return min(int(run.column("cache_length")[-1]) - run.padding, run.model.max_positions)
     return run.prefill.done if run.prefill else 0
 
 

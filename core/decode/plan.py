@@ -284,7 +284,9 @@ def _warnings(run: Session, length: LengthPlan, assisted: bool) -> tuple[tuple[i
         )
     wanted = run.prompt_slots + params.max_new_tokens
     if run.mode.name == "contrastive_search" and run.loaded.info.image and wanted > length.max_positions:
-        said = "Contrastive search feeds its candidates before it chooses, so the last pixel stays unpainted."
+        said = (
+            "Contrastive search has no position left to try candidates of the last pixel; it takes the likeliest one."
+        )
         found.append((_LENGTH, said))
     if not params.eos_token_id and not params.stop_strings and run.grammar is None:
         found.append((_STOP, "No EOS token and no stop string is set, so only the length ends the run."))
