@@ -227,6 +227,77 @@ def test_a_grid_of_nine_is_painted_and_one_of_it_is_gone_on_with(one: Driven, qt
     assert one.state.draft.image.keep == ROWS * 16 + 11
 
 
+def test_beams_are_a_grid_while_they_grow_and_when_they_are_returned(one: Driven, qtbot: QtBot) -> None:
+    one.do(i.SetParameter("do_sample", False))
+    one.do(i.SetParameter("num_beams", 3))
+    one.do(i.SetParameter("num_return_sequences", 2))
+    panel = one.panel("canvas")
+    page, first = panel.result, ROWS * 16
+    click(qtbot, panel.start.canvas, first)
+    for steps in (1, 2, 3):
+        qtbot.keyClick(one.window, Qt.Key.Key_F10)
+        live(one, lambda steps=steps: one.state.run is not None and one.state.run.count == steps)
+        settle(one)
+        state = one.state.run
+        assert state is not None
+        assert page.grid.count == 2
+        for beam, found in enumerate(page.completions):
+            path = state.sequences.path(0, beam, steps - 1)
+            assert found.numbers[0].tolist() == [step.token_id for step in path]
+            np.testing.assert_array_equal(found.numbers[1], [step.logprob for step in path])
+    qtbot.keyClick(one.window, Qt.Key.Key_F5)
+    live(one, lambda: one.state.run is not None and one.state.run.finish is not None)
+    settle(one)
+    state = one.state.run
+    assert state is not None
+    assert state.finish is not None
+    params = {"num_beams": 3, "num_return_sequences": 2, "do_sample": False}
+    fresh = core.run(MODEL, prompt_ids=list(state.prompt.token_ids), params=params, **HERE)
+    assert [[64, *found.painted(np.full(256, -1)).tolist()] for found in page.completions] == fresh.sequences
+    assert page.grid._selected == 0
+    qtbot.mouseClick(page.grid, LEFT, pos=page.grid.rect_of(1).center().toPoint())
+    one.frames(3)
+    assert page.grid._selected == 1
+    assert [64, *page.token_ids.tolist()] == fresh.sequences[1]
+    assert colours(page.canvas).tobytes() == pictures.pixels_of(page.grid.picture(1))[:, :, :3].tobytes()
+    assert len(page.paintings((0, 0, 0))) == 2
+    panel.twins.button.setChecked(True)
+    panel.twins.tabs.setCurrentIndex(1)
+    one.frames(2)
+    table = panel.twins.views[1].rows
+    shown = [float(table.index(row, 2).data()) for row in range(2)]
+    bits = [-found.numbers[1].mean() / math.log(2) for found in page.completions]
+    assert shown == pytest.approx(bits, abs=0.01)
+
+
+def test_one_of_nine_is_repainted_beside_the_others(one: Driven, qtbot: QtBot) -> None:
+    panel = one.panel("canvas")
+    one.do(i.SetParameter("num_return_sequences", 4))
+    run(one, qtbot)
+    page, first = panel.result, ROWS * 16
+    qtbot.mouseClick(page.grid, LEFT, pos=page.grid.rect_of(2).center().toPoint())
+    settle(one)
+    before = page.token_ids.copy()
+    click(qtbot, page.canvas, first + 8)
+    one.frames(3)
+    number = next(n for n, swatch in enumerate(page.swatches.rows) if not swatch.chosen)
+    qtbot.mouseClick(page.swatches, LEFT, pos=page.swatches.square(number).center().toPoint())
+    live(one, lambda: one.state.run is not None and one.state.run.branch_id > 0 and one.state.run.finish is not None)
+    settle(one)
+    assert page.grid.count == 5
+    assert page.grid._captions[4].endswith("forced")
+    assert page.grid._selected == 4
+    repainted = page.token_ids.copy()
+    assert repainted.tolist() == page.completions[4].painted(np.full(256, -1)).tolist() != before.tolist()
+    assert page.completions[2].painted(np.full(256, -1)).tolist() == before.tolist()
+    for number, expected in ((2, before), (4, repainted)):
+        qtbot.mouseClick(page.grid, LEFT, pos=page.grid.rect_of(number).center().toPoint())
+        settle(one)
+        assert page.grid._selected == number
+        assert page.token_ids.tolist() == expected.tolist()
+    assert len(page.paintings((0, 0, 0))) == 5
+
+
 def test_another_colour_makes_a_branch_and_the_rest_is_painted_anew(one: Driven, qtbot: QtBot) -> None:
     one.do(i.SetParameter("do_sample", False))
     run(one, qtbot)
@@ -283,11 +354,8 @@ def test_every_layer_shows_the_picture_it_would_have_painted(one: Driven, qtbot:
 def test_overlays_leave_the_tabs_whole_in_a_small_window(one: Driven, qtbot: QtBot) -> None:
     one.window.resize(1024, 640)
     one.do(i.SetLayout("image"))
-    one.do(i.SetParameter("num_beams", 3))
-    one.do(i.SetParameter("num_return_sequences", 2))
     run(one, qtbot)
     panel = one.panel("canvas")
-    assert "the other pictures are in Beams" in panel.readout._wordings[0]
     for overlay in TITLES:
         panel.choose_overlay(overlay)
         one.frames(3)
