@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QFileDialog, QMenu, QPushButton, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QPushButton, QStackedWidget, QVBoxLayout, QWidget
 
 from app import exports
 from app.background import Background
@@ -30,6 +30,7 @@ from app.theme.colormaps import rgb, sequential
 from app.widgets import numbers, step_text
 from app.widgets.arrow_tabs import ArrowTabs
 from app.widgets.choice import Choice
+from app.widgets.elided_label import ElidedLabel
 from app.widgets.late_menu import LateMenu
 from app.widgets.legend import MapLegend
 from app.widgets.readout import Readout, share_room
@@ -39,7 +40,7 @@ from core.contract import ImageFacts, Picture
 
 START, RESULT = range(2)
 PIXELS, COMPLETIONS, BITS = range(3)  # the tables
-LEGEND_PX = 48
+LEGEND_PX = 72
 MANY = (1, 2, 4, 9, 16, 25)  # completions that can be chosen here
 
 
@@ -62,6 +63,7 @@ class CanvasPanel(Panel):
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(6)
         box.addWidget(self.row)
+        box.addWidget(self.scale)
         box.addWidget(self.pages, 1)
         twins = (
             Twin(self.tr("Pixels"), (self.result.canvas, self.result.swatches), self._select_pixel),
@@ -81,6 +83,7 @@ class CanvasPanel(Panel):
         self._chosen: tuple[object, object] = (None, None)
         self._overlays: list[over.Overlay] = ["none", "none"]  # of each page
         self._described: Moment = None
+        self._scaled: object = None  # what the scale was drawn for
         self._show_page(START)
 
     def _build_controls(self) -> None:
@@ -88,7 +91,13 @@ class CanvasPanel(Panel):
         self.tabs = ArrowTabs((self.tr("Beginning"), self.tr("Painting")), self.tr("Page of the canvas"), what)
         self.tabs.currentChanged.connect(self._show_page)
         self.overlay = Choice(self.tr("overlay"), self.tr("What lies over the picture"), self.choose_overlay, self)
-        self.legend = MapLegend(LEGEND_PX, self)
+        self.legend, self.meaning = MapLegend(LEGEND_PX, self), ElidedLabel()
+        self.meaning.setProperty("secondary", True)
+        self.scale = QWidget()  # a line of its own, so that colours are never shown without their numbers
+        line = QHBoxLayout(self.scale)
+        line.setContentsMargins(0, 0, 0, 0)
+        line.addWidget(self.meaning, 1)
+        line.addWidget(self.legend)
         how = self.tr("How many different completions a run paints (num_return_sequences)")
         self.many = Choice(self.tr("completions"), how, self._choose_many, self)
         self.many.set_options([(str(n), str(n)) for n in MANY])
@@ -100,7 +109,7 @@ class CanvasPanel(Panel):
         self.again.setProperty("link", True)
         self.again.setToolTip(self.tr("Paint the shown pixel and all after it anew, with other draws: a branch"))
         self.again.clicked.connect(lambda: self.dispatch(AnotherTry()))
-        self.row = SpareRow(self.tabs, (self.go_on, self.again, self.many, self.legend, self.overlay))
+        self.row = SpareRow(self.tabs, (self.go_on, self.again, self.many, self.overlay))
         self.readout = Readout(numbers=True, parent=self)
         self.menu = LateMenu(self.tr("Picture"), self.tr("Go on from this painting, or save it"), self._fill, self)
 
@@ -125,9 +134,9 @@ class CanvasPanel(Panel):
             palette = select.palette(state)
             for widget in (self.start, self.result, self.readout, self.twins):
                 widget.set_palette(palette)
-            self._show_legend()
         self._choose_page(state)
         (self.start if self.page == START else self.result).show_state(state)
+        self._show_legend()
         self.readout.set_wordings(*self._numbers(state))
         self.menu.setEnabled(image_draft.facts(state) is not None)
         self.go_on.setEnabled(image_draft.run_facts(state) is not None)
@@ -193,12 +202,16 @@ class CanvasPanel(Panel):
 
     def _show_legend(self) -> None:
         overlay = self._overlays[self.page]
-        wanted: list[QWidget] = [self.many, self.overlay]
-        wanted += [self.legend] if overlay != "none" else []
+        self.scale.setVisible(overlay != "none")
         if overlay != "none" and self._state is not None:
-            palette = select.palette(self._state)
-            self.legend.show_map(sequential(), *over.ends(overlay), palette, tr(over.MEANINGS[overlay]))
-        self.row.want(*wanted, *([self.go_on, self.again] if self.page == RESULT else []))
+            keys = self.result.keys
+            shown = (overlay, None if keys is None else (keys.low, keys.high), self._theme)
+            if shown != self._scaled:
+                self._scaled = shown
+                meaning, palette = tr(over.MEANINGS[overlay]), select.palette(self._state)
+                self.legend.show_map(sequential(), *over.ends(overlay, keys), palette, meaning)
+                self.meaning.set_wordings(meaning, meaning.split(",")[0])
+        self.row.want(self.many, self.overlay, *([self.go_on, self.again] if self.page == RESULT else []))
 
     def _choose_many(self, key: str) -> None:
         self.dispatch(SetParameter("num_return_sequences", int(key)))
@@ -224,8 +237,7 @@ class CanvasPanel(Panel):
         if self.result.overlay in over.ATTENTION and self.result.start_weight is not None:
             bits = [self.tr("{0} on the start").format(numbers.percent(self.result.start_weight))]
         if self.result.overlay == "keys" and self.result.keys is not None:
-            ends = (numbers.significant(v) for v in (self.result.keys.low, self.result.keys.high))
-            bits = [self.tr("keys {0} to {1} long, layer {2}").format(*ends, state.focus.layer)]
+            bits = [self.tr("layer {0}").format(state.focus.layer)]
             if self.result.keys.gone:
                 bits.insert(0, self.tr("keys of {0} pixels are gone").format(f"{self.result.keys.gone:,}"))
         count = self.tr("{0} of {1} pixels").format(f"{run.prompt_tokens - 1 + run.count:,}", f"{image.pixels:,}")

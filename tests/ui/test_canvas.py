@@ -360,6 +360,14 @@ def test_overlays_leave_the_tabs_whole_in_a_small_window(one: Driven, qtbot: QtB
         panel.choose_overlay(overlay)
         one.frames(3)
         assert panel.tabs.width() >= panel.tabs.sizeHint().width(), overlay
+        if overlay == "none":
+            assert not panel.scale.isVisible()
+            continue
+        settle(one)  # its colours have numbers, whatever else hides for want of room
+        assert panel.legend.isVisible()
+        assert panel.legend.width() >= panel.legend.sizeHint().width() > 72, overlay
+        assert all(any(c.isdigit() for c in end) for end in panel.legend._ends), overlay
+        assert panel.meaning.text() == panel.legend.accessibleName() != ""
     menu = panel.menu.menu()
     menu.aboutToShow.emit()
     (several,) = [a.menu() for a in menu.actions() if a.menu() is not None]
