@@ -13,7 +13,7 @@ import pytest
 from PySide6.QtCore import QMimeData, QPointF, Qt, QUrl
 from PySide6.QtGui import QDropEvent, QImage
 
-from app import drops, exports, pictures
+from app import drops, exports, picture_checks, pictures, vector_pictures
 from app.state import image_draft
 from app.state import intents as i
 from app.state.image_intents import DrawPixels, KeepPixels, StartEmpty, StartPicture
@@ -105,10 +105,76 @@ def test_a_jpeg_that_was_cut_is_refused(tmp_path: Path, progressive: bool) -> No
     whole = save(tmp_path / "whole.jpg", noise, progressive=progressive)
     assert pictures.read_file(whole).problem == ""
     data = whole.read_bytes()
-    (tmp_path / "more.jpg").write_bytes(data + bytes(50))  # cameras append things
-    assert pictures.read_file(tmp_path / "more.jpg").problem == ""
+    for tail in (bytes(50), b"\xff\xda ftypmp42 \xff\xd8", data[: len(data) // 2]):  # phones append films and pictures
+        (tmp_path / "more.jpg").write_bytes(data + tail)
+        assert pictures.read_file(tmp_path / "more.jpg").problem == ""
     (tmp_path / "cut.jpg").write_bytes(data[: len(data) * 2 // 3])
     assert pictures.read_file(tmp_path / "cut.jpg").picture is None
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".bmp"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+def test_a_gif_or_bmp_that_was_cut_is_refused(tmp_path: Path, suffix: str, mode: str) -> None:
+    from PIL import Image
+
+    noise = np.random.default_rng(1).integers(0, 256, (33, 47, 3)).astype(np.uint8)
+    whole = tmp_path / f"whole{suffix}"
+    Image.fromarray(noise).convert(mode).save(whole)
+    assert pictures.read_file(whole).problem == ""
+    data = whole.read_bytes()
+    (tmp_path / f"more{suffix}").write_bytes(data + b"more")
+    assert pictures.read_file(tmp_path / f"more{suffix}").problem == ""
+    for share in (0.1, 0.6, 0.97):
+        (tmp_path / f"cut{suffix}").write_bytes(data[: int(len(data) * share)])
+        assert "damaged" in pictures.read_file(tmp_path / f"cut{suffix}").problem
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tiff"])
+@pytest.mark.parametrize("held", range(1, 9))
+def test_a_picture_is_turned_as_its_camera_says(tmp_path: Path, suffix: str, held: int) -> None:
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[picture_checks.ORIENTATION] = held
+    blocks = PIXELS.repeat(8, 0).repeat(8, 1)
+    options = {".webp": {"lossless": True}, ".jpg": {"quality": 100, "subsampling": 0}}.get(suffix, {})
+    path = save(tmp_path / f"held{suffix}", blocks, exif=exif, **options)
+    shown, script = pictures.read_file(path).picture, read_picture(path)
+    assert shown is not None
+    assert (shown.height, shown.width) == (script.height, script.width) == ((40, 56) if held < 5 else (56, 40))
+    difference = np.abs(shown.array().astype(int) - script.array())
+    assert difference.max() <= (2 if suffix == ".jpg" else 0)
+
+
+def test_of_an_icon_the_largest_is_taken(tmp_path: Path) -> None:
+    from PIL import Image
+
+    large = Image.fromarray(np.full((32, 32, 3), 90, np.uint8))
+    large.save(tmp_path / "a.ico", sizes=[(16, 16), (32, 32)])
+    one = pictures.read_file(tmp_path / "a.ico")
+    assert one.picture == read_picture(tmp_path / "a.ico")
+    assert one.picture is not None
+    assert one.picture.width == 32
+
+
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="{0}" height="{1}"><rect width="{0}" height="{1}" fill="#{2}"/></svg>'
+
+
+def test_drawings_are_drawn_in_another_process_that_can_be_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.svg"
+    path.write_text(SVG.format(9000, 6000, "336699"))
+    one = pictures.read_file(path)
+    assert one.problem == ""
+    assert one.picture is not None
+    assert (one.picture.width, one.picture.height) == (vector_pictures.MOST_SIDE_PX, 683)
+    assert one.picture.array()[5, 7].tolist() == [0x33, 0x66, 0x99]
+    monkeypatch.setattr(vector_pictures, "MOST_S", 0.01)
+    assert pictures.read_file(path).problem == "“a.svg” takes longer than 0.01 s to draw; save it as a PNG first."
+    monkeypatch.setattr(vector_pictures, "MOST_S", 60.0)
+    path.write_text("<svg")
+    assert "damaged" in pictures.read_file(path).problem
 
 
 def test_a_large_picture_of_sixteen_bits_is_not_called_damaged(tmp_path: Path) -> None:
