@@ -73,8 +73,8 @@ def _bmp_is_cut(data: bytes) -> bool:
         width, height, _, bits = struct.unpack_from("<HHHH", data, 18)
         packing = 0
     if packing in (1, 2):  # run lengths: only the file itself says how long it is
-        return size > len(data)
-    return offset + (width * bits + 31) // 32 * 4 * abs(height) > len(data)
+        return int(size) > len(data)
+    return int(offset) + (width * bits + 31) // 32 * 4 * abs(height) > len(data)
 
 
 def moves(kind: str, data: bytes) -> bool:

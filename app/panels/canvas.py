@@ -225,7 +225,7 @@ class CanvasPanel(Panel):
         bits = [] if page.bits is None else [self.tr("{0} bits per pixel").format(f"{page.bits.bits_per_pixel:.3f}")]
         if self.page == START or run is None or image is None:
             facts = image_draft.facts(state)
-            if facts is None:
+            if facts is None or state.draft.tab != "image":
                 return ("",)
             count = self.tr("{0} of {1} pixels given").format(f"{state.draft.image.given:,}", f"{facts.pixels:,}")
             return " · ".join((*bits, count)), (bits or [count])[0]

@@ -403,6 +403,21 @@ def test_the_bits_of_what_is_opened_are_those_of_core(one: Driven, qtbot: QtBot)
     assert not math.isnan(bits.bits_per_pixel)
 
 
+def test_the_beginning_is_what_a_run_begins_with(one: Driven, qtbot: QtBot) -> None:
+    panel, prompt = one.panel("canvas"), one.panel("prompt")
+    assert panel.readout.text() == "128 of 256 pixels given"
+    prompt.tabs.setCurrentIndex(0)
+    one.frames(2)
+    assert panel.start.canvas.picture().isNull()
+    assert panel.start.canvas._message[0] == "A run begins with the prompt’s text now"
+    assert panel.readout.text() == ""
+    assert "#ff8000" in prompt.text.placeholderText()
+    prompt.tabs.setCurrentIndex(3)
+    one.frames(2)
+    assert not panel.start.canvas.picture().isNull()
+    assert panel.readout.text() == "128 of 256 pixels given"
+
+
 def test_a_drawing_is_made_with_the_palette_and_taken_back(one: Driven, qtbot: QtBot) -> None:
     page, image = one.panel("canvas").start, one.state.model.image if one.state.model else None
     assert image is not None
@@ -454,6 +469,11 @@ def test_paintings_are_saved_off_the_window_s_thread(one: Driven, qtbot: QtBot, 
     assert side > 8
     assert np.array_equal(saved.array()[::side, ::side].reshape(-1, 3), colours(panel.result.canvas))
     assert pictures.read_file(tmp_path / "c.gif").notes == ("The first frame of an animation.",)
+    for save in (panel.save_painting, panel.save_grid, panel.save_animation):  # no PNG under another name
+        save(tmp_path / "a.jpg")
+        live(one, lambda: not panel._files.busy)
+        assert "“a.jpg”" in one.state.notices[-1].text
+        assert not (tmp_path / "a.jpg").exists()
     panel.save_painting(tmp_path / "a.png" / "no.png")
     live(one, lambda: not panel._files.busy)
     assert "cannot be written" in one.state.notices[-1].text

@@ -157,7 +157,10 @@ def test_of_an_icon_the_largest_is_taken(tmp_path: Path) -> None:
     assert one.picture.width == 32
 
 
-SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="{0}" height="{1}"><rect width="{0}" height="{1}" fill="#{2}"/></svg>'
+SVG = (
+    '<svg xmlns="http://www.w3.org/2000/svg" width="{0}" height="{1}">'
+    '<rect width="{0}" height="{1}" fill="#{2}"/></svg>'
+)
 
 
 def test_drawings_are_drawn_in_another_process_that_can_be_ended(
@@ -274,6 +277,24 @@ def test_a_slow_file_does_not_overwrite_what_was_chosen_since(tmp_path: Path, mo
         one.until(lambda: not files.busy, frames=20_000)
         one.frames(2)
         assert one.state.draft.image.title == pictures.samples()[3].title
+        for meanwhile in (DrawPixels((0,) * 24, 1), i.Undo(), StartEmpty()):  # and what is drawn or taken back
+            gate.clear()
+            drop(one, paths[0])
+            one.do(meanwhile)
+            one.frames(2)
+            chosen = one.state.draft.image
+            gate.set()
+            one.until(lambda: not files.busy, frames=20_000)
+            one.frames(2)
+            assert one.state.draft.image == chosen
+        gate.clear()
+        drop(one, paths[0])
+        one.do(KeepPixels(6))  # how much is given is no other picture
+        one.until(lambda: any("Reading" in n.text for n in one.state.notices), frames=20_000)
+        gate.set()
+        one.until(lambda: one.state.draft.image.title == "slow.png", frames=20_000)
+        one.frames(2)
+        assert not any("Reading" in n.text for n in one.state.notices)
 
 
 def test_of_a_large_picture_the_window_smooths_a_small_part(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,6 +326,12 @@ def test_a_picture_waits_for_an_image_model(tmp_path: Path) -> None:
         one.until(lambda: bool(one.state.notices), frames=20_000)
         assert one.state.notices[-1].text == "“cat.png” waits for an image model; load one, such as tiny-imagegpt."
         assert (one.state.draft.tab, one.state.draft.image.title) == ("text", "cat.png")
+        loaded = one.state
+        one.store.state = update(loaded, _ready())  # type: ignore[arg-type]
+        one.frames(2)
+        assert not any("waits" in n.text for n in one.state.notices)
+        one.store.state = loaded
+        one.frames(2)
         assert update(one.state, _ready()).draft.tab == "image"  # type: ignore[arg-type]
         assert update(one.state, _ready()).draft.image.keep == 12  # type: ignore[arg-type]
         tabs = one.panel("prompt").tabs
@@ -365,6 +392,10 @@ def test_another_model_keeps_the_picture_and_as_large_a_part_of_it() -> None:
     state = update(state, ModelReady(model_info(2, chat=False, image=larger, vocab_size=5)))
     assert (state.draft.image.keep, state.draft.image.token_ids) == (72, None)
     assert state.draft.image.picture == Picture.of(PIXELS)
+    state = update(state, ModelReady(model_info(3)))  # of text
+    assert state.draft.image.keep == 72
+    state = update(state, ModelReady(model_info(4, chat=False, image=FACTS, vocab_size=5)))
+    assert state.draft.image.keep == 18
 
 
 def test_strokes_give_what_they_touch_and_are_undone_one_by_one() -> None:

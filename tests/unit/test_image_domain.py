@@ -189,6 +189,13 @@ def test_a_missing_reader_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         read_picture(tmp_path / "a.png")
 
 
+def test_sixteen_bit_greys_of_a_pgm_are_scaled(tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    ramp = np.linspace(0, 65535, 20).astype(">u2").reshape(5, 4)
+    (tmp_path / "a.pgm").write_bytes(b"P5 4 5 65535\n" + ramp.tobytes())
+    assert np.array_equal(read_picture(tmp_path / "a.pgm").array()[:, :, 2], np.rint(ramp / 257))
+
+
 def test_files_are_read_to_the_pixel_and_bad_ones_refused(tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     pixels = noise(5, 4)
