@@ -74,7 +74,8 @@ def _bmp_is_cut(data: bytes) -> bool:
         packing = 0
     if packing in (1, 2):  # run lengths: only the file itself says how long it is
         return int(size) > len(data)
-    return int(offset) + (width * bits + 31) // 32 * 4 * abs(height) > len(data)
+    end: int = offset + (width * bits + 31) // 32 * 4 * abs(height)
+    return end > len(data)
 
 
 def moves(kind: str, data: bytes) -> bool:

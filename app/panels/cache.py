@@ -52,7 +52,7 @@ class CachePanel(Panel):
         self.bars.tooltip = self._tooltip
         self.bars.set_empty(
             self.tr("The bytes of each layer’s K and V appear here"),
-            self.tr("Press Ctrl+Enter to run; they grow with every token."),
+            self.tr("Press Ctrl+Enter to run; they grow with every step."),
         )
         self._caption = self.tr("used, allocated")
         self.growth = SeriesPlot((Lane(1, "MB", (0, 1), caption=self._caption),))

@@ -26,7 +26,7 @@ from app.theme.palette import LIGHT, Palette
 from app.widgets import numbers
 from app.widgets.candidate_rows import CandidateRow, bar_top
 from app.widgets.empty import paint_empty
-from app.widgets.text_cache import TextCache
+from app.widgets.text_cache import TextCache, colour_of
 from app.widgets.visible_text import one_line
 
 ROW_PX, HEAD_PX = 20, 18
@@ -193,7 +193,8 @@ class CandidateBars(QAbstractScrollArea):
         self._mono.draw(painter, PAD_PX, baseline, piece)
         if killed:
             middle = round(baseline - self._mono.rise * 0.8)
-            painter.drawLine(PAD_PX, middle, round(PAD_PX + self._mono.width(piece)), middle)
+            left = PAD_PX + (self._mono.width("#") if self._mono.swatches and colour_of(row.piece) else 0.0)
+            painter.drawLine(round(left), middle, round(PAD_PX + self._mono.width(piece)), middle)
         self._mono.draw(painter, raw_right - number_px, baseline, numbers.probability(row.raw))
         if row.killed_by is None:
             self._mono.draw(painter, final_right - number_px, baseline, numbers.probability(row.final))

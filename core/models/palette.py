@@ -79,7 +79,7 @@ def _clusters(name: str, clusters: Any, vocab_size: int) -> NDArray[np.float32]:
         raise ModelLoadError(
             f"The clusters of “{name}” are not colours: each is three numbers from -1 to 1 (red, green, blue)."
         )
-    if not all(math.isfinite(value) and -1.01 <= value <= 1.01 for colour in clusters for value in colour):
+    if not all(-1.01 <= value <= 1.01 for colour in clusters for value in colour):
         raise ModelLoadError(
             f"The clusters of “{name}” hold values that are no colours (NaN, infinite, or beyond -1 to 1); download "
             f"{PREPROCESSOR} again."

@@ -179,8 +179,8 @@ def test_a_head_without_the_start_token_gives_full_distributions(random_imagegpt
 @pytest.mark.parametrize(
     ("prompt", "sentence"),
     [
-        (Prompt(image=PICTURE), "no positions are left"),
-        (Prompt(image=PICTURE, keep_rows=SIDE), "no positions are left"),
+        (Prompt(image=PICTURE), "none is left to paint"),
+        (Prompt(image=PICTURE, keep_rows=SIDE), "none is left to paint"),
         (Prompt(image=PICTURE, keep_rows=SIDE + 1), "9 rows cannot be kept; .* have 8"),
         (Prompt(image=PICTURE, keep_pixels=-1), "-1 pixels cannot be kept"),
         (Prompt(image=PICTURE, keep_rows=1, keep_pixels=1), "not both"),

@@ -70,6 +70,7 @@ def test_pictures_may_be_smaller_than_the_model(
         ({"clusters": [0.1, 0.2, 0.3]}, "three numbers"),
         ({"clusters": [[0.1, 0.2, float("nan")]] * 9}, "NaN, infinite, or beyond"),
         ({"clusters": [[0.1, 0.2, float("inf")]] * 9}, "NaN, infinite, or beyond"),
+        ({"clusters": [[0.1, 0.2, 10**400]] * 9}, "NaN, infinite, or beyond"),
         ({"clusters": [[0, 128, 255]] * 9}, "NaN, infinite, or beyond"),
         ({"clusters": [[0.1, 0.2, 0.3]] * 8}, "has 8 colours, but its model knows 9 and a start"),
         ({"size": {"height": 5, "width": 5}}, "5 × 5 pixels, but its model has only 24 positions"),
