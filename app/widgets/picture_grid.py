@@ -154,12 +154,20 @@ class PictureGrid(PictureView):
             painter.setPen(QColor(self._palette.line))
             painter.drawRect(place)
             x += SWATCH_PX + 4
-        if (
-            number < len(self._captions)
-            and min(self._mono.width(self._captions[number]), LEAST_TEXT_PX) <= box.right() - x
-        ):
+        caption = self.caption_in(number, box.right() - x)
+        if caption:
             painter.setPen(QColor(self._palette.accent if number == self._selected else self._palette.secondary))
-            self._mono.draw(painter, x, baseline, self._mono.elided(self._captions[number], box.right() - x))
+            self._mono.draw(painter, x, baseline, caption)
+
+    def caption_in(self, number: int, room: float) -> str:
+        """As much of a caption as fits beside the next one: all of it, a long beginning, else its first word."""
+        caption = self._captions[number] if number < len(self._captions) else ""
+        if self._mono.width(caption) <= room:
+            return caption
+        if room >= LEAST_TEXT_PX:
+            return self._mono.elided(caption, room)
+        first = caption.split(" ")[0]
+        return first if self._mono.width(first) <= room + GAP_PX - 2 else ""
 
     def _paint_mark(self, painter: QPainter, box: QRectF, image: QImage, pixel: int) -> None:
         row, column = divmod(pixel, image.width())

@@ -351,6 +351,21 @@ def test_every_layer_shows_the_picture_it_would_have_painted(one: Driven, qtbot:
     assert f"out #{''.join(f'{c:02x}' for c in state.step(9).rgb or ())}" in layers.describe()
 
 
+def test_small_pictures_keep_their_names(one: Driven, qtbot: QtBot) -> None:
+    one.window.resize(1024, 640)
+    one.do(i.SetLayout("image"))
+    run(one, qtbot)
+    grid, state = one.panel("layers").grid, one.state.run
+    assert state is not None
+    live(one, lambda: not np.isnan(one.panel("layers").probability).all(axis=1).any())
+    one.frames(3)
+    names = ["in", *map(str, range(state.model.layers - 1)), "out"]
+    rooms = [grid.rect_of(n).width() - 14 for n in range(grid.count)]
+    assert [grid.caption_in(n, room).split(" ")[0] for n, room in enumerate(rooms)] == names
+    assert grid.caption_in(0, 500.0) == grid._captions[0]
+    assert grid.caption_in(0, -20.0) == ""
+
+
 def test_overlays_leave_the_tabs_whole_in_a_small_window(one: Driven, qtbot: QtBot) -> None:
     one.window.resize(1024, 640)
     one.do(i.SetLayout("image"))
