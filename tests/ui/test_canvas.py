@@ -19,6 +19,7 @@ from app.state import intents as i
 from app.state import select
 from app.theme.colormaps import indices, sequential
 from app.widgets.pixel_words import COVER
+from app.widgets.swatches import Swatch, Swatches
 from core.contract import AttentionAnswer, KeyNormsAnswer, RolloutAnswer
 from tests.ui.harness import Driven, clipped
 from tests.ui.real import live, opened
@@ -349,6 +350,30 @@ def test_every_layer_shows_the_picture_it_would_have_painted(one: Driven, qtbot:
     assert "after layer 0" in layers._tooltip(1)
     assert "the input" in layers._tooltip(0)
     assert f"out #{''.join(f'{c:02x}' for c in state.step(9).rgb or ())}" in layers.describe()
+
+
+@pytest.mark.usefixtures("qapp")
+def test_the_chosen_colour_is_shown_and_keys_reach_all(qtbot: QtBot) -> None:
+    view = Swatches()
+    qtbot.addWidget(view)
+    view.resize(34 + 5 * 44, 90)
+    rows = [Swatch(n, (n, n, n), 0.1, 0.1, n == 9) for n in range(12)]
+    view.show_rows(rows)
+    assert view.visible() == [0, 1, 2, 3, 9]
+    taken: list[int] = []
+    view.chosen.connect(taken.append)
+    qtbot.mouseClick(view, LEFT, pos=view.square(4).center().toPoint())
+    assert taken == [9]
+    view.show_rows([])
+    view.show_rows(rows[:8])
+    assert view.visible() == [0, 1, 2, 3, 4]
+    for _ in range(9):
+        qtbot.keyClick(view, Qt.Key.Key_Right)
+    assert view.visible() == [3, 4, 5, 6, 7]
+    qtbot.keyClick(view, Qt.Key.Key_Return)
+    assert taken == [9, 7]
+    view.show_rows(rows)
+    assert view.visible() == [0, 1, 2, 3, 9]
 
 
 def test_small_pictures_keep_their_names(one: Driven, qtbot: QtBot) -> None:
