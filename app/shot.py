@@ -49,7 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="tokenglass shot", description="Pictures of the window, of a real run.")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the PNG files go")
     parser.add_argument("--layout", default="everything", type=str.lower, choices=get_args(LayoutName))
-    parser.add_argument("--model", metavar="NAME|FOLDER", help=f"default: {IMAGE_MODEL} for pictures, else smollm2 where installed, else tiny-gpt2")
+    parser.add_argument(
+        "--model",
+        metavar="NAME|FOLDER",
+        help=f"default: {IMAGE_MODEL} for pictures, else smollm2 where installed, else tiny-gpt2",
+    )
     parser.add_argument("--theme", default="both", choices=("light", "dark", "contrast", "both"))
     parser.add_argument("--size", action="append", type=_size, metavar="WxH", help="may be given more than once")
     prompt = parser.add_mutually_exclusive_group()

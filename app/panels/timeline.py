@@ -118,7 +118,9 @@ class TimelinePanel(Panel):
             unit = self.tr("ms per pixel") if pixels else self.tr("ms per token")
             self.legend.set_names((self.tr("entropy"), self.tr("surprisal"), unit))
             each = self.tr("Timeline of entropy, surprisal and time per pixel")
-            self.plot.setAccessibleName(each if pixels else self.tr("Timeline of entropy, surprisal and time per token"))
+            self.plot.setAccessibleName(
+                each if pixels else self.tr("Timeline of entropy, surprisal and time per token")
+            )
             self._share_room()
 
     def resizeEvent(self, event: QResizeEvent) -> None:

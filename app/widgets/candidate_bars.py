@@ -50,6 +50,7 @@ class CandidateBars(QAbstractScrollArea):
         self._pointed: int | None = None  # the token under the pointer or reached by keyboard
         self._top = 1.0
         self.viewport().setMouseTracking(True)
+        self.viewport().setAttribute(Qt.WidgetAttribute.WA_OpaquePaintEvent)
         self._empty = ("", "")
         self.fill_menu: Callable[[QMenu, CandidateRow], None] = lambda menu, row: None
         self._small, self._ui = TextCache(fonts.mono(fonts.SMALL_PX)), TextCache(fonts.ui(fonts.SMALL_PX))
@@ -122,6 +123,7 @@ class CandidateBars(QAbstractScrollArea):
     def paintEvent(self, event: QPaintEvent) -> None:
         """Head and visible rows."""
         painter = QPainter(self.viewport())
+        painter.fillRect(event.rect(), self._colours["surface"])
         if not self._rows:
             paint_empty(painter, self.viewport().rect(), self._palette, *self._empty)
             return

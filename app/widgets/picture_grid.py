@@ -127,6 +127,7 @@ class PictureGrid(PictureView):
     def paintEvent(self, event: QPaintEvent) -> None:
         """Pictures, captions, frames."""
         painter = QPainter(self)
+        self.fill(painter, event.rect())
         if not self._pictures:
             self.paint_message(painter)
             return

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from PySide6.QtCore import Qt
-from PySide6.QtGui import QImage, QPainter
+from PySide6.QtCore import QRect, Qt
+from PySide6.QtGui import QColor, QImage, QPainter
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from app.theme.palette import LIGHT, Palette
@@ -21,6 +21,7 @@ class PictureView(QWidget):
         super().__init__(parent)
         self._palette = LIGHT
         self._message = ("", "")
+        self.setAttribute(Qt.WidgetAttribute.WA_OpaquePaintEvent)  # so that nothing below is painted again
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
 
@@ -34,6 +35,10 @@ class PictureView(QWidget):
         if (title, hint) != self._message:
             self._message = (title, hint)
             self.update()
+
+    def fill(self, painter: QPainter, rect: QRect) -> None:
+        """The ground."""
+        painter.fillRect(rect, QColor(self._palette.surface))
 
     def paint_message(self, painter: QPainter) -> None:
         """Say it."""

@@ -141,6 +141,7 @@ class PixelCanvas(PictureView):
     def paintEvent(self, event: QPaintEvent) -> None:
         """The picture, the line, the marks."""
         painter = QPainter(self)
+        self.fill(painter, event.rect())
         if self._image.isNull():
             self.paint_message(painter)
             return

@@ -42,6 +42,7 @@ class Swatches(QWidget):
         self._at = self._first = 0  # where the keyboard is, and the first square
         self._mono, self._ui = TextCache(fonts.mono(fonts.SMALL_PX)), TextCache(fonts.ui(fonts.SMALL_PX))
         self.tooltip: Callable[[Swatch], str] = lambda swatch: ""
+        self.setAttribute(Qt.WidgetAttribute.WA_OpaquePaintEvent)  # so that nothing below is painted again
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.set_palette(LIGHT)
@@ -123,6 +124,7 @@ class Swatches(QWidget):
     def paintEvent(self, event: QPaintEvent) -> None:
         """Bars, squares, numbers."""
         painter = QPainter(self)
+        painter.fillRect(event.rect(), QColor(self._palette.surface))
         secondary = QColor(self._palette.secondary)
         painter.setPen(secondary)
         if not self._rows:
