@@ -41,6 +41,7 @@ class CachePanel(Panel):
     """Used and allocated bytes of K and V."""
 
     name = "cache"
+    calm = True
     title = "KV cache"
     heavy = True
 

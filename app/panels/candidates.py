@@ -34,6 +34,7 @@ class CandidatesPanel(Panel):
     """Top-K tokens of one step."""
 
     name = "candidates"
+    calm = True
     title = "Candidates"
 
     def __init__(self, dispatch: Dispatch, parent: QWidget | None = None) -> None:

@@ -84,6 +84,7 @@ class CanvasPanel(Panel):
         self._overlays: list[over.Overlay] = ["none", "none"]  # of each page
         self._described: Moment = None
         self._scaled: object = None  # what the scale was drawn for
+        self._wanted: object = None  # what the row was laid out for
         self._show_page(START)
 
     def _build_controls(self) -> None:
@@ -211,7 +212,10 @@ class CanvasPanel(Panel):
                 meaning, palette = tr(over.MEANINGS[overlay]), select.palette(self._state)
                 self.legend.show_map(sequential(), *over.ends(overlay, keys), palette, meaning)
                 self.meaning.set_wordings(meaning, meaning.split(",")[0])
-        self.row.want(self.many, self.overlay, *([self.go_on, self.again] if self.page == RESULT else []))
+        wanted = self.page, self.overlay.text(), self.many.text()
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self.row.want(self.many, self.overlay, *([self.go_on, self.again] if self.page == RESULT else []))
 
     def _choose_many(self, key: str) -> None:
         self.dispatch(SetParameter("num_return_sequences", int(key)))

@@ -30,6 +30,7 @@ from core.contract import ImageFacts, KeyNormsQuery, Picture, PictureAnswer, Pic
 
 UNPAINTED = -1
 GRID_SHARE = 4  # of the width in ninths
+CALM_FRAMES = 2  # swatches follow every so many frames while pixels stream
 
 
 class CanvasResult(QWidget):
@@ -77,6 +78,7 @@ class CanvasResult(QWidget):
         self._ink: Ink | None = None
         self._painted: tuple[object, ...] = ()
         self._asked: set[str] = set()
+        self._frames = 0
         self.overlay: over.Overlay = "none"
         self.bits: PictureAnswer | None = None
         self.picture: Picture | None = None  # the painting, once it is complete
@@ -114,7 +116,9 @@ class CanvasResult(QWidget):
         given = run.prompt_tokens - 1
         self.canvas.reach = range(given, min(given + run.count, image.pixels))
         self.canvas.set_marks(given, None if index is None else given + index, state.selected is not None)
-        self._show_swatches()
+        self._frames += 1
+        if not select.is_streaming(state) or self._frames % CALM_FRAMES == 0:
+            self._show_swatches()
 
     @property
     def token_ids(self) -> NDArray[np.int64]:

@@ -74,6 +74,7 @@ class StatusBar(QWidget):
     """A view of the store, always visible."""
 
     heavy = False
+    calm = True
 
     def __init__(self, cost: Callable[[], FrameCost], parent: QWidget | None = None) -> None:
         super().__init__(parent)

@@ -32,6 +32,7 @@ class TimelinePanel(Panel):
     """Every step of the run; a click or a drag selects one."""
 
     name = "timeline"
+    calm = True
     title = "Timeline"
 
     def __init__(self, dispatch: Dispatch, parent: QWidget | None = None) -> None:
