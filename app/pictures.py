@@ -36,6 +36,27 @@ def suffixes() -> frozenset[str]:
     return frozenset(f".{bytes(name.data()).decode()}" for name in QImageReader.supportedImageFormats())
 
 
+def is_picture(path: Path) -> bool:
+    """Whether the beginning of a file is that of a picture, whatever its name."""
+    return path.is_file() and not QImageReader.imageFormat(str(path)).isEmpty()
+
+
+def of_image(image: QImage, name: str) -> Opened:
+    """The picture in an image that came without a file. May be called in any thread."""
+    if image.isNull():
+        return Opened(name, problem=tr("What was dropped holds no picture."))
+    if image.width() * image.height() > MOST_MEGAPIXELS * 1_000_000:
+        return Opened(name, problem=too_large(image.height(), image.width()))
+    return _opened(name, pixels_of(image), [])
+
+
+def _opened(name: str, pixels: NDArray[np.uint8], notes: list[str]) -> Opened:
+    """Raises `PromptError`."""
+    if (pixels[:, :, 3] < 255).any():
+        notes.append(tr("Transparent parts are white."))
+    return Opened(name, Picture.of(pixels), tuple(notes))
+
+
 def read_file(path: Path) -> Opened:
     """The picture in a file: its first frame, turned as its camera says, transparent parts on white.
 
@@ -46,16 +67,14 @@ def read_file(path: Path) -> Opened:
     if not path.is_file():
         return Opened(name, problem=tr("“{0}” is not there, or is no regular file.").format(name))
     kind = bytes(QImageReader.imageFormat(str(path)).data()).decode()
-    notes = []
+    notes = list[str]()
     try:
         if kind in vector_pictures.KINDS:
             pixels = vector_pictures.draw(path)
         else:
             pixels, moves = _raster(path, kind)
             notes = [tr("The first frame of an animation.")] if moves else []
-        if (pixels[:, :, 3] < 255).any():
-            notes.append(tr("Transparent parts are white."))
-        return Opened(name, Picture.of(pixels), tuple(notes))
+        return _opened(name, pixels, notes)
     except PromptError as error:
         return Opened(name, problem=error.message)
     except (_UnreadableError, vector_pictures.NotDrawnError) as error:

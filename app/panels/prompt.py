@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from PySide6.QtCore import Qt, QTimer, Slot
-from PySide6.QtGui import QResizeEvent
+from PySide6.QtGui import QImage, QResizeEvent
 from PySide6.QtWidgets import QApplication, QMenu, QStackedWidget, QVBoxLayout, QWidget
 
 from app import pictures
@@ -180,11 +181,19 @@ class PromptPanel(Panel):
 
     def open_picture(self, path: Path) -> None:
         """Begin with a picture file; it is read off this thread, and what is wrong with it is said."""
+        self._open(path.name, lambda: pictures.read_file(path))
+
+    def open_image(self, image: QImage) -> None:
+        """Begin with an image that was dragged here from another program."""
+        name = self.tr("dropped picture")
+        self._open(name, lambda: pictures.of_image(image, name))
+
+    def _open(self, name: str, read: Callable[[], pictures.Opened]) -> None:
         self._wanted += 1
         number = self._wanted
         self._instead = self._picture
-        QTimer.singleShot(SLOW_MS, self, partial(self._say_reading, number, path.name))
-        self._files.start(lambda: pictures.read_file(path), partial(self._opened, number))
+        QTimer.singleShot(SLOW_MS, self, partial(self._say_reading, number, name))
+        self._files.start(read, partial(self._opened, number))
 
     def _edit_image(self, intent: Intent) -> None:
         """What is chosen here counts, not a file that is still being read."""

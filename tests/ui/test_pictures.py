@@ -248,6 +248,28 @@ def test_a_dropped_picture_is_begun_with_and_a_bad_one_is_a_sentence(tmp_path: P
 
 
 @pytest.mark.usefixtures("qapp")
+def test_a_picture_is_known_by_its_content_and_may_come_without_a_file(tmp_path: Path) -> None:
+    plain = save(tmp_path / "cat.png", PIXELS).rename(tmp_path / "cat")
+    (tmp_path / "notes").write_text("no picture")
+    assert drops.accepts(plain)
+    assert not drops.accepts(tmp_path / "notes")
+    with driven(tmp_path / "settings.json", FakeLab(), load=False) as one:
+        one.store.state = update(one.state, _ready())
+        one.frames(2)
+        drop(one, plain)
+        one.until(lambda: one.state.draft.image.title == "cat", frames=20_000)
+        assert one.state.draft.image.picture == Picture.of(PIXELS)
+        data, other = QMimeData(), 255 - PIXELS
+        data.setImageData(QImage(other.tobytes(), 7, 5, 21, QImage.Format.Format_RGB888))
+        data.setUrls([QUrl("https://example.org/cat.png")])  # as a browser does
+        where, keys = QPointF(50, 50), Qt.KeyboardModifier.NoModifier
+        event = QDropEvent(where, Qt.DropAction.CopyAction, data, Qt.MouseButton.LeftButton, keys)
+        one.window.dropEvent(event)
+        one.until(lambda: one.state.draft.image.title == "dropped picture", frames=20_000)
+        assert one.state.draft.image.picture == Picture.of(other)
+
+
+@pytest.mark.usefixtures("qapp")
 def test_a_slow_file_does_not_overwrite_what_was_chosen_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [save(tmp_path / name, PIXELS) for name in ("slow.png", "fast.png")]
     gate, read = threading.Event(), pictures.read_file
