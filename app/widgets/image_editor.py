@@ -130,10 +130,10 @@ class ImageEditor(QWidget):
         shown, captions = [], []
         if not draft.drawn:
             shown.append(packed_rgb(_square(draft.picture, side)))
-            captions.append(self.tr("original"))
+            captions.append(self.tr("picture"))
         if ids is not None:
             shown.append(packed_rgb(_square(Picture.of(_painted(ids, image)), side)))
-            captions.append(self.tr("the model’s"))
+            captions.append(self.tr("model’s view"))
         self.preview.show_pictures(shown, captions)
         size = f"{draft.picture.width:,} × {draft.picture.height:,}"
         title = self.tr("Drawing") if draft.drawn else f"{draft.title}, {size}"

@@ -168,7 +168,7 @@ class PictureGrid(PictureView):
         if room >= LEAST_TEXT_PX:
             return self._mono.elided(caption, room)
         first = caption.split(" ")[0]
-        return first if self._mono.width(first) <= room + GAP_PX - 2 else ""
+        return first if self._mono.width(first) <= room + GAP_PX else ""
 
     def _paint_mark(self, painter: QPainter, box: QRectF, image: QImage, pixel: int) -> None:
         row, column = divmod(pixel, image.width())
