@@ -41,6 +41,7 @@ class CachePanel(Panel):
     """Used and allocated bytes of K and V."""
 
     name = "cache"
+    calm = True
     title = "KV cache"
     heavy = True
 
@@ -52,7 +53,7 @@ class CachePanel(Panel):
         self.bars.tooltip = self._tooltip
         self.bars.set_empty(
             self.tr("The bytes of each layer’s K and V appear here"),
-            self.tr("Press Ctrl+Enter to run; they grow with every token."),
+            self.tr("Press Ctrl+Enter to run; they grow with every step."),
         )
         self._caption = self.tr("used, allocated")
         self.growth = SeriesPlot((Lane(1, "MB", (0, 1), caption=self._caption),))

@@ -244,7 +244,7 @@ def _model_ready(state: AppState, info: ModelInfo) -> AppState:
     draft = replace(
         draft,
         tab=_tab_for(draft, info),
-        image=image_draft.for_model(draft, state.model, info),
+        image=image_draft.for_model(draft, info),
         generation=draft.generation + 1,
         tokenized=None,
         token_error=None,

@@ -55,6 +55,11 @@ def is_paused(state: AppState) -> bool:
     return is_active(state) and (state.worker is WorkerState.PAUSED or state.pace.paused)
 
 
+def is_streaming(state: AppState) -> bool:
+    """Whether tokens come faster than anybody can look at each, and the newest one is shown."""
+    return is_active(state) and not is_paused(state) and not state.stepping and state.selected is None
+
+
 def can_run(state: AppState) -> bool:
     """Whether Run does something: a model is loaded, or will be."""
     return state.model is not None or state.loading is not None
@@ -94,7 +99,7 @@ def query_position(run: RunView, index: int) -> int:
 def fed_positions(run: RunView) -> int:
     """Positions fed to the model so far, whose attention can be asked for."""
     if run.count:
-        return int(run.column("cache_length")[-1]) - run.padding
+        return min(int(run.column("cache_length")[-1]) - run.padding, run.model.max_positions)
     return run.prefill.done if run.prefill else 0
 
 

@@ -153,7 +153,7 @@ class Mode:
         alive = [index for index, lane in enumerate(run.lanes) if lane.finish_reason is None]
         if alive and len(alive) < len(run.lanes):
             for lane in run.lanes:
-                if lane.finish_reason is not None:
+                if lane.finish_reason is not None and lane.fed is None:
                     lane.fed = cache_length(run.cache)
             run.regroup(alive, [run.lanes[index] for index in alive])
 
