@@ -32,6 +32,13 @@ Watched = Callable[[], AbstractContextManager[Any]]
 DEFAULT_PROMPT = "Once upon a time there was a little dog who lived in a big house."
 
 
+_SIZES = {
+    "window": "last positions that a kind with a window keeps; default: half the text",
+    "sinks": "first positions that are kept; default: 4",
+    "heavy": "positions kept for the attention they got; default: a quarter of the text",
+}
+
+
 def add_commands(commands: Any, watched: Watched) -> None:
     """Add it to the parser of the command line."""
     cache = commands.add_parser("cache", help="what the KV cache is, costs and buys", allow_abbrev=False)
@@ -55,6 +62,10 @@ def add_commands(commands: Any, watched: Watched) -> None:
             action.add_argument(
                 "--kind", action="append", default=[], metavar="KIND[,window=N…]", help="may be given several times"
             )
+            for size, meaning in _SIZES.items():
+                action.add_argument(f"--{size}", type=int, metavar="N", help=meaning)
+        if name == "chunks":
+            action.add_argument("--chunk-sizes", default="", metavar="N,N…", help="default: powers of two")
         action.add_argument("--csv", type=Path, metavar="FILE", help="write the table there")
         action.add_argument("--json", action="store_true", help="one object")
     _add_predict(actions)
@@ -82,6 +93,10 @@ def _experiment(options: argparse.Namespace) -> int:
         getattr(options, "new_tokens", 1),
         getattr(options, "positions", None),
         kinds,
+        _numbers(getattr(options, "chunk_sizes", ""), "chunk sizes such as 8,64,256"),
+        getattr(options, "window", None),
+        4 if getattr(options, "sinks", None) is None else options.sinks,
+        getattr(options, "heavy", None),
     )
     from core.cache_lab import begin
     from core.decode.forward import ForwardCancelled
@@ -108,10 +123,14 @@ def _experiment(options: argparse.Namespace) -> int:
 def _prompt(options: argparse.Namespace) -> Prompt:
     if options.prompt_ids is None:
         return Prompt(text=DEFAULT_PROMPT if options.prompt is None else options.prompt)
+    return Prompt(ids=_numbers(options.prompt_ids, "token ids such as 1,2,3"))
+
+
+def _numbers(text: str, what: str) -> tuple[int, ...]:
     try:
-        return Prompt(ids=tuple(int(part) for part in options.prompt_ids.replace(",", " ").split()))
+        return tuple(int(part) for part in text.replace(",", " ").split())
     except ValueError:
-        raise ParameterError(f"“{options.prompt_ids}” is not a list of token ids such as 1,2,3.") from None
+        raise ParameterError(f"“{text}” is not a list of {what}.") from None
 
 
 def _write(path: Path, result: LabResult) -> None:

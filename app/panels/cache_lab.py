@@ -21,7 +21,7 @@ from app.files import write_text
 from app.panels import tables
 from app.panels.panel import Dispatch, Panel
 from app.state import select
-from app.state.desk_intents import CancelExperiment, PickExperiment, StartExperiment
+from app.state.desk_intents import CancelExperiment, PickExperiment, SizeExperiment, StartExperiment
 from app.state.desk_state import CacheLab
 from app.state.intents import Announce
 from app.state.state import AppState
@@ -29,6 +29,7 @@ from app.state.texts import tr
 from app.widgets.choice import Choice
 from app.widgets.elided_label import ElidedLabel
 from app.widgets.focus_ring import FocusRing
+from app.widgets.lab_fields import LabFields
 from app.widgets.late_menu import LateMenu
 from app.widgets.line_plot import Line, LinePlot, Plot
 from app.widgets.scroll_column import ScrollColumn
@@ -53,6 +54,7 @@ class CacheLabPanel(Panel):
         self.choice.set_options([(name, tr(EXPERIMENT_TITLES[name])) for name in EXPERIMENTS])
         self.meaning = ElidedLabel()
         self.meaning.setProperty("secondary", True)
+        self.sizes = LabFields(lambda name, text: self.dispatch(SizeExperiment(name, text)))
         self.plot = LinePlot()
         self.plot.setAccessibleName(self.tr("What the experiment measured"))
         self.plot.set_empty(
@@ -73,6 +75,7 @@ class CacheLabPanel(Panel):
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(4)
         box.addWidget(self.meaning)
+        box.addWidget(self.sizes)
         box.addWidget(self.twins, 1)
         box.addWidget(self._scroll)
         box.addLayout(self._make_footer())
@@ -136,6 +139,7 @@ class CacheLabPanel(Panel):
 
     def _show(self, lab: CacheLab, before: CacheLab | None) -> None:
         self.choice.show_key(lab.name)
+        self.sizes.show_experiment(lab.asked)
         self.meaning.setText(tr(EXPERIMENT_MEANINGS[lab.name]))
         working = lab.working
         for widget in (self.bar, self.stage, self.stop):

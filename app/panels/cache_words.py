@@ -68,16 +68,11 @@ def storage(run: RunView, report: CacheReport, trace_bytes: int) -> str:
         first = report.layouts[0]
         each = tr("each layer") if len({layout.shape for layout in report.layouts}) == 1 else tr("layer 0")
         parts.append(tr("K and V of {0} {1} {2} on {3}").format(each, first.shape, first.dtype, first.device))
-    slack = report.allocated_bytes - report.used_bytes - report.besides_bytes
-    if slack:
-        parts.append(tr("{0} allocated ahead").format(numbers.byte_count(slack)))
+    parts += [f"{numbers.byte_count(extra.bytes)} {tr(extra.name)}" for extra in report.unused]
     if report.beyond_bytes:
         parts.append(tr("{0} beyond the window").format(numbers.byte_count(report.beyond_bytes)))
     if report.scales_bytes:
         parts.append(tr("{0} of scales").format(numbers.byte_count(report.scales_bytes)))
-    if report.besides_bytes:
-        besides = tr("{0} to choose what stays") if report.kind == "heavy_hitters" else tr("{0} to take a step back")
-        parts.append(besides.format(numbers.byte_count(report.besides_bytes)))
     if report.score_ms:
         parts.append(tr("choosing what to keep took {0} ms").format(f"{report.score_ms:.3g}"))
     share = padding_share(report, run.plan.inputs.padding)

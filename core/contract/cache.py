@@ -136,6 +136,14 @@ class LayerLayout:
 
 
 @dataclass(frozen=True, slots=True)
+class Difference:
+    """A named part of what was measured beyond (or below) the plain formula."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class CacheReport:
     """Bytes of the KV cache per layer, summed from the storages really held. All arrays are (L,) int64.
 
@@ -201,3 +209,18 @@ class CacheReport:
     def held(self) -> int:
         """Positions that the fullest layer holds."""
         return max((layout.held for layout in self.layouts), default=0)
+
+    @property
+    def unused(self) -> tuple[Difference, ...]:
+        """Why the allocated bytes are more than the used ones; they add up exactly."""
+        ahead = self.kind in ("growing", "static", "fp8", "int8")
+        found = (
+            Difference(
+                "allocated ahead" if ahead else "left over until the next step",
+                self.allocated_bytes - self.used_bytes - self.besides_bytes,
+            ),
+            Difference(
+                "to choose what stays" if self.kind == "heavy_hitters" else "to take a step back", self.besides_bytes
+            ),
+        )
+        return tuple(part for part in found if part.bytes)

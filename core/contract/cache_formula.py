@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from core.contract.cache import CacheReport, CacheSpec
+from core.contract.cache import CacheReport, CacheSpec, Difference
 
 SCALE_BYTES = 4  # float32, of each token and head of an 8-bit cache
 DTYPE_BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
@@ -95,14 +95,6 @@ def _kept(spec: CacheSpec, positions: int, window: int | None) -> int:
     if spec.kind == "heavy_hitters":
         return min(positions, spec.heavy + spec.window + 1)
     return positions if spec.budget is None else min(positions, spec.budget)
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A named part of what was measured beyond (or below) the plain formula."""
-
-    name: str
-    bytes: int
 
 
 def rows_of(report: CacheReport) -> int:

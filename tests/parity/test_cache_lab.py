@@ -50,7 +50,7 @@ def test_why_counts_what_a_flop_counter_counts(loaded: LoadedModel) -> None:
     """Eager attention, because the counter does not know every fused kernel."""
     result = lab(loaded, "why")
     assert all(finding.holds is not False for finding in result.findings)
-    assert sum(finding.holds is True for finding in result.findings) == 2  # uncached, and generate()
+    assert sum(finding.holds is True for finding in result.findings) == 3  # logits, uncached, generate()
     tokens = generate(loaded, [prompt_of(loaded, 12)], max_new_tokens=NEW).sequences[0].tolist()
     with plain(loaded, "eager") as model:
         for new in (0, 4, NEW - 1):
