@@ -98,6 +98,8 @@ def _experiment(options: argparse.Namespace) -> int:
         4 if getattr(options, "sinks", None) is None else options.sinks,
         getattr(options, "heavy", None),
     )
+    if options.csv is not None:
+        _write(options.csv)  # what cannot be written is said before the model is loaded
     from core.cache_lab import begin
     from core.decode.forward import ForwardCancelled
     from core.models.loader import load
@@ -112,9 +114,9 @@ def _experiment(options: argparse.Namespace) -> int:
         except ForwardCancelled:
             stopped = True
     result = bench.result(complete=not stopped)
-    if options.csv is not None:
-        _write(options.csv, result)
     print(json.dumps(asdict(result)) if options.json else as_text(result))
+    if options.csv is not None:
+        _write(options.csv, "\n".join(table.as_csv() for table in result.tables))
     if stopped:
         return EXIT_INTERRUPTED
     return EXIT_DIFFERS if any(finding.holds is False for finding in result.findings) else 0
@@ -133,10 +135,11 @@ def _numbers(text: str, what: str) -> tuple[int, ...]:
         raise ParameterError(f"“{text}” is not a list of {what}.") from None
 
 
-def _write(path: Path, result: LabResult) -> None:
-    text = "\n".join(table.as_csv() for table in result.tables)
+def _write(path: Path, text: str | None = None) -> None:
+    """None: only see whether it can be done."""
     try:
-        path.expanduser().write_text(text, encoding="utf-8")
+        with path.expanduser().open("a" if text is None else "w", encoding="utf-8") as file:
+            file.write(text or "")
     except OSError as problem:
         raise ParameterError(f"“{path}” cannot be written: {problem.strerror or problem}.") from problem
 
@@ -181,7 +184,7 @@ def _predict(options: argparse.Namespace) -> int:
         )
     found = predict(shape, spec, options.dtype, options.batch, positions, windows)
     number = DTYPE_BYTES[options.dtype]
-    factors = (2, options.batch, positions, shape.layers, shape.kv_heads, shape.head_dim, number)
+    factors = shape.factors(options.batch, positions, number)
     said = {
         "model": shape.title,
         "cache": spec.words(),
@@ -190,7 +193,7 @@ def _predict(options: argparse.Namespace) -> int:
         "kept_positions": found.kept,
         "bytes_per_token": found.position_bytes,
         "growing_bytes": predict(shape, parse_cache("growing"), options.dtype, options.batch, positions).used_bytes,
-        "formula": "2 × batch × seq_len × layers × kv_heads × head_dim × bytes",
+        "formula": shape.formula,
         "factors": factors,
         "d_model": shape.plain_width,
     }
@@ -219,5 +222,8 @@ def _shape(name: str) -> tuple[CacheShape, tuple[int | None, ...]]:
     start = find(name)
     config = start.kind(**start.values)
     size = dimensions(config.get_text_config())
-    shape = CacheShape(start.title, size.layers, size.heads, size.kv_heads, size.head_dim, size.max_positions)
+    shape = CacheShape(
+        start.title, size.layers, size.heads, size.kv_heads, size.head_dim, size.max_positions, size.hidden_size,
+        size.latent,
+    )  # fmt: skip
     return shape, layer_windows(config.get_text_config(), size)

@@ -102,9 +102,11 @@ def parse_cache(text: str) -> CacheSpec:
     sizes: dict[str, int] = {}
     for setting in settings:
         name, _, value = setting.partition("=")
-        if setting != "relative" and (name not in ("window", "sinks", "heavy") or not value.isdecimal()):
+        whole = value.isdecimal() and len(value) < 10
+        if setting != "relative" and (name not in ("window", "sinks", "heavy") or not whole):
             raise ParameterError(
-                f"“{setting}” is no setting of a cache; write window=128, sinks=4, heavy=64 or relative, after commas."
+                f"“{setting[:40]}” is no setting of a cache; write window=128, sinks=4, heavy=64 or relative, after "
+                "commas."
             )
         if setting != "relative":
             sizes[name] = int(value)

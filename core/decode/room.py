@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core.contract.cache import CacheSpec
+from core.contract.cache_formula import CacheShape, predict
 from core.contract.errors import OutOfMemoryError, PromptError
 from core.contract.events import ModelInfo
 from core.models.loaded import LoadedModel
 from core.models.placement import available_bytes
 
 MOST_LANES = 512  # sequences in one batch; beyond it a step takes seconds, and its snapshots megabytes
-SCALE_BYTES = 4  # float32, of each token and head
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,4 @@ def _choosing_bytes(info: ModelInfo, spec: CacheSpec) -> int:
 
 def position_bytes(info: ModelInfo, spec: CacheSpec) -> int:
     """K and V of one position in all layers, as this kind stores them."""
-    if spec.kind == "off":
-        return 0
-    if spec.kind in ("fp8", "int8"):
-        return 2 * info.layers * info.kv_heads * (info.head_dim + SCALE_BYTES)
-    return info.kv_bytes_per_token
+    return predict(CacheShape.of(info), spec, info.dtype, 1, 1).position_bytes
