@@ -91,7 +91,9 @@ class CacheLabPanel(Panel):
         return label
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        self._scroll.setMaximumHeight(max(34, min(FINDINGS_PX, self.height() // 5)))
+        line = self.findings.fontMetrics().lineSpacing()  # whole lines, so that none is cut
+        lines = max(2, min(FINDINGS_PX, self.height() // 4) // line)
+        self._scroll.setMaximumHeight(lines * line + 1)
 
     def _make_footer(self) -> QHBoxLayout:
         self.bar = QProgressBar()
@@ -157,7 +159,7 @@ class CacheLabPanel(Panel):
 
     def _show_result(self, result: LabResult | None) -> None:
         self.subtitle = "" if result is None else f"{result.model} · {result.dtype}"
-        plots = () if result is None else tuple(Plot(tr(n.title), n.unit, tr(n.x_name)) for n in result.lanes)
+        plots = () if result is None else tuple(Plot(tr(n.title), n.unit, tr(n.x_name), n.log) for n in result.lanes)
         lines = () if result is None else tuple(Line(s.name, s.lane, s.x, s.y) for s in result.series)
         self.plot.show_lines(plots, lines)
         self.plot.setAccessibleDescription("" if result is None else _told(result))

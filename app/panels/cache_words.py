@@ -80,7 +80,7 @@ def storage(run: RunView, report: CacheReport, trace_bytes: int) -> str:
     if share:
         parts.append(tr("{0} of it padding, in {1} rows").format(numbers.percent(share), rows_in(run, report)))
     parts.append(tr("records of the views {0}, apart").format(numbers.byte_count(trace_bytes)))
-    return " · ".join(part.replace(" ", "\u00a0") for part in parts)
+    return "\u00a0· ".join(part.replace(" ", "\u00a0") for part in parts)
 
 
 def padding_share(report: CacheReport, padding: Sequence[int]) -> float:

@@ -23,7 +23,6 @@ from core.contract import (
     ExperimentFinished,
     ExperimentName,
     ExperimentProgress,
-    Prompt,
     RunExperiment,
     StopExperiment,
 )
@@ -90,6 +89,9 @@ def on_intent(state: AppState, intent: LabIntent) -> AppState:
                 return notices.announce(state, "error", tr("No model is loaded; choose one in the toolbar."))
             if select.is_active(state):
                 return notices.announce(state, "error", tr("A run is in progress; stop it before an experiment."))
+            missing = select.missing_prompt(state.draft)
+            if missing:
+                return notices.announce(state, "error", missing)
             number = lab.last_number + 1
             begun = CacheLab(lab.name, lab.sized, Progress(number, tr("Starting"), 0.0), last_number=number)
             return replace(state, cache_lab=begun)
@@ -104,7 +106,7 @@ def commands(before: AppState, after: AppState, intent: LabIntent) -> tuple[Comm
     lab = after.cache_lab
     match intent:
         case StartExperiment() if lab.working is not None and lab.last_number != before.cache_lab.last_number:
-            prompt = next(iter(select.prompts(after.draft)), Prompt(text=""))
+            prompt = select.prompts(after.draft)[0]
             return (RunExperiment(lab.working.number, replace(lab.asked, prompt=prompt)),)
         case PickExperiment() | CancelExperiment() if before.cache_lab.working is not None:
             same = isinstance(intent, PickExperiment) and intent.name == before.cache_lab.name

@@ -34,9 +34,17 @@ class LabFields(QWidget):
             ("new_tokens", self.tr("tokens"), self.tr("Tokens that are generated")),
             ("positions", self.tr("positions"), self.tr("Positions that are fed; the prompt is repeated")),
             ("chunk_sizes", self.tr("sizes"), self.tr("Positions fed at once, such as 8, 64, 256")),
-            ("window", self.tr("window"), self.tr("Last positions that a kind with a window keeps")),
+            (
+                "window",
+                self.tr("window"),
+                self.tr("Last positions that are kept; empty: half of the text"),
+            ),
             ("sinks", self.tr("sinks"), self.tr("First positions that are kept beside a window")),
-            ("heavy", self.tr("heavy"), self.tr("Positions that are kept for the attention they got")),
+            (
+                "heavy",
+                self.tr("heavy"),
+                self.tr("Positions kept for the attention they got; empty: a quarter"),
+            ),
         )
         for name, text, tip in words:
             label, field = QLabel(text, self), ValueField(self)
@@ -58,8 +66,8 @@ class LabFields(QWidget):
         usual = {
             "positions": "512" if asked.name == "chunks" else self.tr("all"),
             "chunk_sizes": self.tr("powers of 2"),
-            "window": self.tr("half"),
-            "heavy": self.tr("quarter"),
+            "window": "1/2",
+            "heavy": "1/4",
         }
         for name in SIZES[asked.name]:
             value = getattr(asked, name)

@@ -153,9 +153,9 @@ class Bench:
 
     # -- the board
 
-    def lane(self, title: str, unit: str, x_name: str) -> int:
+    def lane(self, title: str, unit: str, x_name: str, log: bool = False) -> int:
         """A new plot; its number."""
-        self.lanes.append(LabLane(title, unit, x_name))
+        self.lanes.append(LabLane(title, unit, x_name, log))
         return len(self.lanes) - 1
 
     def point(self, lane: int, name: str, x: float, y: float) -> None:

@@ -41,7 +41,7 @@ def measure(bench: Bench) -> Iterator[Report]:
     prompt = bench.prompt(new - 1)
     specs, left_out = _specs(bench, len(prompt) + new)
     yield bench.warm_up()
-    kl, ms = bench.lane("What each kind changes", "bits", "step"), bench.lane("Time of a token", "ms", "step")
+    kl, ms = bench.lane("What each kind changes", "bits", "step"), bench.lane("Time of a token", "ms", "step", log=True)
     told: list[torch.Tensor] = []  # (V,) log-probabilities of the growing cache
     said: list[int] = []
     rows: list[_Row] = []

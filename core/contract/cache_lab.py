@@ -54,11 +54,12 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class LabLane:
-    """A plot: its title with the unit, and the name of what runs along x."""
+    """A plot: its title with the unit, and the name of what runs along x. log: best seen on a logarithmic scale."""
 
     title: str
     unit: str
     x_name: str
+    log: bool = False
 
 
 @dataclass(frozen=True, slots=True)
