@@ -182,6 +182,12 @@ def _predict(options: argparse.Namespace) -> int:
         raise ParameterError(
             f"{shape.title} has {shape.max_positions:,} positions, so {positions:,} never come about; take fewer."
         )
+    spec.check_sizes(shape.title, shape.max_positions)
+    if spec.kind == "hybrid" and not any(windows):
+        raise ParameterError(
+            f"Every layer of {shape.title} attends to all positions, so there is nothing to keep by layer type; choose "
+            "another kind."
+        )
     found = predict(shape, spec, options.dtype, options.batch, positions, windows)
     number = DTYPE_BYTES[options.dtype]
     factors = shape.factors(options.batch, positions, number)

@@ -60,9 +60,9 @@ def _bytes(cache: object) -> tuple[int, int]:
 
 def _conclude(bench: Bench, first: int, prefill_ms: float, ms: int, used: int, length: int) -> None:
     steps = bench.line(ms, "step")
+    fed = "1 position" if first == 1 else f"{first:,} positions"
     bench.find(
-        f"The first step fed {first:,} positions in {prefill_ms:.3g} ms; the next one, of a single position, took "
-        f"{steps[0]:.3g} ms."
+        f"The first step fed {fed} in {prefill_ms:.3g} ms; the next one, of a single position, took {steps[0]:.3g} ms."
     )
     times = steps[-1] / steps[0]
     bench.find(f"The last steps, at position {length:,}, took {steps[-1]:.3g} ms, {times:.3g} times as long.")

@@ -73,8 +73,8 @@ def _specs(bench: Bench, length: int) -> tuple[list[CacheSpec], list[str]]:
     """The growing cache first, then every kind asked for that the model can use; why the others are left out."""
     asked = bench.experiment.kinds or tuple(_usual(bench.experiment, kind, length) for kind in CACHE_KINDS)
     found, left_out = [CacheSpec()], []
-    for spec in asked:
-        if spec == CacheSpec():
+    for spec in dict.fromkeys(asked):
+        if spec.kind == "growing":
             continue
         try:
             bench.feeder(spec, length)

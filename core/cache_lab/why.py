@@ -69,7 +69,8 @@ def _conclude(bench: Bench, said: dict[str, list[int]], ms: int) -> None:
     for name, how in ((UNCACHED, "without a cache"), (GENERATE, "by generate()")):
         same, count = _same(said[CACHED], said[name]), len(said[CACHED])
         many = f"All {count}" if same == count else f"The first {same} of {count}"
-        bench.find(f"{many} tokens are the same with a cache and {how}.", same == count)
+        text = f"{many} tokens are" if count > 1 else "The token is" if same else "The token is not"
+        bench.find(f"{text} the same with a cache and {how}.", same == count)
     cached, uncached = bench.line(ms, CACHED), bench.line(ms, UNCACHED)
     if len(cached) > 1:
         ratio = sum(uncached[1:]) / max(1e-9, sum(cached[1:]))

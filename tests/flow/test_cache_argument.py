@@ -46,6 +46,16 @@ def test_predict_says_no_more_than_there_is(capsys: pytest.CaptureFixture[str]) 
     assert "has 1,024 positions" in capsys.readouterr().err
     assert main([*words, f"sink,window={'9' * 5000}"]) != 0
     assert "is no setting of a cache" in capsys.readouterr().err
+    for spec, why in (
+        ("sink,window=100000000", "larger than the 1,024"),
+        ("hybrid", "nothing to keep by layer type"),
+        ("growing,window=5", "window is no setting of the kind growing, which takes no settings"),
+        ("sink,window=4,window=5", "window is given twice"),
+        ("sliding_window,relative", "relative is no setting of the kind sliding_window, which takes window"),
+        ("sink,relative=3", "“relative=3” is no setting"),
+    ):
+        assert main([*words, spec]) != 0
+        assert why in capsys.readouterr().err, spec
     wide = "new:llama?head_dim=64&num_attention_heads=4&num_key_value_heads=4"
     assert main(["cache", "predict", "--model", wide]) == 0
     assert "d_model" not in capsys.readouterr().out  # all heads are not as wide as it

@@ -87,17 +87,7 @@ def check_kind(model: PreTrainedModel, info: ModelInfo, spec: CacheSpec) -> None
             f"Every layer of {info.title} attends to all positions, so there is nothing to keep by layer type; choose "
             "another kind."
         )
-    if spec.kind in WINDOWED and spec.window > info.max_positions:
-        raise ParameterError(
-            f"The window of {spec.window:,} positions is larger than the {info.max_positions:,} that {info.title} has; "
-            "take a smaller one, or the growing cache."
-        )
-    name, size = {"sink": ("sinks", spec.sinks), "heavy_hitters": ("heavy", spec.heavy)}.get(spec.kind, ("", 0))
-    if size > info.max_positions:
-        raise ParameterError(
-            f"{name}={size} is more than the {info.max_positions:,} positions that {info.title} has; take fewer, or "
-            "the growing cache."
-        )
+    spec.check_sizes(info.title, info.max_positions)
     if spec.relative:
         rotation(model)  # raises with the reason
 
@@ -134,6 +124,11 @@ def rotation(model: PreTrainedModel) -> Rotate:
     """
     rotary = next((m for name, m in model.named_modules() if name.split(".")[-1] == "rotary_emb"), None)
     frequencies = getattr(rotary, "inv_freq", None)
+    if rotary is not None and any(name.endswith("_inv_freq") for name, _ in rotary.named_buffers()):
+        raise ParameterError(
+            f"{type(model).__name__} turns the keys of each type of layer by other frequencies, which cannot be "
+            "continued afterwards; leave their positions as they are in the text."
+        )
     if rotary is None or not isinstance(frequencies, torch.Tensor):
         raise ParameterError(
             f"{type(model).__name__} adds positions to the embeddings instead of turning the keys, so that a key "
