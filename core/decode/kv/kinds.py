@@ -88,6 +88,11 @@ def check_kind(model: PreTrainedModel, info: ModelInfo, spec: CacheSpec) -> None
             "another kind."
         )
     spec.check_sizes(info.title, info.max_positions)
+    if spec.relative and any(kind == _SLIDING for kind, _ in types):
+        raise ParameterError(
+            f"{info.title} has layers with a window of their own, which counts positions in the text; leave the "
+            "positions of the sinks as they are there."
+        )
     if spec.relative:
         rotation(model)  # raises with the reason
 
@@ -124,7 +129,11 @@ def rotation(model: PreTrainedModel) -> Rotate:
     """
     rotary = next((m for name, m in model.named_modules() if name.split(".")[-1] == "rotary_emb"), None)
     frequencies = getattr(rotary, "inv_freq", None)
-    if rotary is not None and any(name.endswith("_inv_freq") for name, _ in rotary.named_buffers()):
+    if (
+        rotary is not None
+        and frequencies is None
+        and any(name.endswith("_inv_freq") for name, _ in rotary.named_buffers())
+    ):
         raise ParameterError(
             f"{type(model).__name__} turns the keys of each type of layer by other frequencies, which cannot be "
             "continued afterwards; leave their positions as they are in the text."
