@@ -63,10 +63,10 @@ def test_d_model_is_named_only_where_the_heads_are_as_wide(tmp_path: Path, width
     assert _shape(str(tmp_path / "plain"))[0].plain_width == plain
 
 
-def test_layers_that_turn_otherwise_are_named_as_the_reason(tmp_path: Path) -> None:
+def test_sinks_of_layers_that_slide_themselves_are_not_moved(tmp_path: Path) -> None:
     loaded = made(
         tmp_path / "gemma", "gemma3_text", **SMALL, head_dim=16, sliding_window=8, sliding_window_pattern=2,
         query_pre_attn_scalar=16,
     )  # fmt: skip
-    with pytest.raises(ParameterError, match="each type of layer by other frequencies"):
+    with pytest.raises(ParameterError, match="layers with a window of their own"):
         run(loaded, [prompt_of(loaded, 5)], cache=CacheSpec("sink", window=4, relative=True))

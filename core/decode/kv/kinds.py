@@ -129,15 +129,6 @@ def rotation(model: PreTrainedModel) -> Rotate:
     """
     rotary = next((m for name, m in model.named_modules() if name.split(".")[-1] == "rotary_emb"), None)
     frequencies = getattr(rotary, "inv_freq", None)
-    if (
-        rotary is not None
-        and frequencies is None
-        and any(name.endswith("_inv_freq") for name, _ in rotary.named_buffers())
-    ):
-        raise ParameterError(
-            f"{type(model).__name__} turns the keys of each type of layer by other frequencies, which cannot be "
-            "continued afterwards; leave their positions as they are in the text."
-        )
     if rotary is None or not isinstance(frequencies, torch.Tensor):
         raise ParameterError(
             f"{type(model).__name__} adds positions to the embeddings instead of turning the keys, so that a key "
