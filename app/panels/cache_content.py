@@ -179,7 +179,10 @@ class ContentPage(QWidget):
         muted = position in self._muted
         self.mute.setVisible(there or (muted and position not in self._deleted))
         kept = self._run is not None and self._run.plan.cache.spec.kind in DELETABLE
-        self.delete.setVisible(there and kept and self._run is not None and self._run.finish is None)
+        self.delete.setVisible(there and self._run is not None and self._run.finish is None)
+        self.delete.setEnabled(kept)
+        own_rule = self.tr("This kind of cache drops positions by a rule of its own; mute the position instead")
+        self.delete.setToolTip(cannot_be_undone() if kept else own_rule)
         self.mute.setText(self.tr("Unmute position") if muted else self.tr("Mute position"))
         self.mute.setToolTip(
             self.tr("Later tokens see it again") if muted else self.tr("Later tokens do not look at it any more")

@@ -37,6 +37,7 @@ from app.widgets.twin import Twin, TwinStack
 from core.contract import EXPERIMENT_MEANINGS, EXPERIMENT_TITLES, EXPERIMENTS, LabResult
 
 FINDINGS_PX = 96  # at most; more is scrolled
+WORDY_PX = 380  # from this height on a line says what the experiment is about; below it the chooser's tooltip does
 
 
 class CacheLabPanel(Panel):
@@ -94,6 +95,7 @@ class CacheLabPanel(Panel):
         line = self.findings.fontMetrics().lineSpacing()  # whole lines, so that none is cut
         lines = max(2, min(FINDINGS_PX, self.height() // 4) // line)
         self._scroll.setMaximumHeight(lines * line + 1)
+        self.meaning.setVisible(self.height() >= WORDY_PX)
 
     def _make_footer(self) -> QHBoxLayout:
         self.bar = QProgressBar()
@@ -108,7 +110,9 @@ class CacheLabPanel(Panel):
         self.stop.clicked.connect(lambda: self.dispatch(CancelExperiment()))
         self.start = QPushButton(self.tr("Run experiment"))
         self.start.setProperty("primary", True)
-        self.start.setToolTip(self.tr("On the loaded model, with the prompt as it is; not while a run goes on"))
+        self.start.setToolTip(
+            self.tr("On the loaded model, with the prompt as it is, of a batch the first; beside no run")
+        )
         self.start.clicked.connect(lambda: self.dispatch(StartExperiment()))
         row = QHBoxLayout()
         row.setSpacing(8)
@@ -143,6 +147,7 @@ class CacheLabPanel(Panel):
         self.choice.show_key(lab.name)
         self.sizes.show_experiment(lab.asked)
         self.meaning.setText(tr(EXPERIMENT_MEANINGS[lab.name]))
+        self.choice.setToolTip(tr(EXPERIMENT_MEANINGS[lab.name]))
         working = lab.working
         for widget in (self.bar, self.stage, self.stop):
             widget.setVisible(working is not None)

@@ -33,6 +33,11 @@ class Report:
     fraction: float
 
 
+def brief(value: float) -> str:
+    """Three significant digits, without an exponent where there are more: `0.52`, `17.3`, `6,203`."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
 @dataclass
 class Apart:
     """Between logits that should be the same: the largest difference, and whether all are close."""

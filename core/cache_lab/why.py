@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from core.cache_lab.board import Apart, Bench, Report
+from core.cache_lab.board import Apart, Bench, Report, brief
 from core.cache_lab.flops import pass_cost
 from core.contract.cache import CacheSpec
 from core.decode.forward import Forward, ForwardCancelled
@@ -74,7 +74,7 @@ def _conclude(bench: Bench, said: dict[str, list[int]], ms: int) -> None:
     cached, uncached = bench.line(ms, CACHED), bench.line(ms, UNCACHED)
     if len(cached) > 1:
         ratio = sum(uncached[1:]) / max(1e-9, sum(cached[1:]))
-        bench.find(f"Without a cache the tokens after the first took {ratio:.3g} times as long.")
+        bench.find(f"Without a cache the tokens after the first took {brief(ratio)} times as long.")
 
 
 def _same(one: list[int], other: list[int]) -> int:

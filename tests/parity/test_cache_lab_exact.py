@@ -82,6 +82,13 @@ def test_chunks_are_timed_as_loaded_and_compared_in_float32(
     assert [row[0] for row in result.tables[0].rows] == [5, 7, 20]
     assert [float(row[4] or 0) for row in result.tables[0].rows][2] == 0.0
     assert 0 < max(float(row[4] or 0) for row in result.tables[0].rows) < 1e-3
+    with monkeypatch.context() as scarce:  # no memory for the copy: the times hold all the same
+        scarce.setattr("core.cache_lab.board.available_bytes", lambda device: 10)
+        timed = lab(coarse, "chunks", positions=20, chunk_sizes=(5, 7))
+    assert checks(timed) == []
+    assert "float32 copy" in timed.findings[-1].text
+    assert [row[4] for row in timed.tables[0].rows] == [None, None, None]
+    assert len(timed.series) == 3
     _bend(monkeypatch, lambda feeder, ids: len(ids) == 5)
     assert checks(lab(coarse, "chunks", positions=20, chunk_sizes=(5, 7))) == [False]
 

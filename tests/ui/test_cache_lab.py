@@ -290,7 +290,8 @@ def test_the_content_of_the_cache_is_seen_and_clicked(qtbot: QtBot, qapp: object
         qtbot.keyClick(strip, Qt.Key.Key_Left)
         one.frames(2)
         assert one.state.selected == newest - run.prompt_tokens - 1
-        assert not panel.content.delete.isVisible()  # this kind drops by a rule of its own
+        assert not panel.content.delete.isEnabled()  # this kind drops by a rule of its own
+        assert "mute the position" in panel.content.delete.toolTip()
         panel.content.norms.clicked.emit(3)
         one.frames(2)
         assert "are gone" in panel.content.note.text()
