@@ -138,8 +138,8 @@ def _say_times(bench: Bench, timed: dict[int, _Fed]) -> None:
     bench.find(f"Chunks of {quickest:,} were the quickest: {brief(timed[quickest].first_ms)} ms to the first token.")
     whole, small = timed[largest], timed[smallest]
     bench.find(
-        f"In one piece a command waits {brief(max(whole.passes_ms))} ms and Stop {brief(whole.gap_ms)} ms; in chunks of "
-        f"{smallest:,} they wait {brief(max(small.passes_ms))} and {brief(small.gap_ms)} ms."
+        f"In one piece a command waits {brief(max(whole.passes_ms))} ms and Stop {brief(whole.gap_ms)} ms; in "
+        f"chunks of {smallest:,} they wait {brief(max(small.passes_ms))} and {brief(small.gap_ms)} ms."
     )
 
 

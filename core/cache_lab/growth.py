@@ -62,7 +62,8 @@ def _conclude(bench: Bench, first: int, prefill_ms: float, ms: int, used: int, l
     steps = bench.line(ms, "step")
     fed = "1 position" if first == 1 else f"{first:,} positions"
     bench.find(
-        f"The first step fed {fed} in {brief(prefill_ms)} ms; the next one, of a single position, took {brief(steps[0])} ms."
+        f"The first step fed {fed} in {brief(prefill_ms)} ms; the next one, of a single position, took "
+        f"{brief(steps[0])} ms."
     )
     times = steps[-1] / steps[0]
     bench.find(f"The last steps, at position {length:,}, took {brief(steps[-1])} ms, {brief(times)} times as long.")
