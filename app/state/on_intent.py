@@ -9,7 +9,6 @@ from typing import Any
 
 from app.state import (
     acting,
-    batch,
     branches,
     cache_lab,
     desks,
@@ -153,10 +152,9 @@ def edit(draft: Draft, intent: i.Intent) -> Draft:
 def _request_run(state: AppState, max_steps: int | None) -> AppState:
     if not select.can_run(state):
         return notices.announce(state, "error", tr("No model is loaded; choose one in the toolbar."))
-    if state.draft.tab == "chat" and not select.chat_messages(state.draft):
-        return notices.announce(state, "error", tr("The chat is empty; write a message first."))
-    if state.draft.tab == "batch" and not batch.prompts(state.draft.batch):
-        return notices.announce(state, "error", tr("The batch is empty; write a prompt on each line."))
+    missing = select.missing_prompt(state.draft)
+    if missing:
+        return notices.announce(state, "error", missing)
     spec = select.run_spec(state, max_steps)
     number = state.last_run_id + 1
     state = acting.asked_for(notices.without_errors(state))

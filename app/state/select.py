@@ -269,6 +269,15 @@ def prompts(draft: Draft) -> tuple[Prompt, ...]:
     return (Prompt(text=draft.text) if draft.tab == "text" else Prompt(messages=chat_messages(draft)),)
 
 
+def missing_prompt(draft: Draft) -> str:
+    """Why there is nothing to begin with, in a sentence; empty where there is something."""
+    if draft.tab == "chat" and not chat_messages(draft):
+        return tr("The chat is empty; write a message first.")
+    if draft.tab == "batch" and not batch.prompts(draft.batch):
+        return tr("The batch is empty; write a prompt on each line.")
+    return ""
+
+
 def prompt(draft: Draft) -> Prompt:
     """What is tokenised while it is being written; of a batch the first prompt."""
     if draft.tab == "image":

@@ -62,7 +62,14 @@ def _aside(state: AppState) -> str:
         text = tr("re-used {0} positions, recomputed {1}")
         return text.format(*(f"{count:,}" for count in state.branches.reuse))
     reused = run.started.reused_positions if run else 0
+    if not reused and run is not None and run.plan.cache.spec.kind == "heavy_hitters" and _later_turn(state):
+        return tr("heavy hitters begin anew")  # what they keep depends on the portions that were fed
     return tr("re-used {0} positions").format(f"{reused:,}") if reused else ""
+
+
+def _later_turn(state: AppState) -> bool:
+    """Whether the chat has been answered before."""
+    return state.draft.tab == "chat" and sum(turn.role == "user" for turn in state.draft.turns) > 1
 
 
 def state_text(state: AppState) -> str:

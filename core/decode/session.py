@@ -46,7 +46,7 @@ from core.decode.modes import PLAIN, Mode, Past, make_mode
 from core.decode.pipeline import PipelineContext, Rows, Stage, build_pipeline
 from core.decode.plan import make_plan
 from core.decode.replay import final_scores, replay
-from core.decode.room import check_room
+from core.decode.room import Feeding, check_room
 from core.decode.rows import Clock, PastLane, Row
 from core.decode.sequences import result_of, strand_at
 from core.decode.stopping import RowStop, Timer
@@ -130,7 +130,8 @@ class Session:
         self.forward.acts = self.acts.now
         self.limit = min(self.prompt_slots + self.params.max_new_tokens, loaded.info.max_positions + max(self.padding))
         lanes = len(self.rows) * (1 if self.mode.copies else self.params.num_beams)
-        check_room(loaded, lanes, self.limit, spec.cache, min(spec.prefill_chunk, self.prompt_slots))
+        feeding = Feeding(self.limit, self.prompt_slots, spec.prefill_chunk, max(self.padding))
+        check_room(loaded, lanes, feeding, spec.cache)
         self.cache = self.new_cache(self.limit)
         self.several: bool = (
             len(self.rows) > 1 or self.mode.moves_lanes or (parting is not None and parting.parent.several)
