@@ -337,13 +337,15 @@ def _extras(
     from transformers.cache_utils import Cache
 
     from core.decode.extras import Extras
+    from core.decode.own_code import to_functions
 
     if past is not None and not isinstance(past, RunResult | Cache):
         raise ParameterError(
             f"past_key_values is an earlier RunResult or a cache of transformers, not a {type(past).__name__}."
         )
     held = past.session if isinstance(past, RunResult) else past
-    return Extras(tuple(processors), tuple(criteria), allowed, embeds, held)
+    own = to_functions("logits_processor", processors), to_functions("stopping_criteria", criteria)
+    return Extras(*own, allowed, embeds, held)
 
 
 def plan(

@@ -119,6 +119,7 @@ class Session:
         self.ids = slots.ids  # (B, slots so far)
         self.first_row = 0  # of a branch: the row of the run whose draws it continues
         self.put: list[int] = []  # tokens that come next without being chosen
+        self.rerolls_since = [(0, spec.reroll)]  # from which token on which draws are taken
         if parting is not None:
             branch.continue_row(self, parting)
         self.kept_tokens = self.new_tokens
@@ -128,7 +129,7 @@ class Session:
         self.acts = History()
         self.acts.put(0, make_acts(self, spec.interventions))
         self.forward.acts = self.acts.now
-        self.limit = min(self.prompt_slots + self.params.max_new_tokens, loaded.info.max_positions + max(self.padding))
+        self.limit = self._slots_at_most(self.params)
         lanes = len(self.rows) * (1 if self.mode.copies else self.params.num_beams)
         check_room(loaded, lanes, self.limit, spec.cache, min(spec.prefill_chunk, self.prompt_slots))
         self.cache = self.new_cache(self.limit)
@@ -361,15 +362,27 @@ class Session:
             # A search that broke down may have nothing to show; then the rows stay those of the prompts.
             self.rows = self.mode.conclude(self, reason) or self.rows
 
+    def _slots_at_most(self, params: GenerationParams) -> int:
+        """How many slots the longest row can come to."""
+        return min(self.prompt_slots + params.max_new_tokens, self.loaded.info.max_positions + max(self.padding))
+
     def set_params(self, changes: Mapping[str, object], epoch: int) -> ParamsApplied:
-        """New values from the next token on. Raises `ParameterError`; then nothing has changed."""
+        """New values from the next token on. Raises `ParameterError` or `OutOfMemoryError`, with nothing changed."""
         for name in changes:
             if name in self.mode.fixed:
                 raise ParameterError(f"{name} cannot change while a run is in progress; it acts at the next run.")
         before, asked = self.params, self.asked.replace(changes)
         check_together(asked, self.spec.assistant is not None)
         lengths = settle_lengths(asked, self._chosen() | set(changes), self.prompt_slots)
+        limit = self._slots_at_most(lengths.params)
+        if limit > self.limit:
+            check_room(self.loaded, self.mode.cache_rows(self), limit, self.spec.cache, self.spec.prefill_chunk)
         self._configure(lengths.params)
+        if limit > self.limit:
+            self.limit = limit
+            self.cache.reach(limit)
+        if self.guidance is not None:
+            self.guidance.reach(self)
         self.asked, self.lengths, self.changed = asked, lengths, self.changed | set(changes)
         self.epoch = epoch
         self.params_since.append((self.new_tokens, self.params))

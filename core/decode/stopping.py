@@ -9,6 +9,7 @@ import torch
 
 from core.contract.events import FinishReason
 from core.contract.params import GenerationParams
+from core.decode.own_code import own_answer
 
 # ids (1, T) without padding, a tuple whose last item is the newest scores (1, V) after the pipeline → whether the row
 # ends; a tensor of one bool will do.
@@ -93,5 +94,5 @@ def asked_to_stop(extra: Iterable[Criterion], ids: torch.Tensor, scores: torch.T
 
     They are called as `generate()` calls a `StoppingCriteria`, all of them, so that those with state see every step.
     """
-    answers = [criterion(ids, (scores,)) for criterion in extra]
-    return any(bool(torch.as_tensor(answer).any()) for answer in answers)
+    answers = [own_answer(criterion, ids, scores) for criterion in extra]
+    return any(answers)

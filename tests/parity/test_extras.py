@@ -122,6 +122,55 @@ def test_the_stage_that_left_no_token_is_named(tiny_gpt2: LoadedModel, sampled: 
         run_with(tiny_gpt2, [[1, 2]], params, Extras())
 
 
+def test_a_processor_may_write_into_the_scores_it_is_given(tiny_gpt2: LoadedModel) -> None:
+    best = run_with(tiny_gpt2, [[1, 2]], {"max_new_tokens": 1}, Extras()).steps[0]
+
+    def in_place(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores[:, best.token_id] = -torch.inf
+        return scores
+
+    step = run_with(tiny_gpt2, [[1, 2]], {"max_new_tokens": 1}, Extras((in_place,))).steps[0]
+    assert step.token_id != best.token_id
+    assert step.rank == 1
+    assert step.entropy_bits == best.entropy_bits
+    assert step.top.logprob[0] == best.top.logprob[0] > -10
+
+
+def failing(*args: object) -> Any:
+    raise KeyError("mine")
+
+
+@pytest.mark.parametrize(
+    ("extras", "sentence"),
+    [
+        (Extras((failing,)), "failing, given as logits_processor, failed with KeyError: 'mine'"),
+        (
+            Extras((lambda ids, scores: None,)),
+            r"given as logits_processor, returned None; it has to return scores \([12],",
+        ),
+        (Extras((lambda ids, scores: scores[:, :3],)), r"returned a tensor \([12], 3\)"),
+        (Extras((), (failing,)), "failing, given as stopping_criteria, failed with KeyError"),
+        (Extras((), (lambda ids, scores: None,)), "returned None; it has to return true or false"),
+        (Extras(prefix_allowed_tokens_fn=failing), "failing, given as prefix_allowed_tokens_fn, failed"),
+        (Extras(prefix_allowed_tokens_fn=lambda p, ids: None), "returned None; it has to return a list of token ids"),
+        (Extras(prefix_allowed_tokens_fn=lambda p, ids: [10**6]), "allows the token id 1000000, but this model knows"),
+    ],
+)
+@pytest.mark.parametrize("beams", [1, 2])
+def test_what_goes_wrong_in_own_code_is_said_of_it(
+    tiny_gpt2: LoadedModel, extras: Extras, sentence: str, beams: int
+) -> None:
+    with pytest.raises(ParameterError, match=sentence):
+        run_with(tiny_gpt2, [[1, 2]], {"max_new_tokens": 3, "num_beams": beams}, extras)
+
+
+def test_one_function_that_is_no_list_is_refused(tiny_gpt2: LoadedModel) -> None:
+    with pytest.raises(ParameterError, match="logits_processor is a list; put Reverse in brackets"):
+        core.run("tiny-gpt2", "x", logits_processor=Reverse())  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="stopping_criteria takes functions, not None"):
+        core.run("tiny-gpt2", "x", stopping_criteria=[None])  # type: ignore[list-item]
+
+
 def test_ids_that_the_model_does_not_know_are_refused(tiny_gpt2: LoadedModel) -> None:
     beyond = tiny_gpt2.info.vocab_size
     for params in ({"suppress_tokens": [beyond]}, {"bad_words_ids": [[1, beyond]]}, {"sequence_bias": [[[beyond], 1]]}):
