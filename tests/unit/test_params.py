@@ -317,3 +317,10 @@ def test_a_parameter_without_effect_says_why() -> None:
 def test_a_watermark_that_torch_cannot_make_names_the_value(value: dict[str, object], sentence: str) -> None:
     with pytest.raises(ParameterError, match=sentence):
         GenerationParams().replace({"watermarking_config": value})
+
+
+def test_beams_beside_penalty_alpha_say_that_it_has_no_effect() -> None:
+    beside = GenerationParams().replace({"num_beams": 4, "penalty_alpha": 0.6, "top_k": 4})
+    assert inactive_reason("penalty_alpha", beside) == "no effect in beam_search; contrastive search needs num_beams 1"
+    alone = GenerationParams().replace({"penalty_alpha": 0.6, "top_k": 4})
+    assert inactive_reason("penalty_alpha", alone) == inactive_reason("penalty_alpha", GenerationParams()) == ""
