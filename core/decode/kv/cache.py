@@ -157,6 +157,11 @@ class RunCache(Cache):  # type: ignore[misc]
         twin.lost = self.lost
         return twin
 
+    def reach(self, limit: int) -> None:
+        """Up to so many slots will be fed, more than was said at first."""
+        for layer in self.kind_layers():
+            layer.reach(limit)
+
     def take_rows(self, sources: Sequence[int], since: int = 0) -> None:
         """Row k of the batch becomes what row `sources[k]` is; before slot `since` they are the same already."""
         for layer in self.kind_layers():

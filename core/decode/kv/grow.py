@@ -174,6 +174,10 @@ class GrowLayer(KindLayer):
             self.gated = bool(self.deleted)
         self._show(length)
 
+    def reach(self, limit: int) -> None:
+        """The next storage is made for so many."""
+        self.limit = None if self.limit is None else max(limit, self.limit)
+
     def reset(self) -> None:
         """Forget everything and give the storage back."""
         if self._buffer is not None:

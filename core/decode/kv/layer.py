@@ -167,6 +167,9 @@ class KindLayer(CacheLayerMixin, ABC):  # type: ignore[misc]
     def fork(self, limit: int | None, shared: Shared) -> KindLayer:
         """A layer with the same content that goes on on its own, in another cache."""
 
+    def reach(self, limit: int) -> None:
+        """Up to so many slots will be fed, more than was said at first. Nothing to do where storages grow anyway."""
+
     @abstractmethod
     def take_rows(self, sources: Sequence[int], since: int) -> None:
         """Row k becomes what row `sources[k]` is; before slot `since` they are the same already."""

@@ -165,6 +165,7 @@ class StaticKind(StaticLayer, KindLayer):  # type: ignore[misc]
     `update` returns the whole buffer; `held_keys` the slots in use.
     """
 
+    max_cache_len: int
     is_compileable = True  # so that transformers makes a mask for single positions, too
 
     def __init__(self, max_cache_len: int) -> None:
@@ -236,6 +237,16 @@ class StaticKind(StaticLayer, KindLayer):  # type: ignore[misc]
             twin.length = self.length
             twin.cumulative_length.fill_(self.length)
         return twin
+
+    def reach(self, limit: int) -> None:
+        """New buffers, where there are not as many slots."""
+        if limit > self.max_cache_len and self.is_initialized:
+            length, keys, values = self.length, self.held_keys(), self.held_values()
+            self.max_cache_len = limit
+            self.lazy_initialization(keys[:, :, :1], values[:, :, :1])
+            self.keys[:, :, :length], self.values[:, :, :length] = keys, values
+            self.cumulative_length.fill_(length)
+        self.max_cache_len = max(limit, self.max_cache_len)
 
     def take_rows(self, sources: Sequence[int], since: int) -> None:
         """New buffers with the rows asked for."""
