@@ -264,8 +264,8 @@ class Branches:
         for key in sorted(self._nodes):
             session = self._nodes[key].session
             held = storages(session.cache)
-            if session.guidance is not None:
-                held |= storages(session.guidance.cache)
+            for beside in session.caches_beside:
+                held |= storages(beside)
             own = sum(count for address, count in held.items() if address not in seen)
             seen |= held.keys()
             records = sum(trace.own_nbytes for trace in session.traces)

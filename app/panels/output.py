@@ -192,6 +192,7 @@ class OutputPanel(Panel):
         hint = self.tr("Press Ctrl+Enter to run the prompt.")
         if waiting:
             hint = self.tr("Load a model, then press Ctrl+Enter.")
+        hint = select.next_step(state, hint)
         self.flow.set_empty(self.tr("The text appears here, token by token"), hint)
         self.newest.hide()
 

@@ -105,6 +105,11 @@ def next_step(state: AppState, otherwise: str) -> str:
     return otherwise
 
 
+def has_nothing(state: AppState) -> bool:
+    """Whether there is nothing to show before the user does something: no run, or one that waits to begin."""
+    return state.run is None or (is_paused(state) and not fed_positions(state.run))
+
+
 def pieces(run: RunView) -> tuple[str, ...]:
     """The text of every token of the sequence, prompt first. O(length): cache it by (key, count)."""
     return run.prompt.pieces + tuple(s.piece for s in run.steps())

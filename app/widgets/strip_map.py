@@ -52,8 +52,9 @@ class StripMap(QWidget):
 
     def set_empty(self, title: str, hint: str) -> None:
         """What to say while there is nothing."""
-        self._empty = (title, hint)
-        self.update()
+        if (title, hint) != self._empty:
+            self._empty = (title, hint)
+            self.update()
 
     def show_blocks(self, blocks: Sequence[tuple[str, Floats]], labels: Sequence[str]) -> None:
         """Named blocks (rows, positions), and the token of each position."""

@@ -293,6 +293,8 @@ def give_up_cache(run: Session) -> None:
     """Forget keys and values; `Session.advance` feeds the positions again before anything else."""
     run.refill_to = max(run.refill_to, cache_length(run.cache))
     run.cache.forget()
+    if run.mode.own_cache is not None:
+        run.mode.own_cache.forget()
     if run.guidance is not None:
         run.guidance.forget()
 

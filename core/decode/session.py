@@ -415,6 +415,12 @@ class Session:
         return tuple(trace for trace in traces if trace is not None)
 
     @property
+    def caches_beside(self) -> tuple[RunCache, ...]:
+        """Of the negative prompt's stream and of a draft model."""
+        caches = (None if self.guidance is None else self.guidance.cache, self.mode.own_cache)
+        return tuple(cache for cache in caches if cache is not None)
+
+    @property
     def trace_bytes(self) -> int:
         """What the records hold in addition to the caches."""
         return sum(trace.nbytes for trace in self.traces)
@@ -464,7 +470,7 @@ class Session:
             anatomy=self.forward.anatomy,
             info=self.loaded.info,
             piece=self.loaded.text.piece,
-            recompute=lambda strand, start, stop: self.feed_again(strand, start, stop)[1:],
+            recompute=partial(again.recompute, self),
             final_scores=partial(final_scores, self),
             replay=partial(replay, self),
             read_out=self.read_out,
