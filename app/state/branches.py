@@ -236,6 +236,9 @@ def switched(state: AppState, event: BranchSwitched) -> AppState:
         state = with_answer(acting.taken_over(_shown(state, key, node, None), node.run))
     reuse = event.reused_positions, event.recomputed_positions
     state = replace(state, branches=replace(state.branches, reuse=reuse))
+    if event.given_up:
+        text = tr("Cache and records of this batch had been given up: Recompute in a card feeds its row again.")
+        return notices.announce(state, "info", text)
     if not event.recomputed_positions:
         return state
     text = tr("The cache of this branch had been given up: {0} of its positions are computed again.")

@@ -69,6 +69,7 @@ def test_a_token_type_is_given_only_where_the_family_takes_one(qtbot: QtBot, ben
     panel.render(bench.state)
     assert not panel.token_type.isHidden()
     assert bench.asked(FIRST_SLOT)[-1] == WalkQuery(2, (0, P))
+
     def choose(text: str) -> None:
         panel.token_type.setFocus()
         panel.token_type.selectAll()
