@@ -166,14 +166,15 @@ def test_rewind_waits_and_the_next_token_obeys_the_changed_parameter(one: Driven
 
 def test_after_a_rewind_to_the_beginning_the_cards_say_how_to_go_on(one: Driven, qtbot: QtBot) -> None:
     one.do(i.SetLayout("everything"))
-    for name in ("lens", "walk"):
-        one.window.workspace.cards[name].show()
     one.do(b.Rewind(0))
     live(one, lambda: run_of(one).branch_id == 1 and select.is_paused(one.state))
     one.panel("cache").tabs.setCurrentIndex(1)
     said = {}
     for name in ("lens", "walk", "attention", "cache", "candidates"):
-        one.window.workspace.cards[name].raise_()
+        card = one.window.workspace.cards[name]
+        if card.isHidden():
+            card.toggleViewAction().trigger()
+        card.raise_()
         one.frames(3)
         panel = one.panel(name)
         said[name] = {
@@ -188,7 +189,7 @@ def test_after_a_rewind_to_the_beginning_the_cards_say_how_to_go_on(one: Driven,
         assert "Ctrl+Enter" not in text, name
         assert "Deriving…" not in text, name
         assert "Walking…" not in text, name
-    assert all("F5 goes on" in " ".join(said[name]) for name in ("walk", "cache", "candidates"))
+    assert all("F5 goes on" in " ".join(said[name]) for name in ("walk", "attention", "cache", "candidates"))
 
 
 def test_the_menu_of_a_token_offers_what_can_begin_there(one: Driven, qtbot: QtBot) -> None:
