@@ -229,6 +229,13 @@ def answer(state: AppState, slot: str) -> Answered | None:
     return state.answers.get(slot)
 
 
+def fraction_done(state: AppState, slot: str) -> float | None:
+    """How far the answer is that the slot waits for, in [0, 1]; None where that is not told."""
+    question, (generation, fraction) = state.asked.get(slot), state.deriving.get(slot, (0, 0.0))
+    told = question is not None and question.generation == generation and is_waiting(state, slot)
+    return fraction if told else None
+
+
 def is_waiting(state: AppState, slot: str) -> bool:
     """Whether the last question of the slot is still unanswered."""
     question = state.asked.get(slot)

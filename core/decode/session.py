@@ -446,7 +446,9 @@ class Session:
                 answer: ViewAnswer = done.value
                 return answer
 
-    def answer_in_slices(self, query: ViewQuery, other: Session | None = None) -> Generator[None, None, ViewAnswer]:
+    def answer_in_slices(
+        self, query: ViewQuery, other: Session | None = None
+    ) -> Generator[float | None, None, ViewAnswer]:
         """The same in pieces of a few milliseconds, so that it can be spread between steps or dropped.
 
         other: the second branch of a comparison.
@@ -455,11 +457,11 @@ class Session:
         while True:
             with torch.inference_mode():
                 try:
-                    next(slices)
+                    fraction = next(slices)
                 except StopIteration as done:
                     answer: ViewAnswer = done.value
                     return answer
-            yield
+            yield fraction
 
     def recording(self) -> Recording:
         """What views are derived from."""
