@@ -167,7 +167,7 @@ class AttentionPanel(Panel):
         if run is None or not available:
             self._reset(None)
             self._forget_heads()
-            self._say(status.reason if status and not status.available else "", run, state)
+            self._say(status.reason if status and not status.available else "", state)
             self._show_table(None)
             self._described = describe_selection(self, (self.heatmap, self.thumbnails), state, self._described)
             return
@@ -221,7 +221,7 @@ class AttentionPanel(Panel):
         self._labels.extend(s.piece for s in run.steps(len(self._labels) - len(run.prompt.pieces)))
         self._reset((run.key, state.focus, self._span))
         self.heatmap.set_origin(self._span[0])
-        self._say("", run, state)
+        self._say("", state)
 
     def _take_focus(self, run: RunView, state: AppState) -> None:
         got = select.answer(state, FOCUS_SLOT)
@@ -289,11 +289,11 @@ class AttentionPanel(Panel):
         if self._state is not None:
             self.render(self._state)
 
-    def _say(self, reason: str, run: RunView | None, state: AppState) -> None:
+    def _say(self, reason: str, state: AppState) -> None:
         """What the heatmap says while it is empty."""
         if self._blocked is not None:
             return
-        self.heatmap.set_message(*words.empty(reason, run is not None, state.worker == WorkerState.PREFILL))
+        self.heatmap.set_message(*words.empty(reason, state))
 
     # thumbnails
 

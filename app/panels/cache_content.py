@@ -48,7 +48,6 @@ class ContentPage(QWidget):
         self.norms, self.likeness = StripMap(), StripMap(signed=True)
         self.norms.setAccessibleName(self.tr("Norm of keys and values by head and position"))
         self.likeness.setAccessibleName(self.tr("Cosine between the keys of two positions"))
-        self.norms.set_empty(self.tr("Norms of K and V appear here"), self.tr("Press Ctrl+Enter to run."))
         self.norms.tooltip, self.likeness.tooltip = self._norm_tip, self._likeness_tip
         for plot in (self.norms, self.likeness):
             FocusRing(plot)
@@ -142,6 +141,8 @@ class ContentPage(QWidget):
     def render_state(self, state: AppState) -> None:
         """The newest answer."""
         run, self._run = state.run, state.run
+        hint = select.next_step(state, self.tr("Press Ctrl+Enter to run."))
+        self.norms.set_empty(self.tr("Norms of K and V appear here"), hint)
         got = select.answer(state, SLOT)
         answer = got.answer if got is not None and isinstance(got.answer, CacheContentAnswer) else None
         error = got.error if got is not None else None

@@ -8,7 +8,17 @@ from app.state.run import RunView
 from app.state.texts import tr
 from app.state.units import counted, paints
 from app.widgets import numbers
-from core.contract import CacheReport, CacheShape, CacheSpec, ModelInfo, differences, plain_bytes, predict, rows_of
+from core.contract import (
+    CacheReport,
+    CacheShape,
+    CacheSpec,
+    ModelInfo,
+    StepSnapshot,
+    differences,
+    plain_bytes,
+    predict,
+    rows_of,
+)
 
 MINUS = "−"
 
@@ -62,8 +72,9 @@ def other_form(run: RunView, report: CacheReport) -> str:
     return tr("with d_model") + f" {product}\u00a0B =\u00a0{whole:,}\u00a0B"
 
 
-def storage(run: RunView, report: CacheReport, trace_bytes: int) -> str:
-    """Shape, precision, device; slack, what is beyond the window, padding; the records, which are apart."""
+def storage(run: RunView, step: StepSnapshot) -> str:
+    """Shape, precision, device; slack, what is beyond the window, padding; a second cache and the records, apart."""
+    report, second = step.cache, step.second_cache
     parts = []
     if report.layouts:
         first = report.layouts[0]
@@ -79,7 +90,13 @@ def storage(run: RunView, report: CacheReport, trace_bytes: int) -> str:
     share = padding_share(report, run.plan.inputs.padding)
     if share:
         parts.append(tr("{0} of it padding, in {1} rows").format(numbers.percent(share), rows_in(run, report)))
-    parts.append(tr("records of the views {0}, apart").format(numbers.byte_count(trace_bytes)))
+    if second is not None:
+        whose = tr("draft model’s cache {0} used, {1} allocated, apart")
+        if step.guidance is not None:
+            whose = tr("negative prompt’s cache {0} used, {1} allocated, apart")
+        held = (second.used_bytes, second.allocated_bytes)
+        parts.append(whose.format(*map(numbers.byte_count, held)))
+    parts.append(tr("records of the views {0}, apart").format(numbers.byte_count(step.trace_bytes)))
     return "\u00a0· ".join(part.replace(" ", "\u00a0") for part in parts)
 
 

@@ -163,7 +163,7 @@ class LensPanel(Panel):
         status = select.view_status(state, "distribution")
         reason = status.reason if status is not None and not status.available else ""
         if run is None or reason:
-            self._say(lens_words.nothing(reason))
+            self._say(lens_words.nothing(reason, state))
             self.table.show_positions((), 0, 0, None, False)
         else:
             self._labels.extend(s.piece for s in run.steps(len(self._labels) - len(run.prompt.pieces)))
@@ -313,6 +313,7 @@ class LensPanel(Panel):
         problem = self._problem.get(ask.PAGE_SLOTS[self.active])
         live = ask.is_busy(state) and state.selected is None
         waiting = lens_words.waiting(self.active == ATTRIBUTION and live)
+        waiting = lens_words.nothing("", state) if select.has_nothing(state) else waiting
         self._say((problem.message, "") if problem else waiting)
         if not problem and select.fed_positions(run):
             self.table.set_message("")

@@ -29,14 +29,12 @@ def meaning(by: LensColour) -> str:
     return tr(MEANING[by])
 
 
-def nothing(reason: str) -> tuple[str, str]:
+def nothing(reason: str, state: AppState) -> tuple[str, str]:
     """Title and hint while there is no run, or no read-out."""
     if reason:
         return tr("The lens is not available for this model"), reason
-    return (
-        tr("What each layer would say appears here"),
-        tr("Press Ctrl+Enter to run. Every layer’s residual stream is read out as if it were the last."),
-    )
+    run = tr("Press Ctrl+Enter to run. Every layer’s residual stream is read out as if it were the last.")
+    return tr("What each layer would say appears here"), select.next_step(state, run)
 
 
 def waiting(needs_rest: bool) -> tuple[str, str]:

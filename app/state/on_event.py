@@ -32,6 +32,7 @@ from core.contract import (
     BreakpointProblem,
     ChatMessage,
     CommandRefused,
+    Deriving,
     Event,
     ExperimentFinished,
     ExperimentProgress,
@@ -95,6 +96,8 @@ def on_event(state: AppState, event: Event) -> AppState:
             return replace(state, draft=draft)
         case Answered():
             return _answered(state, event)
+        case Deriving(slot, generation, fraction):
+            return replace(state, deriving=MappingProxyType({**state.deriving, slot: (generation, fraction)}))
         case Vitals():
             return replace(state, vitals=event)
         case ModelPreviewed():

@@ -110,6 +110,11 @@ def next_step(state: AppState, otherwise: str) -> str:
     return otherwise
 
 
+def has_nothing(state: AppState) -> bool:
+    """Whether there is nothing to show before the user does something: no run, or one that waits to begin."""
+    return state.run is None or (is_paused(state) and not fed_positions(state.run))
+
+
 def pieces(run: RunView) -> tuple[str, ...]:
     """The text of every token of the sequence, prompt first. O(length): cache it by (key, count)."""
     return run.prompt.pieces + tuple(s.piece for s in run.steps())
@@ -227,6 +232,13 @@ def heads_of(focus: AttentionFocus) -> tuple[tuple[int, ...] | None, str | None]
 def answer(state: AppState, slot: str) -> Answered | None:
     """The newest answer in a slot; it may belong to an earlier question of the same run."""
     return state.answers.get(slot)
+
+
+def fraction_done(state: AppState, slot: str) -> float | None:
+    """How far the answer is that the slot waits for, in [0, 1]; None where that is not told."""
+    question, (generation, fraction) = state.asked.get(slot), state.deriving.get(slot, (0, 0.0))
+    told = question is not None and question.generation == generation and is_waiting(state, slot)
+    return fraction if told else None
 
 
 def is_waiting(state: AppState, slot: str) -> bool:

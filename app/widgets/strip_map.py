@@ -71,8 +71,9 @@ class StripMap(QWidget):
 
     def set_empty(self, title: str, hint: str) -> None:
         """What to say while there is nothing."""
-        self._empty = (title, hint)
-        self.update()
+        if (title, hint) != self._empty:
+            self._empty = (title, hint)
+            self.update()
 
     def set_whole(self, whole: bool) -> None:
         """Whether all columns are squeezed in, rather than wide enough for their tokens."""

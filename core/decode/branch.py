@@ -237,7 +237,7 @@ def take_over(run: Session, parting: Parting) -> int:
     if run.mode.moves_lanes:
         return 0  # it compares with hidden states that nobody keeps
     if run.trace is not None:
-        if parent.trace is None:
+        if parent.trace is None or was_given_up(parent):
             return 0
         common = min(common, parent.trace.stop if source.fed is None else min(source.fed, parent.trace.stop))
         run.trace = parent.trace.fork(common)
@@ -295,6 +295,8 @@ def give_up_cache(run: Session) -> None:
     """Forget keys and values; `Session.advance` feeds the positions again before anything else."""
     run.refill_to = max(run.refill_to, cache_length(run.cache))
     run.cache.forget()
+    if run.mode.own_cache is not None:
+        run.mode.own_cache.forget()
     if run.guidance is not None:
         run.guidance.forget()
 
@@ -312,6 +314,18 @@ def give_up_records(run: Session, keep: int | None) -> None:
     else:
         run.trace = Trace(run.spec.trace_budget_bytes, keeps_keys=run.several)
         run.rows[0].path = Path(0, 0)
+
+
+def give_up_rows(run: Session) -> None:
+    """The same for rows that cannot be fed again side by side: what is looked at is fed again, a row at a time."""
+    trace = run.trace
+    run.close()
+    run.trace = None if trace is None else trace.emptied()
+
+
+def was_given_up(run: Session) -> bool:
+    """Whether it holds nothing but its tokens."""
+    return run.trace is not None and run.trace.given_up
 
 
 def check_held(run: Session) -> None:

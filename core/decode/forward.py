@@ -111,7 +111,9 @@ class Forward:
                 stack.callback(handle.remove)
             if self.anatomy.final_norm is not None:
                 handle = self.anatomy.final_norm.register_forward_pre_hook(self._before_norm)
-                stack.callback(handle.remove)
+            else:
+                handle = self.anatomy.layers[-1].register_forward_hook(self._after_layers)
+            stack.callback(handle.remove)
             stack.enter_context(taps_attached(self.model))
             yield
 
@@ -128,6 +130,10 @@ class Forward:
 
     def _before_norm(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._take(args[0])
+
+    def _after_layers(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Where no norm follows, what the last layer returns is what the head reads."""
+        self._take(output[0] if isinstance(output, tuple) else output)
 
     def _take(self, residual: torch.Tensor) -> None:
         if self._newest is not None:

@@ -429,6 +429,12 @@ class Session:
         return tuple(trace for trace in traces if trace is not None)
 
     @property
+    def caches_beside(self) -> tuple[RunCache, ...]:
+        """Of the negative prompt's stream and of a draft model."""
+        caches = (None if self.guidance is None else self.guidance.cache, self.mode.own_cache)
+        return tuple(cache for cache in caches if cache is not None)
+
+    @property
     def trace_bytes(self) -> int:
         """What the records hold in addition to the caches."""
         return sum(trace.nbytes for trace in self.traces)
@@ -454,7 +460,9 @@ class Session:
                 answer: ViewAnswer = done.value
                 return answer
 
-    def answer_in_slices(self, query: ViewQuery, other: Session | None = None) -> Generator[None, None, ViewAnswer]:
+    def answer_in_slices(
+        self, query: ViewQuery, other: Session | None = None
+    ) -> Generator[float | None, None, ViewAnswer]:
         """The same in pieces of a few milliseconds, so that it can be spread between steps or dropped.
 
         other: the second branch of a comparison.
@@ -463,11 +471,11 @@ class Session:
         while True:
             with torch.inference_mode():
                 try:
-                    next(slices)
+                    fraction = next(slices)
                 except StopIteration as done:
                     answer: ViewAnswer = done.value
                     return answer
-            yield
+            yield fraction
 
     def recording(self) -> Recording:
         """What views are derived from."""
@@ -478,7 +486,7 @@ class Session:
             anatomy=self.forward.anatomy,
             info=self.loaded.info,
             piece=self.loaded.text.piece,
-            recompute=lambda strand, start, stop: self.feed_again(strand, start, stop)[1:],
+            recompute=partial(again.recompute, self),
             final_scores=partial(final_scores, self),
             replay=partial(replay, self),
             read_out=self.read_out,

@@ -94,6 +94,7 @@ class Trace:
         self.start = start
         self.stop = start
         self.evicted_before = start  # own slots below this were dropped
+        self.given_up = False  # as a whole, with the cache
         self.sites: list[AttentionSite] = [] if parent is None else parent.sites
         self.record_s = 0.0  # time spent recording since the last commit
         self._sealed: list[Block] = []
@@ -157,6 +158,13 @@ class Trace:
                     self._nbytes += blocks[-1].nbytes
         self.stop = max(self.start, min(self.stop, stop))
         self.evicted_before = min(self.evicted_before, self.stop)
+
+    def emptied(self) -> Trace:
+        """One in its place that holds nothing any more; this one goes on serving those that continue it."""
+        empty = Trace(self.budget_bytes, keeps_keys=self.keeps_keys)
+        empty.stop = empty.evicted_before = self.stop
+        empty.given_up, empty.sites = True, self.sites
+        return empty
 
     def rollback(self) -> None:
         """The pass was broken off: forget it."""
@@ -259,6 +267,12 @@ class Trace:
             )
         if self.parent is not None and start < self.start:
             found += self.parent._covering(start, min(stop, self.start))
+        if self.given_up:
+            raise ViewUnavailableError(
+                "Cache and records of this batch were given up when it was left; recompute what you look at.",
+                can_recompute=True,
+                first_recorded=self.evicted_before,
+            )
         if max(start, self.start) < self.evicted_before and stop > self.start:
             raise ViewUnavailableError(
                 f"The records of the first {self.evicted_before} positions were dropped to stay within the trace "

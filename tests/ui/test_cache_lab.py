@@ -363,6 +363,6 @@ def test_a_batch_tells_its_padding_and_int8_its_scales(qtbot: QtBot, qapp: objec
         assert "(8 bits a number)" in said
         assert "not explained" not in said
         assert f"{report.used_bytes:,}" in said
-        where = storage(run, report, 1000).replace("\u00a0", " ")
+        where = storage(run, run.step(run.count - 1)).replace("\u00a0", " ")
         assert "of it padding, in 2 rows" in where
         assert "(2, 8, " in where

@@ -15,7 +15,7 @@ import torch
 from core.contract.detail import Hypothesis, StepDetail
 from core.contract.events import FinishReason
 from core.contract.params import GenerationParams
-from core.decode.kv import cache_length
+from core.decode.kv import RunCache, cache_length
 from core.decode.pipeline import Stage
 from core.decode.rows import Row
 from core.trace.recording import Strand
@@ -135,6 +135,11 @@ class Mode:
     def choose(self, run: Session, processed: Processed, place: int) -> Choice:
         """One token a lane from the scores (B, V) after the pipeline; `place` counts the positions of this step."""
         raise NotImplementedError
+
+    @property
+    def own_cache(self) -> RunCache | None:
+        """The cache of another model that the mode runs; None where there is none."""
+        return None
 
     def cache_rows(self, run: Session) -> int:
         """Rows that the cache has at most."""
