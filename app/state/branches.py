@@ -233,7 +233,7 @@ def switched(state: AppState, event: BranchSwitched) -> AppState:
     if state.run.branch != key:  # another one had begun before core came to it
         state = left(state)
         node = state.branches.nodes[key]
-        state = with_answer(acting.taken_over(_shown(state, key, node, None), node.run))
+        state = with_answer(acting.taken_over(_shown(state, key, node, None), node.run, asked=False))
     reuse = event.reused_positions, event.recomputed_positions
     state = replace(state, branches=replace(state.branches, reuse=reuse))
     if event.given_up:
