@@ -124,7 +124,7 @@ class ContentPage(QWidget):
             answer = None
         position = self._position
         if run is not None and state.selected is not None:
-            position = run.prompt_tokens + min(state.selected, run.count - 1)
+            position = run.prompt_tokens + (select.token_index(state) or 0)
         place = None if run is None else (run.key, run.finish is None)
         told = None if got is None or answer is None else got.generation  # equal questions have different answers
         shown = (told, error, position, place, self._layer, self._head)

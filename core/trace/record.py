@@ -203,8 +203,8 @@ class Trace:
     def _make_room(self) -> bool:
         """Forget one block; False if there is none left.
 
-        The oldest of this segment's own first: what it continues belongs to another branch, too, which may be within its
-        budget. Only where the newest block alone is too much on top of that, the oldest that both have.
+        The oldest of this segment's own first: what it continues belongs to another branch, too, which may be within
+        its budget. Only where the newest block alone is too much on top of that, the oldest that both have.
         """
         shared = self.parent is not None and len(self._sealed) < 2 and self.parent._drop_below(self.start)
         return shared or self._drop_oldest()

@@ -278,10 +278,9 @@ class User(RuleBasedStateMachine):
                 assert session is not None
                 assert (session.run_id, session.branch_id) == key
                 as_a_fresh_run(run, session, self.since[key])
+        said = ("max_new_tokens", "no position", "before its twin began", "before the twin began")
         for refusal in self.lab.refusals:
-            assert any(known in refusal for known in ("max_new_tokens", "no position", "before its twin began", "before the twin began")), (
-                refusal
-            )
+            assert any(known in refusal for known in said), refusal
         self.lab.going.end()
         self.lab.going.forget()
 
