@@ -196,8 +196,8 @@ class CachePanel(Panel):
         self.dispatch(self.content.withdraw())
 
     def _position_clicked(self, position: int) -> None:
-        """A generated position is a step; one of the prompt is only told."""
-        if self._run is not None and 0 <= position - self._run.prompt_tokens < self._run.count:
+        """Its token is selected, of the prompt or generated."""
+        if self._run is not None and position - self._run.prompt_tokens < self._run.count:
             self._select(position - self._run.prompt_tokens)
 
     def _show_muted(self) -> None:

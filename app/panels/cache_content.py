@@ -89,8 +89,6 @@ class ContentPage(QWidget):
         box.addLayout(below)
         self._layer, self._head = 0, 0
         self._position: int | None = None
-        self._clicked_position: int | None = None
-        self._selected: int | None = None  # the step that was selected last
         self._answer: CacheContentAnswer | None = None
         self._run: RunView | None = None
         self._palette = LIGHT
@@ -148,11 +146,9 @@ class ContentPage(QWidget):
         error = got.error if got is not None else None
         if run is None or (answer is not None and answer.query.run_id != run.run_id):
             answer = None
-        if self._selected != state.selected:  # a position of the prompt that was clicked stays until a step is chosen
-            self._selected, self._clicked_position = state.selected, None
-        position = self._position if self._clicked_position is None else self._clicked_position
-        if run is not None and state.selected is not None and self._clicked_position is None:
-            position = run.prompt_tokens + min(state.selected, run.count - 1)
+        position = self._position
+        if run is not None and state.selected is not None:
+            position = run.prompt_tokens + (select.token_index(state) or 0)
         place = None if run is None else (run.key, run.finish is None)
         told = None if got is None or answer is None else got.generation  # equal questions have different answers
         shown = (told, error, position, place, self._layer, self._head)
@@ -278,8 +274,6 @@ class ContentPage(QWidget):
     @Slot(int)
     def _clicked(self, position: int) -> None:
         self._position = position
-        prompt = self._run is not None and position < self._run.prompt_tokens
-        self._clicked_position = position if prompt else None
         self.position_clicked.emit(position)
         self.wanted.emit()
 

@@ -255,7 +255,7 @@ class CanvasPanel(Panel):
             facts = image_draft.facts(state)
             table = canvas_tables.bits_table(page.bits, facts) if page.bits is not None and facts else None
         elif run is not None and image is not None and run.count:
-            selected = None if state.selected is None else select.step_index(state)
+            selected = select.pinned_index(state)
             if self.twins.shown == PIXELS:
                 table = canvas_tables.pixels_table(run, image, selected)
             else:
@@ -300,7 +300,7 @@ class CanvasPanel(Panel):
             return
         run, ids = state.run, self.result.token_ids
         done = run.prompt_tokens - 1 + run.count
-        index = select.step_index(state) if state.selected is not None else None
+        index = select.pinned_index(state)
         keep = done if index is None else run.prompt_tokens + index
         whole = np.where(ids < 0, image_draft.ground(image)[0], ids)
         picture = Picture.of(image.palette[whole].reshape(image.height, image.width, 3))

@@ -292,7 +292,8 @@ def _refused(state: AppState, event: CommandRefused) -> AppState:
         return acting.given_up(state, event.epoch)
     if event.epoch is not None:
         state = acting.refused(params.refused(state, event.epoch), event.epoch)
-    if event.command in ("StartBranch", "StartTwin"):
+    request = state.branches.requested
+    if request is not None and type(request.command).__name__ == event.command:  # else it was given up for another one
         state = branches.refused(state)
     if event.command == "StartRun":
         state = acting.as_it_is(replace(state, requested=None, pending=EMPTY))

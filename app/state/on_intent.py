@@ -209,18 +209,22 @@ def _preset(
 
 
 def _select(state: AppState, index: int | None) -> AppState:
-    count = state.run.count if state.run else 0
-    if index is not None:
-        index = max(0, min(index, count - 1)) if count else None
+    """A step, or a token of the prompt: -1 is its last one."""
+    run = state.run
+    if index is not None and run is not None and index < 0:
+        index = max(index, -run.prompt_tokens)
+    elif index is not None:
+        index = min(index, run.count - 1) if run is not None and run.count else None
     return replace(state, selected=index)
 
 
 def _move(state: AppState, delta: int) -> AppState:
-    index = select.step_index(state)
+    """Further back than the first step is the prompt, but not at one go."""
+    index = select.token_index(state)
     if index is None or state.run is None:
         return state
-    target = index + delta
-    return _select(state, None if target >= state.run.count - 1 and delta > 0 else target)
+    target = max(0, index + delta) if index > 0 else index + delta
+    return _select(state, None if target >= max(0, state.run.count - 1) and delta > 0 else target)
 
 
 def _toggled(focus: AttentionFocus, layer: int, head: int) -> AttentionFocus:

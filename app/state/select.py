@@ -76,13 +76,51 @@ def is_stepping(state: AppState) -> bool:
 
 
 def step_index(state: AppState) -> int | None:
-    """The index of the step that every panel shows: the selected one, else the newest; None before the first."""
+    """The index of the step that every panel shows: the selected one, else the newest; None before the first.
+
+    While a token of the prompt is selected, the first one: views of the sequence show `token_index`.
+    """
     run = state.run
     if run is None or run.count == 0:
         return None
     if state.selected is None:
         return run.count - 1
-    return min(state.selected, run.count - 1)
+    return max(0, min(state.selected, run.count - 1))
+
+
+def token_index(state: AppState) -> int | None:
+    """The token shown, counted from the first generated one: below 0 of the prompt, the last of which is -1."""
+    run, selected = state.run, state.selected
+    if run is None or selected is None or selected >= 0:
+        return step_index(state)
+    return max(selected, -run.prompt_tokens)
+
+
+def chosen_index(state: AppState) -> int | None:
+    """The index of the step shown; None also where a token of the prompt is, which nobody has chosen."""
+    return None if in_prompt(state) else step_index(state)
+
+
+def in_prompt(state: AppState) -> bool:
+    """Whether a token of the prompt is selected."""
+    return state.run is not None and state.selected is not None and state.selected < 0
+
+
+def pinned_index(state: AppState) -> int | None:
+    """The index of the step that was selected; None while the newest is followed, or a token of the prompt shown."""
+    return None if state.selected is None else chosen_index(state)
+
+
+def shown_position(state: AppState) -> int | None:
+    """The position whose query and residual belong to the token shown: the one before it, which leads to it.
+
+    Of the first token of all, its own. None where it was not fed yet.
+    """
+    run, index = state.run, token_index(state)
+    if run is None or index is None:
+        return None
+    position = max(0, query_position(run, index))
+    return position if index >= 0 or position < fed_positions(run) else None
 
 
 def step(state: AppState) -> StepSnapshot | None:
@@ -104,7 +142,9 @@ def fed_positions(run: RunView) -> int:
 
 
 def next_step(state: AppState, otherwise: str) -> str:
-    """What an empty card tells the user to do: to go on with a run that waits, else something else."""
+    """What an empty card tells the user to do: to select a step, to go on with a run that waits, else otherwise."""
+    if in_prompt(state):
+        return tr("The selected token is part of the prompt: nobody chose it. Select one that was generated.")
     if state.run is not None and is_paused(state):
         return tr("F5 goes on with the paused run, F10 makes one step.")
     return otherwise
