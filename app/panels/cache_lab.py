@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from PySide6.QtCore import Qt, Slot
-from PySide6.QtGui import QResizeEvent
+from PySide6.QtGui import QPixmap, QResizeEvent
 from PySide6.QtWidgets import (
-    QFileDialog,
     QHBoxLayout,
     QLabel,
     QMenu,
@@ -17,6 +17,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from app import asking
 from app.files import write_text
 from app.panels import tables
 from app.panels.panel import Dispatch, Panel
@@ -193,9 +194,8 @@ class CacheLabPanel(Panel):
         result = None if self._lab is None else self._lab.result
         if result is None:
             return
-        path, _ = QFileDialog.getSaveFileName(self, self.tr("Export the numbers"), f"{result.name}.csv", "CSV (*.csv)")
-        if path:
-            self._write(path, result)
+        write = partial(self._write, result=result)
+        asking.save_file(self, self.tr("Export the numbers"), write, f"{result.name}.csv", "CSV (*.csv)")
 
     def _write(self, path: str, result: LabResult) -> None:
         try:
@@ -209,8 +209,11 @@ class CacheLabPanel(Panel):
         result = None if self._lab is None else self._lab.result
         if result is None:
             return
-        path, _ = QFileDialog.getSaveFileName(self, self.tr("Export the picture"), f"{result.name}.png", "PNG (*.png)")
-        if path and not self.plot.grab().save(path, "PNG"):
+        write = partial(self._paint, seen=self.plot.grab())
+        asking.save_file(self, self.tr("Export the picture"), write, f"{result.name}.png", "PNG (*.png)")
+
+    def _paint(self, path: str, seen: QPixmap) -> None:
+        if not seen.save(path, "PNG"):
             self._cannot(path, self.tr("the folder may be read-only"))
 
     def _cannot(self, path: str, reason: str) -> None:

@@ -10,6 +10,7 @@ from app.state.texts import tr
 from app.theme.palette import Palette
 from app.widgets.choice import Choice
 from app.widgets.numbers import byte_count
+from app.widgets.parameter_text import shortened, whole_number
 from app.widgets.table_data import Column, Table
 from app.widgets.table_view import TableView
 from app.widgets.value_field import ValueField
@@ -134,11 +135,11 @@ class WhatIfPage(QWidget):
         self._show()
 
     def _number(self, text: str) -> int | None:
-        plain = text.strip().replace(",", "")
-        if plain.isdecimal() and 1 <= int(plain) <= MOST:
-            return int(plain)
-        self.refused.emit(self.tr("“{0}” is no whole number from 1 to {1}.").format(text, f"{MOST:,}"))
-        return None
+        number = whole_number(text, 1, MOST)
+        if number is None:
+            sentence = self.tr("“{0}” is no whole number from 1 to {1}.")
+            self.refused.emit(sentence.format(shortened(text), f"{MOST:,}"))
+        return number
 
 
 def words(

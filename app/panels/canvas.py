@@ -7,10 +7,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QPushButton, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QMenu, QPushButton, QStackedWidget, QVBoxLayout, QWidget
 
-from app import exports
+from app import asking, exports
 from app.background import Background
 from app.panels import canvas_overlays as over
 from app.panels import canvas_tables
@@ -310,13 +309,7 @@ class CanvasPanel(Panel):
     def _ask(self, name: str, then: Callable[[Path], None]) -> None:
         """Ask for a file, without holding up the window."""
         kinds = self.tr("Animations (*.gif *.png)") if name.endswith(".gif") else self.tr("Pictures (*.png)")
-        dialog = QFileDialog(self, self.tr("Save"), name, kinds)
-        dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
-        dialog.selectFile(name)
-        dialog.setDefaultSuffix(name.rsplit(".", 1)[1])
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.fileSelected.connect(lambda chosen: then(Path(chosen)))
-        dialog.open()
+        asking.save_file(self, self.tr("Save"), lambda chosen: then(Path(chosen)), name, kinds)
 
     def _said(self, path: Path, problem: str) -> None:
         self.dispatch(Announce("error" if problem else "info", problem or self.tr("Saved {0}.").format(path.name)))

@@ -116,16 +116,18 @@ class SelectTab:
 
 @dataclass(frozen=True, slots=True)
 class EditText:
-    """The text of the Text tab."""
+    """The text of the Text tab. whole: not typed, but put there in one piece; a step of undo of its own."""
 
     text: str
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class EditBatch:
-    """The lines of the Batch tab."""
+    """The lines of the Batch tab. whole: as for `EditText`."""
 
     text: str
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +139,10 @@ class EditSystem:
 
 @dataclass(frozen=True, slots=True)
 class EditMessage:
-    """The user message being written in the chat."""
+    """The user message being written in the chat. whole: as for `EditText`."""
 
     text: str
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

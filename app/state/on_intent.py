@@ -155,11 +155,13 @@ def _request_run(state: AppState, max_steps: int | None) -> AppState:
     missing = select.missing_prompt(state.draft)
     if missing:
         return notices.announce(state, "error", missing)
+    if state.draft.tab == "chat" and state.answering is not None and select.is_active(state):
+        return notices.announce(state, "error", tr("The model is still answering; wait for the end, or stop it first."))
     spec = select.run_spec(state, max_steps)
     number = state.last_run_id + 1
     state = acting.asked_for(notices.without_errors(state))
     pace = replace(state.pace, paused=False)
-    request = RunRequest(number, spec, state.draft.tab)
+    request = RunRequest(number, spec, state.draft.tab, state.draft.turns)
     return replace(state, requested=request, last_run_id=number, pace=pace, stepping=max_steps is not None)
 
 
@@ -171,7 +173,7 @@ def _regenerate(state: AppState, index: int) -> AppState:
     keep = index if draft.turns[index].role == "assistant" else index + 1
     shorter = replace(draft, turns=draft.turns[:keep], tab="chat", generation=draft.generation + 1)
     asked = replace(shorter, message="")  # what is being written is for later
-    state = replace(state, draft=asked, reroll=state.reroll + 1)
+    state = replace(state, draft=asked, reroll=state.reroll + 1, answering=None)
     state = _request_run(state, max_steps=None)
     return replace(state, draft=shorter)
 

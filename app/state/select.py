@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -315,17 +316,22 @@ def chat_messages(draft: Draft) -> tuple[ChatMessage, ...]:
 def prompts(draft: Draft) -> tuple[Prompt, ...]:
     """The draft as the worker takes it: one prompt, or those of the batch."""
     if draft.tab == "batch":
-        return tuple(Prompt(text=text) for text in batch.prompts(draft.batch))
+        return _of_batch(draft.batch)
     if draft.tab == "image":
         return (image_draft.run_prompt(draft.image),)
     return (Prompt(text=draft.text) if draft.tab == "text" else Prompt(messages=chat_messages(draft)),)
+
+
+@lru_cache(maxsize=1)
+def _of_batch(text: str) -> tuple[Prompt, ...]:
+    return tuple(Prompt(text=line) for line in batch.prompts(text))
 
 
 def missing_prompt(draft: Draft) -> str:
     """Why there is nothing to begin with, in a sentence; empty where there is something."""
     if draft.tab == "chat" and not chat_messages(draft):
         return tr("The chat is empty; write a message first.")
-    if draft.tab == "batch" and not batch.prompts(draft.batch):
+    if draft.tab == "batch" and not batch.count(draft.batch):
         return tr("The batch is empty; write a prompt on each line.")
     return ""
 
@@ -334,6 +340,8 @@ def prompt(draft: Draft) -> Prompt:
     """What is tokenised while it is being written; of a batch the first prompt."""
     if draft.tab == "image":
         return image_draft.whole_prompt(draft.image)
+    if draft.tab == "batch":
+        return Prompt(text=batch.first(draft.batch))
     return next(iter(prompts(draft)), Prompt(text=""))
 
 

@@ -12,6 +12,7 @@ from PySide6.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QScrollArea, QVBox
 
 from app.state.texts import tr
 from app.widgets.choice import Choice
+from app.widgets.parameter_text import whole_number
 from app.widgets.value_field import ValueField
 from core.contract import CACHE_KINDS, CACHE_MEANINGS, CACHE_TITLES, WINDOWED, CacheSpec
 
@@ -110,11 +111,11 @@ class CacheRow(QWidget):
 
     @Slot(str)
     def _committed(self, name: str, text: str) -> None:
-        number = text.strip().replace(",", "")
-        if self._spec is None or not number.isdecimal() or len(number) > 9:
+        number = whole_number(text, 0, 10**9 - 1)
+        if self._spec is None or number is None:
             self._refused(name, text)
         else:
-            self._changed(_with(self._spec, name, int(number)))
+            self._changed(_with(self._spec, name, number))
 
     def _stepped(self, name: str, direction: int) -> None:
         if self._spec is not None:

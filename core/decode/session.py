@@ -377,7 +377,8 @@ class Session:
         most, padding = self.loaded.info.max_positions, max(self.padding)
         limit = slots_at_most(lengths.params, self.prompt_slots, most, padding)
         if limit > self.limit:
-            check_room(self.loaded, self.mode.cache_rows(self), limit, self.spec.cache, self.spec.prefill_chunk)
+            feeding = Feeding(limit, self.prompt_slots, self.spec.prefill_chunk, padding)
+            check_room(self.loaded, self.mode.cache_rows(self), feeding, self.spec.cache)
         self._configure(lengths.params)
         if limit > self.limit:
             self.limit = limit

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PySide6.QtCore import QPointF, Qt
+from PySide6.QtCore import QEvent, QPointF, Qt
 from PySide6.QtGui import QImage
-from PySide6.QtWidgets import QFileDialog, QPushButton
+from PySide6.QtWidgets import QApplication, QFileDialog, QPushButton
 from pytestqt.qtbot import QtBot
 
 from app.panels.cache import CachePanel
@@ -226,30 +227,34 @@ def test_an_experiment_waits_for_the_end_of_a_run(qtbot: QtBot, qapp: object, tm
         assert one.panel("cachelab").start.isEnabled()
 
 
-def test_numbers_and_picture_are_exported(
-    qtbot: QtBot, qapp: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_numbers_and_picture_are_exported(qtbot: QtBot, qapp: object, tmp_path: Path) -> None:
     with opened(tmp_path / "settings.json", size=(1440, 900)) as one:
         one.do(i.SetLayout("cache"))
         one.do(i.PickExperiment("prefix"))
         one.do(i.StartExperiment())
         live(one, lambda: done(one))
         lab = one.panel("cachelab")
-        target = {"path": str(tmp_path / "prefix.csv")}
-        monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_args: (target["path"], ""))
-        lab.export_csv()
+
+        def export(ask: Callable[[], None], path: Path) -> None:
+            ask()
+            (dialog,) = (found for found in lab.findChildren(QFileDialog) if found.isVisible())
+            assert not dialog.isModal()
+            dialog.fileSelected.emit(str(path))
+            dialog.close()
+            QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+            assert len(lab.findChildren(QFileDialog)) == 1  # those before are gone
+
+        export(lab.export_csv, tmp_path / "prefix.csv")
         result = one.state.cache_lab.result
         assert result is not None
         assert (tmp_path / "prefix.csv").read_text() == result.tables[0].as_csv()
-        target["path"] = str(tmp_path / "prefix.png")
-        lab.export_png()
-        picture = QImage(target["path"])
+        export(lab.export_png, tmp_path / "prefix.png")
+        picture = QImage(str(tmp_path / "prefix.png"))
         assert (picture.width(), picture.height()) == (lab.plot.width(), lab.plot.height())
         blocked = tmp_path / "blocked"
         blocked.write_text("a file, no folder")
-        for export in (lab.export_csv, lab.export_png):
-            target["path"] = str(blocked / "out")
-            export()
+        for ask in (lab.export_csv, lab.export_png):
+            export(ask, blocked / "out")
             assert "cannot be written" in one.state.notices[-1].text
 
 
