@@ -54,7 +54,9 @@ def _ask_path(dialog: QFileDialog, chosen: Chosen) -> None:
 
 def _show(dialog: QDialog) -> None:
     # Not deleted when it closes: a box of its own (“File not found”) may be open, with this dialog on the stack.
-    for before in dialog.parentWidget().findChildren(QDialog, options=Qt.FindChildOption.FindDirectChildrenOnly):
+    above = dialog.parentWidget()
+    assert above is not None
+    for before in above.findChildren(QDialog, options=Qt.FindChildOption.FindDirectChildrenOnly):
         if isinstance(before, QFileDialog | QInputDialog) and before is not dialog and not before.isVisible():
             before.deleteLater()
     dialog.setModal(False)
