@@ -111,8 +111,9 @@ def _ask_path(dialog: FileDialog, chosen: Chosen) -> None:
 
 def _show(dialog: QDialog) -> None:
     # Not deleted when it closes: what closed it may be one of its own methods, still on the stack.
-    parent, near = dialog.parentWidget(), Qt.FindChildOption.FindDirectChildrenOnly
-    for before in [] if parent is None else parent.findChildren(QDialog, options=near):
+    above = dialog.parentWidget()
+    assert above is not None
+    for before in above.findChildren(QDialog, options=Qt.FindChildOption.FindDirectChildrenOnly):
         if isinstance(before, QFileDialog | QInputDialog) and before is not dialog and not before.isVisible():
             before.deleteLater()
     dialog.setModal(False)

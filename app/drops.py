@@ -21,8 +21,9 @@ TEXTS = (".txt", ".md", ".jsonl")
 
 
 def accepts(path: Path) -> bool:
-    """Whether a drop would do something; looks at the name only, and at what is a folder."""
-    return path.suffix.lower() in (".gguf", ".json", *TEXTS, *pictures.suffixes()) or path.is_dir()
+    """Whether a drop would do something; looks at the name, and at the beginning of files that it says nothing of."""
+    named = (".gguf", ".json", *TEXTS, *pictures.suffixes())
+    return path.suffix.lower() in named or path.is_dir() or pictures.is_picture(path)
 
 
 def _is_config(path: Path) -> bool:
@@ -73,7 +74,7 @@ def take(
             return
         dispatch(SelectTab("batch"))
         dispatch(EditBatch(lines, whole=True))
-    elif suffix in pictures.suffixes():
+    elif suffix in pictures.suffixes() or pictures.is_picture(path):
         open_picture(path)
     else:
         dispatch(Announce("error", f"“{path.name}” is no model folder, GGUF file, text, preset or picture."))

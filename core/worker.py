@@ -253,12 +253,15 @@ class Worker:
         return self.flags.closing.is_set() or self.flags.interruptions > self.interruptions_met
 
     def _advance(self) -> None:
-        """One unit of the run, then views within their share of the time."""
+        """Views within their share of the time, then one unit of the run.
+
+        Views first: what was asked for during the unit before is not to wait for another one.
+        """
         going = self.going
-        self.allowance.earn(going.advance())
-        while self.desk and going.advancing and self.allowance.allows(self.desk.awaited) and self.inbox.empty():
+        while self.desk and self.allowance.allows(self.desk.awaited) and self.inbox.empty():
             awaited = self.desk.awaited
             self.allowance.spend(self._derive_slice(), awaited)
+        self.allowance.earn(going.advance())
         if going.session is not None:
             going.report_vitals(going.session)
 

@@ -11,6 +11,7 @@ from app.state.desk_intents import CancelExperiment as CancelExperiment
 from app.state.desk_intents import DeskIntent as DeskIntent
 from app.state.desk_intents import LabIntent as LabIntent
 from app.state.desk_intents import PickExperiment as PickExperiment
+from app.state.desk_intents import SizeExperiment as SizeExperiment
 from app.state.desk_intents import StartExperiment as StartExperiment
 from app.state.image_intents import ImageIntent as ImageIntent
 from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Preset, Tab

@@ -32,6 +32,7 @@ from core.contract import (
     BreakpointHit,
     BreakpointProblem,
     CommandRefused,
+    Deriving,
     Event,
     ExperimentFinished,
     ExperimentProgress,
@@ -95,6 +96,8 @@ def on_event(state: AppState, event: Event) -> AppState:
             return replace(state, draft=draft)
         case Answered():
             return _answered(state, event)
+        case Deriving(slot, generation, fraction):
+            return replace(state, deriving=MappingProxyType({**state.deriving, slot: (generation, fraction)}))
         case Vitals():
             return replace(state, vitals=event)
         case ModelPreviewed():
@@ -228,7 +231,7 @@ def _model_ready(state: AppState, info: ModelInfo) -> AppState:
     draft = replace(
         draft,
         tab=_tab_for(draft, info),
-        image=image_draft.for_model(draft, state.model, info),
+        image=image_draft.for_model(draft, info),
         generation=draft.generation + 1,
         tokenized=None,
         token_error=None,
@@ -274,7 +277,8 @@ def _refused(state: AppState, event: CommandRefused) -> AppState:
         return acting.given_up(state, event.epoch)
     if event.epoch is not None:
         state = acting.refused(params.refused(state, event.epoch), event.epoch)
-    if event.command in ("StartBranch", "StartTwin"):
+    request = state.branches.requested
+    if request is not None and type(request.command).__name__ == event.command:  # else it was given up for another one
         state = branches.refused(state)
     if event.command == "StartRun":
         state = acting.as_it_is(replace(state, requested=None, pending=EMPTY))

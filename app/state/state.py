@@ -264,6 +264,7 @@ class AppState:
     vitals: Vitals | None = None
     asked: Mapping[str, Question] = field(default_factory=lambda: EMPTY)
     answers: Mapping[str, Answered] = field(default_factory=lambda: EMPTY)
+    deriving: Mapping[str, tuple[int, float]] = field(default_factory=lambda: EMPTY)  # slot → question, how far it is
     config_desk: ConfigDesk = field(default_factory=ConfigDesk)
     onnx: OnnxDesk = field(default_factory=OnnxDesk)
     cache_lab: CacheLab = field(default_factory=CacheLab)

@@ -7,7 +7,8 @@ from dataclasses import replace
 from functools import partial
 
 from PySide6.QtCore import Qt, Slot
-from PySide6.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QVBoxLayout, QWidget
+from PySide6.QtGui import QResizeEvent
+from PySide6.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QScrollArea, QVBoxLayout, QWidget
 
 from app.state.texts import tr
 from app.widgets.choice import Choice
@@ -27,6 +28,7 @@ class CacheRow(QWidget):
         super().__init__(parent)
         self._changed, self._refused = changed, refused
         self._spec: CacheSpec | None = None
+        self._revealing = False
         self.kind = Choice(self.tr("cache"), self.tr("KV cache"), self._kind_chosen)
         self.kind.set_options([(kind, tr(CACHE_TITLES[kind])) for kind in CACHE_KINDS])
         self.doc = QLabel()
@@ -92,7 +94,17 @@ class CacheRow(QWidget):
         self.relative.setVisible(spec.kind == "sink")
         self.relative.setChecked(spec.relative)
 
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """A kind was chosen that takes sizes: bring them into view."""
+        holder = self.parentWidget()
+        while self._revealing and holder is not None:
+            if isinstance(holder, QScrollArea):
+                self._revealing = False
+                holder.ensureWidgetVisible(self, 0, 8)
+            holder = holder.parentWidget()
+
     def _kind_chosen(self, key: str) -> None:
+        self._revealing = True
         kind = next(kind for kind in CACHE_KINDS if kind == key)
         spec = self._spec or CacheSpec()
         self._changed(replace(spec, kind=kind, relative=spec.relative and kind == "sink"))

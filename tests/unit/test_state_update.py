@@ -153,6 +153,12 @@ def test_selection_moves_between_steps_and_follows_the_newest_past_the_end(machi
     assert select.step_index(machine.state) == count - 3
     machine.do(i.MoveSelection(-1000))
     assert machine.state.selected == 0
+    machine.do(i.MoveSelection(-1))
+    prompt = machine.state.run.prompt_tokens  # type: ignore[union-attr]
+    assert (machine.state.selected, select.shown_position(machine.state)) == (-1, prompt - 2)
+    assert (select.step_index(machine.state), select.chosen_index(machine.state)) == (0, None)
+    machine.do(i.MoveSelection(-1000))
+    assert (machine.state.selected, select.shown_position(machine.state)) == (-prompt, 0)
     machine.do(i.MoveSelection(1000))
     assert machine.state.selected is None
     machine.do(i.SelectStep(4000))
