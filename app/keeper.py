@@ -99,7 +99,9 @@ class Keeper(QObject):
             path = folder / file_name(gone)
             if self._managed(folder, partial(path.unlink, missing_ok=True)):
                 del there[gone]
-        self._written = tuple(p for p in presets if there.get(p.name) == p)
+        # In their order; last those that are to be removed yet. What could not be written is still there as it was.
+        shown = [there.pop(name) for name in [p.name for p in presets] if name in there]
+        self._written = (*shown, *there.values())
 
     def _managed(self, folder: Path, write: Callable[[], None]) -> bool:
         try:
