@@ -176,8 +176,7 @@ class AttentionPanel(Panel):
         self._take_thumbnails(run, state)
         self.range.show_span(self._span, run.prompt_tokens, select.fed_positions(run))
         self._ask(run, state)
-        index = select.step_index(state)
-        position = None if index is None else select.query_position(run, index)
+        position = select.shown_position(state)
         self.heatmap.set_row(position, state.selected is not None)
         self._show_table(position)
         covered = None if select.is_waiting(state, FOCUS_SLOT) else self._described
@@ -185,11 +184,9 @@ class AttentionPanel(Panel):
 
     def describe(self) -> str:
         """Where the shown token looks most, in words."""
-        run = self._state.run if self._state else None
-        index = select.step_index(self._state) if self._state else None
-        if self._state is None or run is None or index is None or not self.matrix.rows:
+        position = select.shown_position(self._state) if self._state else None
+        if self._state is None or position is None or not self.matrix.rows:
             return self.tr("No attention yet.")
-        position = select.query_position(run, index)
         return words.sentence(self.matrix, self._span[0], self._labels, self._state.focus, position)
 
     # focus heatmap
@@ -461,10 +458,10 @@ class AttentionPanel(Panel):
 
     def _row_clicked(self, query: int) -> None:
         run = self._state.run if self._state else None
-        if run is None or query < run.prompt_tokens - 1:
+        if run is None:
             return
         index = query - (run.prompt_tokens - 1)
-        self.dispatch(SelectStep(index if index < run.count - 1 else None))
+        self.dispatch(SelectStep(index if index < max(0, run.count - 1) else None))
 
     def _tooltip(self, query: int, key: int) -> str:
         if self._state is None:

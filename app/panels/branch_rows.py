@@ -159,7 +159,7 @@ def describe(state: AppState) -> str:
 
 def selected_position(state: AppState) -> int | None:
     """Where the selected step stands in the sequence."""
-    index = select.step_index(state)
+    index = select.token_index(state)
     if state.run is None or state.selected is None or index is None:
         return None
     return state.run.prompt_tokens + index

@@ -281,7 +281,7 @@ class ComparePanel(Panel):
 
     def _step(self, state: AppState) -> int | None:
         """The shown step, counted from the first one that is compared."""
-        index, run = select.step_index(state), state.run
+        index, run = select.token_index(state), state.run
         if index is None or run is None or self._pair is None:
             return None
         if run.branch not in (self._pair.first.branch, self._pair.second.branch):

@@ -160,7 +160,7 @@ class OutputPanel(Panel):
         if self.twins.shown == 1:
             self.twins.show_table(branch_rows.table(state))
         elif self.twins.shown == 0:
-            selected = None if state.selected is None else select.step_index(state)
+            selected = select.pinned_index(state)
             self.twins.show_table(tables.output_table(run, selected, self.columns.other) if run and run.count else None)
         if run is None:
             self._show_nothing(state)
@@ -169,8 +169,7 @@ class OutputPanel(Panel):
         self.columns.render(state)
         self._ask_row(run, state)
         self._show_row(run, state)
-        selected = None if state.selected is None else run.prompt_tokens + min(state.selected, run.count - 1)
-        self.flow.set_selected(selected if run.count else None)
+        self.flow.set_selected(branch_rows.selected_position(state))
         self.flow.set_source(*_source_of_draft(state))
         asked, row = state.acting.interventions, select.listed_row(run)
         self.flow.set_struck(select.muted_positions(asked, row), deleted_positions(asked, row))
@@ -179,9 +178,11 @@ class OutputPanel(Panel):
     def describe(self) -> str:
         """The shown step in words."""
         state = self._state
-        index = select.step_index(state) if state else None
+        index = select.token_index(state) if state else None
         if state is None or state.run is None or index is None:
             return self.tr("No output yet.")
+        if index < 0:
+            return step_text.prompt_sentence(state.run, state.run.prompt_tokens + index)
         return step_text.sentence(state.run, index)
 
     # tokens and their colours
@@ -247,13 +248,21 @@ class OutputPanel(Panel):
 
     def _offer(self, menu: QMenu, token: int) -> None:
         """What can be done from a token on, in front of what can be copied."""
-        run = self._state.run if self._state else None
-        if run is None:
+        state = self._state
+        run = state.run if state else None
+        if state is None or run is None:
             return
+        menu.addAction(self.tr("Who looks at this token"), lambda: self._look_at(token)).setEnabled(_can_look(state))
+        menu.addSeparator()
         if not run.has_beams:
             self._offer_branches(menu, token - run.prompt_tokens, token)
         self._offer_acts(menu, token)
         menu.addSeparator()
+
+    def _look_at(self, token: int) -> None:
+        """The tokens are coloured by the attention that each pays to this one."""
+        self._clicked(token)
+        self._choose_colour("column")
 
     def _offer_branches(self, menu: QMenu, index: int, token: int) -> None:
         if index >= 0:
@@ -270,7 +279,7 @@ class OutputPanel(Panel):
         run = state.run if state is not None else None
         if state is None or run is None:
             return
-        index = select.step_index(state)
+        index = select.token_index(state)
         if token is None:
             token = run.prompt_tokens + (0 if index is None else index)
         self.twins.button.setChecked(False)
@@ -290,8 +299,7 @@ class OutputPanel(Panel):
     # the attention row
 
     def _wants_row(self, state: AppState) -> bool:
-        status = select.view_status(state, "attention")
-        if status is not None and not status.available:
+        if not _can_look(state):
             return False
         return self._source is not None or (self.overlay.isChecked() and state.selected is not None)
 
@@ -362,9 +370,8 @@ class OutputPanel(Panel):
 
     def _clicked(self, token: int) -> None:
         run = self._state.run if self._state else None
-        if run is None or token < run.prompt_tokens:
-            return
-        self._select(token - run.prompt_tokens)
+        if run is not None:
+            self._select(token - run.prompt_tokens)
 
     def _offer_acts(self, menu: QMenu, token: int) -> None:
         state = self._state
@@ -383,7 +390,7 @@ class OutputPanel(Panel):
 
     def _select(self, index: int) -> None:
         run = self._state.run if self._state else None
-        self.dispatch(SelectStep(None if run is not None and index == run.count - 1 else index))
+        self.dispatch(SelectStep(None if run is not None and 0 <= index == run.count - 1 else index))
 
     def _follow_newest(self) -> None:
         self.flow.follow()
@@ -426,6 +433,11 @@ class OutputPanel(Panel):
 
     def _tooltip(self, token: int) -> str:
         return tooltip(self._state.run if self._state else None, token)
+
+
+def _can_look(state: AppState) -> bool:
+    status = select.view_status(state, "attention")
+    return status is None or status.available
 
 
 def _source_of_draft(state: AppState) -> tuple[tuple[int, int], tuple[tuple[int, int], ...]]:

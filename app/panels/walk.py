@@ -254,7 +254,7 @@ class WalkPanel(Panel):
         problem = next(iter(self._problem.values()), None)
         if problem is not None:
             self.empty.set_words(problem[1])
-        elif run is None or select.step_index(state) is None:
+        elif run is None or select.token_index(state) is None:
             first = self.tr(
                 "Press Ctrl+Enter to run. The first step stands beside a later one, so that caching is seen."
             )
@@ -272,15 +272,16 @@ class WalkPanel(Panel):
 
 def wanted(run: RunView, state: AppState, token_type: int | None = None) -> dict[str, WalkQuery]:
     """The passes to ask for: none while tokens stream and nothing is selected."""
-    fed, index = select.fed_positions(run), select.step_index(state)
+    fed, position = select.fed_positions(run), select.shown_position(state)
     busy = is_busy(state)
-    if not fed or index is None or (busy and state.selected is None):
+    if not fed or position is None or (busy and state.selected is None):
         return {}
     first, at = (0, min(run.prompt_tokens, FIRST_POSITIONS)), run.place.named
     found = (
         {} if busy else {FIRST_SLOT: WalkQuery(run.run_id, first, **at, token_type=token_type)}
     )  # many positions would hold the run up
-    later = max(run.prompt_tokens, select.query_position(run, index))  # step 0 is the first pass itself
+    # Step 0 is the first pass itself; a position of the prompt that was chosen is fed once more by itself.
+    later = position if select.in_prompt(state) else max(run.prompt_tokens, position)
     if later < fed:
         one = later, later + 1
         found[LATER_SLOT] = WalkQuery(run.run_id, one, **at, token_type=token_type)

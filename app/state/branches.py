@@ -93,9 +93,10 @@ def _command(state: AppState, run: RunView, intent: b.Parting) -> tuple[StartBra
 
 def _position(state: AppState, run: RunView, index: int | None) -> int:
     """Where the token with this index stands (None: the one shown); beyond the end where there is none."""
+    least = 0
     if index is None:
-        index = select.step_index(state)
-    if index is None or not 0 <= index < run.count:
+        index, least = select.token_index(state), -run.prompt_tokens
+    if index is None or not least <= index < run.count:
         return run.prompt_tokens + run.count + 1
     return run.prompt_tokens + index
 
@@ -237,7 +238,7 @@ def switched(state: AppState, event: BranchSwitched) -> AppState:
     if state.run.branch != key:  # another one had begun before core came to it
         state = left(state)
         node = state.branches.nodes[key]
-        state = with_answer(acting.taken_over(_shown(state, key, node, None), node.run))
+        state = with_answer(acting.taken_over(_shown(state, key, node, None), node.run, asked=False))
     reuse = event.reused_positions, event.recomputed_positions
     state = replace(state, branches=replace(state.branches, reuse=reuse))
     if event.given_up:

@@ -39,13 +39,13 @@ from core.contract.cache import (
     CacheKind,
     CacheReport,
     CacheSpec,
+    Difference,
     LayerLayout,
     parse_cache,
 )
 from core.contract.cache_formula import (
     KNOWN_SHAPES,
     CacheShape,
-    Difference,
     Prediction,
     differences,
     plain_bytes,

@@ -20,7 +20,8 @@ class StartTwin:
 
     Whichever has said less goes first, so that a twin of a run that is ahead catches up. Changes, pauses and steps are
     for both; changes of what they differ in, for the branch in use only. One that has ended waits for the other. While
-    the prompt is being read the twin waits, to share what is computed of it.
+    the prompt is being read the twin waits, to share what is computed of it; another branch asked for, or gone to,
+    meanwhile ends that, which is said.
 
     branch_id: of the twin. position: tokens of the sequence that both have, none of the prompt left out; None: the
     prompt. row: of the batch. params: values other than those of `beside`. model: another one, or in another precision,
