@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 
@@ -38,17 +37,16 @@ from core.decode.breakpoints import Breaks
 from core.decode.extras import NONE, Extras
 from core.decode.forward import Forward, ForwardCancelled
 from core.decode.guidance import Guidance
-from core.decode.interventions import History, hidden_keys, make_acts, preview_logits
+from core.decode.interventions import History, make_acts
 from core.decode.kv import RunCache, cache_length, check_kind, check_mode, make_cache, take_rows
-from core.decode.kv.sight import CacheSight
 from core.decode.lengths import Lengths, settle_lengths, slots_at_most
 from core.decode.modes import PLAIN, Mode, Past, make_mode
 from core.decode.pipeline import PipelineContext, Rows, Stage, build_pipeline
 from core.decode.plan import make_plan
-from core.decode.replay import final_scores, replay
+from core.decode.recorded import recording_of
 from core.decode.room import Feeding, check_room
 from core.decode.rows import Clock, PastLane, Row
-from core.decode.sequences import result_of, strand_at
+from core.decode.sequences import result_of
 from core.decode.stopping import RowStop, Timer
 from core.models.loaded import LoadedModel
 from core.trace.path import Path
@@ -480,21 +478,7 @@ class Session:
 
     def recording(self) -> Recording:
         """What views are derived from."""
-        return Recording(
-            trace=self.trace,
-            strand=partial(strand_at, self),
-            source=CacheSight(self.cache, partial(branch.check_held, self)),
-            anatomy=self.forward.anatomy,
-            info=self.loaded.info,
-            piece=self.loaded.text.piece,
-            recompute=partial(again.recompute, self),
-            final_scores=partial(final_scores, self),
-            replay=partial(replay, self),
-            read_out=self.read_out,
-            hidden=partial(hidden_keys, self),
-            encode=partial(self.loaded.text.encode, add_special_tokens=False, cancelled=self.cancelled),
-            preview=partial(preview_logits, self),
-        )
+        return recording_of(self)
 
     def feed_again(
         self, strand: Strand, start: int, stop: int, acts: Acts | None = None
