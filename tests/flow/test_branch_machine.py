@@ -120,12 +120,15 @@ class User(RuleBasedStateMachine):
             case StartRun():
                 self.since[self.key] = [(0, command.spec.interventions)]
             case StartBranch() if key != self.key:
-                parts = min(command.position, session.ids.shape[1] - 1)
+                parent = self.fed.get((command.run_id, command.parent), 0)
+                parts = min(command.position, session.ids.shape[1] - 1, parent)
                 past = [entry for entry in self.since[command.run_id, command.parent] if entry[0] < parts]
                 self.since[self.key] = [*past, (parts, command.interventions or ())]
                 self.fed[self.key] = parts
             case SetInterventions():
                 for one in self.lab.going.branches.together:
+                    if one.finished:
+                        continue
                     at = one.run_id, one.branch_id
                     fed = self.fed.get(at, 0)
                     self.since[at] = [*(e for e in self.since[at] if e[0] < fed), (fed, command.interventions)]
@@ -134,8 +137,9 @@ class User(RuleBasedStateMachine):
     def learn(self) -> None:
         """A twin is under what the one beside it is under; and how far each was fed."""
         for one in self.lab.going.branches.together:
-            at, parts = (one.run_id, one.branch_id), one.opening_slots - 1
+            at = one.run_id, one.branch_id
             if at not in self.since and self.key in self.since:
+                parts = min(one.opening_slots - 1, self.fed.get(self.key, 0))
                 base = self.since[self.key]
                 self.since[at] = [*(e for e in base if e[0] < parts), (parts, base[-1][1])]
                 self.fed[at] = parts
@@ -169,6 +173,7 @@ class User(RuleBasedStateMachine):
             view = branches.view_of(self.state, key)
             assert [s.token_id for s in view.steps()] == list(one.rows[0].token_ids)
             assert (view.finish is not None) == one.finished
+            assert one.finished or self.state.acting.interventions == one.acts.now.asked
         assert select.is_paused(self.state) == (self.state.worker is WorkerState.PAUSED)
 
     # -- what a user does
@@ -356,4 +361,18 @@ def test_a_pause_and_a_step_wait_for_the_twin_too(random_gpt2: LoadedModel) -> N
     assert select.is_paused(user.state)
     assert user.state.run is not None
     assert [branches.view_of(user.state, key).count for key in user.state.branches.nodes] == [1, 1]
+    user.teardown()
+
+
+def test_a_twin_of_a_run_that_has_ended_is_not_under_what_was_asked_for_since(random_gpt2: LoadedModel) -> None:
+    kind = type("Driven", (User,), {"loaded": random_gpt2, "budget_bytes": 1 << 30})
+    user = kind()
+    user.do(i.Run(), 20)
+    user.do(a.MuteHead(0, 0))
+    assert user.state.acting.interventions  # for the next run
+    user.do(t.RunTwin(TwinChange({"temperature": 2.0}), "prompt"), 3)
+    assert not user.state.acting.interventions
+    user.do(a.MuteHead(0, 0), 2)
+    [_, twin] = user.lab.going.branches.together
+    assert user.state.acting.interventions == twin.acts.now.asked != ()
     user.teardown()
