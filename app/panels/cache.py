@@ -41,6 +41,7 @@ class CachePanel(Panel):
     """Used and allocated bytes of K and V."""
 
     name = "cache"
+    calm = True
     title = "KV cache"
     heavy = True
 
@@ -195,8 +196,8 @@ class CachePanel(Panel):
         self.dispatch(self.content.withdraw())
 
     def _position_clicked(self, position: int) -> None:
-        """A generated position is a step; one of the prompt is only told."""
-        if self._run is not None and 0 <= position - self._run.prompt_tokens < self._run.count:
+        """Its token is selected, of the prompt or generated."""
+        if self._run is not None and position - self._run.prompt_tokens < self._run.count:
             self._select(position - self._run.prompt_tokens)
 
     def _show_muted(self) -> None:
@@ -232,7 +233,7 @@ class CachePanel(Panel):
 
     def _show_nothing(self) -> None:
         self._shown = ()
-        run = self.tr("Press Ctrl+Enter to run; they grow with every token.")
+        run = self.tr("Press Ctrl+Enter to run; they grow with every step.")
         self.bars.set_empty(
             self.tr("The bytes of each layer’s K and V appear here"),
             run if self._state is None else select.next_step(self._state, run),

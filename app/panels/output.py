@@ -33,7 +33,7 @@ from app.state.state import AppState, ColourBy
 from app.state.texts import tr
 from app.state.twin_intents import CompareBranches
 from app.theme.colormaps import token_fills
-from app.widgets import step_text
+from app.widgets import numbers, step_text
 from app.widgets.branch_strip import BranchStrip
 from app.widgets.choice import Choice
 from app.widgets.edit_bar import EditBar
@@ -153,7 +153,8 @@ class OutputPanel(Panel):
             self._feed.coloured = ()
         run = state.run
         self._show_legend(state)
-        self.progress.set_wordings(*_progress(state))
+        derived = select.fraction_done(state, ROW_SLOT)
+        self.progress.set_wordings(*(_progress(state) if derived is None else _derived(derived)))
         self._described = describe_selection(self, (self.flow,), state, self._described)
         self._show_branches(state)
         if self.twins.shown == 1:
@@ -448,6 +449,11 @@ def _source_of_draft(state: AppState) -> tuple[tuple[int, int], tuple[tuple[int,
     start, stop = detail.match
     begun = run.prompt_tokens + index - detail.place  # where the pass began
     return (start + detail.matched, stop), ((start, start + detail.matched), (begun - detail.matched, begun))
+
+
+def _derived(fraction: float) -> tuple[str, ...]:
+    """How far the colours are that take long."""
+    return tr("deriving, {0}").format(numbers.percent(fraction)), numbers.percent(fraction)
 
 
 def _progress(state: AppState) -> tuple[str, ...]:

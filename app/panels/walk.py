@@ -187,10 +187,14 @@ class WalkPanel(Panel):
             self._answers[slot] = got.answer
             self._problem.pop(slot, None)
         elif got.error is not None and asked is not None and isinstance(asked.query, WalkQuery):
+            self._answers.pop(slot, None)  # of another step
             self._problem[slot] = (asked.query, got.error.message)
 
     def _ask(self, slot: str, query: WalkQuery, state: AppState) -> None:
         have, problem = self._answers.get(slot), self._problem.get(slot)
+        if problem is not None and problem[0] != query:
+            del self._problem[slot]  # who comes back to that step asks again
+            problem = None
         known = (have is not None and have.query == query) or (problem is not None and problem[0] == query)
         asked = state.asked.get(slot)
         if known or (select.is_waiting(state, slot) and asked is not None and asked.query == query):
@@ -205,7 +209,7 @@ class WalkPanel(Panel):
         if first is None and later is None:
             self._say(run, state)
             return
-        shown = (id(first), id(later), int(is_busy(state)))
+        shown = (id(first), id(later), int(is_busy(state)), hash(tuple(self._problem.values())))
         self.stack.setCurrentWidget(self.both)
         if shown == self._shown:
             return
@@ -229,7 +233,7 @@ class WalkPanel(Panel):
             self.detail.setPlainText(text)
 
     def _note(self, first: WalkAnswer | None, later: WalkAnswer | None, busy: bool) -> str:
-        answer, notes = first or later, []
+        answer, notes = first or later, [message for _, message in self._problem.values()]
         if first is None and busy:
             notes.append(self.tr("The first step is walked once no tokens stream; it would hold them up."))
         if answer is not None and not answer.named:

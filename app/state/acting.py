@@ -47,6 +47,8 @@ def on_intent(state: AppState, intent: a.ActingIntent) -> AppState:
     acts = state.acting.acts
     final = frozenset(act.act_id for act in acts if deleting.is_final(act, state.run))
     match intent:
+        case a.AddIntervention(DeletePositions(row, positions)):
+            return _deleted(state, row, positions)
         case a.AddIntervention(one):
             return with_list(state, (*acts, Act(state.acting.last_id + 1, one)))
         case a.ChangeIntervention(act_id, one):
@@ -68,10 +70,15 @@ def on_intent(state: AppState, intent: a.ActingIntent) -> AppState:
         case a.MutePosition(row, position):
             return with_list(state, _toggled_position(state.acting, row, position))
         case a.DeletePosition(row, position):
-            if state.run is None or state.run.finish is not None:
-                text = tr("Positions are deleted while a run is in progress; go back to a token first.")
-                return notices.announce(state, "info", text)
-            return with_list(state, deleting.with_position(state.acting, row, position))
+            return _deleted(state, row, (position,))
+
+
+def _deleted(state: AppState, row: int, positions: tuple[int, ...]) -> AppState:
+    """From the cache of the run in progress."""
+    if state.run is None or state.run.finish is not None:
+        text = tr("Positions are deleted while a run is in progress; go back to a token first.")
+        return notices.announce(state, "info", text)
+    return with_list(state, deleting.with_positions(state.acting, row, positions))
 
 
 def _muted(acting: Acting, row: int, positions: tuple[int, ...]) -> tuple[Act, ...]:

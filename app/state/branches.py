@@ -10,6 +10,7 @@ from typing import Any
 from app.state import acting, deleting, notices, params, select
 from app.state import branch_intents as b
 from app.state.branch_state import BranchNode, BranchRequest, BranchState, Key, Kind
+from app.state.plan import written
 from app.state.run import RunView, begin_branch
 from app.state.state import EMPTY, AppState
 from app.state.texts import tr
@@ -194,6 +195,9 @@ def show(state: AppState, key: Key) -> AppState:
         epoch = state.epoch + 1
         pending = {**state.pending, **dict.fromkeys(changes, epoch)}
         state = replace(state, epoch=epoch, pending=MappingProxyType(pending))
+        each = (f"{name} {written(getattr(node.asked, name))} → {written(value)}" for name, value in changes.items())
+        text = tr("The next token of this branch is chosen by the parameters set now: {0}.").format(", ".join(each))
+        state = notices.announce(state, "info", text)
     return with_answer(acting.taken_over(state, node.run))
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from app.state import (
     acting,
-    batch,
     branches,
     cache_lab,
     desks,
@@ -153,15 +152,16 @@ def edit(draft: Draft, intent: i.Intent) -> Draft:
 def _request_run(state: AppState, max_steps: int | None) -> AppState:
     if not select.can_run(state):
         return notices.announce(state, "error", tr("No model is loaded; choose one in the toolbar."))
-    if state.draft.tab == "chat" and not select.chat_messages(state.draft):
-        return notices.announce(state, "error", tr("The chat is empty; write a message first."))
-    if state.draft.tab == "batch" and not batch.prompts(state.draft.batch):
-        return notices.announce(state, "error", tr("The batch is empty; write a prompt on each line."))
+    missing = select.missing_prompt(state.draft)
+    if missing:
+        return notices.announce(state, "error", missing)
+    if state.draft.tab == "chat" and state.answering is not None and select.is_active(state):
+        return notices.announce(state, "error", tr("The model is still answering; wait for the end, or stop it first."))
     spec = select.run_spec(state, max_steps)
     number = state.last_run_id + 1
     state = acting.asked_for(notices.without_errors(state))
     pace = replace(state.pace, paused=False)
-    request = RunRequest(number, spec, state.draft.tab)
+    request = RunRequest(number, spec, state.draft.tab, state.draft.turns)
     return replace(state, requested=request, last_run_id=number, pace=pace, stepping=max_steps is not None)
 
 
@@ -173,7 +173,7 @@ def _regenerate(state: AppState, index: int) -> AppState:
     keep = index if draft.turns[index].role == "assistant" else index + 1
     shorter = replace(draft, turns=draft.turns[:keep], tab="chat", generation=draft.generation + 1)
     asked = replace(shorter, message="")  # what is being written is for later
-    state = replace(state, draft=asked, reroll=state.reroll + 1)
+    state = replace(state, draft=asked, reroll=state.reroll + 1, answering=None)
     state = _request_run(state, max_steps=None)
     return replace(state, draft=shorter)
 

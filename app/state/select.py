@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,11 @@ def is_active(state: AppState) -> bool:
 def is_paused(state: AppState) -> bool:
     """Whether a run waits to go on."""
     return is_active(state) and (state.worker is WorkerState.PAUSED or state.pace.paused)
+
+
+def is_streaming(state: AppState) -> bool:
+    """Whether tokens come faster than anybody can look at each, and the newest one is shown."""
+    return is_active(state) and not is_paused(state) and not state.stepping and state.selected is None
 
 
 def can_run(state: AppState) -> bool:
@@ -132,7 +138,7 @@ def query_position(run: RunView, index: int) -> int:
 def fed_positions(run: RunView) -> int:
     """Positions fed to the model so far, whose attention can be asked for."""
     if run.count:
-        return int(run.column("cache_length")[-1]) - run.padding
+        return min(int(run.column("cache_length")[-1]) - run.padding, run.model.max_positions)
     return run.prefill.done if run.prefill else 0
 
 
@@ -269,6 +275,13 @@ def answer(state: AppState, slot: str) -> Answered | None:
     return state.answers.get(slot)
 
 
+def fraction_done(state: AppState, slot: str) -> float | None:
+    """How far the answer is that the slot waits for, in [0, 1]; None where that is not told."""
+    question, (generation, fraction) = state.asked.get(slot), state.deriving.get(slot, (0, 0.0))
+    told = question is not None and question.generation == generation and is_waiting(state, slot)
+    return fraction if told else None
+
+
 def is_waiting(state: AppState, slot: str) -> bool:
     """Whether the last question of the slot is still unanswered."""
     question = state.asked.get(slot)
@@ -303,16 +316,32 @@ def chat_messages(draft: Draft) -> tuple[ChatMessage, ...]:
 def prompts(draft: Draft) -> tuple[Prompt, ...]:
     """The draft as the worker takes it: one prompt, or those of the batch."""
     if draft.tab == "batch":
-        return tuple(Prompt(text=text) for text in batch.prompts(draft.batch))
+        return _of_batch(draft.batch)
     if draft.tab == "image":
         return (image_draft.run_prompt(draft.image),)
     return (Prompt(text=draft.text) if draft.tab == "text" else Prompt(messages=chat_messages(draft)),)
+
+
+@lru_cache(maxsize=1)
+def _of_batch(text: str) -> tuple[Prompt, ...]:
+    return tuple(Prompt(text=line) for line in batch.prompts(text))
+
+
+def missing_prompt(draft: Draft) -> str:
+    """Why there is nothing to begin with, in a sentence; empty where there is something."""
+    if draft.tab == "chat" and not chat_messages(draft):
+        return tr("The chat is empty; write a message first.")
+    if draft.tab == "batch" and not batch.count(draft.batch):
+        return tr("The batch is empty; write a prompt on each line.")
+    return ""
 
 
 def prompt(draft: Draft) -> Prompt:
     """What is tokenised while it is being written; of a batch the first prompt."""
     if draft.tab == "image":
         return image_draft.whole_prompt(draft.image)
+    if draft.tab == "batch":
+        return Prompt(text=batch.first(draft.batch))
     return next(iter(prompts(draft)), Prompt(text=""))
 
 

@@ -56,6 +56,16 @@ def context(run: RunView, index: int, chars: int = CONTEXT_CHARS) -> str:
     return cut.replace("\n", "⏎").replace("\t", "⇥")
 
 
+def moments(run: RunView, index: int) -> tuple[str, ...]:
+    """Which step it is, in fewer and fewer words: the pixel where a model paints, else what stands before it."""
+    step = tr("step {0}").format(index)
+    pixel = run.step(index).pixel
+    if pixel is not None:
+        return tr("step {0}, row {1}, column {2}").format(index, *pixel), step
+    after = tr("step {0}, after “{1}”")
+    return *(after.format(index, context(run, index, chars)) for chars in (CONTEXT_CHARS, 8)), step
+
+
 def quoted(piece: str) -> str:
     """A token as it is named in a sentence: “␣light”."""
     text = one_line(piece[:LONGEST])

@@ -66,13 +66,14 @@ class CompareQuery:
     """How two branches differ in what they chose from, at the tokens [start, stop) of both, prompt included.
 
     branch_id, row: the first one; other, other_row: the second. stop None means as far as both go. final: the
-    distributions after the pipeline, with the parameters in force at the time; else the model's own.
+    distributions after the pipeline, with the parameters in force at the time; else the model's own, as papers compare
+    them, which are nowhere 0.
     """
 
     run_id: int
     other: int
     positions: tuple[int, int | None] = (1, None)
-    final: bool = True
+    final: bool = False
     other_row: int = 0
     row: int = 0
     branch_id: int = 0

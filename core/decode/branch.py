@@ -207,6 +207,8 @@ def continue_row(run: Session, parting: Parting) -> None:
     run.first_row = parting.parent.first_row + source.index
     run.put = list(parting.put)
     kept = len(parting.kept)
+    before = [since for since in parting.parent.rerolls_since if since[0] < kept]
+    run.rerolls_since = [*before, (kept, run.spec.reroll)]
     row.token_ids = list(parting.kept)
     link = source.link if kept else None
     for _ in range(len(source.token_ids) - kept if kept else 0):

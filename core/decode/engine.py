@@ -155,7 +155,7 @@ def _append(
     texts = [run.mode.push(run, lane, token) for lane, token in zip(run.lanes, choice.token_ids, strict=True)]
     run.ids = torch.cat([run.ids, run.ids.new_tensor(choice.token_ids)[:, None]], dim=1)  # (B, T + 1)
     run.clock.token()
-    if run.extras.stopping_criteria and not run.mode.judges_ends:
+    if run.extras.criteria and not run.mode.judges_ends:
         _ask_criteria(run, choice, final, texts)
     said = [*run.lanes, *(ended.row for ended in choice.ended)]
     texts += [ended.text for ended in choice.ended]
@@ -219,7 +219,7 @@ def _ask_criteria(run: Session, choice: Choice, final: torch.Tensor, texts: list
             run.ids[k : k + 1, max(lane.padding, run.unseen) :],
             k if choice.parents is None else choice.parents[k],
         )
-        asked = asked_to_stop(run.extras.stopping_criteria, ids, final[parent : parent + 1])
+        asked = asked_to_stop(run.extras.criteria, ids, final[parent : parent + 1])
         if asked and lane.finish_reason is None:
             texts[k] += lane.end(FinishReason.STOP)
 

@@ -136,6 +136,29 @@ def test_other_draws_are_those_of_a_run_with_that_reroll(loaded: LoadedModel) ->
     check(ours, steps, parent, reroll=1)
 
 
+def test_kept_tokens_are_shown_with_the_draws_that_chose_them(loaded: LoadedModel) -> None:
+    parent = begun(loaded, [prompt_of(loaded, 6)], SAMPLED)
+    first, _ = branch(parent, 6 + 5, reroll=1)
+    second, _ = branch(first, 6 + 10, number=2, reroll=2)
+    assert len({tuple(session.rows[0].token_ids) for session in (parent, first, second)}) == 3
+    for number, session in enumerate((parent, first, second)):
+        chosen = [
+            session.answer(WaterfallQuery(1, 5 + step, branch_id=number)).token_id  # type: ignore[union-attr]
+            for step in range(SAMPLED["max_new_tokens"])
+        ]
+        assert chosen == session.rows[0].token_ids
+
+
+def test_final_distributions_of_kept_tokens_are_those_they_were_chosen_from(random_llama: LoadedModel) -> None:
+    parent = begun(random_llama, [prompt_of(random_llama, 6)], SAMPLED)
+    ours, _ = branch(parent, 6 + 4, params={"temperature": 0.3})
+    before, after = (
+        parent.answer(DistributionQuery(1, 6, final=True)),
+        ours.answer(DistributionQuery(1, 6, final=True)),
+    )
+    np.testing.assert_array_equal(before.logprob, after.logprob)  # type: ignore[union-attr]
+
+
 def test_other_parameters_act_from_the_parting_on(random_llama: LoadedModel) -> None:
     parent = begun(random_llama, [prompt_of(random_llama, 6)], SAMPLED)
     ours, steps = branch(parent, 6 + 4, params={"temperature": 0.3, "top_k": 3})

@@ -211,3 +211,24 @@ def test_everything_is_inside_the_card_and_told_for_the_chosen_line(
     assert told.startswith("token embeddings  wte  Linear")
     assert f"  in 1×{P}×8 float32 0.1 ± 1 in [−3, 3]" in told
     assert "  out 1×1×8 float32" in told
+
+
+def test_a_pass_that_was_declined_is_said_and_not_shown_as_the_one_before(qtbot: QtBot, bench: synthetic.Bench) -> None:
+    panel = make(qtbot, bench)
+    serve(panel, bench)
+    bench.dispatch(SelectStep(5))
+    panel.render(bench.state)
+    bench.decline(LATER_SLOT, "Computing this again was interrupted; ask once more.", can_recompute=True)
+    for _ in range(3):
+        panel.render(bench.state)
+    assert panel.note.text() == "Computing this again was interrupted; ask once more."
+    assert panel.tree.texts()["#1"][LATER] == "–"
+    asked = len(bench.asked(LATER_SLOT))
+    bench.dispatch(SelectStep(6))
+    panel.render(bench.state)
+    bench.dispatch(SelectStep(5))
+    panel.render(bench.state)
+    assert [q.positions for q in bench.asked(LATER_SLOT)[asked:]] == [(P + 5, P + 6), (P + 4, P + 5)]
+    serve(panel, bench, LATER_SLOT)
+    assert panel.note.text() == ""
+    assert panel.tree.texts()["#1"][LATER] != "–"

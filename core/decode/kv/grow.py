@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 import torch
 
-from core.decode.kv.layer import Held, KindLayer, ShapeFacts, Shared, checked_removal, facts_of
+from core.decode.kv.layer import Held, KindLayer, ShapeFacts, Shared, facts_of
 from core.decode.kv.window import restricted
 
 SMALLEST_CAPACITY = 64
@@ -173,13 +173,15 @@ class GrowLayer(KindLayer):
             twin._show(self.length)
         return twin
 
-    def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last positions; as in transformers the count is given as a negative number."""
-        length = max(0, self.length - checked_removal(tokens_to_remove))
+    def _cut(self, length: int) -> None:
         if self.deleted:
             self.deleted = tuple(slot for slot in self.deleted if slot < length)
             self.gated = bool(self.deleted)
         self._show(length)
+
+    def reach(self, limit: int) -> None:
+        """The next storage is made for so many."""
+        self.limit = None if self.limit is None else max(limit, self.limit)
 
     def reset(self) -> None:
         """Forget everything and give the storage back."""

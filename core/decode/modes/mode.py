@@ -80,6 +80,7 @@ class Mode:
     one_row: it takes one prompt only.
     moves_lanes: lanes change places or are tried side by side, so the trace keeps keys and past lanes.
     has_beams: its lanes are hypotheses that are chosen together.
+    feeds_ahead: a chosen token is fed in the step that chose it, before lanes that ended leave.
     judges_ends: it asks the caller's stopping criteria itself, before it chooses.
     copies: it draws for each lane on its own, so `num_return_sequences` means as many lanes a prompt.
     """
@@ -89,6 +90,7 @@ class Mode:
     on_logprobs = False
     moves_lanes = False
     has_beams = False
+    feeds_ahead = False
     judges_ends = False
     one_row = False
     copies = False
@@ -158,7 +160,7 @@ class Mode:
         alive = [index for index, lane in enumerate(run.lanes) if lane.finish_reason is None]
         if alive and len(alive) < len(run.lanes):
             for lane in run.lanes:
-                if lane.finish_reason is not None:
+                if lane.finish_reason is not None and lane.fed is None:
                     lane.fed = cache_length(run.cache)
             run.regroup(alive, [run.lanes[index] for index in alive])
 
