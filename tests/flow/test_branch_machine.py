@@ -314,12 +314,25 @@ def as_a_fresh_run(run: RunView, session: Session, since: Since) -> None:
 
 @pytest.mark.parametrize("budget_bytes", [1 << 30, 400_000], ids=["roomy", "scarce"])
 def test_every_branch_is_what_a_fresh_run_would_be(random_gpt2: LoadedModel, budget_bytes: int) -> None:
-    kind = type("Driven", (User,), {"loaded": random_gpt2, "budget_bytes": budget_bytes})
-    few = settings(
-        max_examples=12, stateful_step_count=14, deadline=None, derandomize=True,
-        suppress_health_check=list(HealthCheck),
+    drive(random_gpt2, budget_bytes, 18)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget_bytes", [1 << 30, 400_000], ids=["roomy", "scarce"])
+def test_whatever_is_done_every_branch_is_what_a_fresh_run_would_be(
+    random_gpt2: LoadedModel, budget_bytes: int
+) -> None:
+    drive(random_gpt2, budget_bytes, 400)
+
+
+def drive(loaded: LoadedModel, budget_bytes: int, examples: int) -> None:
+    """So many sequences of what a user does, other ones each time."""
+    kind = type("Driven", (User,), {"loaded": loaded, "budget_bytes": budget_bytes})
+    drawn = settings(
+        max_examples=examples, stateful_step_count=14, deadline=None, derandomize=False, database=None,
+        print_blob=True, suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    run_state_machine_as_test(kind, settings=few)
+    run_state_machine_as_test(kind, settings=drawn)
 
 
 def test_what_acts_from_now_on_does_not_act_on_what_is_fed_again(random_gpt2: LoadedModel) -> None:
