@@ -123,6 +123,7 @@ class Session:
         self.kept_tokens = self.new_tokens
         self.opening_slots = self.ids.shape[1]  # fed before the first choice
         self.refill_to = 0  # slots whose keys and values were given up
+        self.past_slots = 0  # of a branch: those it has of its parent, even where they have to be fed again
         self.forward = Forward(loaded, self.padding, cancelled)
         self.acts = History()
         self.acts.put(0, make_acts(self, spec.interventions))
@@ -401,7 +402,8 @@ class Session:
                 "Without a cache every position is computed anew, so interventions cannot begin half way; they act at "
                 "the next run."
             )
-        fed = max(cache_length(self.cache), self.refill_to)  # what was given up is fed again as it was
+        # What was given up, or is another branch's, is fed again as it was.
+        fed = max(cache_length(self.cache), self.refill_to, self.past_slots)
         self.acts.put(fed, acts)
         self.forward.acts, self.epoch = self.acts.now, epoch
         if not self.mode.moves_lanes:  # those have other rows in the cache between two steps; their next pass does it
