@@ -65,7 +65,7 @@ def take(
             return
         if suffix != ".jsonl" and tab != "batch":
             dispatch(SelectTab("text"))
-            dispatch(EditText(text))
+            dispatch(EditText(text, whole=True))
             return
         try:
             lines = batch.as_lines(batch.read_jsonl(text)) if suffix == ".jsonl" else text
@@ -73,7 +73,7 @@ def take(
             dispatch(Announce("error", f"“{path.name}” cannot be read as a batch: {error}."))
             return
         dispatch(SelectTab("batch"))
-        dispatch(EditBatch(lines))
+        dispatch(EditBatch(lines, whole=True))
     elif suffix in pictures.suffixes() or pictures.is_picture(path):
         open_picture(path)
     else:

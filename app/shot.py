@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from app.pictures import read_file
 from app.state.image_intents import StartPicture
 from app.state.modes import MODES
 from app.state.state import LayoutName
+from app.widgets.parameter_text import whole_number
 from core.contract import EXPERIMENTS, TokenglassError, parse_cache
 
 if TYPE_CHECKING:
@@ -81,16 +83,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _tokens(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= MOST_TOKENS:
+    number = whole_number(text, 1, MOST_TOKENS)
+    if number is None:
         raise argparse.ArgumentTypeError(f"“{text}” is not a number of tokens from 1 to {MOST_TOKENS:,}")
-    return int(text)
+    return number
 
 
 def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    if not (width.isdigit() and height.isdigit()):
+    found = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text.lower())
+    if found is None:
         raise argparse.ArgumentTypeError(f"“{text}” is not a size; write it like 1440x900")
-    size = int(width), int(height)
+    size = int(found[1]), int(found[2])
     if not all(least <= n <= most for least, n, most in zip(SMALLEST, size, LARGEST, strict=True)):
         raise argparse.ArgumentTypeError(f"“{text}” is outside of 1024x640 to 7680x4320")
     return size

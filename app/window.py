@@ -193,7 +193,7 @@ class Window(QMainWindow):
         self._theme = theme
         app = QApplication.instance()
         if isinstance(app, QApplication):
-            apply_theme(app, PALETTES[theme])
+            apply_theme(app, PALETTES[theme], self)
 
     @Slot()
     def show_errors(self) -> None:

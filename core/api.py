@@ -10,8 +10,9 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from core.arguments import to_beginning, to_budget, to_cache, to_extras
 from core.contract import (
     Breakpoint,
     BreakpointHit,
@@ -24,12 +25,9 @@ from core.contract import (
     ParameterError,
     PictureAnswer,
     PictureQuery,
-    Prompt,
-    PromptError,
     RunSpec,
     StartBranch,
     StepSnapshot,
-    parse_cache,
 )
 from core.contract.specs import DrawSource
 from core.contract.twins import CompareAnswer, CompareAttentionAnswer, CompareAttentionQuery, CompareQuery
@@ -45,7 +43,6 @@ from core.prompts import (
     to_interventions,
     to_negative,
     to_picture,
-    to_prompts,
     to_whole,
 )
 from core.result import RunResult
@@ -143,17 +140,17 @@ def run(
     Raises `ModelLoadError`, `PromptError`, `ParameterError`, or what ended the run, all of them `TokenglassError`
     with one sentence for the user.
     """
-    prompts = _begin(
+    prompts = to_beginning(
         past_key_values, inputs_embeds, prompt, prompt_ids, messages, image, keep_rows, keep_pixels
     )  # fmt: skip
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
-        trace_budget_bytes=_budget(trace_budget_mb),
-        cache=_cache(cache), grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
+        trace_budget_bytes=to_budget(trace_budget_mb),
+        cache=to_cache(cache), grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
         negative_prompt=to_negative(negative_prompt),
         interventions=to_interventions(interventions), breakpoints=to_breakpoints(breakpoints),
     )  # fmt: skip
-    extras = _extras(
+    extras = to_extras(
         logits_processor, stopping_criteria, prefix_allowed_tokens_fn, past_key_values, inputs_embeds
     )  # fmt: skip
     session = open_session(load_model(model, device, dtype), spec, extras=extras)
@@ -198,17 +195,17 @@ def stream(
     The model is loaded and the prompt checked by the call itself, the rest happens while iterating. Leaving
     the loop early, or closing the generator, ends the run. Nothing is recorded for views unless `trace` is set.
     """
-    prompts = _begin(
+    prompts = to_beginning(
         past_key_values, inputs_embeds, prompt, prompt_ids, messages, image, keep_rows, keep_pixels
     )  # fmt: skip
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
-        trace_budget_bytes=_budget(trace_budget_mb),
-        cache=_cache(cache), grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
+        trace_budget_bytes=to_budget(trace_budget_mb),
+        cache=to_cache(cache), grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
         negative_prompt=to_negative(negative_prompt),
         interventions=to_interventions(interventions), breakpoints=to_breakpoints(breakpoints),
     )  # fmt: skip
-    extras = _extras(
+    extras = to_extras(
         logits_processor, stopping_criteria, prefix_allowed_tokens_fn, past_key_values, inputs_embeds
     )  # fmt: skip
     return _steps(open_session(load_model(model, device, dtype), spec, extras=extras))
@@ -254,7 +251,7 @@ def compare(
     first: RunResult,
     second: RunResult,
     *,
-    final: bool = True,
+    final: bool = False,
     positions: tuple[int, int | None] = (1, None),
     row: int = 0,
     other_row: int = 0,
@@ -262,9 +259,9 @@ def compare(
     """How two results differ in what their tokens were chosen from, from what both have recorded; nothing is run.
 
     The results may be branches, or runs of their own, also of two models with the same vocabulary. final: after the
-    pipeline, with the parameters in force at the time; else the models' own distributions. positions: of tokens, prompt
-    included, at which both are compared. Arrays: see `CompareAnswer`. Raises `ParameterError` or
-    `ViewUnavailableError`.
+    pipeline, with the parameters in force at the time (infinite where the second rules out what the first keeps); else
+    the models' own distributions. positions: of tokens, prompt included, at which both are compared. Arrays: see
+    `CompareAnswer`. Raises `ParameterError` or `ViewUnavailableError`.
     """
     answer = _compared(first, second, CompareQuery(0, 0, positions, final, other_row, row))
     assert isinstance(answer, CompareAnswer)
@@ -294,56 +291,11 @@ def compare_attention(
 
 
 def _compared(first: RunResult, second: RunResult, query: CompareQuery | CompareAttentionQuery) -> ViewAnswer:
-    from core.models.vocabulary import same_vocabulary
+    from core.models.vocabulary import check_same_vocabulary
 
-    ours, theirs = first.session.loaded, second.session.loaded
     with _lock:
-        if not same_vocabulary(ours, theirs):
-            raise ParameterError(
-                f"{ours.info.title} and {theirs.info.title} have different vocabularies, so their tokens cannot be "
-                "compared."
-            )
+        check_same_vocabulary(first.session.loaded, second.session.loaded)
         return first.session.answer(query, second.session)
-
-
-def _begin(past: object, embeds: object, *given: Any) -> tuple[Prompt, ...]:
-    """The prompts, of a run that may begin with an earlier one or with embeddings. Raises `PromptError`.
-
-    given: what `to_prompts` takes.
-    """
-    nothing = all(one is None for one in given)
-    if embeds is not None:
-        if not nothing or past is not None:
-            raise PromptError("inputs_embeds takes the place of the prompt; give it without one and without a cache.")
-        return ()
-    if nothing and isinstance(past, RunResult):
-        return (Prompt(ids=tuple(past.sequences[0])),)
-    return to_prompts(*given)
-
-
-def _budget(mebibytes: int) -> int:
-    if mebibytes < 1:
-        raise ParameterError("trace_budget_mb must be at least 1.")
-    return mebibytes << 20
-
-
-def _extras(
-    processors: Sequence[Processor],
-    criteria: Sequence[Criterion],
-    allowed: AllowedTokens | None,
-    past: RunResult | Cache | None,
-    embeds: object,
-) -> Extras:
-    from transformers.cache_utils import Cache
-
-    from core.decode.extras import Extras
-
-    if past is not None and not isinstance(past, RunResult | Cache):
-        raise ParameterError(
-            f"past_key_values is an earlier RunResult or a cache of transformers, not a {type(past).__name__}."
-        )
-    held = past.session if isinstance(past, RunResult) else past
-    return Extras(tuple(processors), tuple(criteria), allowed, embeds, held)
 
 
 def plan(
@@ -370,24 +322,30 @@ def plan(
     interventions: Sequence[Intervention | str] = (),
     device: str = "auto",
     dtype: str = "auto",
+    logits_processor: Sequence[Processor] = (),
+    stopping_criteria: Sequence[Criterion] = (),
+    prefix_allowed_tokens_fn: AllowedTokens | None = None,
+    past_key_values: RunResult | Cache | None = None,
+    inputs_embeds: object = None,
 ) -> GenerationPlan:
     """What `run` would do with these arguments, in ten steps, without generating; the errors are those of `run`."""
-    prompts = to_prompts(prompt, prompt_ids, messages, image, keep_rows, keep_pixels)
+    prompts = to_beginning(
+        past_key_values, inputs_embeds, prompt, prompt_ids, messages, image, keep_rows, keep_pixels
+    )  # fmt: skip
     spec = RunSpec(
         prompts, dict(params or {}), mode, seed, draw_source, 0, None, top_logprobs, prefill_chunk, trace,
-        cache=_cache(cache), grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
+        cache=to_cache(cache), grammar=grammar, assistant=_assistant(assistant_model, device, dtype),
         negative_prompt=to_negative(negative_prompt),
         interventions=to_interventions(interventions),
     )  # fmt: skip
-    session = open_session(load_model(model, device, dtype), spec)
+    extras = to_extras(
+        logits_processor, stopping_criteria, prefix_allowed_tokens_fn, past_key_values, inputs_embeds
+    )  # fmt: skip
+    session = open_session(load_model(model, device, dtype), spec, extras=extras)
     try:
         return session.started.plan
     finally:
         session.close()
-
-
-def _cache(cache: CacheSpec | str | None) -> CacheSpec:
-    return parse_cache(cache) if isinstance(cache, str) else CacheSpec() if cache is None else cache
 
 
 def _assistant(name: ModelName | None, device: str, dtype: str) -> ModelSpec | None:
@@ -415,14 +373,16 @@ def load_model(
     """The model, loaded now or before. Raises `ModelLoadError`."""
     from core.decode.selftest import qualify
     from core.models.loader import load
-    from core.models.placement import choose_device, choose_dtype
+    from core.models.placement import choose_device
 
-    name, place = _resolved(model), choose_device(device)
-    key = (name, str(place), str(choose_dtype(dtype, place)))
+    name, place = _resolved(model), str(choose_device(device))
     with _lock:
-        if key not in _loaded:
-            _loaded[key] = qualify(load(ModelSpec(name, device, dtype), next(_numbers), control or _Quiet()))
-        return _loaded[key]
+        loaded = _loaded.get((name, place, dtype))
+        if loaded is None:
+            loaded = qualify(load(ModelSpec(name, device, dtype), next(_numbers), control or _Quiet()))
+            loaded = _loaded.setdefault((name, place, loaded.info.dtype), loaded)
+            _loaded[name, place, dtype] = loaded
+        return loaded
 
 
 class _Quiet:

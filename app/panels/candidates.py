@@ -93,7 +93,7 @@ class CandidatesPanel(Panel):
             for widget in (self.needle, self.moment, self.readout, self.twins):
                 widget.set_palette(palette)
         show_swatches(state, self.bars, self.needle)
-        self._run, self._index, self._acting = state.run, select.step_index(state), state.acting
+        self._run, self._index, self._acting = state.run, select.chosen_index(state), state.acting
         self._preview = self._take_preview(state)
         hint = select.next_step(state, self._hint)
         key = None if state.run is None else state.run.key

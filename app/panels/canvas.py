@@ -7,10 +7,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMenu, QPushButton, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QMenu, QPushButton, QStackedWidget, QVBoxLayout, QWidget
 
-from app import exports
+from app import asking, exports
 from app.background import Background
 from app.panels import canvas_overlays as over
 from app.panels import canvas_tables
@@ -255,7 +254,7 @@ class CanvasPanel(Panel):
             facts = image_draft.facts(state)
             table = canvas_tables.bits_table(page.bits, facts) if page.bits is not None and facts else None
         elif run is not None and image is not None and run.count:
-            selected = None if state.selected is None else select.step_index(state)
+            selected = select.pinned_index(state)
             if self.twins.shown == PIXELS:
                 table = canvas_tables.pixels_table(run, image, selected)
             else:
@@ -300,7 +299,7 @@ class CanvasPanel(Panel):
             return
         run, ids = state.run, self.result.token_ids
         done = run.prompt_tokens - 1 + run.count
-        index = select.step_index(state) if state.selected is not None else None
+        index = select.pinned_index(state)
         keep = done if index is None else run.prompt_tokens + index
         whole = np.where(ids < 0, image_draft.ground(image)[0], ids)
         picture = Picture.of(image.palette[whole].reshape(image.height, image.width, 3))
@@ -310,13 +309,7 @@ class CanvasPanel(Panel):
     def _ask(self, name: str, then: Callable[[Path], None]) -> None:
         """Ask for a file, without holding up the window."""
         kinds = self.tr("Animations (*.gif *.png)") if name.endswith(".gif") else self.tr("Pictures (*.png)")
-        dialog = QFileDialog(self, self.tr("Save"), name, kinds)
-        dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
-        dialog.selectFile(name)
-        dialog.setDefaultSuffix(name.rsplit(".", 1)[1])
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.fileSelected.connect(lambda chosen: then(Path(chosen)))
-        dialog.open()
+        asking.save_file(self, self.tr("Save"), lambda chosen: then(Path(chosen)), name, kinds)
 
     def _said(self, path: Path, problem: str) -> None:
         self.dispatch(Announce("error" if problem else "info", problem or self.tr("Saved {0}.").format(path.name)))

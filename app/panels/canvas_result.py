@@ -142,6 +142,7 @@ class CanvasResult(QWidget):
         hint = self.tr("Press Ctrl+Enter: the model goes on from what is given.")
         if image_draft.facts(state) is None:
             hint = self.tr("Load an image model, such as tiny-imagegpt, then press Ctrl+Enter.")
+        hint = select.next_step(state, hint)
         self.canvas.set_message(self.tr("The picture appears here, pixel by pixel"), hint)
         self.grid.hide()
         self.completions, self._told = [], None

@@ -116,9 +116,9 @@ class PromptPanel(Panel):
         tab, draft = ("text", Draft()) if self._draft is None else (self._draft.tab, self._draft)
         if tab == "batch":
             lines = [*batch.prompts(draft.batch), text]
-            self.dispatch(EditBatch(batch.as_lines(lines)))
+            self.dispatch(EditBatch(batch.as_lines(lines), whole=True))
         else:
-            self.dispatch(EditMessage(text) if tab == "chat" else EditText(text))
+            self.dispatch(EditMessage(text, whole=True) if tab == "chat" else EditText(text, whole=True))
 
     def render(self, state: AppState) -> None:  # type: ignore[override]
         """Follow the draft; the editors keep what the user is typing."""
@@ -244,11 +244,11 @@ class PromptPanel(Panel):
 
     @Slot(str)
     def _text_edited(self, text: str) -> None:
-        self.dispatch(EditText(text))
+        self.dispatch(EditText(text, whole=self.text.replacing))
 
     @Slot(str)
     def _batch_edited(self, text: str) -> None:
-        self.dispatch(EditBatch(text))
+        self.dispatch(EditBatch(text, whole=self.batch.replacing))
 
     @Slot(int)
     def _tab_changed(self, index: int) -> None:

@@ -106,7 +106,7 @@ class TimelinePanel(Panel):
             Series(run.column("logprob"), -1.0 / step_text.LN2),
             Series(run.column("step_ms")),
         )
-        self._selected = None if state.selected is None else index
+        self._selected = select.pinned_index(state)
         self.plot.show_steps(self._series, self._flags, self._selected, restart)
         self._show_table()
         self.readout.set_wordings(*_readout(run, index))

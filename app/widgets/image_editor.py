@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PySide6.QtCore import Qt, Slot
 from PySide6.QtGui import QImage
-from PySide6.QtWidgets import QFileDialog, QGridLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from app import pictures
+from app import asking, pictures
 from app.state import image_draft
 from app.state.image_draft import ImageDraft
 from app.state.image_intents import KeepPixels, StartEmpty, StartPicture
@@ -170,11 +170,8 @@ class ImageEditor(QWidget):
     @Slot()
     def _choose_file(self) -> None:
         patterns = " ".join(f"*{suffix}" for suffix in sorted(pictures.suffixes()))
-        dialog = QFileDialog(self, self.tr("Open a picture"), "", self.tr("Pictures ({0})").format(patterns))
-        dialog.setFileMode(QFileDialog.FileMode.ExistingFile)
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.fileSelected.connect(lambda name: self._open_file(Path(name)))
-        dialog.open()
+        kinds = self.tr("Pictures ({0})").format(patterns)
+        asking.open_file(self, self.tr("Open a picture"), lambda name: self._open_file(Path(name)), kinds)
 
 
 def _painted(ids: NDArray[np.int64], image: ImageFacts) -> NDArray[np.uint8]:

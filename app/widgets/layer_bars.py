@@ -72,8 +72,9 @@ class LayerBars(QWidget):
 
     def set_empty(self, title: str, hint: str) -> None:
         """What to say while there is no cache."""
-        self._empty = (title, hint)
-        self.update()
+        if (title, hint) != self._empty:
+            self._empty = (title, hint)
+            self.update()
 
     def show_report(self, report: CacheReport | None, top_bytes: int) -> None:
         """Show a step's bytes; `top_bytes` is the most that any bar of the run needs so far."""

@@ -138,6 +138,12 @@ def _bytes_of_character(run: RunView, index: int) -> str:
     return " + ".join(run.step(i).token_bytes.hex(" ").upper() or tr("none") for i in range(first, index + 1))
 
 
+def prompt_sentence(run: RunView, position: int) -> str:
+    """A token of the prompt in one sentence, for a screen reader."""
+    piece = spoken(run.prompt.pieces[position])
+    return tr("Prompt token {0} of {1}: {2}.").format(position, run.prompt_tokens, piece)
+
+
 def prompt_tooltip(run: RunView, position: int) -> str:
     """A token of the prompt, as escaped rich text."""
     piece, token_id = run.prompt.pieces[position], run.prompt.token_ids[position]

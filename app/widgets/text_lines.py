@@ -57,10 +57,11 @@ class TextLines(QWidget):
 
 
 def wrap(text: str, columns: int) -> list[str]:
-    """Lines of at most `columns` characters, broken at spaces (longer words stay whole)."""
+    """Lines of at most `columns` characters, broken at spaces; what is wider, at no-break spaces, too."""
     lines: list[str] = []
     line = ""
-    for word in text.split(" "):
+    words = (word.split("\u00a0") if len(word) > columns else (word,) for word in text.split(" "))
+    for word in (part for parts in words for part in parts):
         if line and len(line) + 1 + len(word) > columns:
             lines.append(line)
             line = word

@@ -188,22 +188,40 @@ def _decay(parameter: Parameter, value: object) -> tuple[int, float] | tuple[()]
     return _id(_whole(start)), float(factor)
 
 
-_WATERMARK: dict[str, Callable[[Any], bool]] = {
-    "greenlist_ratio": lambda v: isinstance(v, int | float) and 0.0 <= v <= 1.0,
-    "bias": lambda v: isinstance(v, int | float) and math.isfinite(v),
-    "hashing_key": lambda v: isinstance(v, int),
-    "seeding_scheme": lambda v: v in ("lefthash", "selfhash"),
-    "context_width": lambda v: isinstance(v, int) and v >= 1,
+def _whole_within(low: int, high: int) -> tuple[Callable[[Any], bool], str]:
+    return lambda v: type(v) is int and low <= v <= high, f"a whole number between {low:,} and {high:,}"
+
+
+# What a key takes, and the same in words. Keys of hashes are int64 in torch.
+_Checks = dict[str, tuple[Callable[[Any], bool], str]]
+_BOOL: tuple[Callable[[Any], bool], str] = (lambda v: isinstance(v, bool), "true or false")
+_INT64 = _whole_within(-(2**63), 2**63 - 1)
+_WATERMARK: _Checks = {
+    "greenlist_ratio": (lambda v: 0.0 < v < 1.0, "above 0 and below 1"),
+    "bias": (math.isfinite, "a finite number"),
+    "hashing_key": _INT64,
+    "seeding_scheme": (lambda v: v in ("lefthash", "selfhash"), "“lefthash” or “selfhash”"),
+    "context_width": _whole_within(1, 2**20),
 }
-_SYNTHID: dict[str, Callable[[Any], bool]] = {
-    "ngram_len": lambda v: isinstance(v, int) and v >= 2,
-    "keys": lambda v: isinstance(v, list | tuple) and bool(v) and all(type(key) is int for key in v),
-    "context_history_size": lambda v: isinstance(v, int) and v >= 1,
-    "sampling_table_seed": lambda v: isinstance(v, int) and v >= 0,
-    "sampling_table_size": lambda v: isinstance(v, int) and 1 <= v <= 2**24,
-    "skip_first_ngram_calls": lambda v: isinstance(v, bool),
-    "debug_mode": lambda v: isinstance(v, bool),
+_SYNTHID: _Checks = {
+    "ngram_len": _whole_within(2, 1024),
+    "keys": (
+        lambda v: isinstance(v, list | tuple) and 0 < len(v) <= 1024 and all(map(_INT64[0], v)),
+        "a list of up to 1,024 whole numbers of at most 64 bits",
+    ),
+    "context_history_size": _whole_within(1, 2**20),
+    "sampling_table_seed": _whole_within(0, 2**63 - 1),
+    "sampling_table_size": _whole_within(1, 2**24),
+    "skip_first_ngram_calls": _BOOL,
+    "debug_mode": _BOOL,
 }
+
+
+def _takes(check: Callable[[Any], bool], value: object) -> bool:
+    try:
+        return check(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _watermark(parameter: Parameter, value: object) -> tuple[tuple[str, object], ...]:
@@ -213,8 +231,10 @@ def _watermark(parameter: Parameter, value: object) -> tuple[tuple[str, object],
     pairs: dict[str, object] = dict(value) if isinstance(value, Mapping) else dict(_items(value))
     known = _SYNTHID if "keys" in pairs else _WATERMARK
     for name, one in pairs.items():
-        if name not in known or not known[name](one) or (isinstance(one, bool) and known is _WATERMARK):
+        if name not in known:
             raise ValueError
+        if not _takes(known[name][0], one) or (isinstance(one, bool) and known is _WATERMARK):
+            raise ParameterError(f"{parameter.name} cannot be {_short(value)}; {name} must be {known[name][1]}.")
     if known is _SYNTHID and "ngram_len" not in pairs:
         raise ValueError
     return tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in sorted(pairs.items()))

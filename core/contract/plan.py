@@ -59,8 +59,9 @@ class InputPlan:
 
 @dataclass(frozen=True, slots=True)
 class LengthPlan:
-    """When length ends the run. governed_by: the parameter that decided it; `limited`: the positions end it first.
+    """When length ends the run. governed_by: the parameter that decided it, or `MaxLengthCriteria`, of the caller's.
 
+    limited: the positions end it first.
     min_new_tokens: as `generate()` counts, with the padding of shorter prompts; min_new_by_row: as each row has it.
     """
 

@@ -183,6 +183,7 @@ def _length(plan: GenerationPlan) -> _Step:
         "max_new_tokens": "max_new_tokens, the prompt not counted",
         "max_length": f"max_length {length.asked_max_length or 0:,} less the prompt",
         "default": "the default of this program; generate() would take 20",
+        "MaxLengthCriteria": "your MaxLengthCriteria less the prompt",
     }[length.governed_by]
     end = "the model's positions come first" if length.limited else f"{longest:,} + {length.max_new_tokens:,}"
     lines = [

@@ -151,6 +151,8 @@ def inactive_reason(name: str, params: GenerationParams, assisted: bool = False)
         "assistant": mode == "assisted_generation" and params.prompt_lookup_num_tokens is None,
         "lookup": mode == "assisted_generation" and params.prompt_lookup_num_tokens is not None,
     }
+    if name == "penalty_alpha" and params.penalty_alpha > 0 and not there["contrastive"]:
+        return f"no effect in {mode}; contrastive search needs num_beams 1"
     if not needs or any(there[need] for need in needs):
         return ""
     if "sampling" in needs and params.do_sample and params.temperature == 0:

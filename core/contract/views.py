@@ -106,7 +106,7 @@ class DistributionQuery:
     """The full-vocabulary distribution that followed `position`, read out of the recorded residual of `layer`.
 
     layer None means the final residual (the model's own distribution); otherwise the logit lens of that layer.
-    The pipeline of the run's current parameters is applied when `final` is true. `top` tokens are returned.
+    The pipeline, with the parameters in force at that step, is applied when `final` is true. `top` tokens are returned.
     """
 
     run_id: int

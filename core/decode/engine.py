@@ -112,7 +112,8 @@ def decode_step(run: Session) -> StepEvents:
         token_ids += [e.row.token_ids[-1] for e in choice.ended]
         seen = observe(processed, rows, token_ids, piece)
         guided = None if guidance is None else guidance.details(rows, token_ids, run.spec.top_logprobs, piece)
-        reports = cache_report(run.cache), None if guidance is None else guidance.report()
+        second = run.mode.own_cache if guidance is None else guidance.cache
+        reports = cache_report(run.cache), None if second is None else cache_report(second)
         probes_s = perf_counter() - at_probes + record_s
         timing = StepTiming(
             forward_ms=1e3 * max(0.0, forward_s - record_s),
@@ -154,7 +155,7 @@ def _append(
     texts = [run.mode.push(run, lane, token) for lane, token in zip(run.lanes, choice.token_ids, strict=True)]
     run.ids = torch.cat([run.ids, run.ids.new_tensor(choice.token_ids)[:, None]], dim=1)  # (B, T + 1)
     run.clock.token()
-    if run.extras.stopping_criteria and not run.mode.judges_ends:
+    if run.extras.criteria and not run.mode.judges_ends:
         _ask_criteria(run, choice, final, texts)
     said = [*run.lanes, *(ended.row for ended in choice.ended)]
     texts += [ended.text for ended in choice.ended]
@@ -218,7 +219,7 @@ def _ask_criteria(run: Session, choice: Choice, final: torch.Tensor, texts: list
             run.ids[k : k + 1, max(lane.padding, run.unseen) :],
             k if choice.parents is None else choice.parents[k],
         )
-        asked = asked_to_stop(run.extras.stopping_criteria, ids, final[parent : parent + 1])
+        asked = asked_to_stop(run.extras.criteria, ids, final[parent : parent + 1])
         if asked and lane.finish_reason is None:
             texts[k] += lane.end(FinishReason.STOP)
 

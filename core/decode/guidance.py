@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from core.contract.cache import CacheReport
 from core.contract.detail import GuidanceDetail
 from core.contract.errors import ParameterError, PromptError, ViewUnavailableError
 from core.contract.params import GenerationParams
 from core.decode import prepare
-from core.decode.kv import cache_length, cache_report, crop_cache, fork_cache, take_rows
+from core.decode.kv import cache_length, crop_cache, fork_cache, take_rows
 from core.decode.modes.mode import Past
 from core.decode.pipeline import Rows, Stage
 from core.decode.rows import Row
@@ -69,9 +68,8 @@ class Guidance:
                 f"guidance_scale cannot act from here on: the negative prompt and what was said need more than the "
                 f"{info.max_positions:,} positions of {info.title}; it acts at the next run."
             )
-        limit = min(self.prompt_slots + run.params.max_new_tokens, info.max_positions)
-        self.limit = limit
-        self.cache = run.new_cache(limit)
+        self.limit = self._slots_at_most(run)
+        self.cache = run.new_cache(self.limit)
         self.trace = Trace(run.spec.trace_budget_bytes, only_final=True) if run.spec.trace else None
         self._begun = cache_length(run.cache)  # slots of the run itself that were fed without this stream
         self._logits: torch.Tensor | None = None  # (B, V) after the newest slot
@@ -81,6 +79,14 @@ class Guidance:
     def fed(self) -> int:
         """Slots so far."""
         return cache_length(self.cache)
+
+    def _slots_at_most(self, run: Session) -> int:
+        return min(self.prompt_slots + run.params.max_new_tokens, run.loaded.info.max_positions)
+
+    def reach(self, run: Session) -> None:
+        """The run may have become longer."""
+        self.limit = max(self.limit, self._slots_at_most(run))
+        self.cache.reach(self.limit)
 
     def room(self, lane: Row, positions: int) -> int:
         """Of so many positions of the model those that the lane itself may use, so that they suffice here, too."""
@@ -172,15 +178,12 @@ class Guidance:
             raise ViewUnavailableError(
                 "The negative prompt's stream did not come to this position, because guidance_scale was 1 then."
             )
-        # This stream is in the rows of the batch that the sequence itself is in; what it missed was fed in one go.
-        own = max(self._begun, run.prompt_slots - self.prompt_slots + slot)
+        # This stream is in the rows of the batch that the sequence itself is in when a token is fed here, which is a
+        # step later in modes that feed a token as they choose it; what the stream missed was fed in one go.
+        own = max(self._begun, run.prompt_slots - self.prompt_slots + slot + run.mode.feeds_ahead)
         [place] = past.strand.path.rows(own, own + 1)
         residual = self.trace.residuals(-1, slot, slot + 1, Path(0, place))[0]  # (E,)
         return run.forward.anatomy.read_out(residual)
-
-    def report(self) -> CacheReport:
-        """Bytes of the second cache."""
-        return cache_report(self.cache)
 
     def details(
         self, parents: Sequence[int], token_ids: Sequence[int], top: int, piece: Callable[[int], str]

@@ -27,11 +27,23 @@ class Lengths:
     warnings: tuple[str, ...]
 
 
-def settle_lengths(params: GenerationParams, chosen: Set[str], prompt_slots: int) -> Lengths:
+OWN = "MaxLengthCriteria"  # governed_by where the caller's own decides
+
+
+def slots_at_most(params: GenerationParams, prompt_slots: int, max_positions: int, padding: int) -> int:
+    """How many slots the longest row can come to; `padding` of the row with most of it."""
+    return min(prompt_slots + params.max_new_tokens, max_positions + padding)
+
+
+def settle_lengths(
+    params: GenerationParams, chosen: Set[str], prompt_slots: int, own_new: int | None = None
+) -> Lengths:
     """Which length counts. Raises `ParameterError` where nothing could be generated.
 
     chosen: the parameters that somebody set (user, front end or model); the rest are defaults.
     prompt_slots: T of the prompts, padding included, which is what `generate()` counts.
+    own_new: the new tokens that a `MaxLengthCriteria` of the caller's allows, which takes the place of the default. EOS
+    is forced where it ends the run, too.
     """
     warnings: list[str] = []
     governed_by = "max_new_tokens"
@@ -51,6 +63,9 @@ def settle_lengths(params: GenerationParams, chosen: Set[str], prompt_slots: int
                 )
     elif "max_new_tokens" not in chosen:
         governed_by = "default"
+    if own_new is not None:
+        governed_by, new = OWN, max(1, own_new)  # criteria are asked after a token
+        warnings.append(f"Your MaxLengthCriteria ends the run after {new:,} new tokens, whatever max_new_tokens says.")
     longest = prompt_slots + new
     least = params.min_length
     if "min_new_tokens" in chosen:

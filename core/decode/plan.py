@@ -22,6 +22,9 @@ from core.contract.plan import (
 from core.contract.plan_words import ORIGIN_WORDS, plain
 from core.contract.specs import RunSpec
 from core.contract.together import inactive_reason
+from core.decode.extras import DEFAULTS
+from core.decode.lengths import OWN
+from core.decode.own_code import name_of
 from core.decode.room import position_bytes
 
 if TYPE_CHECKING:
@@ -97,7 +100,9 @@ def _value(run: Session, name: str, assisted: bool) -> ParameterValue:
     note = inactive_reason(name, run.params, assisted)
     if name == "do_sample" and run.spec.mode is not None:
         return ParameterValue(name, used, "user", f"from the mode {run.spec.mode}")
-    if asked != used:
+    if asked != used and run.lengths.governed_by == OWN and name != "min_length":
+        note = f"{used}, because your {OWN} decides"
+    elif asked != used:
         note = _REPLACED[name].format(used)
     elif name == "max_new_tokens" and run.lengths.governed_by == "default":
         note = "generate() would take 20"
@@ -205,11 +210,11 @@ def _draft(params: GenerationParams, assisted: bool) -> str:
 
 def _stopping(run: Session, length: LengthPlan) -> tuple[PlanLine, ...]:
     params, piece = run.params, run.loaded.text.piece
-    lines = []
-    if params.eos_token_id:
+    lines, replaced = [], run.extras.replaced
+    if params.eos_token_id and "eos_token_id" not in replaced:
         named = " · ".join(f"{i} {piece(i)!r}" for i in params.eos_token_id)
         lines.append(PlanLine("eos_token_id", named, ORIGIN_WORDS[_origin(run, "eos_token_id")]))
-    if params.stop_strings:
+    if params.stop_strings and "stop_strings" not in replaced:
         named = " · ".join(map(repr, params.stop_strings))
         lines.append(PlanLine("stop_strings", named, "found across token borders, also begun in the prompt"))
     if run.grammar is not None and not params.eos_token_id:
@@ -218,9 +223,16 @@ def _stopping(run: Session, length: LengthPlan) -> tuple[PlanLine, ...]:
     why = decided.get(length.governed_by, f"from {length.governed_by}")
     lines.append(PlanLine("max_new_tokens", f"{length.max_new_tokens:,} new tokens", why))
     lines.append(PlanLine("positions", f"{length.max_positions:,}", "each position of the model can be fed once"))
-    if params.max_time is not None:
+    if params.max_time is not None and "max_time" not in replaced:
         lines.append(PlanLine("max_time", f"{params.max_time:g} s", "since the first forward pass, pauses left out"))
+    lines += [_own_criterion(own) for own in run.extras.criteria]
     return tuple(lines)
+
+
+def _own_criterion(own: object) -> PlanLine:
+    place = next((name for name, kind in DEFAULTS.items() if kind is type(own)), None)
+    why = "asked after each token of a row" if place is None else f"in the place of {place}"
+    return PlanLine(name_of(own), "yours", why)
 
 
 def _beside(run: Session) -> tuple[PlanLine, ...]:
@@ -289,6 +301,7 @@ def _warnings(run: Session, length: LengthPlan, assisted: bool) -> tuple[tuple[i
             "Contrastive search has no position left to try candidates of the last pixel; it takes the likeliest one."
         )
         found.append((_LENGTH, said))
-    if not params.eos_token_id and not params.stop_strings and run.grammar is None:
+    ends = params.eos_token_id or params.stop_strings or run.grammar is not None or run.extras.criteria
+    if not ends:
         found.append((_STOP, "No EOS token and no stop string is set, so only the length ends the run."))
     return tuple(found)

@@ -30,8 +30,8 @@ _NOT_ALONE = {
 
 
 def final_scores(run: Session, strand: Strand, position: int, logits: torch.Tensor) -> torch.Tensor:
-    """The pipeline under the current parameters on the logits (V,) that followed `position`."""
-    stages = run.past_stages(run.params, Past(strand, position))
+    """The pipeline under the parameters in force then on the logits (V,) that followed `position`."""
+    stages = run.past_stages(params_at(run, strand, position), Past(strand, position))
     stateful = _first_stateful(stages)
     if stateful is not None:
         raise ViewUnavailableError(_cannot(stateful))
@@ -64,8 +64,19 @@ def replay(run: Session, strand: Strand, position: int, logits: torch.Tensor, ch
 
 def params_at(run: Session, strand: Strand, position: int) -> GenerationParams:
     """The parameters in force when the token after `position` was chosen; for the prompt, those of the first token."""
-    step = max(0, position + 1 - (run.prompt_slots - strand.padding))
+    step = _step(run, strand, position)
     return next(params for since, params in reversed(run.params_since) if since <= step)
+
+
+def _reroll_at(run: Session, strand: Strand, position: int) -> int:
+    """Which of its draws the token after `position` was chosen by: a branch keeps those of what it has in common."""
+    step = _step(run, strand, position)
+    return next(reroll for since, reroll in reversed(run.rerolls_since) if since <= step)
+
+
+def _step(run: Session, strand: Strand, position: int) -> int:
+    """The index of the token after `position`, 0 within the prompt."""
+    return max(0, position + 1 - (run.prompt_slots - strand.padding))
 
 
 def _rows(run: Session, strand: Strand, position: int, logits: torch.Tensor) -> Rows:
@@ -97,7 +108,8 @@ def _chooser(
             return None, None, f"In {mode} {_NOT_ALONE[mode]}, so one step does not tell the token."
         if run.spec.draw_source == "torch":
             return None, None, "torch's generator does not tell its draws."
-        u = uniform(run.spec.seed, run.first_row + strand.row, position + 1, reroll=run.spec.reroll)
+        reroll = _reroll_at(run, strand, position)
+        u = uniform(run.spec.seed, run.first_row + strand.row, position + 1, reroll=reroll)
         return inverse_cdf(scores, u), u, ""
 
     return choose

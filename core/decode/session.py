@@ -41,12 +41,12 @@ from core.decode.guidance import Guidance
 from core.decode.interventions import History, hidden_keys, make_acts, preview_logits
 from core.decode.kv import RunCache, cache_length, check_kind, check_mode, make_cache, take_rows
 from core.decode.kv.sight import CacheSight
-from core.decode.lengths import settle_lengths
+from core.decode.lengths import Lengths, settle_lengths, slots_at_most
 from core.decode.modes import PLAIN, Mode, Past, make_mode
 from core.decode.pipeline import PipelineContext, Rows, Stage, build_pipeline
 from core.decode.plan import make_plan
 from core.decode.replay import final_scores, replay
-from core.decode.room import check_room
+from core.decode.room import Feeding, check_room
 from core.decode.rows import Clock, PastLane, Row
 from core.decode.sequences import result_of, strand_at
 from core.decode.stopping import RowStop, Timer
@@ -104,7 +104,7 @@ class Session:
         least = 0 if parting is None else parting.row.padding  # its slots are those of the records
         slots = prepare.pad_left(prompts, engine.pad_id(loaded, self.asked), loaded.device, least)
         self.prompt_slots = slots.ids.shape[1]
-        self.lengths = settle_lengths(self.asked, self._chosen(), self.prompt_slots)
+        self.lengths = self._settled(self.asked)
         self.params = self.lengths.params
         self.grammar = prepare.constraint(loaded, spec)
         self.timer = Timer()
@@ -119,6 +119,7 @@ class Session:
         self.ids = slots.ids  # (B, slots so far)
         self.first_row = 0  # of a branch: the row of the run whose draws it continues
         self.put: list[int] = []  # tokens that come next without being chosen
+        self.rerolls_since = [(0, spec.reroll)]  # from which token on which draws are taken
         if parting is not None:
             branch.continue_row(self, parting)
         self.kept_tokens = self.new_tokens
@@ -128,9 +129,10 @@ class Session:
         self.acts = History()
         self.acts.put(0, make_acts(self, spec.interventions))
         self.forward.acts = self.acts.now
-        self.limit = min(self.prompt_slots + self.params.max_new_tokens, loaded.info.max_positions + max(self.padding))
+        self.limit = slots_at_most(self.params, self.prompt_slots, loaded.info.max_positions, max(self.padding))
         lanes = len(self.rows) * (1 if self.mode.copies else self.params.num_beams)
-        check_room(loaded, lanes, self.limit, spec.cache, min(spec.prefill_chunk, self.prompt_slots))
+        feeding = Feeding(self.limit, self.prompt_slots, spec.prefill_chunk, max(self.padding))
+        check_room(loaded, lanes, feeding, spec.cache)
         self.cache = self.new_cache(self.limit)
         self.several: bool = (
             len(self.rows) > 1 or self.mode.moves_lanes or (parting is not None and parting.parent.several)
@@ -169,14 +171,17 @@ class Session:
             interventions=self.acts.now.asked,
         )
 
-    def _chosen(self) -> frozenset[str]:
-        """The parameters that somebody set; the rest are the library's defaults."""
-        return self.changed.union(self.spec.params, self.spec.host_defaults, self.loaded.info.from_generation_config)
+    def _settled(self, asked: GenerationParams, changes: Mapping[str, object] | None = None) -> Lengths:
+        """Lengths that agree; what nobody has set or sets now is the library's default."""
+        model = self.loaded.info.from_generation_config
+        chosen = self.changed.union(self.spec.params, self.spec.host_defaults, model, changes or ())
+        own, known = self.extras.longest, self.prompt_slots - self.unseen
+        return settle_lengths(asked, chosen, self.prompt_slots, None if own is None else own - known)
 
     def _new_row(self, index: int, prompt: PromptRow, padding: int) -> Row:
         finished = None if self.grammar is None else self.grammar.finished
         most = self.loaded.info.max_positions
-        stop = RowStop(len(prompt.token_ids), prompt.rendered[-64:], most, self.timer, finished)
+        stop = RowStop(len(prompt.token_ids), prompt.rendered[-64:], most, self.timer, finished, self.extras.replaced)
         known = [i for i in prompt.token_ids if i >= 0]
         return Row(index, prompt, padding, stop, self.loaded.text.stream(known), Path(0, index))
 
@@ -362,14 +367,24 @@ class Session:
             self.rows = self.mode.conclude(self, reason) or self.rows
 
     def set_params(self, changes: Mapping[str, object], epoch: int) -> ParamsApplied:
-        """New values from the next token on. Raises `ParameterError`; then nothing has changed."""
+        """New values from the next token on. Raises `ParameterError` or `OutOfMemoryError`, with nothing changed."""
         for name in changes:
             if name in self.mode.fixed:
                 raise ParameterError(f"{name} cannot change while a run is in progress; it acts at the next run.")
         before, asked = self.params, self.asked.replace(changes)
         check_together(asked, self.spec.assistant is not None)
-        lengths = settle_lengths(asked, self._chosen() | set(changes), self.prompt_slots)
+        lengths = self._settled(asked, changes)
+        most, padding = self.loaded.info.max_positions, max(self.padding)
+        limit = slots_at_most(lengths.params, self.prompt_slots, most, padding)
+        if limit > self.limit:
+            feeding = Feeding(limit, self.prompt_slots, self.spec.prefill_chunk, padding)
+            check_room(self.loaded, self.mode.cache_rows(self), feeding, self.spec.cache)
         self._configure(lengths.params)
+        if limit > self.limit:
+            self.limit = limit
+            self.cache.reach(limit)
+        if self.guidance is not None:
+            self.guidance.reach(self)
         self.asked, self.lengths, self.changed = asked, lengths, self.changed | set(changes)
         self.epoch = epoch
         self.params_since.append((self.new_tokens, self.params))
@@ -415,6 +430,12 @@ class Session:
         return tuple(trace for trace in traces if trace is not None)
 
     @property
+    def caches_beside(self) -> tuple[RunCache, ...]:
+        """Of the negative prompt's stream and of a draft model."""
+        caches = (None if self.guidance is None else self.guidance.cache, self.mode.own_cache)
+        return tuple(cache for cache in caches if cache is not None)
+
+    @property
     def trace_bytes(self) -> int:
         """What the records hold in addition to the caches."""
         return sum(trace.nbytes for trace in self.traces)
@@ -440,7 +461,9 @@ class Session:
                 answer: ViewAnswer = done.value
                 return answer
 
-    def answer_in_slices(self, query: ViewQuery, other: Session | None = None) -> Generator[None, None, ViewAnswer]:
+    def answer_in_slices(
+        self, query: ViewQuery, other: Session | None = None
+    ) -> Generator[float | None, None, ViewAnswer]:
         """The same in pieces of a few milliseconds, so that it can be spread between steps or dropped.
 
         other: the second branch of a comparison.
@@ -449,11 +472,11 @@ class Session:
         while True:
             with torch.inference_mode():
                 try:
-                    next(slices)
+                    fraction = next(slices)
                 except StopIteration as done:
                     answer: ViewAnswer = done.value
                     return answer
-            yield
+            yield fraction
 
     def recording(self) -> Recording:
         """What views are derived from."""
@@ -464,7 +487,7 @@ class Session:
             anatomy=self.forward.anatomy,
             info=self.loaded.info,
             piece=self.loaded.text.piece,
-            recompute=lambda strand, start, stop: self.feed_again(strand, start, stop)[1:],
+            recompute=partial(again.recompute, self),
             final_scores=partial(final_scores, self),
             replay=partial(replay, self),
             read_out=self.read_out,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from time import perf_counter
 
 import torch
 
 from core.contract.events import FinishReason
 from core.contract.params import GenerationParams
+from core.decode.own_code import own_answer
 
 # ids (1, T) without padding, a tuple whose last item is the newest scores (1, V) after the pipeline → whether the row
 # ends; a tensor of one bool will do.
@@ -43,6 +44,7 @@ class RowStop:
     """Watches one row. Stop strings may begin in the prompt's last characters.
 
     timer: of the run. finished: whether a grammar leaves nothing to be said after these generated ids.
+    replaced: parameters in whose place the caller's own criteria are, `Extras.replaced`.
     """
 
     def __init__(
@@ -52,12 +54,14 @@ class RowStop:
         max_positions: int,
         timer: Timer | None = None,
         finished: Callable[[Sequence[int]], bool] | None = None,
+        replaced: Collection[str] = (),
     ) -> None:
         self.prompt_tokens = prompt_tokens
         self.max_positions = max_positions
         self._tail = prompt_tail
         self._timer = timer
         self._finished = finished
+        self._replaced = replaced
 
     def resume(self, text: str, params: GenerationParams) -> None:
         """As if the row had said `text` and had not ended."""
@@ -66,7 +70,9 @@ class RowStop:
 
     def check(self, token_ids: Sequence[int], text: str, params: GenerationParams) -> FinishReason | None:
         """The reason to end after the newest of the row's own `token_ids`, which completed `text`; None to go on."""
-        if token_ids[-1] in params.eos_token_id or self._completes_stop_string(text, params.stop_strings):
+        if token_ids[-1] in params.eos_token_id and "eos_token_id" not in self._replaced:
+            return FinishReason.STOP
+        if self._completes_stop_string(text, () if "stop_strings" in self._replaced else params.stop_strings):
             return FinishReason.STOP
         # With EOS tokens the model still says one, as it would without a grammar.
         if self._finished is not None and not params.eos_token_id and self._finished(token_ids):
@@ -76,7 +82,8 @@ class RowStop:
         # Every position can be fed once; the token chosen after the last one is the end.
         if self.prompt_tokens + len(token_ids) > self.max_positions:
             return FinishReason.LENGTH_LIMIT
-        if params.max_time is not None and self._timer is not None and self._timer.seconds > params.max_time:
+        timer = None if "max_time" in self._replaced else self._timer
+        if params.max_time is not None and timer is not None and timer.seconds > params.max_time:
             return FinishReason.TIME
         return None
 
@@ -93,5 +100,5 @@ def asked_to_stop(extra: Iterable[Criterion], ids: torch.Tensor, scores: torch.T
 
     They are called as `generate()` calls a `StoppingCriteria`, all of them, so that those with state see every step.
     """
-    answers = [criterion(ids, (scores,)) for criterion in extra]
-    return any(bool(torch.as_tensor(answer).any()) for answer in answers)
+    answers = [own_answer(criterion, ids, scores) for criterion in extra]
+    return any(answers)

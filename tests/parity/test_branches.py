@@ -15,6 +15,7 @@ from core.contract import (
     Prompt,
     PromptError,
     RunSpec,
+    ScaleHeads,
     StartBranch,
     StepSnapshot,
     TextMatches,
@@ -135,6 +136,29 @@ def test_other_draws_are_those_of_a_run_with_that_reroll(loaded: LoadedModel) ->
     check(ours, steps, parent, reroll=1)
 
 
+def test_kept_tokens_are_shown_with_the_draws_that_chose_them(loaded: LoadedModel) -> None:
+    parent = begun(loaded, [prompt_of(loaded, 6)], SAMPLED)
+    first, _ = branch(parent, 6 + 5, reroll=1)
+    second, _ = branch(first, 6 + 10, number=2, reroll=2)
+    assert len({tuple(session.rows[0].token_ids) for session in (parent, first, second)}) == 3
+    for number, session in enumerate((parent, first, second)):
+        chosen = [
+            session.answer(WaterfallQuery(1, 5 + step, branch_id=number)).token_id  # type: ignore[union-attr]
+            for step in range(SAMPLED["max_new_tokens"])
+        ]
+        assert chosen == session.rows[0].token_ids
+
+
+def test_final_distributions_of_kept_tokens_are_those_they_were_chosen_from(random_llama: LoadedModel) -> None:
+    parent = begun(random_llama, [prompt_of(random_llama, 6)], SAMPLED)
+    ours, _ = branch(parent, 6 + 4, params={"temperature": 0.3})
+    before, after = (
+        parent.answer(DistributionQuery(1, 6, final=True)),
+        ours.answer(DistributionQuery(1, 6, final=True)),
+    )
+    np.testing.assert_array_equal(before.logprob, after.logprob)  # type: ignore[union-attr]
+
+
 def test_other_parameters_act_from_the_parting_on(random_llama: LoadedModel) -> None:
     parent = begun(random_llama, [prompt_of(random_llama, 6)], SAMPLED)
     ours, steps = branch(parent, 6 + 4, params={"temperature": 0.3, "top_k": 3})
@@ -229,6 +253,17 @@ def test_the_prompt_can_be_edited_and_what_is_the_same_is_not_fed_again(loaded: 
     again, _ = branch(parent, 6, 2, token_ids=tuple(prompt[6:]))
     assert again.reused == 9
     assert again.result().sequences == parent.result().sequences
+
+
+def test_interventions_of_an_edit_act_from_where_it_was_made(loaded: LoadedModel) -> None:
+    prompt, mute = prompt_of(loaded, 10), (ScaleHeads(0, (0,)), ScaleHeads(1, (1,)))
+    parent = begun(loaded, [prompt], SAMPLED)
+    ours, steps = branch(parent, 4, token_ids=tuple(prompt[4:]), interventions=mute)
+    assert ours.reused == 4  # the same tokens, fed under something else
+    check(ours, steps, parent, since=((0, ()), (4, mute)))
+    again, steps = branch(ours, 7, 2, token_ids=tuple(prompt[7:]))
+    assert again.reused == 9  # under the same
+    check(again, steps, parent, since=((0, ()), (4, mute)))
 
 
 def test_a_rewind_into_the_prompt_continues_what_is_left_of_it(loaded: LoadedModel) -> None:

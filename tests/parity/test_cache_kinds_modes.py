@@ -213,6 +213,24 @@ def test_a_static_cache_that_cannot_fit_is_refused_before_it_is_made(
     assert made == []
 
 
+@pytest.mark.parametrize("kind", ["static", "int8"])
+@pytest.mark.parametrize(
+    "mode", [{}, {"num_beams": 3}, {"penalty_alpha": 0.6, "top_k": 3}, {"guidance_scale": 1.5}], ids=str
+)
+def test_a_run_that_may_say_more_than_at_first_has_room_for_it(
+    random_llama: LoadedModel, kind: Any, mode: dict[str, Any]
+) -> None:
+    rows = [prompt_of(random_llama, 7), prompt_of(random_llama, 4)]
+    session = open_session(random_llama, rows, {**mode, "max_new_tokens": 5}, cache=CacheSpec(kind))
+    with session.attached():
+        while session.new_tokens < 3:
+            session.advance()
+    session.set_params({"max_new_tokens": 25}, epoch=1)
+    whole = run(random_llama, rows, {**mode, "max_new_tokens": 25}, cache=CacheSpec(kind))
+    assert finish(session).sequences == whole.sequences
+    assert session.limit == whole.session.limit
+
+
 def test_bytes_are_those_of_the_storages_and_of_the_formula(random_llama: LoadedModel) -> None:
     info, prompt = random_llama.info, prompt_of(random_llama, 15)
     position = 2 * info.kv_heads * info.head_dim * 4  # K and V of a layer, in fp32
@@ -256,6 +274,8 @@ def test_what_sliding_layers_keep_to_take_a_step_back_is_counted(random_qwen2_sl
     advance(session, 6)
     report = cache_report(session.cache)
     assert report.besides_bytes > 0
+    assert {part.name for part in report.unused} == {"left over until the next step", "to take a step back"}
+    assert report.used_bytes + sum(part.bytes for part in report.unused) == _storages(session.cache)
     assert report.allocated_bytes == _storages(session.cache)
     assert sum(report.layer_allocated_bytes) == report.allocated_bytes
 

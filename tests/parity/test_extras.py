@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    EosTokenCriteria,
     LogitsProcessor,
     LogitsProcessorList,
+    MaxLengthCriteria,
     RepetitionPenaltyLogitsProcessor,
     StoppingCriteria,
     StoppingCriteriaList,
@@ -25,7 +27,7 @@ from core.contract import (
 from core.decode.extras import Extras
 from core.decode.session import Session
 from core.models.loaded import LoadedModel
-from tests.parity.reference import Ours, finish, generate, open_session, prompt_of
+from tests.parity.reference import Ours, finish, generate, open_session, prompt_of, unpadded
 from tests.parity.test_pipeline import assert_equal_distributions
 
 
@@ -98,6 +100,66 @@ def test_own_criteria_end_rows_and_see_every_step(loaded: LoadedModel) -> None:
     assert ours.finished.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
 
 
+# generate() has no room for more than max_new_tokens with beams
+@pytest.mark.parametrize(("beams", "new", "longest"), [(1, 5, 14), (1, 9, 10), (3, 9, 10)])
+def test_a_criterion_of_a_class_takes_the_place_of_the_default(
+    random_llama: LoadedModel, beams: int, new: int, longest: int
+) -> None:
+    rows = [prompt_of(random_llama, 7), prompt_of(random_llama, 4)]
+    params = {"max_new_tokens": new, "num_beams": beams}
+    criterion = MaxLengthCriteria(longest)
+    expected = generate(random_llama, rows, stopping_criteria=StoppingCriteriaList([criterion]), **params)
+    ours = run_with(random_llama, rows, params, Extras((), (criterion,)))
+    assert ours.sequences == unpadded(rows, expected.sequences)
+    plan = ours.session.started.plan
+    assert (plan.length.governed_by, plan.length.max_new_tokens) == ("MaxLengthCriteria", longest - 7)
+    assert any("MaxLengthCriteria ends the run" in text for _, text in plan.warnings)
+    ours.session.set_params({"max_new_tokens": 3}, epoch=1)
+    assert ours.session.params.max_new_tokens == longest - 7
+
+
+def test_an_own_end_takes_the_place_of_eos(random_llama: LoadedModel) -> None:
+    rows = [prompt_of(random_llama, 7)]
+    said = run_with(random_llama, rows, {}, Extras()).sequences[0][7:]
+    eos, other = said[2], next(token for token in said[3:] if token not in said[:3])
+    params = {"eos_token_id": [eos], "max_new_tokens": 12}
+    criterion = EosTokenCriteria(other)
+    expected = generate(random_llama, rows, stopping_criteria=StoppingCriteriaList([criterion]), **params)
+    ours = run_with(random_llama, rows, params, Extras((), (criterion,)))
+    assert ours.sequences == expected.sequences.tolist()
+    assert len(ours.steps) > 3
+    lines = {line.name: line.reason for line in ours.session.started.plan.stopping}
+    assert lines["EosTokenCriteria"] == "in the place of eos_token_id"
+    assert "eos_token_id" not in lines
+
+
+def halved(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    return scores / 2
+
+
+def test_the_plan_tells_own_criteria_beforehand(tiny_gpt2: LoadedModel) -> None:
+    arguments: dict[str, Any] = {
+        "prompt_ids": [1, 2, 3],
+        "params": {"max_new_tokens": 5, "eos_token_id": []},
+        "dtype": "fp32",
+        "device": "cpu",
+    }
+    without = core.plan("tiny-gpt2", **arguments)
+    assert any("only the length ends the run" in text for _, text in without.warnings)
+    own: dict[str, Any] = {
+        "stopping_criteria": [Odd()],
+        "logits_processor": [halved],
+        "prefix_allowed_tokens_fn": lambda prompt, ids: [20, 22, 31],
+    }
+    plan = core.plan("tiny-gpt2", **arguments, **own)
+    assert plan == core.run("tiny-gpt2", **arguments, **own).started.plan
+    assert [line.name for line in plan.stopping][-1] == "Odd"
+    assert not any("only the length ends the run" in text for _, text in plan.warnings)
+    assert [stage.name for stage in plan.processors][:2] == ["prefix_allowed_tokens_fn", "halved"]
+    before = core.run("tiny-gpt2", **arguments)
+    assert core.plan("tiny-gpt2", past_key_values=before, dtype="fp32", device="cpu").inputs.reused_positions == 7
+
+
 def test_only_allowed_tokens_follow_and_each_row_knows_its_prompt(loaded: LoadedModel) -> None:
     def allowed(prompt: int, ids: torch.Tensor) -> list[int]:
         return [10 + prompt, 20 + int(ids[-1]) % 5]
@@ -120,6 +182,55 @@ def test_the_stage_that_left_no_token_is_named(tiny_gpt2: LoadedModel, sampled: 
     params = {"do_sample": sampled, "repetition_penalty": 1.2, "suppress_tokens": everything}
     with pytest.raises(NonFiniteLogitsError, match="The stage suppress_tokens of the pipeline left no token"):
         run_with(tiny_gpt2, [[1, 2]], params, Extras())
+
+
+def test_a_processor_may_write_into_the_scores_it_is_given(tiny_gpt2: LoadedModel) -> None:
+    best = run_with(tiny_gpt2, [[1, 2]], {"max_new_tokens": 1}, Extras()).steps[0]
+
+    def in_place(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores[:, best.token_id] = -torch.inf
+        return scores
+
+    step = run_with(tiny_gpt2, [[1, 2]], {"max_new_tokens": 1}, Extras((in_place,))).steps[0]
+    assert step.token_id != best.token_id
+    assert step.rank == 1
+    assert step.entropy_bits == best.entropy_bits
+    assert step.top.logprob[0] == best.top.logprob[0] > -10
+
+
+def failing(*args: object) -> Any:
+    raise KeyError("mine")
+
+
+@pytest.mark.parametrize(
+    ("extras", "sentence"),
+    [
+        (Extras((failing,)), "failing, given as logits_processor, failed with KeyError: 'mine'"),
+        (
+            Extras((lambda ids, scores: None,)),
+            r"given as logits_processor, returned None; it has to return scores \([12],",
+        ),
+        (Extras((lambda ids, scores: scores[:, :3],)), r"returned a tensor \([12], 3\)"),
+        (Extras((), (failing,)), "failing, given as stopping_criteria, failed with KeyError"),
+        (Extras((), (lambda ids, scores: None,)), "returned None; it has to return true or false"),
+        (Extras(prefix_allowed_tokens_fn=failing), "failing, given as prefix_allowed_tokens_fn, failed"),
+        (Extras(prefix_allowed_tokens_fn=lambda p, ids: None), "returned None; it has to return a list of token ids"),
+        (Extras(prefix_allowed_tokens_fn=lambda p, ids: [10**6]), "allows the token id 1000000, but this model knows"),
+    ],
+)
+@pytest.mark.parametrize("beams", [1, 2])
+def test_what_goes_wrong_in_own_code_is_said_of_it(
+    tiny_gpt2: LoadedModel, extras: Extras, sentence: str, beams: int
+) -> None:
+    with pytest.raises(ParameterError, match=sentence):
+        run_with(tiny_gpt2, [[1, 2]], {"max_new_tokens": 3, "num_beams": beams}, extras)
+
+
+def test_one_function_that_is_no_list_is_refused(tiny_gpt2: LoadedModel) -> None:
+    with pytest.raises(ParameterError, match="logits_processor is a list; put Reverse in brackets"):
+        core.run("tiny-gpt2", "x", logits_processor=Reverse())  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="stopping_criteria takes functions, not None"):
+        core.run("tiny-gpt2", "x", stopping_criteria=[None])  # type: ignore[list-item]
 
 
 def test_ids_that_the_model_does_not_know_are_refused(tiny_gpt2: LoadedModel) -> None:
@@ -153,7 +264,7 @@ def test_core_run_and_stream_take_them() -> None:
     arguments: dict[str, Any] = {
         "prompt_ids": [1, 2, 3],
         "params": {"max_new_tokens": 5, "eos_token_id": [], "do_sample": False},
-        "logits_processor": [lambda ids, scores: scores / 2],
+        "logits_processor": [halved],
         "prefix_allowed_tokens_fn": lambda prompt, ids: [20, 22, 31],
         "dtype": "fp32",
         "device": "cpu",

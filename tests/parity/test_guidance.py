@@ -20,6 +20,7 @@ from core.contract import (
     WaterfallQuery,
 )
 from core.decode.kv import cache_length
+from core.decode.outputs import step_scores
 from core.decode.session import Session
 from core.models.loaded import LoadedModel
 from tests.leaks import assert_no_hooks
@@ -178,20 +179,28 @@ def test_guidance_may_begin_pause_and_change_while_a_run_goes_on(loaded: LoadedM
 def test_a_past_step_is_guided_again_under_another_scale(loaded: LoadedModel) -> None:
     rows, negative = [prompt_of(loaded, 9)], negative_of(loaded, 5)
     ours = run(loaded, rows, GUIDED, negative_prompt=negative)
-    ours.session.set_params({"guidance_scale": 0.5}, epoch=1)
     new = ours.sequences[0][9:]
     main = torch.log_softmax(full_logits(loaded, [*rows[0], *new[:4]])[-1], -1)
     second = torch.log_softmax(full_logits(loaded, [*(negative.ids or ()), *new[:4]])[-1], -1)
     guided = torch.log_softmax(0.5 * (main - second) + second, -1)
-    answer = ours.session.answer(DistributionQuery(1, 12, final=True))
+    answer = ours.session.answer(WaterfallQuery(1, 12, {"guidance_scale": 0.5}, top=loaded.info.output_size))
     own = guided[torch.tensor(answer.token_ids)]
-    torch.testing.assert_close(torch.tensor(answer.logprob).exp(), own.exp(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(torch.tensor(answer.final_logprob).exp(), own.exp(), atol=1e-3, rtol=0)
     with pytest.raises(ViewUnavailableError, match="after the prompt, with position 8"):
         ours.session.answer(DistributionQuery(1, 7, final=True))
-    unguided = run(loaded, rows, {"max_new_tokens": 4}).session
-    unguided.set_params({"guidance_scale": 0.5}, epoch=1)
-    with pytest.raises(ViewUnavailableError, match="guidance_scale was 1"):
-        unguided.answer(DistributionQuery(1, 9, final=True))
+
+
+@pytest.mark.parametrize("mode", [{}, {"penalty_alpha": 0.5, "top_k": 3}], ids=["greedy", "contrastive"])
+def test_rows_that_stay_are_guided_again_by_their_own_stream(random_qwen2: LoadedModel, mode: dict[str, Any]) -> None:
+    rows, params = [prompt_of(random_qwen2, length, seed=length) for length in (5, 1, 4)], {**GUIDED, **mode}
+    eos = [run(random_qwen2, rows, params).sequences[0][5 + 3]]
+    ours = run(random_qwen2, rows, {**params, "eos_token_id": eos}, top_logprobs=random_qwen2.info.output_size)
+    assert len(ours.of_row(0)) < min(len(ours.of_row(1)), len(ours.of_row(2)))  # the others go on without it
+    for row in range(3):
+        for step in ours.of_row(row):
+            _, final = dense(step, random_qwen2.info.output_size)
+            shown = torch.log_softmax(step_scores(ours.session, row, [step.id.index])[0], -1)
+            torch.testing.assert_close(shown, final, atol=1e-4, rtol=1e-4)
 
 
 def test_raw_stays_the_model_s_own(loaded: LoadedModel) -> None:

@@ -293,3 +293,34 @@ def test_a_parameter_without_effect_says_why() -> None:
     assert inactive_reason("num_assistant_tokens", greedy, assisted=True) == ""
     for name in PARAMETERS:
         assert isinstance(inactive_reason(name, greedy), str)
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (
+            {"greenlist_ratio": 0},
+            "watermarking_config cannot be {'greenlist_ratio': 0}; greenlist_ratio must be above 0 and below 1",
+        ),
+        ({"greenlist_ratio": 1.0}, "above 0 and below 1"),
+        ({"hashing_key": 2**63}, "; hashing_key must be a whole number between -9,223"),
+        (
+            {"keys": [1, 2**70], "ngram_len": 5},
+            "; keys must be a list of up to 1,024 whole numbers of at most 64 bits",
+        ),
+        ({"keys": [1], "ngram_len": 10**9}, "ngram_len must be a whole number between 2 and 1,024"),
+        ({"keys": [1], "ngram_len": 5, "sampling_table_seed": 2**64}, "sampling_table_seed"),
+        ({"keys": [1], "ngram_len": 5, "context_history_size": 10**12}, "context_history_size"),
+        ({"bias": "much"}, "; bias must be a finite number"),
+    ],
+)
+def test_a_watermark_that_torch_cannot_make_names_the_value(value: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ParameterError, match=sentence):
+        GenerationParams().replace({"watermarking_config": value})
+
+
+def test_beams_beside_penalty_alpha_say_that_it_has_no_effect() -> None:
+    beside = GenerationParams().replace({"num_beams": 4, "penalty_alpha": 0.6, "top_k": 4})
+    assert inactive_reason("penalty_alpha", beside) == "no effect in beam_search; contrastive search needs num_beams 1"
+    alone = GenerationParams().replace({"penalty_alpha": 0.6, "top_k": 4})
+    assert inactive_reason("penalty_alpha", alone) == inactive_reason("penalty_alpha", GenerationParams()) == ""

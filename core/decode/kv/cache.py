@@ -102,7 +102,6 @@ class RunCache(Cache):  # type: ignore[misc]
         for layer in self.kind_layers():
             if not layer.can_crop(min(length, layer.length)):
                 layer.crop(length - layer.length)  # raises with the reason
-                raise CannotRewindError("The cache cannot go back there; feed the text again.")
         if not self._state_at(length):
             raise CannotRewindError("What was deleted since then cannot be put back; feed the text again.")
         for layer in self.kind_layers():
@@ -157,6 +156,11 @@ class RunCache(Cache):  # type: ignore[misc]
         twin = RunCache(self.spec, [layer.fork(limit, shared) for layer in self.kind_layers()], shared)
         twin.lost = self.lost
         return twin
+
+    def reach(self, limit: int) -> None:
+        """Up to so many slots will be fed, more than was said at first."""
+        for layer in self.kind_layers():
+            layer.reach(limit)
 
     def take_rows(self, sources: Sequence[int], since: int = 0) -> None:
         """Row k of the batch becomes what row `sources[k]` is; before slot `since` they are the same already."""

@@ -178,9 +178,9 @@ class Beams(Mode):
     def reason_to_end(self, run: Session, lane: int, token_id: int, final: torch.Tensor) -> FinishReason | None:
         """Why lane number `lane` would end with this token, chosen from the scores (B, V); None if it would not."""
         reason = run.lanes[lane].reason_to_end(token_id, run.params)
-        if run.extras.stopping_criteria:
+        if run.extras.criteria:
             ids = torch.cat([run.ids[lane, run.lanes[lane].padding :], run.ids.new_tensor([token_id])])[None]
-            if asked_to_stop(run.extras.stopping_criteria, ids, final[lane : lane + 1]):
+            if asked_to_stop(run.extras.criteria, ids, final[lane : lane + 1]):
                 return reason or FinishReason.STOP
         return reason
 

@@ -37,6 +37,7 @@ class Contrastive(Mode):
 
     name = "contrastive_search"
     moves_lanes = True
+    feeds_ahead = True
 
     def __init__(self) -> None:
         self._said: torch.Tensor | None = None  # (B, capacity, E) final hidden states of length 1, float32

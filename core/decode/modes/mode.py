@@ -15,7 +15,7 @@ import torch
 from core.contract.detail import Hypothesis, StepDetail
 from core.contract.events import FinishReason
 from core.contract.params import GenerationParams
-from core.decode.kv import cache_length
+from core.decode.kv import RunCache, cache_length
 from core.decode.pipeline import Stage
 from core.decode.rows import Row
 from core.trace.recording import Strand
@@ -80,6 +80,7 @@ class Mode:
     one_row: it takes one prompt only.
     moves_lanes: lanes change places or are tried side by side, so the trace keeps keys and past lanes.
     has_beams: its lanes are hypotheses that are chosen together.
+    feeds_ahead: a chosen token is fed in the step that chose it, before lanes that ended leave.
     judges_ends: it asks the caller's stopping criteria itself, before it chooses.
     copies: it draws for each lane on its own, so `num_return_sequences` means as many lanes a prompt.
     """
@@ -89,6 +90,7 @@ class Mode:
     on_logprobs = False
     moves_lanes = False
     has_beams = False
+    feeds_ahead = False
     judges_ends = False
     one_row = False
     copies = False
@@ -133,6 +135,11 @@ class Mode:
     def choose(self, run: Session, processed: Processed, place: int) -> Choice:
         """One token a lane from the scores (B, V) after the pipeline; `place` counts the positions of this step."""
         raise NotImplementedError
+
+    @property
+    def own_cache(self) -> RunCache | None:
+        """The cache of another model that the mode runs; None where there is none."""
+        return None
 
     def cache_rows(self, run: Session) -> int:
         """Rows that the cache has at most."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from core.contract.errors import ParameterError
 from core.contract.params import GenerationParams
+from core.decode.own_code import name_of, own_scores
 from core.decode.pipeline import processors, warpers
 from core.decode.pipeline.context import PipelineContext
 from core.decode.pipeline.stage import Processor, Stage, on_rows
@@ -72,8 +74,8 @@ def _with_custom(asked: Sequence[Made], custom: Sequence[Processor]) -> list[Sta
 
 
 def _custom_stage(processor: Processor) -> Stage:
-    name = getattr(processor, "__name__", None) or type(processor).__name__
-    return Stage(str(name), {}, on_rows(processor), bool(getattr(processor, "replayable", False)))
+    fn = on_rows(partial(own_scores, processor))
+    return Stage(name_of(processor), {}, fn, bool(getattr(processor, "replayable", False)))
 
 
 def _check_ids(params: GenerationParams, vocab_size: int) -> None:

@@ -25,8 +25,8 @@ from transformers import (
     SuppressTokensLogitsProcessor,
 )
 
-from core.contract.errors import ParameterError
 from core.contract.params import GenerationParams
+from core.decode.own_code import own_tokens
 from core.decode.pipeline.context import AllowedTokens, PipelineContext
 from core.decode.pipeline.stage import Processor, Rows, StageFn, on_batch, on_rows
 
@@ -123,7 +123,8 @@ def prefix_allowed(allowed: AllowedTokens) -> StageFn:
             places_of.setdefault(rows.owner(place), []).append(place)
         result = torch.empty_like(scores)
         for owner, places in places_of.items():
-            processor = PrefixConstrainedLogitsProcessor(_asking(allowed, owner), len(places))
+            asking = _asking(allowed, owner, scores.shape[-1])
+            processor = PrefixConstrainedLogitsProcessor(asking, len(places))
             ids = rows.ids[places, rows.padding[places[0]] :]
             result[places] = processor(ids, scores[places])
         return result
@@ -131,14 +132,8 @@ def prefix_allowed(allowed: AllowedTokens) -> StageFn:
     return fn
 
 
-def _asking(allowed: AllowedTokens, owner: int) -> AllowedTokens:
-    def ask(_: int, ids: torch.Tensor) -> list[int]:
-        found = allowed(owner, ids)
-        if len(found) == 0:
-            raise ParameterError(f"prefix_allowed_tokens_fn allows no token to follow in row {owner}; allow one.")
-        return found
-
-    return ask
+def _asking(allowed: AllowedTokens, owner: int, vocabulary: int) -> AllowedTokens:
+    return lambda _, ids: own_tokens(allowed, owner, ids, vocabulary)
 
 
 def _forced_bos_token_id(params: GenerationParams, context: PipelineContext) -> Parts | None:
