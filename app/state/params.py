@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -61,9 +61,41 @@ def with_overrides(state: AppState, overrides: Mapping[str, Any]) -> AppState:
     changed = differences(select.params(state), select.params(after))
     if not changed or not select.is_active(state):
         return after
+    after = replace(after, waiting=_without(state.waiting, changed))
+    changed = told(state, after)
+    if not changed:
+        return after
     epoch = state.epoch + 1
     pending = {**state.pending, **dict.fromkeys(changed, epoch)}
     return replace(after, epoch=epoch, pending=MappingProxyType(pending))
+
+
+def told(before: AppState, after: AppState) -> dict[str, Any]:
+    """The changes that the run is told: not what has waited for the next run and is taken back, since it knows that.
+
+    What waits together is told together, or values that go with each other would come alone.
+    """
+    changes = differences(select.params(before), select.params(after))
+    touched = before.waiting.keys() & changes.keys()
+    if not touched or before.run is None:
+        return changes
+    now, ran = select.params(after), before.run.params
+    whole = {name: getattr(now, name) for name in before.waiting} | changes
+    return {name: value for name, value in whole.items() if getattr(ran, name) != value}
+
+
+def _without(waiting: Mapping[str, str], changed: Collection[str]) -> Mapping[str, str]:
+    if waiting.keys().isdisjoint(changed):
+        return waiting
+    return MappingProxyType({})  # what waits together is asked again together
+
+
+def waits(state: AppState, epoch: int, why: str) -> AppState:
+    """The changes of this epoch stay where they are, for the next run."""
+    names = [name for name, own in state.pending.items() if own == epoch]
+    pending = MappingProxyType({name: own for name, own in state.pending.items() if own != epoch})
+    waiting = MappingProxyType({**state.waiting, **dict.fromkeys(names, why)})
+    return announce(replace(state, pending=pending, waiting=waiting), "info", why)
 
 
 def applied(state: AppState, epoch: int) -> AppState:
