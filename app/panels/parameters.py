@@ -302,7 +302,7 @@ class ParametersPanel(Panel):
         count = len(state.overrides)
         self.reset_all.setVisible(count > 0)
         self.reset_all.setText(self.tr("{0} changed · reset").format(count))
-        waits = self.tr("waits for the next run") if state.waiting else ""
+        waits = self.tr("next run") if state.waiting else ""
         self.header_right = self.tr("pending") if state.pending else waits
 
     def _constrain(self, grammar: Grammar | None) -> None:

@@ -157,6 +157,8 @@ def _request_run(state: AppState, max_steps: int | None) -> AppState:
         return notices.announce(state, "error", tr("The chat is empty; write a message first."))
     if state.draft.tab == "batch" and not batch.prompts(state.draft.batch):
         return notices.announce(state, "error", tr("The batch is empty; write a prompt on each line."))
+    if modes.missing(state):
+        return notices.announce(state, "error", modes.missing(state))
     spec = select.run_spec(state, max_steps)
     number = state.last_run_id + 1
     state = acting.asked_for(notices.without_errors(state))

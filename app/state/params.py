@@ -25,26 +25,32 @@ def set_parameter(state: AppState, name: str, value: object) -> AppState:
         clean = validate({name: value})
     except ParameterError as error:
         return announce(state, "error", error.message)
-    overrides = {**state.overrides, **clean}
+    overrides, now = {**state.overrides, **clean}, of_run(state)
     text = None
-    if name == "do_sample" and clean[name] and select.params(state).temperature == 0:
+    if name == "do_sample" and clean[name] and now.temperature == 0:
         overrides.pop("temperature", None)
-    elif PARAMETERS[name].needs_sampling and name != "temperature" and _needs_a_draw(state, name):
-        if not select.params(state).do_sample:
+    elif PARAMETERS[name].needs_sampling and name != "temperature" and _needs_a_draw(now, name):
+        if not now.do_sample:
             overrides["do_sample"] = True
             text = tr("Switched to sampling, because {0} has no effect in greedy mode.").format(name)
-        elif select.params(state).temperature == 0:
+        elif now.temperature == 0:
             text = tr("{0} has no effect while temperature is 0, which means greedy.").format(name)
-    elif name == "temperature" and clean[name] > 0 and not select.params(state).do_sample:
+    elif name == "temperature" and clean[name] > 0 and not now.do_sample:
         overrides["do_sample"] = True
         text = tr("Switched to sampling, because {0} has no effect in greedy mode.").format(name)
     state = with_overrides(state, overrides)
     return announce(state, "info", text) if text else state
 
 
-def _needs_a_draw(state: AppState, name: str) -> bool:
+def of_run(state: AppState) -> GenerationParams:
+    """The parameters that the next token will use: what waits for the next run does not count."""
+    run = state.run
+    return select.params(state).replace({} if run is None else {n: getattr(run.params, n) for n in state.waiting})
+
+
+def _needs_a_draw(now: GenerationParams, name: str) -> bool:
     """Whether a parameter that acts on draws would have no effect without them."""
-    trial = select.params(state).replace({"do_sample": False})
+    trial = now.replace({"do_sample": False})
     return bool(inactive_reason(name, trial)) if name != "num_return_sequences" else trial.num_beams == 1
 
 
