@@ -92,6 +92,19 @@ def test_rows_of_beams_show_what_is_returned_first(one: Driven) -> None:
     assert [table.data(table.index(row, 2)) for row in range(3)] == ["10"] * 3
 
 
+def test_a_card_that_was_opened_for_a_run_leaves_with_its_kind(one: Driven) -> None:
+    cards = one.window.workspace.cards
+    run_batch(one, tokens=4)
+    assert cards["rows"].isVisible()
+    one.do(i.SelectTab("text"))
+    one.do(i.Run())
+    live(one, lambda: finished(one) and len(one.state.run.started.rows) == 1)  # type: ignore[union-attr]
+    one.frames(2)
+    assert cards["rows"].isHidden()
+    run_batch(one, tokens=4)
+    live(one, lambda: cards["rows"].isVisible())
+
+
 def test_a_mode_that_lacks_something_says_what_and_does_not_run(one: Driven) -> None:
     for mode, field, typed, words in (
         ("constrained", "force_words", " |\n  ", "need a phrase"),
