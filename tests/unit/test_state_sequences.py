@@ -9,7 +9,7 @@ import pytest
 
 from app.panels.beams import labels
 from app.state import intents as i
-from app.state.run import RunView, begin, show_row, with_end, with_step
+from app.state.run import RunView, begin, columns_of, ended_as, returned_as, show_row, with_end, with_step
 from app.state.state import AppState
 from app.state.update import update
 from core.contract import (
@@ -54,6 +54,28 @@ def beams() -> RunView:
 def test_the_best_beam_is_shown_also_when_beams_change_places(beams: RunView) -> None:
     assert tokens(beams) == [20, 21, 22]
     assert beams.place == replace(beams.place, row=0, beam=0, index=2)
+
+
+def test_a_list_of_rows_shows_the_best_beam_of_each(beams: RunView) -> None:
+    def said(row: int) -> list[int]:
+        columns = columns_of(beams, row)
+        return [s.token_id for s in columns.snapshots[: columns.count]]
+
+    assert said(0) == [20, 21, 22]
+    shown = columns_of(beams, 0)
+    beams = with_step(with_step(beams, step(0, 3, 23, 0, 0)), step(0, 3, 13, 1, 1))
+    assert columns_of(beams, 0) is shown  # it was only added to
+    assert said(0) == [20, 21, 22, 23]
+    beams = with_step(with_step(beams, step(0, 4, 14, 0, 1)), step(0, 4, 24, 1, 0))
+    assert said(0) == [10, 11, 12, 13, 14]
+    assert [float(v) for v in columns_of(beams, 0).column("token_id", 5)] == [10, 11, 12, 13, 14]
+    end = RunFinished(
+        1, "stop", ("stop", "length"), ("", ""), ((), ()), (4, 4), 5, 1.0, 1.0, places=((0, 1, 2), (0, 0, 4))
+    )
+    beams = with_end(beams, end)
+    assert said(0) == [10, 11, 12]
+    assert ended_as(beams, 0) == "stop"
+    assert [returned_as(beams, 0, *at) for at in ((1, 2), (0, 4), (0, 2))] == [0, 1, None]
 
 
 def test_as_long_as_the_best_beam_stays_steps_are_only_added() -> None:
