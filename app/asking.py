@@ -26,11 +26,15 @@ def open_folder(parent: QWidget, title: str, chosen: Chosen) -> None:
 
 
 def save_file(parent: QWidget, title: str, chosen: Chosen, name: str = "", kinds: str = "") -> None:
-    """Call `chosen` with a path to write to; whether a file there may be replaced was asked."""
+    """Call `chosen` with a path to write to; whether a file there may be replaced was asked.
+
+    A path without a suffix is given that of `name`.
+    """
     dialog = QFileDialog(parent, title, "", kinds)
     dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
     dialog.setFileMode(QFileDialog.FileMode.AnyFile)
     dialog.selectFile(name)
+    dialog.setDefaultSuffix(name.rpartition(".")[2] if "." in name else "")
     _ask_path(dialog, chosen)
 
 
@@ -49,6 +53,11 @@ def _ask_path(dialog: QFileDialog, chosen: Chosen) -> None:
 
 
 def _show(dialog: QDialog) -> None:
+    # Not deleted when it closes: a box of its own (“File not found”) may be open, with this dialog on the stack.
+    above = dialog.parentWidget()
+    assert above is not None
+    for before in above.findChildren(QDialog, options=Qt.FindChildOption.FindDirectChildrenOnly):
+        if isinstance(before, QFileDialog | QInputDialog) and before is not dialog and not before.isVisible():
+            before.deleteLater()
     dialog.setModal(False)
-    dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
     dialog.show()

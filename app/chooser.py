@@ -26,6 +26,7 @@ from app.state.model_facts import NEW_TITLES, facts, new_name
 from app.state.state import AppState, ModelChoice, Preview
 from app.theme import fonts
 from app.widgets.model_facts import ModelFacts
+from app.widgets.parameter_text import MOST_SEED, whole_number
 from app.widgets.segmented import Segmented
 from app.widgets.value_field import ValueField
 
@@ -227,8 +228,9 @@ class ModelChooser(QDialog):
 
     @Slot(str)
     def _seed_typed(self, text: str) -> None:
-        if text.strip().isdecimal() and int(text) < 2**63:
-            self._seed = int(text)
+        seed = whole_number(text, 0, MOST_SEED)
+        if seed is not None:
+            self._seed = seed
             self.seed.show_text(str(self._seed))
             self._look_at_new()
 

@@ -21,8 +21,9 @@ TEXTS = (".txt", ".md", ".jsonl")
 
 
 def accepts(path: Path) -> bool:
-    """Whether a drop would do something; looks at the name only, and at what is a folder."""
-    return path.suffix.lower() in (".gguf", ".json", *TEXTS, *pictures.suffixes()) or path.is_dir()
+    """Whether a drop would do something; looks at the name, and at the beginning of files that it says nothing of."""
+    named = (".gguf", ".json", *TEXTS, *pictures.suffixes())
+    return path.suffix.lower() in named or path.is_dir() or pictures.is_picture(path)
 
 
 def _is_config(path: Path) -> bool:
@@ -64,7 +65,7 @@ def take(
             return
         if suffix != ".jsonl" and tab != "batch":
             dispatch(SelectTab("text"))
-            dispatch(EditText(text))
+            dispatch(EditText(text, whole=True))
             return
         try:
             lines = batch.as_lines(batch.read_jsonl(text)) if suffix == ".jsonl" else text
@@ -72,8 +73,8 @@ def take(
             dispatch(Announce("error", f"“{path.name}” cannot be read as a batch: {error}."))
             return
         dispatch(SelectTab("batch"))
-        dispatch(EditBatch(lines))
-    elif suffix in pictures.suffixes():
+        dispatch(EditBatch(lines, whole=True))
+    elif suffix in pictures.suffixes() or pictures.is_picture(path):
         open_picture(path)
     else:
         dispatch(Announce("error", f"“{path.name}” is no model folder, GGUF file, text, preset or picture."))

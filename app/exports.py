@@ -22,6 +22,7 @@ GAP_PX = 16
 MOST_FRAMES = 300
 FRAME_MS, LAST_FRAME_MS = 40, 1500
 MOST_GIF_COLOURS = 256
+ANIMATIONS = (".gif", ".png", ".apng")
 Rgb = NDArray[np.uint8]  # (H, W, 3)
 
 
@@ -102,11 +103,15 @@ def _indexed(pictures: Sequence[Rgb]) -> list[Any]:
 
 def write_picture(path: Path, pixels: Rgb) -> str:
     """Write a PNG; what went wrong in a sentence, else nothing."""
+    if path.suffix.lower() != ".png":
+        return tr("Pictures are saved as PNG, to the pixel; give “{0}” the ending .png.").format(path.name)
     return _written(path, lambda: png(pixels))
 
 
 def write_animation(path: Path, pictures: Sequence[Rgb]) -> str:
     """Write an animation; what went wrong in a sentence, else nothing."""
+    if path.suffix.lower() not in ANIMATIONS:
+        return tr("Animations are saved as GIF or PNG; give “{0}” one of their endings.").format(path.name)
     return _written(path, lambda: animation(path, pictures))
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from PySide6.QtCore import QEvent
+from PySide6.QtCore import QEvent, QEventLoop, QTimer
 from PySide6.QtWidgets import QApplication
 
 from app.compose import make_window, model_choices
@@ -26,6 +26,7 @@ from core.contract import ExperimentName, ModelLoadError, ModelSpec, TokenglassE
 
 LOAD_S = 600.0  # the first load may convert the weights
 ANSWER_S = 60.0
+LOOK_MS = 20
 REGULAR_S = 1.2  # enough frames for the figures in the status bar
 
 
@@ -45,11 +46,14 @@ class Stage:
     def wait(self, condition: Callable[[AppState], bool], timeout_s: float, what: str) -> None:
         """Let the window live until `condition` holds; `TokenglassError` names `what` did not happen in time."""
         until = time.monotonic() + timeout_s
-        while not condition(self.state):
-            if time.monotonic() > until:
-                raise TokenglassError(f"Waited {timeout_s:.0f} seconds in vain for {what}.")
-            self.app.processEvents()
-            time.sleep(0.002)
+        loop, timer = QEventLoop(), QTimer()  # the loop that the program has: one that asks all the time costs more
+        timer.timeout.connect(lambda: loop.quit() if condition(self.state) or time.monotonic() > until else None)
+        timer.start(LOOK_MS)
+        if not condition(self.state):
+            loop.exec()
+        timer.stop()
+        if not condition(self.state):
+            raise TokenglassError(f"Waited {timeout_s:.0f} seconds in vain for {what}.")
 
     def settle(self) -> None:
         """Until every question is answered, every panel has rendered the last state, and the frames are regular."""

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PySide6.QtGui import QImage, QImageReader
+from PySide6.QtGui import QImage, QImageIOHandler, QImageReader
 
+from app import picture_checks, vector_pictures
 from app.state.texts import tr
 from core.contract import MOST_MEGAPIXELS, Picture, PromptError, too_large
 
 SAMPLES = Path(__file__).parents[1] / "resources" / "samples"
 LONGEST_NAME = 60
 MOST_DECODED_MB = MOST_MEGAPIXELS * 8  # at 16 bits a channel; Qt would stop at 256
-APNG_HEAD_BYTES = 1 << 20
+ICONS = ("ico", "icns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,27 @@ def suffixes() -> frozenset[str]:
     return frozenset(f".{bytes(name.data()).decode()}" for name in QImageReader.supportedImageFormats())
 
 
+def is_picture(path: Path) -> bool:
+    """Whether the beginning of a file is that of a picture, whatever its name."""
+    return path.is_file() and not QImageReader.imageFormat(str(path)).isEmpty()
+
+
+def of_image(image: QImage, name: str) -> Opened:
+    """The picture in an image that came without a file. May be called in any thread."""
+    if image.isNull():
+        return Opened(name, problem=tr("What was dropped holds no picture."))
+    if image.width() * image.height() > MOST_MEGAPIXELS * 1_000_000:
+        return Opened(name, problem=too_large(image.height(), image.width()))
+    return _opened(name, pixels_of(image), [])
+
+
+def _opened(name: str, pixels: NDArray[np.uint8], notes: list[str]) -> Opened:
+    """Raises `PromptError`."""
+    if (pixels[:, :, 3] < 255).any():
+        notes.append(tr("Transparent parts are white."))
+    return Opened(name, Picture.of(pixels), tuple(notes))
+
+
 def read_file(path: Path) -> Opened:
     """The picture in a file: its first frame, turned as its camera says, transparent parts on white.
 
@@ -44,39 +66,57 @@ def read_file(path: Path) -> Opened:
     unreadable = tr("“{0}” cannot be read as a picture: it is damaged or of an unknown format.").format(name)
     if not path.is_file():
         return Opened(name, problem=tr("“{0}” is not there, or is no regular file.").format(name))
+    kind = bytes(QImageReader.imageFormat(str(path)).data()).decode()
+    notes = list[str]()
+    try:
+        if kind in vector_pictures.KINDS:
+            pixels = vector_pictures.draw(path)
+        else:
+            pixels, moves = _raster(path, kind)
+            notes = [tr("The first frame of an animation.")] if moves else []
+        return _opened(name, pixels, notes)
+    except PromptError as error:
+        return Opened(name, problem=error.message)
+    except (_UnreadableError, vector_pictures.NotDrawnError) as error:
+        return Opened(name, problem=str(error) or unreadable)
+    except OSError as error:
+        return Opened(name, problem=tr("“{0}” cannot be read: {1}.").format(name, error.strerror or error))
+
+
+class _UnreadableError(Exception):
+    """The file is damaged or of an unknown format."""
+
+
+def _raster(path: Path, kind: str) -> tuple[NDArray[np.uint8], bool]:
+    """RGBA pixels and whether more frames follow. Raises `PromptError`, `_UnreadableError`."""
     reader = QImageReader(str(path))
     reader.setDecideFormatFromContent(True)
     reader.setAutoTransform(True)
+    if kind in ICONS and reader.imageCount() > 1:
+        _choose_largest(reader)
     size = reader.size()
     if size.isValid() and size.width() * size.height() > MOST_MEGAPIXELS * 1_000_000:
-        return Opened(name, problem=too_large(size.height(), size.width()))
-    kind = bytes(reader.format().data()).decode()
-    animated = (reader.supportsAnimation() and reader.imageCount() != 1) or (kind == "png" and _is_apng(path))
-    QImageReader.setAllocationLimit(MOST_DECODED_MB)
-    image = QImage() if kind == "jpeg" and _is_cut(path) else reader.read()
-    if image.isNull():
-        return Opened(name, problem=unreadable)
-    notes = [tr("The first frame of an animation.")] if animated else []
-    pixels = pixels_of(image)
-    if (pixels[:, :, 3] < 255).any():
-        notes.append(tr("Transparent parts are white."))
-    try:
-        return Opened(name, Picture.of(pixels), tuple(notes))
-    except PromptError as error:
-        return Opened(name, problem=error.message)
-
-
-def _is_apng(path: Path) -> bool:
-    """Whether a PNG says before its pixels that it is animated; Qt shows its first frame and does not tell."""
+        raise PromptError(too_large(size.height(), size.width()))
     with path.open("rb") as file:
-        head = file.read(APNG_HEAD_BYTES)
-    return b"acTL" in head.split(b"IDAT", 1)[0]
+        data = file.read(picture_checks.MOST_BYTES) if kind in picture_checks.KINDS else b""
+    moves = (reader.supportsAnimation() and reader.imageCount() != 1) or picture_checks.moves(kind, data)
+    held = picture_checks.orientation(kind, data)
+    if reader.transformation() != QImageIOHandler.Transformation.TransformationNone:
+        held = 1  # Qt turns it itself
+    QImageReader.setAllocationLimit(MOST_DECODED_MB)
+    image = QImage() if picture_checks.is_cut(kind, data) else reader.read()
+    if image.isNull():
+        raise _UnreadableError
+    return picture_checks.upright(pixels_of(image), held), moves
 
 
-def _is_cut(path: Path) -> bool:
-    """Whether the last scan of a JPEG has no end; Qt makes the rest grey and does not tell."""
-    data = path.read_bytes()
-    return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+def _choose_largest(reader: QImageReader) -> None:
+    """An icon file holds the same in several sizes."""
+    areas = []
+    for number in range(reader.imageCount()):
+        reader.jumpToImage(number)
+        areas.append(reader.size().width() * reader.size().height())
+    reader.jumpToImage(int(np.argmax(areas)))
 
 
 def pixels_of(image: QImage) -> NDArray[np.uint8]:

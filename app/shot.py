@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from app.pictures import read_file
 from app.state.image_intents import StartPicture
 from app.state.modes import MODES
 from app.state.state import LayoutName
+from app.widgets.parameter_text import whole_number
 from core.contract import EXPERIMENTS, TokenglassError, parse_cache
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ EXIT_ERROR = 2
 PARAMS = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "repetition_penalty": 1.1}
 IMAGE_PARAMS = {"top_p": 0.95}
 TOKENS = 64
+IMAGE_MODEL = "tiny-imagegpt"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -48,7 +51,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="tokenglass shot", description="Pictures of the window, of a real run.")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the PNG files go")
     parser.add_argument("--layout", default="everything", type=str.lower, choices=get_args(LayoutName))
-    parser.add_argument("--model", metavar="NAME|FOLDER", help="default: smollm2 where installed, else tiny-gpt2")
+    parser.add_argument(
+        "--model",
+        metavar="NAME|FOLDER",
+        help=f"default: {IMAGE_MODEL} for pictures, else smollm2 where installed, else tiny-gpt2",
+    )
     parser.add_argument("--theme", default="both", choices=("light", "dark", "contrast", "both"))
     parser.add_argument("--size", action="append", type=_size, metavar="WxH", help="may be given more than once")
     prompt = parser.add_mutually_exclusive_group()
@@ -76,16 +83,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _tokens(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= MOST_TOKENS:
+    number = whole_number(text, 1, MOST_TOKENS)
+    if number is None:
         raise argparse.ArgumentTypeError(f"“{text}” is not a number of tokens from 1 to {MOST_TOKENS:,}")
-    return int(text)
+    return number
 
 
 def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    if not (width.isdigit() and height.isdigit()):
+    found = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text.lower())
+    if found is None:
         raise argparse.ArgumentTypeError(f"“{text}” is not a size; write it like 1440x900")
-    size = int(width), int(height)
+    size = int(found[1]), int(found[2])
     if not all(least <= n <= most for least, n, most in zip(SMALLEST, size, LARGEST, strict=True)):
         raise argparse.ArgumentTypeError(f"“{text}” is outside of 1024x640 to 7680x4320")
     return size
@@ -104,7 +112,8 @@ def take(options: argparse.Namespace) -> list[Path]:
     themes: tuple[ThemeName, ...] = ("light", "dark") if options.theme == "both" else (options.theme,)
     sizes = options.size or SIZES
     paths = []
-    with stage(options.model or default_model(model_choices()), options.layout, sizes[0]) as scene:
+    model = options.model or (IMAGE_MODEL if _wants_picture(options) else default_model(model_choices()))
+    with stage(model, options.layout, sizes[0]) as scene:
         scene.load()
         scene.store.dispatch(i.SetSeed(options.seed))
         _begin_picture(scene, options)
@@ -141,6 +150,11 @@ def take(options: argparse.Namespace) -> list[Path]:
                     raise TokenglassError(f"The picture {path} could not be written.")
                 paths.append(path)
     return paths
+
+
+def _wants_picture(options: argparse.Namespace) -> bool:
+    """Whether only a model that paints has something to show."""
+    return options.image is not None or (options.layout == "image" and options.prompt is None and not options.batch)
 
 
 def _choose(scene: Stage, key: str, text: str) -> None:

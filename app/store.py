@@ -25,6 +25,7 @@ from core.contract import Command, Event
 FRAME_MS = 33
 HEAVY_BUDGET_MS = 1.5  # heavy views share this much of a frame; at least one of them is rendered
 CHOSEN_BUDGET_MS = 8.0  # the same while the user waits for the moment just chosen
+CALM_FRAMES = 2  # calm views are rendered every so many frames while tokens stream
 FRAMES_KEPT = 300
 
 
@@ -77,7 +78,7 @@ class Store(QObject):
         self._pacer = Pacer()
         self._views: list[View] = []
         self._shown: dict[int, AppState | None] = {}  # id(view) → what it rendered last
-        self._last_frame_of: dict[int, int] = {}  # id(heavy view) → the frame it was rendered in
+        self._last_frame_of: dict[int, int] = {}  # id(view) → the frame it was rendered in
         self._frame = 0
         self._last_tick: float | None = None
         self._work_ms: deque[float] = deque(maxlen=FRAMES_KEPT)
@@ -175,10 +176,12 @@ class Store(QObject):
 
     def _render(self, state: AppState) -> None:
         self._frame += 1
-        stale = [v for v in self._views if self._is_stale(v, state)]
+        streams = select.is_streaming(state) and not self._chosen
+        stale = [v for v in self._views if self._is_stale(v, state) and not (streams and self._rests(v))]
         for view in stale:
             if not view.heavy:
                 self._show(view, state)
+                self._last_frame_of[id(view)] = self._frame
         start = self._clock()
         heavy = [v for v in stale if v.heavy]
         budget_ms = CHOSEN_BUDGET_MS if self._chosen else HEAVY_BUDGET_MS
@@ -191,6 +194,10 @@ class Store(QObject):
                 break
         else:
             self._chosen = False
+
+    def _rests(self, view: View) -> bool:
+        """Whether a view whose numbers nobody could read at this speed was rendered a moment ago."""
+        return getattr(view, "calm", False) and self._frame - self._last_frame_of.get(id(view), 0) < CALM_FRAMES
 
     def _show(self, view: View, state: AppState) -> None:
         self._shown[id(view)] = state

@@ -29,6 +29,7 @@ class ToolBar(QWidget):
     """A view of the store, always visible."""
 
     heavy = False
+    calm = True
 
     def __init__(
         self, actions: Actions, dispatch: Dispatch, panel_actions: Sequence[QAction], parent: QWidget | None = None

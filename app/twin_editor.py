@@ -35,8 +35,10 @@ from core.contract import (
     ModelSpec,
     ParameterError,
     check_interventions,
+    from_row,
     inactive_reason,
     notation,
+    of_row,
     parse_intervention,
     validate,
     words,
@@ -205,7 +207,7 @@ class TwinEditor(QDialog):
         """Show the editor for what is there now."""
         self._begin = 0 if state.run is None or state.run.has_beams else 1
         self._values, self._dtype, self._model, self._shown, self._cache = {}, "", "", (), None
-        off = [act.intervention for act in state.acting.acts if not act.on]
+        off = of_row(tuple(act.intervention for act in state.acting.acts if not act.on), self._row(state))
         self._acts = "" if state.acting.interventions else SEPARATOR.join(map(notation, off))
         self.render(state)
         self.show()
@@ -291,7 +293,7 @@ class TwinEditor(QDialog):
                 value = self._values.get(self._name, now)
                 return None if value == now else TwinChange(MappingProxyType({self._name: value}))
             case "interventions":
-                asked = parsed(self._acts)
+                asked = from_row(parsed(self._acts), self._row(state))
                 return None if asked == self._acts_now(state) else TwinChange(interventions=asked)
             case "cache" if self._cache not in (None, self._cache_now(state)):
                 return TwinChange(cache=self._cache)
@@ -305,7 +307,11 @@ class TwinEditor(QDialog):
     def _acts_now(self, state: AppState) -> tuple[Intervention, ...]:
         if self._begin == 0 or state.run is None:
             return state.acting.interventions
-        return select.interventions(state.run)
+        return from_row(of_row(select.interventions(state.run), self._row(state)), self._row(state))
+
+    def _row(self, state: AppState) -> int:
+        """That the positions meant here are of: a twin is of one row, and its notation names none."""
+        return 0 if self._begin == 0 else select.listed_row(state.run)
 
     def _cache_now(self, state: AppState) -> CacheSpec:
         return state.cache if self._begin == 0 or state.run is None else state.run.plan.cache.spec

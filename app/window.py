@@ -11,6 +11,7 @@ from PySide6.QtGui import (
     QDragEnterEvent,
     QDropEvent,
     QIcon,
+    QImage,
     QResizeEvent,
     QShowEvent,
 )
@@ -201,7 +202,7 @@ class Window(QMainWindow):
         self._theme = theme
         app = QApplication.instance()
         if isinstance(app, QApplication):
-            apply_theme(app, PALETTES[theme])
+            apply_theme(app, PALETTES[theme], self)
 
     @Slot()
     def show_errors(self) -> None:
@@ -243,12 +244,15 @@ class Window(QMainWindow):
         return made
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
-        if any(drops.accepts(path) for path in _dropped(event)):
+        if any(drops.accepts(path) for path in _dropped(event)) or event.mimeData().hasImage():
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
         event.acceptProposedAction()
-        for path in _dropped(event):
+        paths, prompt = _dropped(event), self.workspace.cards["prompt"].panel
+        if not paths and event.mimeData().hasImage() and isinstance(prompt, PromptPanel):
+            prompt.open_image(QImage(event.mimeData().imageData()))
+        for path in paths:
             drops.take(path, self.store.dispatch, self.chooser.open_on, self.store.state.draft.tab, self.open_picture)
 
     def showEvent(self, event: QShowEvent) -> None:

@@ -35,10 +35,14 @@ sys.exit(run_window(_parser().parse_args(["--model", "tiny-gpt2"]), shown))
 
 
 def measure() -> dict[str, Any]:
-    """All of it, with tiny-gpt2, every panel open, offscreen, in milliseconds; and painting, see `image_bench`."""
-    from app import image_bench
+    """All of it, with tiny-gpt2, every panel open, offscreen, in milliseconds.
 
-    return {**start_up(), **streaming(), **long_text(), **selecting(), **image_bench.measure()}
+    What looking costs, see `watching_bench`, and painting, see `image_bench`.
+    """
+    from app import image_bench, watching_bench
+
+    own = {**start_up(), **streaming(), **long_text(), **selecting()}
+    return {**own, **watching_bench.measure(), **image_bench.measure()}
 
 
 def start_up() -> dict[str, float]:

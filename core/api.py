@@ -251,7 +251,7 @@ def compare(
     first: RunResult,
     second: RunResult,
     *,
-    final: bool = True,
+    final: bool = False,
     positions: tuple[int, int | None] = (1, None),
     row: int = 0,
     other_row: int = 0,
@@ -259,9 +259,9 @@ def compare(
     """How two results differ in what their tokens were chosen from, from what both have recorded; nothing is run.
 
     The results may be branches, or runs of their own, also of two models with the same vocabulary. final: after the
-    pipeline, with the parameters in force at the time; else the models' own distributions. positions: of tokens, prompt
-    included, at which both are compared. Arrays: see `CompareAnswer`. Raises `ParameterError` or
-    `ViewUnavailableError`.
+    pipeline, with the parameters in force at the time (infinite where the second rules out what the first keeps); else
+    the models' own distributions. positions: of tokens, prompt included, at which both are compared. Arrays: see
+    `CompareAnswer`. Raises `ParameterError` or `ViewUnavailableError`.
     """
     answer = _compared(first, second, CompareQuery(0, 0, positions, final, other_row, row))
     assert isinstance(answer, CompareAnswer)
@@ -291,15 +291,10 @@ def compare_attention(
 
 
 def _compared(first: RunResult, second: RunResult, query: CompareQuery | CompareAttentionQuery) -> ViewAnswer:
-    from core.models.vocabulary import same_vocabulary
+    from core.models.vocabulary import check_same_vocabulary
 
-    ours, theirs = first.session.loaded, second.session.loaded
     with _lock:
-        if not same_vocabulary(ours, theirs):
-            raise ParameterError(
-                f"{ours.info.title} and {theirs.info.title} have different vocabularies, so their tokens cannot be "
-                "compared."
-            )
+        check_same_vocabulary(first.session.loaded, second.session.loaded)
         return first.session.answer(query, second.session)
 
 
@@ -378,14 +373,16 @@ def load_model(
     """The model, loaded now or before. Raises `ModelLoadError`."""
     from core.decode.selftest import qualify
     from core.models.loader import load
-    from core.models.placement import choose_device, choose_dtype
+    from core.models.placement import choose_device
 
-    name, place = _resolved(model), choose_device(device)
-    key = (name, str(place), str(choose_dtype(dtype, place)))
+    name, place = _resolved(model), str(choose_device(device))
     with _lock:
-        if key not in _loaded:
-            _loaded[key] = qualify(load(ModelSpec(name, device, dtype), next(_numbers), control or _Quiet()))
-        return _loaded[key]
+        loaded = _loaded.get((name, place, dtype))
+        if loaded is None:
+            loaded = qualify(load(ModelSpec(name, device, dtype), next(_numbers), control or _Quiet()))
+            loaded = _loaded.setdefault((name, place, loaded.info.dtype), loaded)
+            _loaded[name, place, dtype] = loaded
+        return loaded
 
 
 class _Quiet:

@@ -149,6 +149,8 @@ class Branches:
         self, run_id: int, branch_id: int, paused_at: float | None
     ) -> tuple[Session, BranchSwitched, float | None]:
         """Use another branch; also returns since when it waits. Raises `PromptError`."""
+        from core.decode.branch import was_given_up
+
         node = self._node(run_id, branch_id)
         self._leave(paused_at)
         session, since = node.session, node.left_at
@@ -157,7 +159,7 @@ class Branches:
         for key in self._keys_together()[1:]:
             self._nodes[key].left_at = None
             self._restore(self._nodes[key])
-        return session, BranchSwitched(run_id, branch_id, reused, missing), since
+        return session, BranchSwitched(run_id, branch_id, reused, missing, was_given_up(session)), since
 
     def is_beside(self, run_id: int, branch_id: int) -> bool:
         """Whether a branch goes on beside the one in use."""
@@ -258,19 +260,21 @@ class Branches:
         return sum(m.cache_bytes + m.record_bytes for key, m in self._memory() if key not in together)
 
     def _memory(self) -> Iterator[tuple[Key, BranchMemory]]:
+        from core.decode.branch import was_given_up
         from core.decode.kv import cache_length, storages
 
         seen: set[int] = set()
         for key in sorted(self._nodes):
             session = self._nodes[key].session
             held = storages(session.cache)
-            if session.guidance is not None:
-                held |= storages(session.guidance.cache)
+            for beside in session.caches_beside:
+                held |= storages(beside)
             own = sum(count for address, count in held.items() if address not in seen)
             seen |= held.keys()
             records = sum(trace.own_nbytes for trace in session.traces)
             positions = max(0, max(cache_length(session.cache), session.refill_to) - session.rows[0].padding)
-            yield key, BranchMemory(key[1], positions, own, records, session.refill_to == 0)
+            cached = session.refill_to == 0 and not was_given_up(session)
+            yield key, BranchMemory(key[1], positions, own, records, cached)
 
 
 def _can_be_fed_again(session: Session) -> bool:
@@ -283,7 +287,7 @@ def _give_up_all(node: Node, keep: int | None = None) -> bool:
 
     Whether this ends it, because it cannot be fed again.
     """
-    from core.decode.branch import give_up_cache
+    from core.decode.branch import give_up_cache, give_up_rows
 
     session = node.session
     if _can_be_fed_again(session):
@@ -292,7 +296,7 @@ def _give_up_all(node: Node, keep: int | None = None) -> bool:
         return False
     ends = not session.finished
     session.cancel()
-    session.close()
+    give_up_rows(session)
     return ends
 
 

@@ -115,12 +115,11 @@ class Chores:
             else:
                 request = Request(**common, export=False)
             check_request(request)
+            self._job = _Job(chore.job_id, request, self._mailbox)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as problem:
             self._mailbox.put(OnnxFinished(chore.job_id, None, error_report(problem)))
-            return
-        self._job = _Job(chore.job_id, request, self._mailbox)
 
 
 class _Job:

@@ -1,4 +1,4 @@
-"""`tokenglass generate`, `plan`, `models`, `bench`, `config`, `onnx`, `cache`: headless, as the window runs them.
+"""`tokenglass generate`, `compare`, `plan`, `models`, `bench`, `config`, `onnx`, `cache`: as the window does it.
 
 Results go to standard output, everything else to standard error. Exit status: 0, or 2 with one line that says what
 was wrong, or 130 after Ctrl+C (what was generated is printed). torch is imported only when a model is needed.
@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from core import cli_cache, cli_desk
+from core import cli_cache, cli_compare, cli_desk
 from core.cli_picture import add_out_arguments, check_out, write_pictures
 from core.cli_plan import as_text, plan_object
 from core.cli_run import UsageError, add_run_arguments, run_spec
@@ -103,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--quick", action="store_true", help="fewer tokens and rounds; the ratios are rough")
     bench.add_argument("--json", action="store_true", help="one object")
 
+    cli_compare.add_command(commands, _watched)
     cli_desk.add_commands(commands, _watched)
     cli_cache.add_commands(commands, _watched)
     return parser

@@ -32,6 +32,13 @@ Watched = Callable[[], AbstractContextManager[Any]]
 DEFAULT_PROMPT = "Once upon a time there was a little dog who lived in a big house."
 
 
+_SIZES = {
+    "window": "last positions that a kind with a window keeps; default: half the text",
+    "sinks": "first positions that are kept; default: 4",
+    "heavy": "positions kept for the attention they got; default: a quarter of the text",
+}
+
+
 def add_commands(commands: Any, watched: Watched) -> None:
     """Add it to the parser of the command line."""
     cache = commands.add_parser("cache", help="what the KV cache is, costs and buys", allow_abbrev=False)
@@ -55,6 +62,10 @@ def add_commands(commands: Any, watched: Watched) -> None:
             action.add_argument(
                 "--kind", action="append", default=[], metavar="KIND[,window=N…]", help="may be given several times"
             )
+            for size, meaning in _SIZES.items():
+                action.add_argument(f"--{size}", type=int, metavar="N", help=meaning)
+        if name == "chunks":
+            action.add_argument("--chunk-sizes", default="", metavar="N,N…", help="default: powers of two")
         action.add_argument("--csv", type=Path, metavar="FILE", help="write the table there")
         action.add_argument("--json", action="store_true", help="one object")
     _add_predict(actions)
@@ -82,7 +93,13 @@ def _experiment(options: argparse.Namespace) -> int:
         getattr(options, "new_tokens", 1),
         getattr(options, "positions", None),
         kinds,
+        _numbers(getattr(options, "chunk_sizes", ""), "chunk sizes such as 8,64,256"),
+        getattr(options, "window", None),
+        4 if getattr(options, "sinks", None) is None else options.sinks,
+        getattr(options, "heavy", None),
     )
+    if options.csv is not None:
+        _write(options.csv)  # what cannot be written is said before the model is loaded
     from core.cache_lab import begin
     from core.decode.forward import ForwardCancelled
     from core.models.loader import load
@@ -97,9 +114,9 @@ def _experiment(options: argparse.Namespace) -> int:
         except ForwardCancelled:
             stopped = True
     result = bench.result(complete=not stopped)
-    if options.csv is not None:
-        _write(options.csv, result)
     print(json.dumps(asdict(result)) if options.json else as_text(result))
+    if options.csv is not None:
+        _write(options.csv, "\n".join(table.as_csv() for table in result.tables))
     if stopped:
         return EXIT_INTERRUPTED
     return EXIT_DIFFERS if any(finding.holds is False for finding in result.findings) else 0
@@ -108,16 +125,21 @@ def _experiment(options: argparse.Namespace) -> int:
 def _prompt(options: argparse.Namespace) -> Prompt:
     if options.prompt_ids is None:
         return Prompt(text=DEFAULT_PROMPT if options.prompt is None else options.prompt)
+    return Prompt(ids=_numbers(options.prompt_ids, "token ids such as 1,2,3"))
+
+
+def _numbers(text: str, what: str) -> tuple[int, ...]:
     try:
-        return Prompt(ids=tuple(int(part) for part in options.prompt_ids.replace(",", " ").split()))
+        return tuple(int(part) for part in text.replace(",", " ").split())
     except ValueError:
-        raise ParameterError(f"“{options.prompt_ids}” is not a list of token ids such as 1,2,3.") from None
+        raise ParameterError(f"“{text}” is not a list of {what}.") from None
 
 
-def _write(path: Path, result: LabResult) -> None:
-    text = "\n".join(table.as_csv() for table in result.tables)
+def _write(path: Path, text: str | None = None) -> None:
+    """None: only see whether it can be done."""
     try:
-        path.expanduser().write_text(text, encoding="utf-8")
+        with path.expanduser().open("a" if text is None else "w", encoding="utf-8") as file:
+            file.write(text or "")
     except OSError as problem:
         raise ParameterError(f"“{path}” cannot be written: {problem.strerror or problem}.") from problem
 
@@ -160,9 +182,15 @@ def _predict(options: argparse.Namespace) -> int:
         raise ParameterError(
             f"{shape.title} has {shape.max_positions:,} positions, so {positions:,} never come about; take fewer."
         )
+    spec.check_sizes(shape.title, shape.max_positions)
+    if spec.kind == "hybrid" and not any(windows):
+        raise ParameterError(
+            f"Every layer of {shape.title} attends to all positions, so there is nothing to keep by layer type; choose "
+            "another kind."
+        )
     found = predict(shape, spec, options.dtype, options.batch, positions, windows)
     number = DTYPE_BYTES[options.dtype]
-    factors = (2, options.batch, positions, shape.layers, shape.kv_heads, shape.head_dim, number)
+    factors = shape.factors(options.batch, positions, number)
     said = {
         "model": shape.title,
         "cache": spec.words(),
@@ -171,7 +199,7 @@ def _predict(options: argparse.Namespace) -> int:
         "kept_positions": found.kept,
         "bytes_per_token": found.position_bytes,
         "growing_bytes": predict(shape, parse_cache("growing"), options.dtype, options.batch, positions).used_bytes,
-        "formula": "2 × batch × seq_len × layers × kv_heads × head_dim × bytes",
+        "formula": shape.formula,
         "factors": factors,
         "d_model": shape.plain_width,
     }
@@ -200,5 +228,8 @@ def _shape(name: str) -> tuple[CacheShape, tuple[int | None, ...]]:
     start = find(name)
     config = start.kind(**start.values)
     size = dimensions(config.get_text_config())
-    shape = CacheShape(start.title, size.layers, size.heads, size.kv_heads, size.head_dim, size.max_positions)
+    shape = CacheShape(
+        start.title, size.layers, size.heads, size.kv_heads, size.head_dim, size.max_positions, size.hidden_size,
+        size.latent,
+    )  # fmt: skip
     return shape, layer_windows(config.get_text_config(), size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,13 @@ def picture_prompt(options: argparse.Namespace) -> Prompt | None:
         if options.keep_rows is not None or options.keep_pixels is not None:
             raise PictureError("--keep-rows and --keep-pixels need a picture; give it with --image.")
         return None
-    from core.domains.picture_files import read_picture
+    from core.domains.picture_files import read_and_note
 
-    return Prompt(image=read_picture(Path(options.image)), keep_rows=options.keep_rows, keep_pixels=options.keep_pixels)
+    path = Path(options.image)
+    picture, notes = read_and_note(path)
+    if notes:
+        print(f"“{path.name[:80]}”:", *notes, file=sys.stderr)
+    return Prompt(image=picture, keep_rows=options.keep_rows, keep_pixels=options.keep_pixels)
 
 
 def check_out(options: argparse.Namespace, info: ModelInfo) -> None:

@@ -1,6 +1,6 @@
 """The desk where views are asked for: one waiting question a slot, derived in slices that take turns.
 
-What is urgent does not take turns: it is derived to its end, in the order of asking, before everything else.
+What is urgent comes before everything else, in the order of asking; what takes long lets the others of it through.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from core.contract.commands import Ask
 from core.contract.errors import ErrorReport, InternalError, OutOfMemoryError, TokenglassError, ViewUnavailableError
-from core.contract.events import Answered
+from core.contract.events import Answered, Deriving
 from core.contract.picture import PictureAnswer, PictureQuery
 from core.contract.twins import CompareAttentionQuery, CompareQuery
 from core.contract.views import ViewAnswer, ViewQuery
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from core.models.loaded import LoadedModel
 
 VITALS_EVERY_S = 0.5
+PROGRESS_EVERY_S = 0.2
+TURN_S = 0.1  # of one that is waited for, before another one that is waited for has its turn
 
 
 @dataclass
@@ -32,8 +34,10 @@ class _Deriving:
     """A view being derived."""
 
     ask: Ask
-    slices: Generator[None, None, ViewAnswer | PictureAnswer] | None = None
+    slices: Generator[float | None, None, ViewAnswer | PictureAnswer] | None = None
     spent_s: float = 0.0
+    fraction: float | None = None  # how far it is, where it says so
+    told_s: float = 0.0
 
 
 class Desk:
@@ -70,7 +74,9 @@ class Desk:
         find: run, branch → session.
         """
         waiting = self._waiting.items()
-        slot, deriving = next((one for one in waiting if one[1].ask.chosen), None) or next(iter(waiting))
+        chosen = [one for one in waiting if one[1].ask.chosen]
+        # A long one lets those through that were asked for after it.
+        slot, deriving = min(chosen, key=lambda one: one[1].spent_s // TURN_S) if chosen else next(iter(waiting))
         query = deriving.ask.query
         session = None if isinstance(query, PictureQuery) else find(query.run_id, query.branch_id)
         other = find(query.run_id, query.other) if isinstance(query, CompareQuery | CompareAttentionQuery) else None
@@ -78,6 +84,9 @@ class Desk:
         answered = _one_slice(deriving, session, other, loaded)
         spent_s = perf_counter() - begun
         deriving.spent_s += spent_s
+        if answered is None and deriving.fraction is not None and begun - deriving.told_s >= PROGRESS_EVERY_S:
+            deriving.told_s = begun
+            self._mailbox.put_latest(f"deriving:{slot}", Deriving(slot, deriving.ask.generation, deriving.fraction))
         if answered is not None:
             del self._waiting[slot]
             self._mailbox.put_latest(f"view:{slot}", answered)
@@ -93,7 +102,7 @@ def _one_slice(
     try:
         if deriving.slices is None:
             deriving.slices = _slices(ask.query, session, other, loaded)
-        next(deriving.slices)
+        deriving.fraction = next(deriving.slices)
     except StopIteration as done:
         return Answered(ask.slot, ask.generation, done.value, derive_ms=1e3 * deriving.spent_s)
     except (KeyboardInterrupt, SystemExit):
@@ -112,7 +121,7 @@ def _one_slice(
 
 def _slices(
     query: ViewQuery | PictureQuery, session: Session | None, other: Session | None, loaded: LoadedModel | None
-) -> Generator[None, None, ViewAnswer | PictureAnswer]:
+) -> Generator[float | None, None, ViewAnswer | PictureAnswer]:
     if isinstance(query, PictureQuery):
         from core.decode.score import derive_picture
 

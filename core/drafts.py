@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from core.contract.commands import Command, PreviewModel, PreviewPlan, Tokenize
 from core.contract.errors import ErrorReport
-from core.contract.events import ModelPreviewed, Planned, PromptRow, Tokenized
+from core.contract.events import CommandRefused, ModelPreviewed, Planned, PromptRow, Tokenized
 from core.contract.specs import ModelSpec
 from core.controls import QuietControl
 from core.desk import error_report
@@ -44,7 +44,7 @@ class Drafts:
         self, put: Callable[[Command | Fetched], None], mailbox: Mailbox, overtaken: Callable[[], Callable[[], bool]]
     ) -> None:
         self._put, self._mailbox, self._overtaken = put, mailbox, overtaken
-        self._errands = Errands()
+        self._errands = Errands(lambda problem: mailbox.put(CommandRefused("Tokenize", error_report(problem))))
         self._latest: dict[type, Draft] = {}  # of the commands that are answered by errands
         self._plan: PreviewPlan | None = None
 

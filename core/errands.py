@@ -20,9 +20,13 @@ class _Line:
 
 
 class Errands:
-    """One thread a kind, while there is something to do; of those that wait, the latest wins. Errands raise nothing."""
+    """One thread a kind, while there is something to do; of those that wait, the latest wins.
 
-    def __init__(self) -> None:
+    Errands raise nothing; should one all the same, `failed` is told in its thread, and the next ones are carried out.
+    """
+
+    def __init__(self, failed: Callable[[BaseException], None]) -> None:
+        self._failed = failed
         self._lines: dict[str, _Line] = {}
         self._lock = threading.Lock()
         self._closing = False
@@ -61,4 +65,7 @@ class Errands:
                 if errand is None or self._closing:
                     del self._lines[kind]
                     return
-            errand(lambda: self._closing or line.recalled)
+            try:
+                errand(lambda: self._closing or line.recalled)
+            except BaseException as problem:  # else the line would stay for ever, and with it all later errands
+                self._failed(problem)

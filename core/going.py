@@ -104,6 +104,7 @@ class Going:
 
     def part(self, command: StartBranch) -> None:
         """A branch, which is in use from now on. Raises `PromptError` or `ParameterError`."""
+        self._without_twin("Another branch was asked for before the twin began; ask for the twin again.")
         session, started = self.branches.part(command, self.interrupted, self.paused_at)
         self._hooks.close()
         self.running = False
@@ -118,6 +119,7 @@ class Going:
             _, switched, _ = self.branches.switch(command.run_id, command.branch_id, self.paused_at)
             self.mailbox.put(switched)  # both go on, or wait, as they did
             return
+        self._without_twin("Another branch was gone to before the twin began; ask for the twin again.")
         session, switched, since = self.branches.switch(command.run_id, command.branch_id, self.paused_at)
         self._hooks.close()
         self.running = False
@@ -155,7 +157,7 @@ class Going:
     # -- twins
 
     def want_twin(self, command: StartTwin) -> None:
-        """A twin, as soon as the prompt of the branch beside it is read.
+        """A twin, as soon as the prompt of the branch beside it is read; at once where nothing is being read.
 
         Raises `PromptError`, `ParameterError` or `ModelLoadError`.
         """
@@ -163,12 +165,14 @@ class Going:
         self._begin_twin()
 
     def _begin_twin(self) -> None:
-        command = self.twin_wanted
-        if command is None or (self.running and self.session is not None and self.session.in_prefill):
+        command, session = self.twin_wanted, self.session
+        if command is None:
             return
-        self.twin_wanted = None
-        session = self.session
-        if session is None or (session.run_id, session.branch_id) != (command.run_id, command.beside):
+        in_use = session is not None and (session.run_id, session.branch_id) == (command.run_id, command.beside)
+        if in_use and self.advancing and session is not None and session.in_prefill:
+            return
+        self.twin_wanted, goes_on = None, in_use and self.advancing
+        if not in_use:
             self.switch(SwitchBranch(command.run_id, command.beside))
         begun = perf_counter()
         shelf, model = self.shelf, command.model
@@ -179,9 +183,17 @@ class Going:
         started = self.branches.pair(command, self.interrupted, loaded)
         self._hooks.close()
         self.mailbox.put(started)
-        self.running, self.paused_at, self.steps_left, self.owed = True, None, command.max_steps, False
+        # Steps that were asked for while the prompt was read count from here on.
+        steps = self.steps_left if goes_on and command.max_steps is None else command.max_steps
+        self.running, self.paused_at, self.steps_left, self.owed = True, None, steps, False
         self.settle()
         self._report_branches()
+
+    def _without_twin(self, reason: str) -> None:
+        """The twin that waits will not begin."""
+        if self.twin_wanted is not None:
+            self.twin_wanted = None
+            self.mailbox.put(CommandRefused("StartTwin", PromptError(reason).report()))
 
     def _waited(self, seconds: float) -> None:
         """Time that does not count against the speed of those that go on."""
@@ -325,9 +337,7 @@ class Going:
             if session is ended or not session.finished:
                 self._tell_end(session)
         self.running, self.paused_at, self.owed = False, None, False
-        if self.twin_wanted is not None:
-            self.twin_wanted = None
-            self.mailbox.put(CommandRefused("StartTwin", PromptError("The run ended before its twin began.").report()))
+        self._without_twin("The run ended before its twin began.")
         self.settle()
         self._report_branches()
 

@@ -69,6 +69,10 @@ def to_picture(image: Image) -> Picture:
         from core.domains.picture_files import read_picture
 
         return read_picture(Path(image))
+    if hasattr(image, "convert"):  # a Pillow image, whose array may be numbers of a palette
+        from core.domains.picture_files import of_image
+
+        return Picture.of(of_image(image, "The image"))
     return Picture.of(np.asarray(image))
 
 

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from core.contract import (
     AttentionAnswer,
@@ -24,6 +25,8 @@ from core.contract import (
     StepSnapshot,
     ViewQuery,
     ViewUnavailableError,
+    WalkAnswer,
+    WalkQuery,
     WaterfallAnswer,
     WaterfallQuery,
 )
@@ -269,6 +272,30 @@ class RunResult:
         query = InterventionQuery(self._finished.run_id, start, asked, top, row=where, beam=beam, index=index)
         answer = self._answer(query)
         assert isinstance(answer, InterventionAnswer)
+        return answer
+
+    def walk(
+        self,
+        positions: int | tuple[int, int] = -1,
+        *,
+        token_type: int | None = None,
+        encoder_states: ArrayLike | None = None,
+        row: int = 0,
+    ) -> WalkAnswer:
+        """One forward pass over some positions (negative counts from the end), fed once more: module by module.
+
+        token_type: an id that the pass adds to every position. encoder_states: (S, E), what cross attention looks at.
+        Each for GPT-2 and models that have the like. Raises `ViewUnavailableError`.
+        """
+        span = _span(positions, self.positions(row))
+        where, beam, index = self._finished.places[row]
+        given = np.empty((0, 0)) if encoder_states is None else np.asarray(encoder_states, np.float64)
+        if given.ndim != 2:
+            raise ViewUnavailableError(f"Encoder states are (S, E), not {given.shape}.")
+        states = tuple(tuple(row) for row in given.tolist())
+        query = WalkQuery(self._finished.run_id, span, where, 0, beam, index, token_type, states)
+        answer = self._answer(query)
+        assert isinstance(answer, WalkAnswer)
         return answer
 
     def _answer(self, query: ViewQuery) -> object:

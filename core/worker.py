@@ -108,23 +108,11 @@ class Worker:
 
         self.going.settle()
         while not self.flags.closing.is_set():
-            for command in self._take_commands():
-                self._guarded(command)
-            if self.flags.closing.is_set():
-                break
             try:
-                if self.going.advancing:
-                    self._advance()
-                elif self.going.refilling:
-                    self.going.refill()
-                elif self.drafts.plan_wanted:
-                    self.drafts.plan(self.loaded, self.going.session, self.going.assistant)
-                elif self.experiments:
-                    self.experiments.advance()
-                    if self.desk:
-                        self._derive_slice()
-                elif self.desk:
-                    self._derive_slice()
+                for command in self._take_commands():
+                    self._guarded(command)
+                if not self.flags.closing.is_set():
+                    self._go_on()
             except (KeyboardInterrupt, SystemExit):
                 raise
             except BaseException as problem:  # what session and desk have not turned into an answer themselves
@@ -135,6 +123,21 @@ class Worker:
         self._forget_session()
         self.drafts.close()
         self.shelf.clear()
+
+    def _go_on(self) -> None:
+        """One unit of work."""
+        if self.going.advancing:
+            self._advance()
+        elif self.going.refilling:
+            self.going.refill()
+        elif self.drafts.plan_wanted:
+            self.drafts.plan(self.loaded, self.going.session, self.going.assistant)
+        elif self.experiments:
+            self.experiments.advance()
+            if self.desk:
+                self._derive_slice()
+        elif self.desk:
+            self._derive_slice()
 
     def _give_up(self, problem: BaseException) -> None:
         """End the run, or else the views asked for, and say why. Never raises: the thread would be gone."""
@@ -174,6 +177,8 @@ class Worker:
         return [c for c in commands if not isinstance(c, drafts) or c is latest[type(c)]]
 
     def _guarded(self, command: Command | Fetched) -> None:
+        if isinstance(command, LoadModel | StartRun | StopRun):
+            self.interruptions_met += 1
         try:
             self._handle(command)
         except (KeyboardInterrupt, SystemExit):
@@ -185,7 +190,6 @@ class Worker:
 
     def _handle(self, command: Command | Fetched) -> None:
         if isinstance(command, LoadModel | StartRun | StopRun):
-            self.interruptions_met += 1
             self.experiments.stop()
         match command:
             case LoadModel():
@@ -249,12 +253,15 @@ class Worker:
         return self.flags.closing.is_set() or self.flags.interruptions > self.interruptions_met
 
     def _advance(self) -> None:
-        """One unit of the run, then views within their share of the time."""
+        """Views within their share of the time, then one unit of the run.
+
+        Views first: what was asked for during the unit before is not to wait for another one.
+        """
         going = self.going
-        self.allowance.earn(going.advance())
-        while self.desk and going.advancing and self.allowance.allows(self.desk.awaited) and self.inbox.empty():
+        while self.desk and self.allowance.allows(self.desk.awaited) and self.inbox.empty():
             awaited = self.desk.awaited
             self.allowance.spend(self._derive_slice(), awaited)
+        self.allowance.earn(going.advance())
         if going.session is not None:
             going.report_vitals(going.session)
 

@@ -167,7 +167,7 @@ class AttentionPanel(Panel):
         if run is None or not available:
             self._reset(None)
             self._forget_heads()
-            self._say(status.reason if status and not status.available else "", run, state)
+            self._say(status.reason if status and not status.available else "", state)
             self._show_table(None)
             self._described = describe_selection(self, (self.heatmap, self.thumbnails), state, self._described)
             return
@@ -176,8 +176,7 @@ class AttentionPanel(Panel):
         self._take_thumbnails(run, state)
         self.range.show_span(self._span, run.prompt_tokens, select.fed_positions(run))
         self._ask(run, state)
-        index = select.step_index(state)
-        position = None if index is None else select.query_position(run, index)
+        position = select.shown_position(state)
         self.heatmap.set_row(position, state.selected is not None)
         self._show_table(position)
         covered = None if select.is_waiting(state, FOCUS_SLOT) else self._described
@@ -185,11 +184,9 @@ class AttentionPanel(Panel):
 
     def describe(self) -> str:
         """Where the shown token looks most, in words."""
-        run = self._state.run if self._state else None
-        index = select.step_index(self._state) if self._state else None
-        if self._state is None or run is None or index is None or not self.matrix.rows:
+        position = select.shown_position(self._state) if self._state else None
+        if self._state is None or position is None or not self.matrix.rows:
             return self.tr("No attention yet.")
-        position = select.query_position(run, index)
         return words.sentence(self.matrix, self._span[0], self._labels, self._state.focus, position)
 
     # focus heatmap
@@ -221,7 +218,7 @@ class AttentionPanel(Panel):
         self._labels.extend(s.piece for s in run.steps(len(self._labels) - len(run.prompt.pieces)))
         self._reset((run.key, state.focus, self._span))
         self.heatmap.set_origin(self._span[0])
-        self._say("", run, state)
+        self._say("", state)
 
     def _take_focus(self, run: RunView, state: AppState) -> None:
         got = select.answer(state, FOCUS_SLOT)
@@ -289,11 +286,11 @@ class AttentionPanel(Panel):
         if self._state is not None:
             self.render(self._state)
 
-    def _say(self, reason: str, run: RunView | None, state: AppState) -> None:
+    def _say(self, reason: str, state: AppState) -> None:
         """What the heatmap says while it is empty."""
         if self._blocked is not None:
             return
-        self.heatmap.set_message(*words.empty(reason, run is not None, state.worker == WorkerState.PREFILL))
+        self.heatmap.set_message(*words.empty(reason, state))
 
     # thumbnails
 
@@ -461,10 +458,10 @@ class AttentionPanel(Panel):
 
     def _row_clicked(self, query: int) -> None:
         run = self._state.run if self._state else None
-        if run is None or query < run.prompt_tokens - 1:
+        if run is None:
             return
         index = query - (run.prompt_tokens - 1)
-        self.dispatch(SelectStep(index if index < run.count - 1 else None))
+        self.dispatch(SelectStep(index if index < max(0, run.count - 1) else None))
 
     def _tooltip(self, query: int, key: int) -> str:
         if self._state is None:

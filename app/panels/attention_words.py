@@ -10,6 +10,7 @@ from app.state.state import AppState, AttentionFocus
 from app.state.texts import tr
 from app.widgets import numbers, step_text
 from app.widgets.heat_matrix import HeatMatrix
+from core.contract import WorkerState
 
 LETTERS = {"sink": "S", "induction": "I", "previous": "P"}
 
@@ -59,13 +60,11 @@ def sentence(matrix: HeatMatrix, origin: int, labels: Sequence[str], focus: Atte
     )
 
 
-def empty(reason: str, runs: bool, reading: bool) -> tuple[str, str]:
+def empty(reason: str, state: AppState) -> tuple[str, str]:
     """Title and hint while there is no map."""
     if reason:
         return tr("Attention is not available for this model"), reason
-    if not runs:
-        return (
-            tr("Where each token looks appears here"),
-            tr("Press Ctrl+Enter to run. Rows are queries, columns are the keys they attend to."),
-        )
-    return (tr("Reading the prompt…") if reading else tr("Deriving…")), ""
+    if select.has_nothing(state):
+        run = tr("Press Ctrl+Enter to run. Rows are queries, columns are the keys they attend to.")
+        return tr("Where each token looks appears here"), select.next_step(state, run)
+    return (tr("Reading the prompt…") if state.worker is WorkerState.PREFILL else tr("Deriving…")), ""

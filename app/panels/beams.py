@@ -81,7 +81,7 @@ class BeamsPanel(Panel):
                 widget.set_palette(palette)
         show_swatches(state, self.lanes, self.complete)
         run = state.run if state.run is not None and state.run.has_beams else None
-        selected = state.selected if run is not None else None
+        selected = select.pinned_index(state) if run is not None else None
         if run is self._run and selected == self._selected and self._key is not None:
             return
         self._run, self._selected = run, selected

@@ -113,8 +113,10 @@ def _tooltip(state: AppState, key: Key, name: str, step: StepSnapshot | None, pr
     if memory is not None:
         lines.append(tr("cache {0}").format(numbers.byte_count(memory.cache_bytes)))
         lines.append(tr("records {0}").format(numbers.byte_count(memory.record_bytes)))
-        if not memory.cached:
+        if not memory.cached and memory.positions:
             lines.append(tr("The cache was given up; it is computed again when you go there."))
+        elif not memory.cached:
+            lines.append(tr("Cache and records were given up; Recompute in a card feeds a row again."))
     lines.append(tr("ended") if run.finish is not None else tr("not ended"))
     return "<p style='white-space:pre'>" + "<br>".join(map(escape, lines)) + "</p>"
 
@@ -157,7 +159,7 @@ def describe(state: AppState) -> str:
 
 def selected_position(state: AppState) -> int | None:
     """Where the selected step stands in the sequence."""
-    index = select.step_index(state)
+    index = select.token_index(state)
     if state.run is None or state.selected is None or index is None:
         return None
     return state.run.prompt_tokens + index

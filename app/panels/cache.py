@@ -41,6 +41,7 @@ class CachePanel(Panel):
     """Used and allocated bytes of K and V."""
 
     name = "cache"
+    calm = True
     title = "KV cache"
     heavy = True
 
@@ -50,10 +51,6 @@ class CachePanel(Panel):
         self.bars = LayerBars()
         self.bars.setAccessibleName(self.tr("Cache bytes by layer"))
         self.bars.tooltip = self._tooltip
-        self.bars.set_empty(
-            self.tr("The bytes of each layer’s K and V appear here"),
-            self.tr("Press Ctrl+Enter to run; they grow with every token."),
-        )
         self._caption = self.tr("used, allocated")
         self.growth = SeriesPlot((Lane(1, "MB", (0, 1), caption=self._caption),))
         self.growth.setAccessibleName(self.tr("Growth of the cache over the steps"))
@@ -199,8 +196,8 @@ class CachePanel(Panel):
         self.dispatch(self.content.withdraw())
 
     def _position_clicked(self, position: int) -> None:
-        """A generated position is a step; one of the prompt is only told."""
-        if self._run is not None and 0 <= position - self._run.prompt_tokens < self._run.count:
+        """Its token is selected, of the prompt or generated."""
+        if self._run is not None and position - self._run.prompt_tokens < self._run.count:
             self._select(position - self._run.prompt_tokens)
 
     def _show_muted(self) -> None:
@@ -236,6 +233,11 @@ class CachePanel(Panel):
 
     def _show_nothing(self) -> None:
         self._shown = ()
+        run = self.tr("Press Ctrl+Enter to run; they grow with every step.")
+        self.bars.set_empty(
+            self.tr("The bytes of each layer’s K and V appear here"),
+            run if self._state is None else select.next_step(self._state, run),
+        )
         self.bars.show_report(None, 0)
         self.growth.hide()
         self.text.hide()
@@ -280,7 +282,7 @@ class CachePanel(Panel):
         terse = self.width() < WORDY_PX
         rate = outlook(run.model, report, float(np.median(recent)), terse, run.plan.cache.spec)
         roomy = self.height() >= TALL_PX
-        more = (other_form(run, report), storage(run, report, run.step(index).trace_bytes)) if roomy else ()
+        more = (other_form(run, report), storage(run, run.step(index))) if roomy else ()
         self.text.set_paragraphs(*(line for line in (formula(run, report, terse), *more, rate) if line))
         self.kind.set_wordings(" · ".join((run.plan.cache.kind, run.model.dtype)), run.plan.cache.kind, "")
         used_text, allocated_text = numbers.byte_count(report.used_bytes), numbers.byte_count(report.allocated_bytes)

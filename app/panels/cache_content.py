@@ -14,15 +14,18 @@ from app.state.intents import AskView, WithdrawView
 from app.state.run import RunView
 from app.state.state import AppState
 from app.state.texts import tr
-from app.theme.palette import Palette
+from app.theme.palette import LIGHT, Palette
 from app.widgets.choice import Choice
 from app.widgets.focus_ring import FocusRing
 from app.widgets.numbers import significant
+from app.widgets.scale_line import ScaleLine
 from app.widgets.strip_map import StripMap
 from app.widgets.table_data import Column, Table
 from core.contract import CacheContentAnswer, CacheContentQuery, WorkerState, deleted_positions
 
 SLOT = "cache.content"
+TEXT, WHOLE = "text", "whole"
+DELETABLE = ("growing", "fp8", "int8")  # kinds that have no rule of their own for what they drop
 LIVE_INTERVAL_S = 0.5  # between two questions while tokens are produced
 MOST_SHOWN = 128  # cells of the comparison, each way
 
@@ -39,10 +42,12 @@ class ContentPage(QWidget):
         super().__init__(parent)
         self.layer = Choice(self.tr("layer"), self.tr("Layer"), self._layer_chosen)
         self.head = Choice(self.tr("head"), self.tr("Key/value head whose keys are compared"), self._head_chosen)
-        self.norms, self.likeness = StripMap(), StripMap()
+        self.columns = Choice(self.tr("columns"), self.tr("Width of the columns"), self._columns_chosen)
+        self.columns.set_options([(TEXT, self.tr("with text")), (WHOLE, self.tr("all"))])
+        self.columns.show_key(TEXT)
+        self.norms, self.likeness = StripMap(), StripMap(signed=True)
         self.norms.setAccessibleName(self.tr("Norm of keys and values by head and position"))
         self.likeness.setAccessibleName(self.tr("Cosine between the keys of two positions"))
-        self.norms.set_empty(self.tr("Norms of K and V appear here"), self.tr("Press Ctrl+Enter to run."))
         self.norms.tooltip, self.likeness.tooltip = self._norm_tip, self._likeness_tip
         for plot in (self.norms, self.likeness):
             FocusRing(plot)
@@ -56,30 +61,37 @@ class ContentPage(QWidget):
         line.setSpacing(8)
         line.addWidget(self.layer)
         line.addWidget(self.head)
+        line.addWidget(self.columns)
         line.addStretch(1)
+        self.scales = ScaleLine((self.tr("K norm"), self.tr("V norm"), self.tr("cosine")))
+        below = QHBoxLayout()
+        below.setSpacing(8)
+        below.addWidget(self.note, 1)
         self.mute = QPushButton(self.tr("Mute position"))
         self.mute.setProperty("link", True)
         self.mute.clicked.connect(self._mute_clicked)
         self.mute.hide()
-        line.addWidget(self.mute)
+        below.addWidget(self.mute)
         self.delete = QPushButton(self.tr("Delete from the cache"))
         self.delete.setProperty("link", True)
         self.delete.setToolTip(cannot_be_undone())
         self.delete.setAccessibleDescription(cannot_be_undone())
         self.delete.clicked.connect(self._delete_clicked)
         self.delete.hide()
-        line.addWidget(self.delete)
+        below.addWidget(self.delete)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(4)
         box.addLayout(line)
-        box.addWidget(self.norms, 2)
+        box.addWidget(self.scales)
+        box.addWidget(self.norms, 3)
         box.addWidget(self.likeness, 3)
-        box.addWidget(self.note)
+        box.addLayout(below)
         self._layer, self._head = 0, 0
         self._position: int | None = None
         self._answer: CacheContentAnswer | None = None
         self._run: RunView | None = None
+        self._palette = LIGHT
         self._muted: frozenset[int] = frozenset()
         self._deleted: frozenset[int] = frozenset()
         self._asked: object = None
@@ -88,8 +100,19 @@ class ContentPage(QWidget):
 
     def set_palette(self, palette: Palette) -> None:
         """Colours of another theme."""
+        self._palette = palette
         self.norms.set_palette(palette)
         self.likeness.set_palette(palette)
+        self._show_scales()
+
+    def _show_scales(self) -> None:
+        """What the colours of the maps shown stand for."""
+        here = self._answer is not None and self.norms.positions > 0
+        ends = [("0", significant(self.norms.top(block))) for block in range(2)] if here else []
+        if here and self.likeness.positions and not self.likeness.isHidden():
+            ends.append(("−1", "1"))
+        maps = (self.norms.lut(), self.norms.lut(), self.likeness.lut())
+        self.scales.show_scales([(maps[n], *pair) for n, pair in enumerate(ends)], self._palette)
 
     def question(self, state: AppState) -> AskView | None:
         """What is to be asked now, if anything."""
@@ -116,6 +139,8 @@ class ContentPage(QWidget):
     def render_state(self, state: AppState) -> None:
         """The newest answer."""
         run, self._run = state.run, state.run
+        hint = select.next_step(state, self.tr("Press Ctrl+Enter to run."))
+        self.norms.set_empty(self.tr("Norms of K and V appear here"), hint)
         got = select.answer(state, SLOT)
         answer = got.answer if got is not None and isinstance(got.answer, CacheContentAnswer) else None
         error = got.error if got is not None else None
@@ -123,7 +148,7 @@ class ContentPage(QWidget):
             answer = None
         position = self._position
         if run is not None and state.selected is not None:
-            position = run.prompt_tokens + min(state.selected, run.count - 1)
+            position = run.prompt_tokens + (select.token_index(state) or 0)
         place = None if run is None else (run.key, run.finish is None)
         told = None if got is None or answer is None else got.generation  # equal questions have different answers
         shown = (told, error, position, place, self._layer, self._head)
@@ -147,14 +172,26 @@ class ContentPage(QWidget):
     def _show_mute(self) -> None:
         position = self._position
         there = position is not None and self._answer is not None and position < self._answer.key_norms.shape[1]
-        there = there and position not in self._deleted
-        self.mute.setVisible(there)
-        self.delete.setVisible(there and self._run is not None and self._run.finish is None)
+        there = there and position not in self._deleted and not self._gone(position)
         muted = position in self._muted
+        self.mute.setVisible(there or (muted and position not in self._deleted))
+        kept = self._run is not None and self._run.plan.cache.spec.kind in DELETABLE
+        self.delete.setVisible(there and self._run is not None and self._run.finish is None)
+        self.delete.setEnabled(kept)
+        own_rule = self.tr("This kind of cache drops positions by a rule of its own; mute the position instead")
+        self.delete.setToolTip(cannot_be_undone() if kept else own_rule)
         self.mute.setText(self.tr("Unmute position") if muted else self.tr("Mute position"))
         self.mute.setToolTip(
             self.tr("Later tokens see it again") if muted else self.tr("Later tokens do not look at it any more")
         )
+
+    def _gone(self, position: int | None) -> bool:
+        """Whether no layer holds it any more, so that there is nothing to mute."""
+        if self._answer is None or self._run is None or position is None:
+            return False
+        layouts = self._run.step(self._run.count - 1).cache.layouts if self._run.count else ()
+        everywhere = bool(layouts) and all(layout.dropped for layout in layouts)  # of mixed layers some keep all
+        return everywhere and bool(np.isnan(self._answer.key_norms[:, position]).all())
 
     @Slot()
     def _mute_clicked(self) -> None:
@@ -170,6 +207,7 @@ class ContentPage(QWidget):
         if run is None or answer is None:
             self.norms.show_blocks((), ())
             self.likeness.hide()
+            self._show_scales()
             self._show_mute()
             self.note.setText(problem)
             return
@@ -181,8 +219,9 @@ class ContentPage(QWidget):
         self.likeness.setVisible(similarity is not None)
         if similarity is not None:
             names = labels if answer.cell == 1 else [str(n * answer.cell) for n in range(len(similarity))]
-            self.likeness.show_blocks((("cos", np.clip(similarity, 0, None)),), names)
+            self.likeness.show_blocks((("cos", similarity),), names)
             self.likeness.set_selected(None if self._position is None else self._position // answer.cell)
+        self._show_scales()
         self.note.setText(problem or self._words(run, answer))
         self.norms.setAccessibleDescription(self.note.text())
 
@@ -203,7 +242,7 @@ class ContentPage(QWidget):
                 )
         if gone:
             parts.append(self.tr("{0} positions are gone (grey)").format(f"{gone:,}"))
-        return " · ".join(parts) or self.tr("Click a position to see it. Brighter is larger.")
+        return " · ".join(parts) or self.tr("Click a position to see it.")
 
     def _norm_tip(self, block: int, row: int, position: int) -> str:
         if self._answer is None or self._run is None:
@@ -223,6 +262,10 @@ class ContentPage(QWidget):
     def _layer_chosen(self, key: str) -> None:
         self._layer = int(key)
         self.wanted.emit()
+
+    def _columns_chosen(self, key: str) -> None:
+        self.columns.show_key(key)
+        self.norms.set_whole(key == WHOLE)
 
     def _head_chosen(self, key: str) -> None:
         self._head = int(key)

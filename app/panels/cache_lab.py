@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from PySide6.QtCore import Qt, Slot
-from PySide6.QtGui import QResizeEvent
+from PySide6.QtGui import QPixmap, QResizeEvent
 from PySide6.QtWidgets import (
-    QFileDialog,
     QHBoxLayout,
     QLabel,
     QMenu,
@@ -17,11 +17,12 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from app import asking
 from app.files import write_text
 from app.panels import tables
 from app.panels.panel import Dispatch, Panel
 from app.state import select
-from app.state.desk_intents import CancelExperiment, PickExperiment, StartExperiment
+from app.state.desk_intents import CancelExperiment, PickExperiment, SizeExperiment, StartExperiment
 from app.state.desk_state import CacheLab
 from app.state.intents import Announce
 from app.state.state import AppState
@@ -29,6 +30,7 @@ from app.state.texts import tr
 from app.widgets.choice import Choice
 from app.widgets.elided_label import ElidedLabel
 from app.widgets.focus_ring import FocusRing
+from app.widgets.lab_fields import LabFields
 from app.widgets.late_menu import LateMenu
 from app.widgets.line_plot import Line, LinePlot, Plot
 from app.widgets.scroll_column import ScrollColumn
@@ -36,6 +38,7 @@ from app.widgets.twin import Twin, TwinStack
 from core.contract import EXPERIMENT_MEANINGS, EXPERIMENT_TITLES, EXPERIMENTS, LabResult
 
 FINDINGS_PX = 96  # at most; more is scrolled
+WORDY_PX = 380  # from this height on a line says what the experiment is about; below it the chooser's tooltip does
 
 
 class CacheLabPanel(Panel):
@@ -53,6 +56,7 @@ class CacheLabPanel(Panel):
         self.choice.set_options([(name, tr(EXPERIMENT_TITLES[name])) for name in EXPERIMENTS])
         self.meaning = ElidedLabel()
         self.meaning.setProperty("secondary", True)
+        self.sizes = LabFields(lambda name, text: self.dispatch(SizeExperiment(name, text)))
         self.plot = LinePlot()
         self.plot.setAccessibleName(self.tr("What the experiment measured"))
         self.plot.set_empty(
@@ -73,6 +77,7 @@ class CacheLabPanel(Panel):
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(4)
         box.addWidget(self.meaning)
+        box.addWidget(self.sizes)
         box.addWidget(self.twins, 1)
         box.addWidget(self._scroll)
         box.addLayout(self._make_footer())
@@ -88,7 +93,10 @@ class CacheLabPanel(Panel):
         return label
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        self._scroll.setMaximumHeight(max(34, min(FINDINGS_PX, self.height() // 5)))
+        line = self.findings.fontMetrics().lineSpacing()  # whole lines, so that none is cut
+        lines = max(2, min(FINDINGS_PX, self.height() // 4) // line)
+        self._scroll.setMaximumHeight(lines * line + 1)
+        self.meaning.setVisible(self.height() >= WORDY_PX)
 
     def _make_footer(self) -> QHBoxLayout:
         self.bar = QProgressBar()
@@ -103,7 +111,9 @@ class CacheLabPanel(Panel):
         self.stop.clicked.connect(lambda: self.dispatch(CancelExperiment()))
         self.start = QPushButton(self.tr("Run experiment"))
         self.start.setProperty("primary", True)
-        self.start.setToolTip(self.tr("On the loaded model, with the prompt as it is; not while a run goes on"))
+        self.start.setToolTip(
+            self.tr("On the loaded model, with the prompt as it is, of a batch the first; beside no run")
+        )
         self.start.clicked.connect(lambda: self.dispatch(StartExperiment()))
         row = QHBoxLayout()
         row.setSpacing(8)
@@ -136,7 +146,9 @@ class CacheLabPanel(Panel):
 
     def _show(self, lab: CacheLab, before: CacheLab | None) -> None:
         self.choice.show_key(lab.name)
+        self.sizes.show_experiment(lab.asked)
         self.meaning.setText(tr(EXPERIMENT_MEANINGS[lab.name]))
+        self.choice.setToolTip(tr(EXPERIMENT_MEANINGS[lab.name]))
         working = lab.working
         for widget in (self.bar, self.stage, self.stop):
             widget.setVisible(working is not None)
@@ -153,7 +165,7 @@ class CacheLabPanel(Panel):
 
     def _show_result(self, result: LabResult | None) -> None:
         self.subtitle = "" if result is None else f"{result.model} · {result.dtype}"
-        plots = () if result is None else tuple(Plot(tr(n.title), n.unit, tr(n.x_name)) for n in result.lanes)
+        plots = () if result is None else tuple(Plot(tr(n.title), n.unit, tr(n.x_name), n.log) for n in result.lanes)
         lines = () if result is None else tuple(Line(s.name, s.lane, s.x, s.y) for s in result.series)
         self.plot.show_lines(plots, lines)
         self.plot.setAccessibleDescription("" if result is None else _told(result))
@@ -182,9 +194,8 @@ class CacheLabPanel(Panel):
         result = None if self._lab is None else self._lab.result
         if result is None:
             return
-        path, _ = QFileDialog.getSaveFileName(self, self.tr("Export the numbers"), f"{result.name}.csv", "CSV (*.csv)")
-        if path:
-            self._write(path, result)
+        write = partial(self._write, result=result)
+        asking.save_file(self, self.tr("Export the numbers"), write, f"{result.name}.csv", "CSV (*.csv)")
 
     def _write(self, path: str, result: LabResult) -> None:
         try:
@@ -198,8 +209,11 @@ class CacheLabPanel(Panel):
         result = None if self._lab is None else self._lab.result
         if result is None:
             return
-        path, _ = QFileDialog.getSaveFileName(self, self.tr("Export the picture"), f"{result.name}.png", "PNG (*.png)")
-        if path and not self.plot.grab().save(path, "PNG"):
+        write = partial(self._paint, seen=self.plot.grab())
+        asking.save_file(self, self.tr("Export the picture"), write, f"{result.name}.png", "PNG (*.png)")
+
+    def _paint(self, path: str, seen: QPixmap) -> None:
+        if not seen.save(path, "PNG"):
             self._cannot(path, self.tr("the folder may be read-only"))
 
     def _cannot(self, path: str, reason: str) -> None:

@@ -10,6 +10,7 @@ from app.state.texts import tr
 from app.theme.palette import Palette
 from app.widgets.choice import Choice
 from app.widgets.numbers import byte_count
+from app.widgets.parameter_text import shortened, whole_number
 from app.widgets.table_data import Column, Table
 from app.widgets.table_view import TableView
 from app.widgets.value_field import ValueField
@@ -80,7 +81,7 @@ class WhatIfPage(QWidget):
 
     def _shape(self) -> CacheShape:
         if self._key == LOADED and self._model is not None:
-            return shape_of(self._model)
+            return CacheShape.of(self._model)
         return next((s for s in KNOWN_SHAPES if s.title == self._key), KNOWN_SHAPES[0])
 
     def _show(self) -> None:
@@ -134,16 +135,11 @@ class WhatIfPage(QWidget):
         self._show()
 
     def _number(self, text: str) -> int | None:
-        plain = text.strip().replace(",", "")
-        if plain.isdecimal() and 1 <= int(plain) <= MOST:
-            return int(plain)
-        self.refused.emit(self.tr("“{0}” is no whole number from 1 to {1}.").format(text, f"{MOST:,}"))
-        return None
-
-
-def shape_of(info: ModelInfo) -> CacheShape:
-    """What of a loaded model decides the size of its cache."""
-    return CacheShape(info.title, info.layers, info.heads, info.kv_heads, info.head_dim, info.max_positions)
+        number = whole_number(text, 1, MOST)
+        if number is None:
+            sentence = self.tr("“{0}” is no whole number from 1 to {1}.")
+            self.refused.emit(sentence.format(shortened(text), f"{MOST:,}"))
+        return number
 
 
 def words(
@@ -152,10 +148,9 @@ def words(
     """Both forms of the formula with these numbers, and what the kind of cache makes of them."""
     width = {"fp32": 4}.get(dtype, 2)
     whole = predict(shape, CacheSpec(), dtype, batch, positions).used_bytes
-    factors = (2, batch, positions, shape.layers, shape.kv_heads, shape.head_dim, width)
     lines = [
-        tr("2 × batch × seq_len × layers × kv_heads × head_dim × bytes"),
-        f"{' × '.join(f'{n:,}' for n in factors)} = {whole:,} B = {byte_count(whole)}",
+        tr(shape.formula),
+        f"{' × '.join(f'{n:,}' for n in shape.factors(batch, positions, width))} = {whole:,} B = {byte_count(whole)}",
     ]
     plain = shape.plain_width
     if plain is not None:
@@ -164,6 +159,10 @@ def words(
             tr("the same as 2 × batch × seq_len × n_layers × d_model × precision"),
             f"{' × '.join(f'{n:,}' for n in numbers)} = {whole:,} B",
         ]
+    elif shape.latent is not None:
+        lines.append(tr("latent attention keeps {0} numbers for all heads together").format(f"{shape.latent:,}"))
+    elif shape.heads == shape.kv_heads:
+        lines.append(tr("all heads together are not as wide as d_model, which would say something else"))
     else:
         groups = shape.heads // shape.kv_heads
         lines.append(tr("{0} query heads share each key/value head; d_model would say too much").format(groups))

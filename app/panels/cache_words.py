@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from app.panels.cache_what_if import shape_of
 from app.state.run import RunView
 from app.state.texts import tr
 from app.state.units import counted, paints
 from app.widgets import numbers
-from core.contract import CacheReport, CacheSpec, ModelInfo, differences, plain_bytes, predict, rows_of
+from core.contract import (
+    CacheReport,
+    CacheShape,
+    CacheSpec,
+    ModelInfo,
+    StepSnapshot,
+    differences,
+    plain_bytes,
+    predict,
+    rows_of,
+)
 
 MINUS = "−"
 
@@ -26,13 +35,15 @@ def formula(run: RunView, report: CacheReport, terse: bool = False) -> str:
     """
     info = run.model
     rows = rows_in(run, report)
-    elements = 2 * info.layers * info.kv_heads * info.head_dim
-    width = info.kv_bytes_per_token / elements if elements else 0.0
+    shape = CacheShape.of(info)
+    width = info.kv_bytes_per_token / shape.position_elements()
     expected = rows * report.length * info.kv_bytes_per_token
     layers, heads = (str(info.layers), str(info.kv_heads))
     if not terse:
         layers, heads = tr("{0} layers").format(layers), tr("{0} heads").format(heads)
-    factors = ("2", str(rows), str(report.length), layers, heads, str(info.head_dim), f"{width:g}\u00a0B")
+    each = (heads, str(info.head_dim)) if shape.latent is None else (str(shape.latent),)
+    factors = ("2", str(rows), str(report.length), layers, *each, f"{width:g}\u00a0B")
+    factors = factors if shape.latent is None else factors[1:]
     # Lines break before an operator, never inside a quantity.
     product = ("×" if terse else " ×\u00a0").join(factor.replace(" ", "\u00a0") for factor in factors)
     result = f"{product} =\u00a0{expected:,}\u00a0B"
@@ -42,7 +53,7 @@ def formula(run: RunView, report: CacheReport, terse: bool = False) -> str:
     if report.layouts or report.kind == "off":
         named = " ".join(
             f"{MINUS if d.bytes < 0 else '+'} {abs(d.bytes):,} B ({tr(d.name)})".replace(" ", "\u00a0")
-            for d in differences(shape_of(info), info.dtype, report)
+            for d in differences(shape, info.dtype, report)
         )
         return f"{result} {named} =\u00a0{report.used_bytes:,}\u00a0B\u00a0" + tr("measured")
     measured = tr("measured {0} B, {1} B more") if difference > 0 else tr("measured {0} B, {1} B less")
@@ -51,7 +62,7 @@ def formula(run: RunView, report: CacheReport, terse: bool = False) -> str:
 
 def other_form(run: RunView, report: CacheReport) -> str:
     """The same with d_model, for plain multi-head models; empty for others."""
-    info, shape = run.model, shape_of(run.model)
+    info, shape = run.model, CacheShape.of(run.model)
     if shape.plain_width is None or not report.layouts:
         return ""
     whole = plain_bytes(shape, info.dtype, report)
@@ -61,30 +72,32 @@ def other_form(run: RunView, report: CacheReport) -> str:
     return tr("with d_model") + f" {product}\u00a0B =\u00a0{whole:,}\u00a0B"
 
 
-def storage(run: RunView, report: CacheReport, trace_bytes: int) -> str:
-    """Shape, precision, device; slack, what is beyond the window, padding; the records, which are apart."""
+def storage(run: RunView, step: StepSnapshot) -> str:
+    """Shape, precision, device; slack, what is beyond the window, padding; a second cache and the records, apart."""
+    report, second = step.cache, step.second_cache
     parts = []
     if report.layouts:
         first = report.layouts[0]
         each = tr("each layer") if len({layout.shape for layout in report.layouts}) == 1 else tr("layer 0")
         parts.append(tr("K and V of {0} {1} {2} on {3}").format(each, first.shape, first.dtype, first.device))
-    slack = report.allocated_bytes - report.used_bytes - report.besides_bytes
-    if slack:
-        parts.append(tr("{0} allocated ahead").format(numbers.byte_count(slack)))
+    parts += [f"{numbers.byte_count(extra.bytes)} {tr(extra.name)}" for extra in report.unused]
     if report.beyond_bytes:
         parts.append(tr("{0} beyond the window").format(numbers.byte_count(report.beyond_bytes)))
     if report.scales_bytes:
         parts.append(tr("{0} of scales").format(numbers.byte_count(report.scales_bytes)))
-    if report.besides_bytes:
-        besides = tr("{0} to choose what stays") if report.kind == "heavy_hitters" else tr("{0} to take a step back")
-        parts.append(besides.format(numbers.byte_count(report.besides_bytes)))
     if report.score_ms:
         parts.append(tr("choosing what to keep took {0} ms").format(f"{report.score_ms:.3g}"))
     share = padding_share(report, run.plan.inputs.padding)
     if share:
         parts.append(tr("{0} of it padding, in {1} rows").format(numbers.percent(share), rows_in(run, report)))
-    parts.append(tr("records of the views {0}, apart").format(numbers.byte_count(trace_bytes)))
-    return " · ".join(part.replace(" ", "\u00a0") for part in parts)
+    if second is not None:
+        whose = tr("draft model’s cache {0} used, {1} allocated, apart")
+        if step.guidance is not None:
+            whose = tr("negative prompt’s cache {0} used, {1} allocated, apart")
+        held = (second.used_bytes, second.allocated_bytes)
+        parts.append(whose.format(*map(numbers.byte_count, held)))
+    parts.append(tr("records of the views {0}, apart").format(numbers.byte_count(step.trace_bytes)))
+    return "\u00a0· ".join(part.replace(" ", "\u00a0") for part in parts)
 
 
 def padding_share(report: CacheReport, padding: Sequence[int]) -> float:
@@ -113,9 +126,9 @@ def outlook(
         when = tr("full at {0} in {1}, {2}").format(f"{info.max_positions:,}", counted(info, left), duration)
     a_token = info.kv_bytes_per_token
     if spec is not None and spec.kind != "growing":
-        a_token = predict(shape_of(info), spec, info.dtype, 1, 1).position_bytes
+        a_token = predict(CacheShape.of(info), spec, info.dtype, 1, 1).position_bytes
         if spec.budget is not None:
-            most = predict(shape_of(info), spec, info.dtype, 1, info.max_positions).kept
+            most = predict(CacheShape.of(info), spec, info.dtype, 1, info.max_positions).kept
             a_token = 0 if report.held >= most else a_token
             when += " · " + tr("at most {0} positions a layer and row").format(f"{most:,}")
     each = tr("{0} B a pixel") if paints(info) else tr("{0} B a token")

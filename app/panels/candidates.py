@@ -34,6 +34,7 @@ class CandidatesPanel(Panel):
     """Top-K tokens of one step."""
 
     name = "candidates"
+    calm = True
     title = "Candidates"
 
     def __init__(self, dispatch: Dispatch, parent: QWidget | None = None) -> None:
@@ -92,7 +93,7 @@ class CandidatesPanel(Panel):
             for widget in (self.needle, self.moment, self.readout, self.twins):
                 widget.set_palette(palette)
         show_swatches(state, self.bars, self.needle)
-        self._run, self._index, self._acting = state.run, select.step_index(state), state.acting
+        self._run, self._index, self._acting = state.run, select.chosen_index(state), state.acting
         self._preview = self._take_preview(state)
         hint = select.next_step(state, self._hint)
         key = None if state.run is None else state.run.key
@@ -171,7 +172,7 @@ class CandidatesPanel(Panel):
             self.bars.point_at(next((row.token_id for row in rows if not row.chosen), None))
 
     def _say_empty(self, hint: str) -> None:
-        self.bars.set_empty(self.tr("The likeliest next tokens appear here"), hint)
+        self.bars.set_empty(self.tr("What is likely to come next appears here"), hint)
 
     def _show_table(self) -> None:
         if self.twins.shown is None:
@@ -200,9 +201,7 @@ class CandidatesPanel(Panel):
         if self._preview is not None:
             self._show_preview(run, index, self._preview)
             return
-        contexts = (step_text.context(run, index), step_text.context(run, index, 8))
-        after = self.tr("step {0}, after “{1}”")
-        self.moment.set_wordings(*(after.format(index, t) for t in contexts), self.tr("step {0}").format(index))
+        self.moment.set_wordings(*step_text.moments(run, index))
         entropy = self.tr("{0} bits").format(numbers.significant(step.entropy_bits))
         self.readout.set_wordings(self.tr("{0} · rank {1}").format(entropy, step.rank), entropy)
         if self._problem:

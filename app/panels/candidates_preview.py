@@ -14,7 +14,7 @@ SLOT = "candidates.preview"
 
 def query_of(state: AppState) -> InterventionQuery | None:
     """What would follow at the shown step under the interventions of the list; None without preview."""
-    run, index = state.run, select.step_index(state)
+    run, index = state.run, select.chosen_index(state)
     if run is None or index is None or not state.acting.preview:
         return None
     position = select.query_position(run, index)

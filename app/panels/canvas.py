@@ -7,21 +7,21 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QFileDialog, QMenu, QPushButton, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QMenu, QPushButton, QStackedWidget, QVBoxLayout, QWidget
 
-from app import exports
+from app import asking, exports
 from app.background import Background
 from app.panels import canvas_overlays as over
 from app.panels import canvas_tables
 from app.panels.accessible import Moment, describe_selection
 from app.panels.canvas_result import CanvasResult
 from app.panels.canvas_start import CanvasStart
+from app.panels.completions import only
 from app.panels.panel import Dispatch, Panel
 from app.state import image_draft, select
 from app.state.branch_intents import AnotherTry
 from app.state.image_intents import StartPicture
-from app.state.intents import Announce, SelectStep, SetParameter, ShowRow
+from app.state.intents import Announce, SelectStep, SetParameter
 from app.state.state import AppState
 from app.state.texts import tr
 from app.state.units import counted
@@ -29,6 +29,7 @@ from app.theme.colormaps import rgb, sequential
 from app.widgets import numbers, step_text
 from app.widgets.arrow_tabs import ArrowTabs
 from app.widgets.choice import Choice
+from app.widgets.elided_label import ElidedLabel
 from app.widgets.late_menu import LateMenu
 from app.widgets.legend import MapLegend
 from app.widgets.readout import Readout, share_room
@@ -38,7 +39,7 @@ from core.contract import ImageFacts, Picture
 
 START, RESULT = range(2)
 PIXELS, COMPLETIONS, BITS = range(3)  # the tables
-LEGEND_PX = 48
+LEGEND_PX = 72
 MANY = (1, 2, 4, 9, 16, 25)  # completions that can be chosen here
 
 
@@ -61,10 +62,11 @@ class CanvasPanel(Panel):
         box.setContentsMargins(0, 0, 0, 0)
         box.setSpacing(6)
         box.addWidget(self.row)
+        box.addWidget(self.scale)
         box.addWidget(self.pages, 1)
         twins = (
             Twin(self.tr("Pixels"), (self.result.canvas, self.result.swatches), self._select_pixel),
-            Twin(self.tr("Completions"), (self.result.grid,), lambda row: dispatch(ShowRow(row))),
+            Twin(self.tr("Completions"), (self.result.grid,), self.result.show_completion),
             Twin(self.tr("Bits per pixel"), (self.start.canvas,)),
         )
         self.twins = TwinStack(self.title, page, twins, self)
@@ -80,6 +82,8 @@ class CanvasPanel(Panel):
         self._chosen: tuple[object, object] = (None, None)
         self._overlays: list[over.Overlay] = ["none", "none"]  # of each page
         self._described: Moment = None
+        self._scaled: object = None  # what the scale was drawn for
+        self._wanted: object = None  # what the row was laid out for
         self._show_page(START)
 
     def _build_controls(self) -> None:
@@ -87,7 +91,13 @@ class CanvasPanel(Panel):
         self.tabs = ArrowTabs((self.tr("Beginning"), self.tr("Painting")), self.tr("Page of the canvas"), what)
         self.tabs.currentChanged.connect(self._show_page)
         self.overlay = Choice(self.tr("overlay"), self.tr("What lies over the picture"), self.choose_overlay, self)
-        self.legend = MapLegend(LEGEND_PX, self)
+        self.legend, self.meaning = MapLegend(LEGEND_PX, self), ElidedLabel()
+        self.meaning.setProperty("secondary", True)
+        self.scale = QWidget()  # a line of its own, so that colours are never shown without their numbers
+        line = QHBoxLayout(self.scale)
+        line.setContentsMargins(0, 0, 0, 0)
+        line.addWidget(self.meaning, 1)
+        line.addWidget(self.legend)
         how = self.tr("How many different completions a run paints (num_return_sequences)")
         self.many = Choice(self.tr("completions"), how, self._choose_many, self)
         self.many.set_options([(str(n), str(n)) for n in MANY])
@@ -99,7 +109,7 @@ class CanvasPanel(Panel):
         self.again.setProperty("link", True)
         self.again.setToolTip(self.tr("Paint the shown pixel and all after it anew, with other draws: a branch"))
         self.again.clicked.connect(lambda: self.dispatch(AnotherTry()))
-        self.row = SpareRow(self.tabs, (self.go_on, self.again, self.many, self.legend, self.overlay))
+        self.row = SpareRow(self.tabs, (self.go_on, self.again, self.many, self.overlay))
         self.readout = Readout(numbers=True, parent=self)
         self.menu = LateMenu(self.tr("Picture"), self.tr("Go on from this painting, or save it"), self._fill, self)
 
@@ -124,9 +134,9 @@ class CanvasPanel(Panel):
             palette = select.palette(state)
             for widget in (self.start, self.result, self.readout, self.twins):
                 widget.set_palette(palette)
-            self._show_legend()
         self._choose_page(state)
         (self.start if self.page == START else self.result).show_state(state)
+        self._show_legend()
         self.readout.set_wordings(*self._numbers(state))
         self.menu.setEnabled(image_draft.facts(state) is not None)
         self.go_on.setEnabled(image_draft.run_facts(state) is not None)
@@ -192,12 +202,19 @@ class CanvasPanel(Panel):
 
     def _show_legend(self) -> None:
         overlay = self._overlays[self.page]
-        wanted: list[QWidget] = [self.many, self.overlay]
-        wanted += [self.legend] if overlay != "none" else []
+        self.scale.setVisible(overlay != "none")
         if overlay != "none" and self._state is not None:
-            palette = select.palette(self._state)
-            self.legend.show_map(sequential(), *over.ends(overlay), palette, tr(over.MEANINGS[overlay]))
-        self.row.want(*wanted, *([self.go_on, self.again] if self.page == RESULT else []))
+            keys = self.result.keys
+            shown = (overlay, None if keys is None else (keys.low, keys.high), self._theme)
+            if shown != self._scaled:
+                self._scaled = shown
+                meaning, palette = tr(over.MEANINGS[overlay]), select.palette(self._state)
+                self.legend.show_map(sequential(), *over.ends(overlay, keys), palette, meaning)
+                self.meaning.set_wordings(meaning, meaning.split(",")[0])
+        wanted = self.page, self.overlay.text(), self.many.text()
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self.row.want(self.many, self.overlay, *([self.go_on, self.again] if self.page == RESULT else []))
 
     def _choose_many(self, key: str) -> None:
         self.dispatch(SetParameter("num_return_sequences", int(key)))
@@ -211,7 +228,7 @@ class CanvasPanel(Panel):
         bits = [] if page.bits is None else [self.tr("{0} bits per pixel").format(f"{page.bits.bits_per_pixel:.3f}")]
         if self.page == START or run is None or image is None:
             facts = image_draft.facts(state)
-            if facts is None:
+            if facts is None or state.draft.tab != "image":
                 return ("",)
             count = self.tr("{0} of {1} pixels given").format(f"{state.draft.image.given:,}", f"{facts.pixels:,}")
             return " · ".join((*bits, count)), (bits or [count])[0]
@@ -223,12 +240,9 @@ class CanvasPanel(Panel):
         if self.result.overlay in over.ATTENTION and self.result.start_weight is not None:
             bits = [self.tr("{0} on the start").format(numbers.percent(self.result.start_weight))]
         if self.result.overlay == "keys" and self.result.keys is not None:
-            ends = (numbers.significant(v) for v in (self.result.keys.low, self.result.keys.high))
-            bits = [self.tr("keys {0} to {1} long, layer {2}").format(*ends, state.focus.layer)]
+            bits = [self.tr("layer {0}").format(state.focus.layer)]
             if self.result.keys.gone:
                 bits.insert(0, self.tr("keys of {0} pixels are gone").format(f"{self.result.keys.gone:,}"))
-        if run.has_beams and run.finish is not None and run.started.params.num_return_sequences > 1:
-            bits.append(self.tr("the other pictures are in Beams"))
         count = self.tr("{0} of {1} pixels").format(f"{run.prompt_tokens - 1 + run.count:,}", f"{image.pixels:,}")
         return " · ".join((*bits, count)), count
 
@@ -240,9 +254,11 @@ class CanvasPanel(Panel):
             facts = image_draft.facts(state)
             table = canvas_tables.bits_table(page.bits, facts) if page.bits is not None and facts else None
         elif run is not None and image is not None and run.count:
-            selected = None if state.selected is None else select.step_index(state)
-            pixels = self.twins.shown == PIXELS
-            table = canvas_tables.pixels_table(run, image, selected) if pixels else canvas_tables.completions_table(run)
+            selected = select.pinned_index(state)
+            if self.twins.shown == PIXELS:
+                table = canvas_tables.pixels_table(run, image, selected)
+            else:
+                table = canvas_tables.completions_table(run, self.result.completions or [only(run)])
         self.twins.show_table(table)
 
     def _select_pixel(self, pixel: int) -> None:
@@ -264,41 +280,36 @@ class CanvasPanel(Panel):
             return
         regrow = menu.addAction(self.again.text(), lambda: self.dispatch(AnotherTry()))
         regrow.setEnabled(self.again.isEnabled())
-        menu.addAction(self.tr("Begin with this painting"), partial(self.begin_with_it, run.row, image))
+        menu.addAction(self.tr("Begin with this painting"), partial(self.begin_with_it, image))
         menu.addSeparator()
         menu.addAction(self.tr("Save the painting…"), partial(self._ask, "painting.png", self.save_painting))
         grid = menu.addAction(self.tr("Save all completions…"), partial(self._ask, "grid.png", self.save_grid))
-        grid.setEnabled(len(run.started.rows) > 1)
+        grid.setEnabled(bool(self.result.completions))
         menu.addAction(self.tr("Save an animation…"), partial(self._ask, "painting.gif", self.save_animation))
 
     def _go_on(self) -> None:
         run, image = (self._state.run, image_draft.run_facts(self._state)) if self._state else (None, None)
         if run is not None and image is not None:
-            self.begin_with_it(run.row, image)
+            self.begin_with_it(image)
 
-    def begin_with_it(self, row: int, image: ImageFacts) -> None:
+    def begin_with_it(self, image: ImageFacts) -> None:
         """The painting becomes the beginning, given up to the selected pixel (or as far as it goes)."""
         state = self._state
         if state is None or state.run is None:
             return
         run, ids = state.run, self.result.token_ids
         done = run.prompt_tokens - 1 + run.count
-        index = select.step_index(state) if state.selected is not None else None
+        index = select.pinned_index(state)
         keep = done if index is None else run.prompt_tokens + index
         whole = np.where(ids < 0, image_draft.ground(image)[0], ids)
         picture = Picture.of(image.palette[whole].reshape(image.height, image.width, 3))
-        self.dispatch(StartPicture(picture, self.tr("painting {0}").format(row + 1), keep=keep))
+        name = next((one.name for one in self.result.completions if one.shown), str(run.row + 1))
+        self.dispatch(StartPicture(picture, self.tr("painting {0}").format(name), keep=keep))
 
     def _ask(self, name: str, then: Callable[[Path], None]) -> None:
         """Ask for a file, without holding up the window."""
         kinds = self.tr("Animations (*.gif *.png)") if name.endswith(".gif") else self.tr("Pictures (*.png)")
-        dialog = QFileDialog(self, self.tr("Save"), name, kinds)
-        dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
-        dialog.selectFile(name)
-        dialog.setDefaultSuffix(name.rsplit(".", 1)[1])
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.fileSelected.connect(lambda chosen: then(Path(chosen)))
-        dialog.open()
+        asking.save_file(self, self.tr("Save"), lambda chosen: then(Path(chosen)), name, kinds)
 
     def _said(self, path: Path, problem: str) -> None:
         self.dispatch(Announce("error" if problem else "info", problem or self.tr("Saved {0}.").format(path.name)))

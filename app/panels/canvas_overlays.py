@@ -13,6 +13,7 @@ from app.state import select
 from app.state.run import RunView
 from app.state.state import AppState, ColourBy
 from app.theme.colormaps import indices
+from app.widgets import numbers
 from core.contract import ImageFacts, KeyNormsAnswer, KeyNormsQuery, Picture, PictureAnswer, PictureQuery, ViewAnswer
 
 Overlay = Literal[
@@ -40,7 +41,7 @@ MEANINGS: dict[Overlay, str] = {
     "attention": "Attention of the shown pixel to earlier ones, square-root scale",
     "column": "Attention of later pixels to the shown one, square-root scale",
     "rollout": "Attention rollout of the shown pixel, square-root scale",
-    "keys": "Length of each pixel's cached key in the layer looked at, mean over the heads",
+    "keys": "Length of each pixel's key in the cache, mean over the heads looked at",
     "bits": "Bits that each pixel costs after those before it",
 }
 OVERLAY_SLOT, BITS_SLOT = "canvas.attention", "canvas.bits"
@@ -57,12 +58,12 @@ class Keys:
     gone: int = 0
 
 
-def ends(overlay: Overlay) -> tuple[str, str]:
-    """The values at the dark and the bright end of the legend."""
+def ends(overlay: Overlay, keys: Keys | None = None) -> tuple[str, str]:
+    """The values at the dark and the bright end of the scale, with their unit; key norms have none."""
     if overlay in ATTENTION:
-        return "0", "1 √"
+        return "0 %", "100 %"
     if overlay == "keys":
-        return "short", "long"
+        return ("", "") if keys is None else (numbers.significant(keys.low), numbers.significant(keys.high))
     return select.colour_ends("surprisal" if overlay == "bits" else cast(ColourBy, overlay))
 
 

@@ -10,11 +10,12 @@ from PySide6.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
 
 from app.panels import canvas_overlays as over
 from app.panels import output_attention
+from app.panels.completions import Completion, Completions
 from app.panels.panel import Dispatch
 from app.state import image_draft, select
 from app.state.branch_intents import ForceToken
-from app.state.intents import AskView, SelectStep, ShowRow, WithdrawView
-from app.state.run import RunColumns, RunView
+from app.state.intents import AskView, SelectStep, WithdrawView
+from app.state.run import RunView
 from app.state.state import AppState
 from app.theme.colormaps import rgb
 from app.theme.palette import Palette
@@ -29,6 +30,7 @@ from core.contract import ImageFacts, KeyNormsQuery, Picture, PictureAnswer, Pic
 
 UNPAINTED = -1
 GRID_SHARE = 4  # of the width in ninths
+CALM_FRAMES = 2  # swatches follow every so many frames while pixels stream
 
 
 class CanvasResult(QWidget):
@@ -44,7 +46,7 @@ class CanvasResult(QWidget):
         self.canvas.hovered.connect(self._hovered)
         self.grid = PictureGrid()
         self.grid.setAccessibleName(self.tr("Completions"))
-        self.grid.chosen.connect(lambda row: dispatch(ShowRow(row)))
+        self.grid.chosen.connect(self.show_completion)
         self.swatches = Swatches()
         self.swatches.setAccessibleName(self.tr("Colours of the shown pixel"))
         self.swatches.tooltip = _swatch_words
@@ -66,8 +68,9 @@ class CanvasResult(QWidget):
         self._palette: Palette | None = None
         self._key: object = None
         self._count = 0
-        self._rows: list[int] = []  # steps of each row that the grid shows
-        self._row_inked: NDArray[np.int64] = np.zeros((0, 0), np.int64)
+        self._all = Completions()
+        self.completions: list[Completion] = []
+        self._gridded: list[tuple[object, int]] = []  # what the grid shows
         self._hover: int | None = None
         self._told: StepSnapshot | None = None  # whose colours the swatches show
         self._ids: NDArray[np.int64] = np.zeros(0, np.int64)  # (H · W,), of the sequence shown
@@ -75,6 +78,7 @@ class CanvasResult(QWidget):
         self._ink: Ink | None = None
         self._painted: tuple[object, ...] = ()
         self._asked: set[str] = set()
+        self._frames = 0
         self.overlay: over.Overlay = "none"
         self.bits: PictureAnswer | None = None
         self.picture: Picture | None = None  # the painting, once it is complete
@@ -107,12 +111,14 @@ class CanvasResult(QWidget):
         self._ask(run, image, state)
         levels, version = self._levels(run, image, state)
         self._paint(run, image, levels, version)
-        self._show_grid(run, image)
+        self._show_grid(run, image, state)
         index = select.step_index(state)
         given = run.prompt_tokens - 1
         self.canvas.reach = range(given, min(given + run.count, image.pixels))
         self.canvas.set_marks(given, None if index is None else given + index, state.selected is not None)
-        self._show_swatches()
+        self._frames += 1
+        if not select.is_streaming(state) or self._frames % CALM_FRAMES == 0:
+            self._show_swatches()
 
     @property
     def token_ids(self) -> NDArray[np.int64]:
@@ -136,9 +142,10 @@ class CanvasResult(QWidget):
         hint = self.tr("Press Ctrl+Enter: the model goes on from what is given.")
         if image_draft.facts(state) is None:
             hint = self.tr("Load an image model, such as tiny-imagegpt, then press Ctrl+Enter.")
+        hint = select.next_step(state, hint)
         self.canvas.set_message(self.tr("The picture appears here, pixel by pixel"), hint)
         self.grid.hide()
-        self._told = None
+        self.completions, self._told = [], None
         self.swatches.show_rows((), "")
 
     def _follow(self, run: RunView, image: ImageFacts) -> None:
@@ -156,7 +163,7 @@ class CanvasResult(QWidget):
     def _begin(self, run: RunView, image: ImageFacts) -> None:
         """Another sequence: what was given of it."""
         assert self._palette is not None
-        self._rows = []
+        self._gridded = []
         self._ink = Ink(image.palette, (rgb(self._palette.raised), rgb(self._palette.line)))
         self._inked = self._ink.blank(image.height, image.width)
         self._ids = np.full(image.pixels, UNPAINTED, np.int64)
@@ -209,34 +216,24 @@ class CanvasResult(QWidget):
 
     # completions
 
-    def _show_grid(self, run: RunView, image: ImageFacts) -> None:
-        rows = len(run.started.rows)
-        several = rows > 1
+    def _show_grid(self, run: RunView, image: ImageFacts, state: AppState) -> None:
+        self.completions = self._all.of(state, run)
+        several = bool(self.completions)
         if several == self.grid.isHidden():
             self.grid.setVisible(several)
-        if not several:
-            self._rows = []
-            return
-        columns = [run.sequences.row(row) for row in range(rows)]
-        done = [c.count for c in columns]
-        if self._rows != done and self._ink is not None:
-            self._follow_rows(run, columns, image, self._ink)
-            shown = self._ink.picture(self._row_inked).reshape(rows, image.height, image.width)
-            self.grid.show_pictures(list(shown), [str(row + 1) for row in range(rows)])
-        self.grid.set_marks(run.row)
+        gridded = [(one.key, one.count) for one in self.completions]
+        if several and gridded != self._gridded and self._ink is not None:
+            blank = self._ink.blank(image.height, image.width)
+            shown = self._ink.picture(np.stack([one.painted(blank) for one in self.completions]))
+            shape = len(shown), image.height, image.width
+            self.grid.show_pictures(list(shown.reshape(shape)), [one.name for one in self.completions])
+        self._gridded = gridded
+        self.grid.set_marks(next((n for n, one in enumerate(self.completions) if one.shown), None))
 
-    def _follow_rows(self, run: RunView, columns: list[RunColumns], image: ImageFacts, ink: Ink) -> None:
-        """What is new in each row since the last time."""
-        if len(self._rows) != len(columns):
-            self._rows = [-1] * len(columns)
-            self._row_inked = np.tile(ink.blank(image.height, image.width), (len(columns), 1))
-        for row, of in enumerate(columns):
-            prompt = run.started.rows[row].token_ids[1:]
-            if self._rows[row] < 0:
-                self._row_inked[row, : len(prompt)] = prompt
-            before, stop = max(0, self._rows[row]), min(of.count, image.pixels - len(prompt))
-            self._row_inked[row, len(prompt) + before : len(prompt) + stop] = of.column("token_id", stop)[before:]
-            self._rows[row] = of.count
+    def show_completion(self, number: int) -> None:
+        """Every panel shows this one of the grid."""
+        for intent in self.completions[number].go if number < len(self.completions) else ():
+            self._dispatch(intent)
 
     def painting(self, ids: NDArray[np.int64], unpainted: tuple[int, int, int]) -> NDArray[np.uint8] | None:
         """A sequence as plain pixels (H, W, 3); None without one."""
@@ -247,20 +244,9 @@ class CanvasResult(QWidget):
 
     def paintings(self, unpainted: tuple[int, int, int]) -> list[NDArray[np.uint8]]:
         """All completions as plain pixels."""
-        run, image = (self._state.run, image_draft.run_facts(self._state)) if self._state else (None, None)
-        if run is None or image is None:
-            return []
-        rows = [self._row_ids(run, row, run.sequences.row(row), image) for row in range(len(run.started.rows))]
-        return [painted(ids, image.palette, unpainted).reshape(image.height, image.width, 3) for ids in rows]
-
-    def _row_ids(self, run: RunView, row: int, columns: RunColumns, image: ImageFacts) -> NDArray[np.int64]:
-        """(H · W,) ids of a row, -1 where nothing is painted yet."""
-        ids = np.full(image.pixels, UNPAINTED, np.int64)
-        prompt = run.started.rows[row].token_ids[1:]
-        ids[: len(prompt)] = prompt
-        stop = min(image.pixels, len(prompt) + columns.count)
-        ids[len(prompt) : stop] = columns.column("token_id", stop - len(prompt))
-        return ids
+        blank = np.full(len(self._ids), UNPAINTED, np.int64)
+        every = (self.painting(one.painted(blank), unpainted) for one in self.completions)
+        return [pixels for pixels in every if pixels is not None]
 
     # the shown pixel
 

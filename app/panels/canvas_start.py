@@ -101,13 +101,14 @@ class CanvasStart(QWidget):
         """Follow the draft."""
         self._state, self._pending = state, None
         draft, image = state.draft.image, image_draft.facts(state)
-        wants = self.overlay == "bits" and image is not None
+        begins = state.draft.tab == "image"
+        wants = self.overlay == "bits" and image is not None and begins
         query = over.bits_query(state, draft.picture) if wants else None
         if query is not None:
             self._asked = True
             self._dispatch(AskView(over.BITS_SLOT, query))
         self.bits = over.bits_of(state, draft.picture) if wants else None
-        shown = (draft, image, id(self.bits), state.loading)
+        shown = (draft, image, begins, id(self.bits), state.loading)
         if shown == self._shown or self._palette is None:
             return
         self._shown, self._draft, self._image = shown, draft, image
@@ -123,6 +124,12 @@ class CanvasStart(QWidget):
             )
             return
         self.colours.show_colours(image.palette)
+        if not begins:
+            self.canvas.show_pixels(None)
+            said = self.tr("A run begins with the prompt’s text now")
+            self.canvas.set_message(said, self.tr("Choose the prompt’s Image tab to begin with a picture."))
+            self.canvas.setAccessibleDescription(said)
+            return
         self._paint(draft, image, self._palette)
 
     def _paint(self, draft: ImageDraft, image: ImageFacts, palette: Palette) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
+from app.panels.completions import Completion
 from app.panels.tables import significant
 from app.state import select
 from app.state.run import RunView
@@ -39,24 +41,20 @@ def _probability(value: float) -> str:
     return "" if math.isnan(value) else numbers.probability(value)
 
 
-def completions_table(run: RunView) -> Table:
+def completions_table(run: RunView, completions: Sequence[Completion]) -> Table:
     """Every completion: how far it is, what its pixels cost on average, how it ended."""
-    count = len(run.started.rows)
-    columns = [run.sequences.row(row) for row in range(count)]
-    bits = [_mean(-c.column("logprob", c.count) / select.LN2) for c in columns]
-    entropies = [_mean(c.column("entropy_bits", c.count)) for c in columns]
-    ended = [str(c.snapshots[-1].finish_reason or "") if c.count else "" for c in columns]
+    shown = [number for number, one in enumerate(completions) if one.shown]
     return Table(
         (
-            Column(tr("completion"), range(1, count + 1)),
-            Column(tr("pixels"), [c.count for c in columns], lambda n: f"{n:,}"),
-            Column(tr("bits per pixel"), bits, significant),
-            Column(tr("mean entropy, bits"), entropies, significant),
-            Column(tr("ended"), ended, numeric=False),
+            Column(tr("completion"), [one.name for one in completions], numeric=False),
+            Column(tr("pixels"), [one.count for one in completions], lambda n: f"{n:,}"),
+            Column(tr("bits per pixel"), [_mean(-one.numbers[1] / select.LN2) for one in completions], significant),
+            Column(tr("mean entropy, bits"), [_mean(one.numbers[2]) for one in completions], significant),
+            Column(tr("ended"), [one.ended for one in completions], numeric=False),
         ),
-        count,
-        (run.run_id, sum(c.count for c in columns)),
-        run.row,
+        len(completions),
+        (run.run_id, *((one.key, one.count, one.ended) for one in completions)),
+        shown[0] if shown else None,
     )
 
 

@@ -69,17 +69,17 @@ class ComparePanel(Panel):
         self.summary.setTextFormat(Qt.TextFormat.PlainText)
         self.summary.setWordWrap(True)
         self.summary.hide()
-        tip = self.tr("Which distributions are compared")
-        self.kind = Choice("", tip, lambda key: self._set_final(key == "final"))
-        self.kind.set_options([("final", self.tr("after the pipeline")), ("raw", self.tr("the model’s own"))])
-        self.kind.show_key("final")
+        tip = self.tr("Compare the model’s own distributions, as papers do, or those that tokens were drawn from")
+        self.kind = Choice(self.tr("KL"), tip, lambda key: self._set_final(key == "final"))
+        self.kind.set_options([("raw", self.tr("of the model’s own")), ("final", self.tr("after the pipeline"))])
+        self.kind.show_key("raw")
         self.swatches = SwatchLegend((self.tr("KL divergence"), self.tr("Δ probability")), self)
         layer, head = self.tr("Layer of the difference map"), self.tr("Head of the difference map")
         self.layer = Choice(self.tr("layer"), layer, lambda key: self._focus(layer=int(key)))
         self.head = Choice(self.tr("head"), head, lambda key: self._focus(head=_head(key)))
         self.legend = MapLegend(LEGEND_PX)
         self._build()
-        self.final = True
+        self.final = False
         self.steps = ComparedSteps()
         self._state: AppState | None = None
         self._pair: Pair | None = None
@@ -161,10 +161,6 @@ class ComparePanel(Panel):
             self._forget()
             self._described = describe_selection(self, (self.plot, self.heatmap), state, self._described)
             return
-        if pair.key != self._labelled:  # where all parameters are the same, the models differ
-            change = twins.change_of(state, pair)
-            self.final = change is None or bool(change.params)
-            self.kind.show_key("final" if self.final else "raw")
         text = compare_words.summary(state, pair, bool(np.isinf(self.steps.kl_bits).any()))
         if text != self.summary.text():
             self.summary.setText(text)
@@ -285,7 +281,7 @@ class ComparePanel(Panel):
 
     def _step(self, state: AppState) -> int | None:
         """The shown step, counted from the first one that is compared."""
-        index, run = select.step_index(state), state.run
+        index, run = select.token_index(state), state.run
         if index is None or run is None or self._pair is None:
             return None
         if run.branch not in (self._pair.first.branch, self._pair.second.branch):

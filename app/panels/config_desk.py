@@ -34,6 +34,7 @@ from app.widgets.elided_label import ElidedLabel
 from app.widgets.keys_page import KeysPage
 from app.widgets.model_facts import ModelFacts
 from app.widgets.numbers import byte_count
+from app.widgets.parameter_text import MOST_SEED, whole_number
 from app.widgets.scroll_column import ScrollColumn
 from app.widgets.table_data import Column, Table
 from app.widgets.table_view import TableView
@@ -272,5 +273,6 @@ class ConfigPanel(Panel):
 
     @Slot(str)
     def _seed_typed(self, text: str) -> None:
-        if text.strip().isdecimal() and int(text) < 2**63:
-            self.dispatch(SetWeightSeed(int(text)))
+        seed = whole_number(text, 0, MOST_SEED)
+        if seed is not None:
+            self.dispatch(SetWeightSeed(seed))

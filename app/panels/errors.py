@@ -22,7 +22,7 @@ class ErrorRow(QWidget):
         super().__init__()
         self.notice = notice
         self.setAccessibleName(notice.text)
-        self.text = QLabel(notice.text if notice.count == 1 else f"{notice.text} (×{notice.count})")
+        self.text = QLabel()
         self.text.setTextFormat(Qt.TextFormat.PlainText)
         self.text.setWordWrap(True)
         self.text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -33,7 +33,7 @@ class ErrorRow(QWidget):
         box.setContentsMargins(0, 2, 4, 2)
         box.setSpacing(4)
         box.addLayout(top)
-        self.detail = QPlainTextEdit(notice.detail)
+        self.detail = QPlainTextEdit()
         self.detail.setReadOnly(True)
         self.detail.setTabChangesFocus(True)
         self.detail.setFont(fonts.mono(fonts.SMALL_PX))
@@ -42,15 +42,23 @@ class ErrorRow(QWidget):
         self.detail.hide()
         self.details = self._link(self.tr("Details"), self.tr("What the program noted about it"))
         self.details.setCheckable(True)
-        self.details.setVisible(bool(notice.detail))
         self.details.toggled.connect(self.detail.setVisible)
         self.copy = self._link(self.tr("Copy"), self.tr("Copy the sentence and its details"))
-        self.copy.clicked.connect(lambda: QGuiApplication.clipboard().setText(written(notice)))
+        self.copy.clicked.connect(lambda: QGuiApplication.clipboard().setText(written(self.notice)))
         self.dismiss = self._link(self.tr("Dismiss"), self.tr("Take this error off the list"))
-        self.dismiss.clicked.connect(lambda: dispatch(DismissError(notice.notice_id)))
+        self.dismiss.clicked.connect(lambda: dispatch(DismissError(self.notice.notice_id)))
         for button in (self.details, self.copy, self.dismiss):
             top.addWidget(button, 0, Qt.AlignmentFlag.AlignTop)
         box.addWidget(self.detail)
+        self.show_notice(notice)
+
+    def show_notice(self, notice: Notice) -> None:
+        """The error, or the same one come again: what is open stays open, what is selected stays so."""
+        self.notice = notice
+        self.text.setText(notice.text if notice.count == 1 else f"{notice.text} (×{notice.count})")
+        self.details.setVisible(bool(notice.detail))
+        if notice.detail != self.detail.toPlainText():
+            self.detail.setPlainText(notice.detail)
 
     @staticmethod
     def _link(text: str, tip: str) -> QPushButton:
@@ -95,15 +103,21 @@ class ErrorsPanel(Panel):
         if state.errors is self._shown:
             return
         self._shown = state.errors
-        kept = {row.notice: row for row in self.rows}
-        for notice, row in kept.items():
-            if notice not in state.errors:
-                self._area.column.removeWidget(row)
-                row.hide()
-                row.deleteLater()
-        self.rows = [kept.get(n) or ErrorRow(n, self.dispatch) for n in reversed(state.errors)]
-        for place, row in enumerate(self.rows):
-            self._area.column.insertWidget(place, row)
+        before = {row.notice.text: row for row in self.rows}
+        self.rows = []
+        for place, notice in enumerate(reversed(state.errors)):
+            row = before.pop(notice.text, None)
+            if row is None:
+                row = ErrorRow(notice, self.dispatch)
+            elif row.notice is not notice:
+                row.show_notice(notice)  # its details stay open
+            self.rows.append(row)
+            if self._area.column.indexOf(row) != place:
+                self._area.column.insertWidget(place, row)
+        for row in before.values():
+            self._area.column.removeWidget(row)
+            row.hide()
+            row.deleteLater()
         some = bool(self.rows)
         self.empty.setVisible(not some)
         self.copy_all.setEnabled(some)

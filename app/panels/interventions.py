@@ -25,6 +25,7 @@ from app.state.texts import tr
 from app.widgets.kind_form import FormField, FormKind, FormToggle, KindForm, number
 from app.widgets.switch_list import SwitchEntry, SwitchList, form_and_list
 from core.contract import (
+    DeletePositions,
     Intervention,
     MutePositions,
     ParameterError,
@@ -150,11 +151,13 @@ def _kinds(row: Callable[[], int]) -> tuple[FormKind, ...]:
     away = FormField("", tr("Prompt to steer away from, may be empty"), "", True, tr("away from one"))
     scale = FormField("×", tr("Scale of the vector"), "4")
     positions = FormField(tr("positions"), tr("Positions, such as 3, 5-7"), "", True, "3, 5-7")
+    gone = FormField(tr("positions"), tr("Positions to delete from the cache for good"), "", True, "3, 5-7")
     return (
         FormKind("heads", tr("scale heads"), (layer, heads, factor), _heads),
         FormKind("skip", tr("skip"), (layer, FormField("", tr("Part of the layer"), "mlp", options=parts)), _skip),
         FormKind("steer", tr("steer"), (layer, toward, away, scale), _steer),
-        FormKind("mute", tr("mute positions"), (positions,), lambda texts: _mute(texts, row())),
+        FormKind("mute", tr("mute positions"), (positions,), lambda texts: MutePositions(row(), _positions(texts))),
+        FormKind("delete", tr("delete positions"), (gone,), lambda texts: DeletePositions(row(), _positions(texts))),
     )
 
 
@@ -188,12 +191,11 @@ def _prompt(text: str) -> str | tuple[int, ...]:
     return text
 
 
-def _mute(texts: Sequence[str], row: int) -> Intervention:
+def _positions(texts: Sequence[str]) -> tuple[int, ...]:
     try:
-        positions = parse_positions(texts[0])
+        return parse_positions(texts[0])
     except ValueError:
         raise ParameterError(tr("Name positions by their numbers, such as 3, 5-7.")) from None
-    return MutePositions(row, positions)
 
 
 def _layer(text: str) -> int:

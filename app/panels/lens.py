@@ -163,7 +163,7 @@ class LensPanel(Panel):
         status = select.view_status(state, "distribution")
         reason = status.reason if status is not None and not status.available else ""
         if run is None or reason:
-            self._say(lens_words.nothing(reason))
+            self._say(lens_words.nothing(reason, state))
             self.table.show_positions((), 0, 0, None, False)
         else:
             self._labels.extend(s.piece for s in run.steps(len(self._labels) - len(run.prompt.pieces)))
@@ -284,7 +284,7 @@ class LensPanel(Panel):
         self.dispatch(AskView(slot, query, slot != ask.FILL_SLOT))
 
     def _query(self, run: RunView, state: AppState) -> ViewQuery | None:
-        shown, live = ask.shown_position(state), ask.is_busy(state) and state.selected is None
+        shown, live = select.shown_position(state), ask.is_busy(state) and state.selected is None
         if self.active == LENS:
             return ask.lens_query(run, self.columns, shown, recompute=self._recompute)
         if shown is None:
@@ -312,11 +312,12 @@ class LensPanel(Panel):
         self._offer_recompute()
         problem = self._problem.get(ask.PAGE_SLOTS[self.active])
         live = ask.is_busy(state) and state.selected is None
-        waiting = lens_words.waiting(self.active == ATTRIBUTION and live)
+        waiting = lens_words.waiting(state, self.active == ATTRIBUTION, live)
+        waiting = lens_words.nothing("", state) if select.has_nothing(state) else waiting
         self._say((problem.message, "") if problem else waiting)
         if not problem and select.fed_positions(run):
             self.table.set_message("")
-        shown, pinned = ask.shown_position(state), state.selected is not None
+        shown, pinned = select.shown_position(state), state.selected is not None
         if self.active == LENS:
             fed = select.fed_positions(run)
             self.table.show_positions(self._labels, fed, run.model.layers, shown, pinned)
@@ -344,7 +345,7 @@ class LensPanel(Panel):
         self.norms.show_steps(tuple(map(Series, series)), (), None, restart=True)
 
     def _show_table(self, state: AppState) -> None:
-        which, shown = self.twins.shown, ask.shown_position(state)
+        which, shown = self.twins.shown, select.shown_position(state)
         if which is None:
             return
         table = None
@@ -404,9 +405,9 @@ class LensPanel(Panel):
 
     def _select_position(self, position: int) -> None:
         run = self._state.run if self._state else None
-        if run is not None and position >= run.prompt_tokens - 1:
+        if run is not None:
             index = position - (run.prompt_tokens - 1)
-            self.dispatch(SelectStep(index if index < run.count - 1 else None))
+            self.dispatch(SelectStep(index if index < max(0, run.count - 1) else None))
 
     def _head_chosen(self, row: int) -> None:
         if self.parts_answer is not None:

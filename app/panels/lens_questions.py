@@ -33,12 +33,6 @@ def is_busy(state: AppState) -> bool:
     return state.worker in (WorkerState.DECODING, WorkerState.PREFILL)
 
 
-def shown_position(state: AppState) -> int | None:
-    """The position whose residual chose the shown step."""
-    index = select.step_index(state)
-    return None if index is None or state.run is None else select.query_position(state.run, index)
-
-
 def lens_query(run: RunView, columns: LensColumns, shown: int | None, *, recompute: bool) -> LensQuery | None:
     """The shown position, if it is missing."""
     if shown is None or shown >= select.fed_positions(run):
@@ -63,9 +57,11 @@ def norms_query(run: RunView, position: int, contributions: bool, *, recompute: 
 
 
 def attribution_query(run: RunView, state: AppState) -> AttributionQuery | None:
-    """The parts of the logit of the token that the shown step chose."""
-    index = select.step_index(state)
-    if index is None:
+    """The parts of the logit of the token shown; of the first one of all there are none."""
+    index, position, at = select.token_index(state), select.shown_position(state), run.place.named
+    if index is None or position is None or index == -run.prompt_tokens:
         return None
-    position, token_id, at = select.query_position(run, index), run.step(index).token_id, run.place.named
+    token_id = run.prompt.token_ids[index] if index < 0 else run.step(index).token_id
+    if token_id < 0:
+        return None  # of embeddings
     return AttributionQuery(run.run_id, position, token_id, **at)

@@ -29,19 +29,20 @@ def meaning(by: LensColour) -> str:
     return tr(MEANING[by])
 
 
-def nothing(reason: str) -> tuple[str, str]:
+def nothing(reason: str, state: AppState) -> tuple[str, str]:
     """Title and hint while there is no run, or no read-out."""
     if reason:
         return tr("The lens is not available for this model"), reason
-    return (
-        tr("What each layer would say appears here"),
-        tr("Press Ctrl+Enter to run. Every layer’s residual stream is read out as if it were the last."),
-    )
+    run = tr("Press Ctrl+Enter to run. Every layer’s residual stream is read out as if it were the last.")
+    return tr("What each layer would say appears here"), select.next_step(state, run)
 
 
-def waiting(needs_rest: bool) -> tuple[str, str]:
-    """Title and hint while an answer is missing."""
-    if needs_rest:
+def waiting(state: AppState, parts: bool, live: bool) -> tuple[str, str]:
+    """Title and hint while an answer is missing. parts: of the attribution; live: while tokens come, none selected."""
+    run, index = state.run, select.token_index(state)
+    if parts and run is not None and index is not None and index == -run.prompt_tokens:
+        return tr("Nothing comes before the first token, so no logit led to it"), ""
+    if parts and live:
         return (
             tr("The parts of the chosen token’s logit appear here"),
             tr("Select a token or pause: its position is fed once more for them."),
@@ -116,10 +117,9 @@ def sentence(
 ) -> str:
     """The shown step on the active page, for a screen reader."""
     run = state.run if state else None
-    index = select.step_index(state) if state else None
-    if run is None or index is None:
+    position = select.shown_position(state) if state else None
+    if run is None or position is None:
         return tr("No lens yet.")
-    position = select.query_position(run, index)
     column = columns.by_position.get(position)
     if page == 0 and column is not None:
         final = columns.pieces[int(column.token_ids[-1, 0])]

@@ -38,10 +38,7 @@ class ModePanel(Panel):
         self.rows = DetailRows()
         self.rows.setAccessibleName(self.tr("What the mode did at this step"))
         FocusRing(self.rows)
-        self.rows.set_empty(
-            self.tr("What a mode does at each step appears here"),
-            self.tr("Choose contrastive search, DoLa, a draft or guidance as the mode, and run."),
-        )
+        self._say_empty(None)
         self.words = Readout(numbers=False, parent=self)
         self.twins = TwinStack(self.title, self.rows, (Twin(self.title, (self.rows,)),), self)
         self.twins.turned.connect(self._show_table)
@@ -75,6 +72,7 @@ class ModePanel(Panel):
         self._shown = shown
         found = None if run is None or index is None else detail_rows(run, run.step(index))
         if found is None:
+            self._say_empty(run)
             self.subtitle = ""
             self.rows.show_rows("", (), ())
             self._say("")
@@ -85,6 +83,12 @@ class ModePanel(Panel):
             self._say(*words)
         self.rows.setAccessibleDescription(self.describe())
         self._show_table()
+
+    def _say_empty(self, run: RunView | None) -> None:
+        what = self.tr("What a mode does at each step appears here")
+        if run is not None and run.count:
+            what = self.tr("{0} adds nothing at this step").format(run.plan.mode.replace("_", " ").capitalize())
+        self.rows.set_empty(what, self.tr("Choose contrastive search, DoLa, a draft or guidance as the mode, and run."))
 
     def _say(self, *words: str) -> None:
         self.words.set_wordings(*words)

@@ -33,7 +33,7 @@ from app.state.state import AppState, ColourBy
 from app.state.texts import tr
 from app.state.twin_intents import CompareBranches
 from app.theme.colormaps import token_fills
-from app.widgets import step_text
+from app.widgets import numbers, step_text
 from app.widgets.branch_strip import BranchStrip
 from app.widgets.choice import Choice
 from app.widgets.edit_bar import EditBar
@@ -153,13 +153,14 @@ class OutputPanel(Panel):
             self._feed.coloured = ()
         run = state.run
         self._show_legend(state)
-        self.progress.set_wordings(*_progress(state))
+        derived = select.fraction_done(state, ROW_SLOT)
+        self.progress.set_wordings(*(_progress(state) if derived is None else _derived(derived)))
         self._described = describe_selection(self, (self.flow,), state, self._described)
         self._show_branches(state)
         if self.twins.shown == 1:
             self.twins.show_table(branch_rows.table(state))
         elif self.twins.shown == 0:
-            selected = None if state.selected is None else select.step_index(state)
+            selected = select.pinned_index(state)
             self.twins.show_table(tables.output_table(run, selected, self.columns.other) if run and run.count else None)
         if run is None:
             self._show_nothing(state)
@@ -168,8 +169,7 @@ class OutputPanel(Panel):
         self.columns.render(state)
         self._ask_row(run, state)
         self._show_row(run, state)
-        selected = None if state.selected is None else run.prompt_tokens + min(state.selected, run.count - 1)
-        self.flow.set_selected(selected if run.count else None)
+        self.flow.set_selected(branch_rows.selected_position(state))
         self.flow.set_source(*_source_of_draft(state))
         asked, row = state.acting.interventions, select.listed_row(run)
         self.flow.set_struck(select.muted_positions(asked, row), deleted_positions(asked, row))
@@ -178,9 +178,11 @@ class OutputPanel(Panel):
     def describe(self) -> str:
         """The shown step in words."""
         state = self._state
-        index = select.step_index(state) if state else None
+        index = select.token_index(state) if state else None
         if state is None or state.run is None or index is None:
             return self.tr("No output yet.")
+        if index < 0:
+            return step_text.prompt_sentence(state.run, state.run.prompt_tokens + index)
         return step_text.sentence(state.run, index)
 
     # tokens and their colours
@@ -192,6 +194,7 @@ class OutputPanel(Panel):
         hint = self.tr("Press Ctrl+Enter to run the prompt.")
         if waiting:
             hint = self.tr("Load a model, then press Ctrl+Enter.")
+        hint = select.next_step(state, hint)
         self.flow.set_empty(self.tr("The text appears here, token by token"), hint)
         self.newest.hide()
 
@@ -245,13 +248,21 @@ class OutputPanel(Panel):
 
     def _offer(self, menu: QMenu, token: int) -> None:
         """What can be done from a token on, in front of what can be copied."""
-        run = self._state.run if self._state else None
-        if run is None:
+        state = self._state
+        run = state.run if state else None
+        if state is None or run is None:
             return
+        menu.addAction(self.tr("Who looks at this token"), lambda: self._look_at(token)).setEnabled(_can_look(state))
+        menu.addSeparator()
         if not run.has_beams:
             self._offer_branches(menu, token - run.prompt_tokens, token)
         self._offer_acts(menu, token)
         menu.addSeparator()
+
+    def _look_at(self, token: int) -> None:
+        """The tokens are coloured by the attention that each pays to this one."""
+        self._clicked(token)
+        self._choose_colour("column")
 
     def _offer_branches(self, menu: QMenu, index: int, token: int) -> None:
         if index >= 0:
@@ -268,7 +279,7 @@ class OutputPanel(Panel):
         run = state.run if state is not None else None
         if state is None or run is None:
             return
-        index = select.step_index(state)
+        index = select.token_index(state)
         if token is None:
             token = run.prompt_tokens + (0 if index is None else index)
         self.twins.button.setChecked(False)
@@ -288,8 +299,7 @@ class OutputPanel(Panel):
     # the attention row
 
     def _wants_row(self, state: AppState) -> bool:
-        status = select.view_status(state, "attention")
-        if status is not None and not status.available:
+        if not _can_look(state):
             return False
         return self._source is not None or (self.overlay.isChecked() and state.selected is not None)
 
@@ -360,9 +370,8 @@ class OutputPanel(Panel):
 
     def _clicked(self, token: int) -> None:
         run = self._state.run if self._state else None
-        if run is None or token < run.prompt_tokens:
-            return
-        self._select(token - run.prompt_tokens)
+        if run is not None:
+            self._select(token - run.prompt_tokens)
 
     def _offer_acts(self, menu: QMenu, token: int) -> None:
         state = self._state
@@ -381,7 +390,7 @@ class OutputPanel(Panel):
 
     def _select(self, index: int) -> None:
         run = self._state.run if self._state else None
-        self.dispatch(SelectStep(None if run is not None and index == run.count - 1 else index))
+        self.dispatch(SelectStep(None if run is not None and 0 <= index == run.count - 1 else index))
 
     def _follow_newest(self) -> None:
         self.flow.follow()
@@ -426,6 +435,11 @@ class OutputPanel(Panel):
         return tooltip(self._state.run if self._state else None, token)
 
 
+def _can_look(state: AppState) -> bool:
+    status = select.view_status(state, "attention")
+    return status is None or status.available
+
+
 def _source_of_draft(state: AppState) -> tuple[tuple[int, int], tuple[tuple[int, int], ...]]:
     """Of the step shown, the tokens that prompt lookup copied, and those by which it found them: there and here."""
     run, index = state.run, select.step_index(state)
@@ -435,6 +449,11 @@ def _source_of_draft(state: AppState) -> tuple[tuple[int, int], tuple[tuple[int,
     start, stop = detail.match
     begun = run.prompt_tokens + index - detail.place  # where the pass began
     return (start + detail.matched, stop), ((start, start + detail.matched), (begun - detail.matched, begun))
+
+
+def _derived(fraction: float) -> tuple[str, ...]:
+    """How far the colours are that take long."""
+    return tr("deriving, {0}").format(numbers.percent(fraction)), numbers.percent(fraction)
 
 
 def _progress(state: AppState) -> tuple[str, ...]:

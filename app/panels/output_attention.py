@@ -38,16 +38,16 @@ def query_of(run: RunView, state: AppState, source: Source, recompute: bool = Fa
     The column is that of the shown token itself once it was fed; of the newest one, which nothing has seen yet, that
     of the token before it.
     """
-    index, fed = select.step_index(state), select.fed_positions(run)
-    if index is None or not fed:
+    index, fed = select.token_index(state), select.fed_positions(run)
+    position, layer = select.shown_position(state), state.focus.layer
+    if index is None or position is None or not fed:
         return None
-    position, layer = select.query_position(run, index), state.focus.layer
     heads, reduce = select.heads_of(state.focus)
     rows, at = (position, position + 1), run.place.named
     if source == "attention":
         return AttentionQuery(run.run_id, layer, heads, reduce, rows, recompute=recompute, **at)
     if source == "column":
-        key = min(position + 1, fed - 1)
+        key = min(run.prompt_tokens + index, fed - 1)
         return ColumnQuery(
             run.run_id,
             layer,

@@ -112,7 +112,7 @@ class OutputColumns(QWidget):
         show_swatches(state, self.beside)
         self._feed.show(self._other, state, state.colour_by)
         self._mark(state, pair, side)
-        selected = None if state.selected is None else select.step_index(state)
+        selected = None if state.selected is None else select.token_index(state)
         marked = None if selected is None else run.prompt_tokens + selected
         self.beside.set_selected(marked if marked is not None and marked < self.beside.tokens else None)
         self._described = describe_selection(self, (self.beside,), state, self._described)
@@ -154,11 +154,11 @@ class OutputColumns(QWidget):
     def _clicked(self, token: int) -> None:
         """A step of the other column is shown in every panel, so that its branch is in use from now on."""
         other, focused = self._other, self.beside.hasFocus()
-        if other is None or token < other.prompt_tokens:
+        if other is None:
             return
         index = token - other.prompt_tokens
         self._dispatch(ShowBranch(other.branch_id))
-        self._dispatch(SelectStep(None if index == other.count - 1 else index))
+        self._dispatch(SelectStep(None if 0 <= index == other.count - 1 else index))
         if focused:
             self._flow.setFocus(Qt.FocusReason.OtherFocusReason)  # the columns have changed places under the pointer
 

@@ -21,11 +21,13 @@ class Panel(QWidget):
 
     name: stable identifier: dock object name, layouts, settings; never translated.
     heavy: rendered in turn with the other heavy panels, within the frame budget, instead of every frame.
+    calm: rendered in every other frame while tokens stream: more often its numbers could not be read.
     """
 
     name: str = ""
     title: str = ""
     heavy: bool = False
+    calm: bool = False
     margins: tuple[int, int, int, int] = (12, 0, 12, 12)  # left, top, right, bottom, inside the card
 
     def __init__(self, dispatch: Dispatch, parent: QWidget | None = None) -> None:

@@ -47,6 +47,7 @@ from app.widgets.late_menu import LateMenu
 from app.widgets.mode_row import ModeRow
 from app.widgets.modified_dot import ModifiedDot
 from app.widgets.parameter_row import DOT, FIELD, FIELD_PX, GAP, NAME, SLIDER, ParameterRow, explanation
+from app.widgets.parameter_text import MOST_SEED, shortened, whole_number
 from app.widgets.plan_table import PlanTable
 from app.widgets.scroll_column import ScrollColumn
 from app.widgets.segmented import Segmented
@@ -340,15 +341,16 @@ class ParametersPanel(Panel):
 
     @Slot(str)
     def _seed_committed(self, text: str) -> None:
-        if text.strip().isdecimal() and int(text) < 2**63:
-            self.dispatch(SetSeed(int(text)))
+        seed = whole_number(text, 0, MOST_SEED)
+        if seed is not None:
+            self.dispatch(SetSeed(seed))
         else:
             message = self.tr("seed cannot be “{0}”; it takes a whole number from 0 to 2⁶³ − 1.")
-            self.dispatch(Announce("error", message.format(text)))
+            self.dispatch(Announce("error", message.format(shortened(text))))
 
     @Slot(int)
     def _seed_stepped(self, direction: int) -> None:
-        self.dispatch(SetSeed(self._seed + direction))
+        self.dispatch(SetSeed(min(MOST_SEED, self._seed + direction)))
 
     @Slot()
     def _throw(self) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from PySide6.QtCore import Qt, QTimer, Slot
-from PySide6.QtGui import QResizeEvent
+from PySide6.QtGui import QImage, QResizeEvent
 from PySide6.QtWidgets import QApplication, QMenu, QStackedWidget, QVBoxLayout, QWidget
 
 from app import pictures
@@ -14,7 +15,16 @@ from app.background import Background
 from app.panels.panel import Dispatch, Panel
 from app.state import batch, select
 from app.state.image_intents import StartEmpty, StartPicture
-from app.state.intents import Announce, EditBatch, EditMessage, EditText, Intent, SelectTab, TokenizeDraft
+from app.state.intents import (
+    Announce,
+    DismissNotice,
+    EditBatch,
+    EditMessage,
+    EditText,
+    Intent,
+    SelectTab,
+    TokenizeDraft,
+)
 from app.state.state import AppState, Draft, Tab
 from app.widgets.arrow_tabs import ArrowTabs
 from app.widgets.chat_editor import ChatEditor
@@ -23,7 +33,7 @@ from app.widgets.late_menu import LateMenu
 from app.widgets.text_edit import TextEdit
 from app.widgets.token_summary import TokenSummary
 from app.widgets.visible_text import one_line
-from core.contract import ModelInfo
+from core.contract import ModelInfo, Picture
 
 SLOW_MS = 400  # reading a picture for longer is told
 REST_MS = 120  # typing rests this long before the draft is tokenised
@@ -51,14 +61,11 @@ class PromptPanel(Panel):
         self.text = TextEdit()
         self.text.setAccessibleName(self.tr("Prompt text"))
         self.text.setAccessibleDescription(self.tr("The beginning of a text; Ctrl+Enter continues it"))
-        self.text.setPlaceholderText(self.tr("Write the beginning of a text. Ctrl+Enter continues it."))
         self.chat = ChatEditor(dispatch)
         self.batch = TextEdit()
         self.batch.setAccessibleName(self.tr("Prompts of the batch"))
         self.batch.setAccessibleDescription(self.tr("One prompt on each line; Ctrl+Enter continues all of them"))
-        self.batch.setPlaceholderText(
-            self.tr("One prompt on each line, \\n for a line break inside it. Drop a .txt or .jsonl file.")
-        )
+        self._invite(paints=False)
         self.stack = QStackedWidget()
         self.stack.addWidget(self.text)
         self.stack.addWidget(self.chat)
@@ -67,6 +74,9 @@ class PromptPanel(Panel):
         self.stack.addWidget(self.image)
         self._files = Background(self)
         self._wanted = 0  # pictures asked for; only the last one counts
+        self._picture: Picture | None = None  # of the draft, and what it was when the last of them was asked for
+        self._instead: Picture | None = None
+        self._said: dict[str, str] = {}  # a sentence that holds for a while, by what it is about
         self._theme = ""
         self.summary = TokenSummary()
         self._recent: tuple[str, ...] = ()
@@ -106,9 +116,9 @@ class PromptPanel(Panel):
         tab, draft = ("text", Draft()) if self._draft is None else (self._draft.tab, self._draft)
         if tab == "batch":
             lines = [*batch.prompts(draft.batch), text]
-            self.dispatch(EditBatch(batch.as_lines(lines)))
+            self.dispatch(EditBatch(batch.as_lines(lines), whole=True))
         else:
-            self.dispatch(EditMessage(text) if tab == "chat" else EditText(text))
+            self.dispatch(EditMessage(text, whole=True) if tab == "chat" else EditText(text, whole=True))
 
     def render(self, state: AppState) -> None:  # type: ignore[override]
         """Follow the draft; the editors keep what the user is typing."""
@@ -118,10 +128,12 @@ class PromptPanel(Panel):
         if state.theme != self._theme:
             self._theme = state.theme
             self.image.set_palette(select.palette(state))
+        self._unsay(state)
         if draft is self._draft and model is self._model:
             return
-        self._draft, self._model = draft, model
+        self._draft, self._model, self._picture = draft, model, draft.image.picture
         self._show_tabs(state)
+        self._invite(model is not None and model.image is not None)
         self.text.show_text(draft.text)
         self.batch.show_text(draft.batch)
         self.chat.show_draft(draft)
@@ -139,6 +151,16 @@ class PromptPanel(Panel):
         if model is not None and draft.generation != self._asked:
             self._asked = draft.generation
             self._rest.start()
+
+    def _invite(self, paints: bool) -> None:
+        """What may be written."""
+        text = self.tr("Write the beginning of a text. Ctrl+Enter continues it.")
+        batch = self.tr("One prompt on each line, \\n for a line break inside it. Drop a .txt or .jsonl file.")
+        if paints:
+            text = self.tr("Write colours such as #ff8000, one for each pixel. Ctrl+Enter paints the rest.")
+            batch = self.tr("The colours of one picture on each line, such as #ff8000 #00ff00.")
+        self.text.setPlaceholderText(text)
+        self.batch.setPlaceholderText(batch)
 
     def _show_tabs(self, state: AppState) -> None:
         model = state.model
@@ -159,10 +181,19 @@ class PromptPanel(Panel):
 
     def open_picture(self, path: Path) -> None:
         """Begin with a picture file; it is read off this thread, and what is wrong with it is said."""
+        self._open(path.name, lambda: pictures.read_file(path))
+
+    def open_image(self, image: QImage) -> None:
+        """Begin with an image that was dragged here from another program."""
+        name = self.tr("dropped picture")
+        self._open(name, lambda: pictures.of_image(image, name))
+
+    def _open(self, name: str, read: Callable[[], pictures.Opened]) -> None:
         self._wanted += 1
         number = self._wanted
-        QTimer.singleShot(SLOW_MS, self, partial(self._say_reading, number, path.name))
-        self._files.start(lambda: pictures.read_file(path), partial(self._opened, number))
+        self._instead = self._picture
+        QTimer.singleShot(SLOW_MS, self, partial(self._say_reading, number, name))
+        self._files.start(read, partial(self._opened, number))
 
     def _edit_image(self, intent: Intent) -> None:
         """What is chosen here counts, not a file that is still being read."""
@@ -172,19 +203,36 @@ class PromptPanel(Panel):
 
     def _say_reading(self, number: int, name: str) -> None:
         if number == self._wanted and self._files.busy:
-            self.dispatch(Announce("info", self.tr("Reading “{0}”…").format(name[: pictures.LONGEST_NAME])))
+            self._say("reading", self.tr("Reading “{0}”…").format(name[: pictures.LONGEST_NAME]))
 
     def _opened(self, number: int, one: pictures.Opened) -> None:
-        """Unless something else was chosen meanwhile."""
-        if number != self._wanted:
+        """Unless something else was chosen, drawn or taken back meanwhile."""
+        touched = self._draft is not None and self._draft.image.touched
+        changed = touched and self._picture != self._instead
+        if number != self._wanted or changed:
             return
         if one.picture is None:
             self.dispatch(Announce("error", one.problem))
             return
+        self._picture = one.picture
         self.dispatch(StartPicture(one.picture, one.title, one.notes))
         if not isinstance(self._model, ModelInfo) or self._model.image is None:
             what = self.tr("“{0}” waits for an image model; load one, such as tiny-imagegpt.")
-            self.dispatch(Announce("info", what.format(one.title)))
+            self._say("waiting", what.format(one.title))
+
+    def _say(self, about: str, text: str) -> None:
+        self._said[about] = text
+        self.dispatch(Announce("info", text))
+
+    def _unsay(self, state: AppState) -> None:
+        """Take back what holds no longer."""
+        paints = state.model is not None and state.model.image is not None
+        for about, over in (("reading", not self._files.busy), ("waiting", paints)):
+            if about in self._said and over:
+                text = self._said.pop(about)
+                for notice in state.notices:
+                    if notice.text == text:
+                        self.dispatch(DismissNotice(notice.notice_id))
 
     def hidden(self) -> None:
         self._rest.stop()
@@ -196,11 +244,11 @@ class PromptPanel(Panel):
 
     @Slot(str)
     def _text_edited(self, text: str) -> None:
-        self.dispatch(EditText(text))
+        self.dispatch(EditText(text, whole=self.text.replacing))
 
     @Slot(str)
     def _batch_edited(self, text: str) -> None:
-        self.dispatch(EditBatch(text))
+        self.dispatch(EditBatch(text, whole=self.batch.replacing))
 
     @Slot(int)
     def _tab_changed(self, index: int) -> None:

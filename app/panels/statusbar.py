@@ -46,8 +46,12 @@ class Figure(QWidget):
         self.setAccessibleName(self._name)
 
     def make_room(self, widest: str) -> None:
-        """Keep as much room as this number takes."""
-        self.value.setMinimumWidth(self.value.fontMetrics().horizontalAdvance(widest) + 2)
+        """Keep as much room as this number takes.
+
+        Of a fixed size, because a label that may grow has the whole window laid out anew with every text.
+        """
+        width = self.value.fontMetrics().horizontalAdvance(widest) + 2
+        self.value.setFixedSize(max(width, self.value.minimumWidth()), self.value.sizeHint().height())
 
     def show_words(self, text: str) -> None:
         """Another caption or unit."""
@@ -60,6 +64,8 @@ class Figure(QWidget):
     def show_value(self, text: str) -> None:
         """Show a number."""
         if text != self.value.text():
+            if self.value.fontMetrics().horizontalAdvance(text) > self.value.width():
+                self.make_room(text)
             self.value.setText(text)
             self.value.setAccessibleName(f"{self._name} {text}")
 
@@ -68,6 +74,7 @@ class StatusBar(QWidget):
     """A view of the store, always visible."""
 
     heavy = False
+    calm = True
 
     def __init__(self, cost: Callable[[], FrameCost], parent: QWidget | None = None) -> None:
         super().__init__(parent)

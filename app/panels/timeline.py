@@ -16,7 +16,7 @@ from app.state.intents import SelectStep
 from app.state.run import RunView
 from app.state.state import AppState
 from app.state.texts import tr
-from app.state.units import counted
+from app.state.units import counted, paints
 from app.widgets import numbers, step_text
 from app.widgets.focus_ring import FocusRing
 from app.widgets.legend import SwatchLegend
@@ -32,6 +32,7 @@ class TimelinePanel(Panel):
     """Every step of the run; a click or a drag selects one."""
 
     name = "timeline"
+    calm = True
     title = "Timeline"
 
     def __init__(self, dispatch: Dispatch, parent: QWidget | None = None) -> None:
@@ -42,6 +43,7 @@ class TimelinePanel(Panel):
         FocusRing(self.plot)
         self.plot.tooltip = self._tooltip
         self.plot.clicked.connect(self._clicked)
+        self._paints = False  # what the legend says
         self._say_empty(self.tr("Press Ctrl+Enter to run; click a step to see it."))
         twin = Twin(self.tr("Timeline"), (self.plot,), self._clicked)
         self.twins = TwinStack(self.title, self.plot, (twin,), self)
@@ -69,7 +71,10 @@ class TimelinePanel(Panel):
         return (self.readout,)
 
     def _say_empty(self, hint: str) -> None:
-        self.plot.set_empty(self.tr("Entropy, surprisal and time of every token appear here"), hint)
+        what = self.tr("Entropy, surprisal and time of every token appear here")
+        if self._paints:
+            what = self.tr("Entropy, surprisal and time of every pixel appear here")
+        self.plot.set_empty(what, hint)
 
     def render(self, state: AppState) -> None:  # type: ignore[override]
         if state.theme != self._theme:
@@ -80,6 +85,7 @@ class TimelinePanel(Panel):
             self.legend.set_colours(*colours)
             self.readout.set_palette(palette)
             self.twins.set_palette(palette)
+        self._name_unit(paints(state.model if state.run is None else state.run.model))
         self._run, self._index = state.run, select.step_index(state)
         run, index = self._run, self._index
         if run is None or index is None:
@@ -100,11 +106,23 @@ class TimelinePanel(Panel):
             Series(run.column("logprob"), -1.0 / step_text.LN2),
             Series(run.column("step_ms")),
         )
-        self._selected = None if state.selected is None else index
+        self._selected = select.pinned_index(state)
         self.plot.show_steps(self._series, self._flags, self._selected, restart)
         self._show_table()
         self.readout.set_wordings(*_readout(run, index))
         self._described = describe_selection(self, (self.plot,), state, self._described)
+
+    def _name_unit(self, pixels: bool) -> None:
+        """Milliseconds are those of a token, or of a pixel."""
+        if pixels != self._paints:
+            self._paints = pixels
+            unit = self.tr("ms per pixel") if pixels else self.tr("ms per token")
+            self.legend.set_names((self.tr("entropy"), self.tr("surprisal"), unit))
+            each = self.tr("Timeline of entropy, surprisal and time per pixel")
+            self.plot.setAccessibleName(
+                each if pixels else self.tr("Timeline of entropy, surprisal and time per token")
+            )
+            self._share_room()
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         self._share_room()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QSignalBlocker, Qt
-from PySide6.QtWidgets import QFrame, QLabel, QPlainTextEdit, QSpinBox, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QFrame, QLabel, QPlainTextEdit, QStackedWidget, QVBoxLayout, QWidget
 
 from app.panels.accessible import Moment, describe_selection
 from app.panels.lens_questions import is_busy
 from app.panels.panel import Dispatch, Panel
 from app.state import select
-from app.state.intents import AskView, WithdrawView
+from app.state.intents import Announce, AskView, WithdrawView
 from app.state.run import RunView
 from app.state.state import AppState
 from app.theme import fonts
@@ -17,12 +17,13 @@ from app.widgets import numbers
 from app.widgets.empty_view import EmptyView
 from app.widgets.focus_ring import FocusRing
 from app.widgets.readout import Readout, share_room
+from app.widgets.value_field import ValueField
 from app.widgets.walk_tree import WalkTree, merged
 from core.contract import WalkAnswer, WalkQuery
 
 FIRST_SLOT, LATER_SLOT = "walk.first", "walk.later"
 DETAIL_PX = 112
-NO_TYPE = -1
+TYPE_PX = 76
 TYPED = ("gpt2", "imagegpt")  # families that take token types
 FIRST_POSITIONS = 256  # of the prompt that one pass feeds at most
 
@@ -65,14 +66,18 @@ class WalkPanel(Panel):
         self.note.setProperty("secondary", True)
         self.note.setProperty("small", True)
         self.note.setWordWrap(True)
-        self.token_type = QSpinBox()
-        self.token_type.setRange(NO_TYPE, NO_TYPE)
-        self.token_type.setSpecialValueText(self.tr("no token type"))
-        self.token_type.setPrefix(self.tr("type "))
-        self.token_type.setKeyboardTracking(False)
+        self.token_type = ValueField()
+        self.token_type.setFixedWidth(TYPE_PX)
+        self.token_type.setFont(fonts.ui(fonts.SMALL_PX))
+        self.token_type.setPlaceholderText(self.tr("token type"))
         self.token_type.setAccessibleName(self.tr("Token type that the walk gives to every position"))
-        self.token_type.setToolTip(self.tr("A token type whose embedding the walked passes add; the run had none"))
-        self.token_type.valueChanged.connect(self._type_chosen)
+        tip = self.tr("An id whose embedding the walked passes add as token type; the run had none, and empty is none")
+        self.token_type.setToolTip(tip)
+        self.token_type.setAccessibleDescription(tip)
+        self.token_type.committed.connect(self._type_chosen)
+        self.token_type.stepped.connect(self._type_stepped)
+        self._type: int | None = None
+        self._types = 0  # token types that the family takes
         self.readout = Readout(numbers=True, parent=self)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
@@ -130,27 +135,46 @@ class WalkPanel(Panel):
         return text.format(fed[0], times[0], later.positions[0], fed[1], f"{later.past:,}", times[1])
 
     def resizeEvent(self, event: object) -> None:
-        share_room(self.width(), self.title, (), (self.readout, 0))
+        share_room(self.width(), self.title, (self.token_type,) if self._typed else (), (self.readout, 0))
 
     # questions and answers
 
     def _start_over(self, run: RunView | None) -> None:
         self._key = None if run is None else run.key
-        typed = run is not None and run.model.family in TYPED
-        with QSignalBlocker(self.token_type):
-            self.token_type.setRange(NO_TYPE, run.model.vocab_size - 1 if run is not None and typed else NO_TYPE)
-        self.token_type.setVisible(typed)
+        self._types = run.model.vocab_size if run is not None and run.model.family in TYPED else 0
+        self._type = self._type if self._type is not None and self._type < self._types else None
+        self._show_type()
+        self.token_type.setVisible(self._typed)
+        share_room(self.width(), self.title, (self.token_type,) if self._typed else (), (self.readout, 0))
         self._answers.clear()
         self._problem.clear()
         self._taken = dict.fromkeys(self._taken, 0)
         self._shown = ()
 
     @property
-    def _type(self) -> int | None:
-        """The token type asked for; None: none."""
-        return None if self.token_type.value() == NO_TYPE else self.token_type.value()
+    def _typed(self) -> bool:
+        return self._types > 0
 
-    def _type_chosen(self) -> None:
+    def _show_type(self) -> None:
+        self.token_type.show_text("" if self._type is None else str(self._type))
+
+    def _type_chosen(self, text: str) -> None:
+        """A whole number within the vocabulary, or nothing."""
+        chosen = int(text) if text.strip().isdecimal() else None
+        if text.strip() and (chosen is None or chosen >= self._types):
+            said = self.tr("“{0}” is no token type; ids go from 0 to {1}, and empty means none.")
+            self.dispatch(Announce("error", said.format(text, f"{self._types - 1:,}")))
+            return
+        self._choose_type(chosen)
+
+    def _type_stepped(self, by: int) -> None:
+        least = -1 if self._type is None else self._type
+        chosen = max(-1, min(self._types - 1, least + by))
+        self._choose_type(None if chosen < 0 else chosen)
+
+    def _choose_type(self, chosen: int | None) -> None:
+        self._type = chosen
+        self._show_type()
         if self._state is not None:
             self.render(self._state)
 
@@ -163,10 +187,14 @@ class WalkPanel(Panel):
             self._answers[slot] = got.answer
             self._problem.pop(slot, None)
         elif got.error is not None and asked is not None and isinstance(asked.query, WalkQuery):
+            self._answers.pop(slot, None)  # of another step
             self._problem[slot] = (asked.query, got.error.message)
 
     def _ask(self, slot: str, query: WalkQuery, state: AppState) -> None:
         have, problem = self._answers.get(slot), self._problem.get(slot)
+        if problem is not None and problem[0] != query:
+            del self._problem[slot]  # who comes back to that step asks again
+            problem = None
         known = (have is not None and have.query == query) or (problem is not None and problem[0] == query)
         asked = state.asked.get(slot)
         if known or (select.is_waiting(state, slot) and asked is not None and asked.query == query):
@@ -181,7 +209,7 @@ class WalkPanel(Panel):
         if first is None and later is None:
             self._say(run, state)
             return
-        shown = (id(first), id(later), int(is_busy(state)))
+        shown = (id(first), id(later), int(is_busy(state)), hash(tuple(self._problem.values())))
         self.stack.setCurrentWidget(self.both)
         if shown == self._shown:
             return
@@ -205,13 +233,17 @@ class WalkPanel(Panel):
             self.detail.setPlainText(text)
 
     def _note(self, first: WalkAnswer | None, later: WalkAnswer | None, busy: bool) -> str:
-        answer, notes = first or later, []
+        answer, notes = first or later, [message for _, message in self._problem.values()]
         if first is None and busy:
             notes.append(self.tr("The first step is walked once no tokens stream; it would hold them up."))
         if answer is not None and not answer.named:
             notes.append(self.tr("This family has no named stages here: the plain tree of its modules."))
         if answer is not None and answer.batch > 1:
-            text = self.tr("One of {0} rows, fed alone here. In the run a mask hid its {1} padding positions.")
+            text = self.tr("One of {0} rows, fed again by itself; the mask hides its {1} padding positions.")
+            if answer.unpadded:
+                text = self.tr("One of {0} rows, fed alone here. In the run a mask hid its {1} padding positions.")
+            elif not answer.padding:
+                text = self.tr("One of {0} rows, fed again by itself.")
             notes.append(text.format(answer.batch, answer.padding))
         return " ".join(notes)
 
@@ -222,10 +254,12 @@ class WalkPanel(Panel):
         problem = next(iter(self._problem.values()), None)
         if problem is not None:
             self.empty.set_words(problem[1])
-        elif run is None:
+        elif run is None or select.token_index(state) is None:
+            first = self.tr(
+                "Press Ctrl+Enter to run. The first step stands beside a later one, so that caching is seen."
+            )
             self.empty.set_words(
-                self.tr("The forward pass, module by module, appears here"),
-                self.tr("Press Ctrl+Enter to run. The first step stands beside a later one, so that caching is seen."),
+                self.tr("The forward pass, module by module, appears here"), select.next_step(state, first)
             )
         elif is_busy(state):
             self.empty.set_words(
@@ -238,15 +272,16 @@ class WalkPanel(Panel):
 
 def wanted(run: RunView, state: AppState, token_type: int | None = None) -> dict[str, WalkQuery]:
     """The passes to ask for: none while tokens stream and nothing is selected."""
-    fed, index = select.fed_positions(run), select.step_index(state)
+    fed, position = select.fed_positions(run), select.shown_position(state)
     busy = is_busy(state)
-    if not fed or index is None or (busy and state.selected is None):
+    if not fed or position is None or (busy and state.selected is None):
         return {}
     first, at = (0, min(run.prompt_tokens, FIRST_POSITIONS)), run.place.named
     found = (
         {} if busy else {FIRST_SLOT: WalkQuery(run.run_id, first, **at, token_type=token_type)}
     )  # many positions would hold the run up
-    later = max(run.prompt_tokens, select.query_position(run, index))  # step 0 is the first pass itself
+    # Step 0 is the first pass itself; a position of the prompt that was chosen is fed once more by itself.
+    later = position if select.in_prompt(state) else max(run.prompt_tokens, position)
     if later < fed:
         one = later, later + 1
         found[LATER_SLOT] = WalkQuery(run.run_id, one, **at, token_type=token_type)

@@ -157,7 +157,7 @@ class WatchesPanel(Panel):
 
     def _draw(self, run: RunView | None, state: AppState) -> None:
         index = select.step_index(state)
-        selected = None if state.selected is None else index
+        selected = select.pinned_index(state)
         steps = 0 if run is None or not self.columns.columns else run.count
         drawn = (self._key, self.columns.version, steps, selected, index, self._theme)
         if drawn == self._drawn:

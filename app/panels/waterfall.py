@@ -100,7 +100,7 @@ class WaterfallPanel(Panel):
 
     def _changes(self, state: AppState) -> Mapping[str, object]:
         """What is set now and was not in force at the step shown."""
-        index = select.step_index(state)
+        index = select.chosen_index(state)
         if state.run is None or index is None:
             return {}
         ran, now = step_text.params_at(state.run, index), select.params(state)
@@ -111,7 +111,7 @@ class WaterfallPanel(Panel):
         return {n: v for n, v in differ.items() if n in own or not (n in NO_STAGE or is_particular(n))}
 
     def _query(self, state: AppState) -> WaterfallQuery | None:
-        run, index = state.run, select.step_index(state)
+        run, index = state.run, select.chosen_index(state)
         if run is None or index is None:
             return None
         position, at = select.query_position(run, index), run.place.named

@@ -47,6 +47,8 @@ def on_intent(state: AppState, intent: a.ActingIntent) -> AppState:
     acts = state.acting.acts
     final = frozenset(act.act_id for act in acts if deleting.is_final(act, state.run))
     match intent:
+        case a.AddIntervention(DeletePositions(row, positions)):
+            return _deleted(state, row, positions)
         case a.AddIntervention(one):
             return with_list(state, (*acts, Act(state.acting.last_id + 1, one)))
         case a.ChangeIntervention(act_id, one):
@@ -68,10 +70,15 @@ def on_intent(state: AppState, intent: a.ActingIntent) -> AppState:
         case a.MutePosition(row, position):
             return with_list(state, _toggled_position(state.acting, row, position))
         case a.DeletePosition(row, position):
-            if state.run is None or state.run.finish is not None:
-                text = tr("Positions are deleted while a run is in progress; go back to a token first.")
-                return notices.announce(state, "info", text)
-            return with_list(state, deleting.with_position(state.acting, row, position))
+            return _deleted(state, row, (position,))
+
+
+def _deleted(state: AppState, row: int, positions: tuple[int, ...]) -> AppState:
+    """From the cache of the run in progress."""
+    if state.run is None or state.run.finish is not None:
+        text = tr("Positions are deleted while a run is in progress; go back to a token first.")
+        return notices.announce(state, "info", text)
+    return with_list(state, deleting.with_positions(state.acting, row, positions))
 
 
 def _muted(acting: Acting, row: int, positions: tuple[int, ...]) -> tuple[Act, ...]:
@@ -256,13 +263,16 @@ def told(before: AppState, after: AppState) -> tuple[Command, ...]:
     return (SetInterventions(run.run_id, select.as_asked(run, after.acting.interventions), epoch),)
 
 
-def taken_over(state: AppState, run: RunView) -> AppState:
-    """The list of a branch gone back to is its own again: as it was left, and on is what is in force there."""
+def taken_over(state: AppState, run: RunView, asked: bool = True) -> AppState:
+    """The list of a branch gone back to is its own again: as it was left, and on is what is in force there.
+
+    asked: whether the user went there, so that core can be told what is to be in force again.
+    """
     node, acting = state.branches.nodes[run.branch], state.acting
     acts, epoch = acting.acts if node.acts is None else node.acts, node.acts_epoch
     if epoch is not None and all(act.epoch < epoch for act in run.acts):  # told, but not in force yet
         return replace(state, acting=replace(acting, acts=acts, epoch=epoch))
-    back = node.acts_back if run.finish is None else None
+    back = node.acts_back if asked and run.finish is None else None
     now, new = select.interventions(run) if back is None else back, acting.last_id + 1
     kept = _in_force(acts, run, now)
     missing = [x for x in now if not isinstance(x, DeletePositions) and all(act.intervention != x for act in kept)]

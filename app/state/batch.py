@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 
 KEYS = ("prompt", "text", "content")  # of a JSONL line, the first that is there
 
 
+@lru_cache(maxsize=1)  # asked for with every plan; half a million lines take half a second
 def prompts(text: str) -> tuple[str, ...]:
     """The prompts that a text of lines means; lines without anything are left out."""
     return tuple(_unescaped(line) for line in text.splitlines() if line.strip())
+
+
+def first(text: str) -> str:
+    """The first of them; nothing where there is none."""
+    return next((_unescaped(line) for line in text.splitlines() if line.strip()), "")
+
+
+def count(text: str) -> int:
+    """How many there are."""
+    return sum(bool(line.strip()) for line in text.splitlines())
 
 
 def empty_lines(text: str) -> int:

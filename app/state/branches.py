@@ -10,6 +10,7 @@ from typing import Any
 from app.state import acting, deleting, notices, params, select
 from app.state import branch_intents as b
 from app.state.branch_state import BranchNode, BranchRequest, BranchState, Key, Kind
+from app.state.plan import written
 from app.state.run import RunView, begin_branch
 from app.state.state import EMPTY, AppState
 from app.state.texts import tr
@@ -92,9 +93,10 @@ def _command(state: AppState, run: RunView, intent: b.Parting) -> tuple[StartBra
 
 def _position(state: AppState, run: RunView, index: int | None) -> int:
     """Where the token with this index stands (None: the one shown); beyond the end where there is none."""
+    least = 0
     if index is None:
-        index = select.step_index(state)
-    if index is None or not 0 <= index < run.count:
+        index, least = select.token_index(state), -run.prompt_tokens
+    if index is None or not least <= index < run.count:
         return run.prompt_tokens + run.count + 1
     return run.prompt_tokens + index
 
@@ -194,6 +196,9 @@ def show(state: AppState, key: Key) -> AppState:
         epoch = state.epoch + 1
         pending = {**state.pending, **dict.fromkeys(changes, epoch)}
         state = replace(state, epoch=epoch, pending=MappingProxyType(pending))
+        each = (f"{name} {written(getattr(node.asked, name))} → {written(value)}" for name, value in changes.items())
+        text = tr("The next token of this branch is chosen by the parameters set now: {0}.").format(", ".join(each))
+        state = notices.announce(state, "info", text)
     return with_answer(acting.taken_over(state, node.run))
 
 
@@ -235,9 +240,12 @@ def switched(state: AppState, event: BranchSwitched) -> AppState:
     if state.run.branch != key:  # another one had begun before core came to it
         state = left(state)
         node = state.branches.nodes[key]
-        state = with_answer(acting.taken_over(_shown(state, key, node, None), node.run))
+        state = with_answer(acting.taken_over(_shown(state, key, node, None), node.run, asked=False))
     reuse = event.reused_positions, event.recomputed_positions
     state = replace(state, branches=replace(state.branches, reuse=reuse))
+    if event.given_up:
+        text = tr("Cache and records of this batch had been given up: Recompute in a card feeds its row again.")
+        return notices.announce(state, "info", text)
     if not event.recomputed_positions:
         return state
     text = tr("The cache of this branch had been given up: {0} of its positions are computed again.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from app.state import select
@@ -10,14 +11,14 @@ from app.state.run import RunView
 from core.contract import DeletePositions, deleted_positions
 
 
-def with_position(acting: Acting, row: int, position: int) -> tuple[Act, ...]:
-    """The list with one more; those of a row share a line."""
+def with_positions(acting: Acting, row: int, positions: Iterable[int]) -> tuple[Act, ...]:
+    """The list with more of them; those of a row share a line."""
     for act in acting.acts:
         one = act.intervention
         if isinstance(one, DeletePositions) and one.row == row:
-            more = replace(one, positions=tuple(sorted({*one.positions, position})))
+            more = replace(one, positions=tuple(sorted({*one.positions, *positions})))
             return tuple(replace(x, intervention=more, on=True) if x is act else x for x in acting.acts)
-    return (*acting.acts, Act(acting.last_id + 1, DeletePositions(row, (position,))))
+    return (*acting.acts, Act(acting.last_id + 1, DeletePositions(row, tuple(positions))))
 
 
 def is_final(act: Act, run: RunView | None) -> bool:

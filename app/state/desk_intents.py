@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from core.contract import ExperimentName
 
@@ -90,6 +91,17 @@ class PickExperiment:
     name: ExperimentName
 
 
+ExperimentSize = Literal["new_tokens", "positions", "chunk_sizes", "window", "sinks", "heavy"]
+
+
+@dataclass(frozen=True, slots=True)
+class SizeExperiment:
+    """Set a size of the experiment looked at, as it was typed; an empty text is its default. Nothing runs yet."""
+
+    name: ExperimentSize
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class StartExperiment:
     """Run it on the loaded model, with the prompt of the draft."""
@@ -100,4 +112,4 @@ class CancelExperiment:
     """Give it up; what was found stays."""
 
 
-LabIntent = PickExperiment | StartExperiment | CancelExperiment
+LabIntent = PickExperiment | SizeExperiment | StartExperiment | CancelExperiment

@@ -9,10 +9,12 @@ from types import MappingProxyType
 from core.contract import (
     ConfigDescription,
     ErrorReport,
+    Experiment,
     ExperimentName,
     LabResult,
     OnnxDescription,
     OnnxOutcome,
+    Prompt,
     SavedModel,
 )
 
@@ -64,11 +66,20 @@ class OnnxDesk:
 
 @dataclass(frozen=True, slots=True)
 class CacheLab:
-    """result: of the experiment in progress so far, or of the last one. stopped: it was given up before its end."""
+    """result: of the experiment in progress so far, or of the last one. stopped: it was given up before its end.
+
+    sized: the sizes of each experiment that has others than the usual ones; its prompt comes when it starts.
+    """
 
     name: ExperimentName = "why"
+    sized: Mapping[ExperimentName, Experiment] = field(default_factory=lambda: MappingProxyType({}))
     working: Progress | None = None
     result: LabResult | None = None
     stopped: bool = False
     error: ErrorReport | None = None
     last_number: int = 0
+
+    @property
+    def asked(self) -> Experiment:
+        """The experiment looked at, with its sizes."""
+        return self.sized.get(self.name, Experiment(self.name, Prompt(text="")))

@@ -173,6 +173,8 @@ def _key(intent: i.Intent) -> object:
     match intent:
         case i.SetParameter(name, _, gesture) if gesture is not None:
             return name, gesture
+        case i.EditText(whole=True) | i.EditBatch(whole=True) | i.EditMessage(whole=True):
+            return None  # what was typed before is to be found again
         case i.EditText() | i.EditBatch() | i.EditSystem() | i.EditMessage():
             return type(intent).__name__
         case i.SetGrammar(grammar) if grammar is not None and grammar.text:
@@ -211,6 +213,8 @@ def _label(intent: i.Intent) -> str:
             return tr("reset of all parameters")
         case i.ApplyPreset() | i.ImportPreset():
             return tr("preset")
+        case i.EditText(whole=True) | i.EditBatch(whole=True):
+            return tr("another text")
         case i.EditText() | i.EditBatch():
             return tr("typing")
         case i.ClearChat():

@@ -20,7 +20,8 @@ class ImageDraft:
     """The beginning of the next picture.
 
     picture: as it was opened; None for none at all. title, notes: where it is from, and what was done to it.
-    keep: pixels that are given, of the model's canvas. drawn: made here, with the palette.
+    keep: pixels that are given, of a canvas (height, width), that of the last model that painted.
+    drawn: made here, with the palette.
     token_ids: the whole picture in the model's size and colours, one id a pixel; None until core has said so.
     since: the draft's generation from which on this picture is the one that is tokenised.
     touched: the user has chosen, so that the window offers nothing by itself any more.
@@ -30,6 +31,7 @@ class ImageDraft:
     title: str = ""
     notes: tuple[str, ...] = ()
     keep: int = 0
+    canvas: tuple[int, int] | None = None
     drawn: bool = False
     token_ids: tuple[int, ...] | None = None
     since: int = 0
@@ -65,6 +67,8 @@ def on_intent(draft: Draft, image: ImageFacts | None, intent: i.ImageIntent) -> 
             after = replace(before, keep=limited(count, image), touched=True)
         case i.DrawPixels(token_ids):
             after = _drawn(before, image, token_ids)
+    if image is not None:
+        after = replace(after, canvas=(image.height, image.width))
     if after == before and draft.tab == tab:
         return draft
     if not isinstance(intent, i.KeepPixels):
@@ -80,7 +84,7 @@ def _drawn(before: ImageDraft, image: ImageFacts | None, token_ids: tuple[int, .
     changed = np.flatnonzero(old != np.array(token_ids))
     last = int(changed[-1]) if len(changed) else -1
     keep = max(before.given, min(-(-(last + 1) // image.width) * image.width, image.pixels - 1))
-    return ImageDraft(picture, "", (), keep, True, token_ids, touched=True)
+    return ImageDraft(picture, keep=keep, drawn=True, token_ids=token_ids, touched=True)
 
 
 def ground(image: ImageFacts) -> tuple[int, ...]:
@@ -107,17 +111,18 @@ def tokenized(draft: Draft, generation: int, row: PromptRow | None) -> ImageDraf
     return replace(image, token_ids=row.token_ids[1:])
 
 
-def for_model(draft: Draft, before: ModelInfo | None, after: ModelInfo) -> ImageDraft:
+def for_model(draft: Draft, after: ModelInfo) -> ImageDraft:
     """The same picture for another model: it is quantised anew, and as large a part of it is given, in whole rows."""
-    image, old, new = draft.image, before.image if before else None, after.image
+    image, new = draft.image, after.image
     if new is None:
         return image
-    keep = image.keep
-    if old is not None and (old.height, old.width) != (new.height, new.width):
-        keep = round(image.keep / old.pixels * new.height) * new.width
-    elif old is None and not keep:
+    keep, canvas = image.keep, (new.height, new.width)
+    if image.canvas is not None and image.canvas != canvas:
+        height, width = image.canvas
+        keep = round(image.keep / (height * width) * new.height) * new.width
+    elif image.canvas is None and not keep:
         keep = half(new)  # it waited for a model that paints
-    return replace(image, keep=limited(keep, new), token_ids=None, since=draft.generation + 1)
+    return replace(image, keep=limited(keep, new), canvas=canvas, token_ids=None, since=draft.generation + 1)
 
 
 def run_prompt(image: ImageDraft) -> Prompt:

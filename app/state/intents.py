@@ -11,6 +11,7 @@ from app.state.desk_intents import CancelExperiment as CancelExperiment
 from app.state.desk_intents import DeskIntent as DeskIntent
 from app.state.desk_intents import LabIntent as LabIntent
 from app.state.desk_intents import PickExperiment as PickExperiment
+from app.state.desk_intents import SizeExperiment as SizeExperiment
 from app.state.desk_intents import StartExperiment as StartExperiment
 from app.state.image_intents import ImageIntent as ImageIntent
 from app.state.state import ColourBy, Head, LayoutName, ModelChoice, NoticeKind, Preset, Tab
@@ -115,16 +116,18 @@ class SelectTab:
 
 @dataclass(frozen=True, slots=True)
 class EditText:
-    """The text of the Text tab."""
+    """The text of the Text tab. whole: not typed, but put there in one piece; a step of undo of its own."""
 
     text: str
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class EditBatch:
-    """The lines of the Batch tab."""
+    """The lines of the Batch tab. whole: as for `EditText`."""
 
     text: str
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +139,10 @@ class EditSystem:
 
 @dataclass(frozen=True, slots=True)
 class EditMessage:
-    """The user message being written in the chat."""
+    """The user message being written in the chat. whole: as for `EditText`."""
 
     text: str
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from app.state import (
     acting,
     branches,
     cache_lab,
+    chat,
     desks,
     history,
     image_draft,
@@ -30,8 +31,8 @@ from core.contract import (
     BranchSwitched,
     BreakpointHit,
     BreakpointProblem,
-    ChatMessage,
     CommandRefused,
+    Deriving,
     Event,
     ExperimentFinished,
     ExperimentProgress,
@@ -95,6 +96,8 @@ def on_event(state: AppState, event: Event) -> AppState:
             return replace(state, draft=draft)
         case Answered():
             return _answered(state, event)
+        case Deriving(slot, generation, fraction):
+            return replace(state, deriving=MappingProxyType({**state.deriving, slot: (generation, fraction)}))
         case Vitals():
             return replace(state, vitals=event)
         case ModelPreviewed():
@@ -136,7 +139,7 @@ def _on_run_event(
             return replace(params.applied(state, event.epoch), run=run)
         case RunFinished():
             state = acting.gone_on(state)  # it stopped at its last token
-            state = of_sequence(replace(state, draft=_with_answer(state, event)), with_end(run, event))
+            state = of_sequence(chat.with_answer(state, event), with_end(run, event))
             state = replace(branches.with_answer(branches.left(state)), pending=EMPTY, waiting=EMPTY)
             return notices.report(state, event.error) if event.error else state
 
@@ -177,11 +180,12 @@ def _run_started(state: AppState, event: RunStarted) -> AppState:
     if state.model is None:
         return state
     run = begin(event, state.model)
-    request = state.requested
+    request, answering = state.requested, None
     draft = state.draft
     if request is not None and request.run_id == event.run_id:
         if request.tab == "chat":
-            draft = _with_sent(draft, request.spec.prompts[0].messages or ())
+            draft = chat.with_sent(draft, request)
+            answering = chat.answering(draft, event.run_id)
         state = _remember_prompt(state, request.spec.prompts[0])
         request = None
     before, state = state, branches.begun(state, run)
@@ -189,6 +193,7 @@ def _run_started(state: AppState, event: RunStarted) -> AppState:
         acting.run_started(state),
         run=run,
         requested=request,
+        answering=answering,
         draft=draft,
         selected=None,
         waiting=EMPTY,
@@ -212,24 +217,6 @@ def newest_first(value: str, values: tuple[str, ...]) -> tuple[str, ...]:
     return (value, *(v for v in values if v != value))[:MOST_RECENT]
 
 
-def _with_sent(draft: Draft, messages: tuple[ChatMessage, ...]) -> Draft:
-    """The sent message becomes a turn; the field is free for the next one."""
-    turns = tuple(m for m in messages if m.role != "system")
-    sent = turns[-1].content if turns else ""
-    message = "" if draft.message == sent else draft.message
-    return replace(draft, turns=turns, message=message, generation=draft.generation + 1)
-
-
-def _with_answer(state: AppState, event: RunFinished) -> Draft:
-    """The answer of the model becomes a turn, if the chat still ends with the message it answers."""
-    draft = state.draft
-    text = event.texts[0] if event.texts else ""
-    in_chat = draft.tab == "chat" and draft.turns and draft.turns[-1].role == "user"
-    if not in_chat or not text.strip():
-        return draft
-    return replace(draft, turns=(*draft.turns, ChatMessage("assistant", text)), generation=draft.generation + 1)
-
-
 def _tab_for(draft: Draft, info: ModelInfo) -> Tab:
     """The tab stays in front where the model can do something with it; image models get theirs."""
     if info.image is not None:
@@ -245,7 +232,7 @@ def _model_ready(state: AppState, info: ModelInfo) -> AppState:
     draft = replace(
         draft,
         tab=_tab_for(draft, info),
-        image=image_draft.for_model(draft, state.model, info),
+        image=image_draft.for_model(draft, info),
         generation=draft.generation + 1,
         tokenized=None,
         token_error=None,
@@ -265,6 +252,7 @@ def _model_ready(state: AppState, info: ModelInfo) -> AppState:
         plan=None,
         plan_error=None,
         run=None,
+        answering=None,
         branches=branches.forgotten(state),
         selected=None,
         vitals=None,
@@ -292,7 +280,8 @@ def _refused(state: AppState, event: CommandRefused) -> AppState:
         return params.waits(state, event.epoch, event.error.message)
     if event.epoch is not None:
         state = acting.refused(params.refused(state, event.epoch), event.epoch)
-    if event.command in ("StartBranch", "StartTwin"):
+    request = state.branches.requested
+    if request is not None and type(request.command).__name__ == event.command:  # else it was given up for another one
         state = branches.refused(state)
     if event.command == "StartRun":
         state = acting.as_it_is(replace(state, requested=None, pending=EMPTY))

@@ -9,7 +9,6 @@ from typing import Any
 
 from app.state import (
     acting,
-    batch,
     branches,
     cache_lab,
     desks,
@@ -153,17 +152,16 @@ def edit(draft: Draft, intent: i.Intent) -> Draft:
 def _request_run(state: AppState, max_steps: int | None) -> AppState:
     if not select.can_run(state):
         return notices.announce(state, "error", tr("No model is loaded; choose one in the toolbar."))
-    if state.draft.tab == "chat" and not select.chat_messages(state.draft):
-        return notices.announce(state, "error", tr("The chat is empty; write a message first."))
-    if state.draft.tab == "batch" and not batch.prompts(state.draft.batch):
-        return notices.announce(state, "error", tr("The batch is empty; write a prompt on each line."))
-    if modes.missing(state):
-        return notices.announce(state, "error", modes.missing(state))
+    missing = select.missing_prompt(state.draft) or modes.missing(state)
+    if missing:
+        return notices.announce(state, "error", missing)
+    if state.draft.tab == "chat" and state.answering is not None and select.is_active(state):
+        return notices.announce(state, "error", tr("The model is still answering; wait for the end, or stop it first."))
     spec = select.run_spec(state, max_steps)
     number = state.last_run_id + 1
     state = acting.asked_for(notices.without_errors(state))
     pace = replace(state.pace, paused=False)
-    request = RunRequest(number, spec, state.draft.tab)
+    request = RunRequest(number, spec, state.draft.tab, state.draft.turns)
     return replace(state, requested=request, last_run_id=number, pace=pace, stepping=max_steps is not None)
 
 
@@ -175,7 +173,7 @@ def _regenerate(state: AppState, index: int) -> AppState:
     keep = index if draft.turns[index].role == "assistant" else index + 1
     shorter = replace(draft, turns=draft.turns[:keep], tab="chat", generation=draft.generation + 1)
     asked = replace(shorter, message="")  # what is being written is for later
-    state = replace(state, draft=asked, reroll=state.reroll + 1)
+    state = replace(state, draft=asked, reroll=state.reroll + 1, answering=None)
     state = _request_run(state, max_steps=None)
     return replace(state, draft=shorter)
 
@@ -213,18 +211,22 @@ def _preset(
 
 
 def _select(state: AppState, index: int | None) -> AppState:
-    count = state.run.count if state.run else 0
-    if index is not None:
-        index = max(0, min(index, count - 1)) if count else None
+    """A step, or a token of the prompt: -1 is its last one."""
+    run = state.run
+    if index is not None and run is not None and index < 0:
+        index = max(index, -run.prompt_tokens)
+    elif index is not None:
+        index = min(index, run.count - 1) if run is not None and run.count else None
     return replace(state, selected=index)
 
 
 def _move(state: AppState, delta: int) -> AppState:
-    index = select.step_index(state)
+    """Further back than the first step is the prompt, but not at one go."""
+    index = select.token_index(state)
     if index is None or state.run is None:
         return state
-    target = index + delta
-    return _select(state, None if target >= state.run.count - 1 and delta > 0 else target)
+    target = max(0, index + delta) if index > 0 else index + delta
+    return _select(state, None if target >= max(0, state.run.count - 1) and delta > 0 else target)
 
 
 def _toggled(focus: AttentionFocus, layer: int, head: int) -> AttentionFocus:

@@ -58,10 +58,10 @@ class RunColumns:
 
     An identity object shared by successive states: a state sees the first `RunView.count` entries, which never
     change. Growth doubles the buffers, so views handed out earlier stay valid. serial: of the object; panels that
-    see another one begin anew.
+    see another one begin anew. rest: what the last text has of a character that was never finished.
     """
 
-    __slots__ = ("_buffers", "count", "serial", "snapshots", "texts")
+    __slots__ = ("_buffers", "count", "rest", "serial", "snapshots", "texts")
 
     def __init__(self) -> None:
         self.serial = next(_SERIALS)
@@ -69,6 +69,7 @@ class RunColumns:
         self.snapshots: list[StepSnapshot] = []
         self.texts: list[str] = []
         self.count = 0
+        self.rest = ""
 
     def append(self, step: StepSnapshot) -> None:
         """Add the next step."""
@@ -106,7 +107,25 @@ class RunColumns:
         twin = RunColumns()
         twin._buffers = {name: buffer.copy() for name, buffer in self._buffers.items()}
         twin.snapshots, twin.texts, twin.count = self.snapshots[:count], self.texts[:count], count
+        if self.rest and count == self.count:  # who goes on from here may finish the character
+            twin._end(self.texts[-1].removesuffix(self.rest))
         return twin
+
+    def ended(self, text: str) -> RunColumns:
+        """These, or where the whole text says more than they do, others whose last step says it, too."""
+        said = "".join(self.texts)
+        if not self.count or len(text) == len(said) or not text.startswith(said):
+            return self
+        twin = self.fork(self.count)
+        twin.rest = text[len(said) :]
+        twin._end(twin.texts[-1] + twin.rest)
+        return twin
+
+    def _end(self, text: str) -> None:
+        """Another text of the last step."""
+        self._buffers["text_end"][self.count - 1] += len(text) - len(self.texts[-1])
+        self.snapshots[-1] = replace(self.snapshots[-1], text=text)
+        self.texts[-1] = text
 
     def column(self, name: str, count: int) -> NDArray[Any]:
         """The first `count` values of a column, a read-only view."""
@@ -375,10 +394,19 @@ def show_beam(run: RunView, row: int, beam: int, index: int, follows: bool = Fal
 
 
 def with_end(run: RunView, finish: RunFinished) -> RunView:
-    """The run is over; who followed the best beam sees the best sequence returned."""
+    """The run is over; who followed the best beam sees the best sequence returned.
+
+    A run that was stopped inside a character tells what it held back of it only now.
+    """
     run = replace(run, finish=finish)
+    if not run.has_beams:
+        rows = run.sequences.rows
+        for row, text in enumerate(finish.texts):
+            if row in rows:
+                rows[row] = rows[row].ended(text)
+        return replace(run, columns=run.sequences.row(run.row))
     best = _returned(run, run.row)
-    if best is None or not run.follows or not run.has_beams:
+    if best is None or not run.follows:
         return run
     if best == (run.beam, run.count - 1):
         return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,11 @@ def is_paused(state: AppState) -> bool:
     return is_active(state) and (state.worker is WorkerState.PAUSED or state.pace.paused)
 
 
+def is_streaming(state: AppState) -> bool:
+    """Whether tokens come faster than anybody can look at each, and the newest one is shown."""
+    return is_active(state) and not is_paused(state) and not state.stepping and state.selected is None
+
+
 def can_run(state: AppState) -> bool:
     """Whether Run does something: a model is loaded, or will be."""
     return state.model is not None or state.loading is not None
@@ -71,13 +77,51 @@ def is_stepping(state: AppState) -> bool:
 
 
 def step_index(state: AppState) -> int | None:
-    """The index of the step that every panel shows: the selected one, else the newest; None before the first."""
+    """The index of the step that every panel shows: the selected one, else the newest; None before the first.
+
+    While a token of the prompt is selected, the first one: views of the sequence show `token_index`.
+    """
     run = state.run
     if run is None or run.count == 0:
         return None
     if state.selected is None:
         return run.count - 1
-    return min(state.selected, run.count - 1)
+    return max(0, min(state.selected, run.count - 1))
+
+
+def token_index(state: AppState) -> int | None:
+    """The token shown, counted from the first generated one: below 0 of the prompt, the last of which is -1."""
+    run, selected = state.run, state.selected
+    if run is None or selected is None or selected >= 0:
+        return step_index(state)
+    return max(selected, -run.prompt_tokens)
+
+
+def chosen_index(state: AppState) -> int | None:
+    """The index of the step shown; None also where a token of the prompt is, which nobody has chosen."""
+    return None if in_prompt(state) else step_index(state)
+
+
+def in_prompt(state: AppState) -> bool:
+    """Whether a token of the prompt is selected."""
+    return state.run is not None and state.selected is not None and state.selected < 0
+
+
+def pinned_index(state: AppState) -> int | None:
+    """The index of the step that was selected; None while the newest is followed, or a token of the prompt shown."""
+    return None if state.selected is None else chosen_index(state)
+
+
+def shown_position(state: AppState) -> int | None:
+    """The position whose query and residual belong to the token shown: the one before it, which leads to it.
+
+    Of the first token of all, its own. None where it was not fed yet.
+    """
+    run, index = state.run, token_index(state)
+    if run is None or index is None:
+        return None
+    position = max(0, query_position(run, index))
+    return position if index >= 0 or position < fed_positions(run) else None
 
 
 def step(state: AppState) -> StepSnapshot | None:
@@ -94,15 +138,22 @@ def query_position(run: RunView, index: int) -> int:
 def fed_positions(run: RunView) -> int:
     """Positions fed to the model so far, whose attention can be asked for."""
     if run.count:
-        return int(run.column("cache_length")[-1]) - run.padding
+        return min(int(run.column("cache_length")[-1]) - run.padding, run.model.max_positions)
     return run.prefill.done if run.prefill else 0
 
 
 def next_step(state: AppState, otherwise: str) -> str:
-    """What an empty card tells the user to do: to go on with a run that waits, else something else."""
+    """What an empty card tells the user to do: to select a step, to go on with a run that waits, else otherwise."""
+    if in_prompt(state):
+        return tr("The selected token is part of the prompt: nobody chose it. Select one that was generated.")
     if state.run is not None and is_paused(state):
         return tr("F5 goes on with the paused run, F10 makes one step.")
     return otherwise
+
+
+def has_nothing(state: AppState) -> bool:
+    """Whether there is nothing to show before the user does something: no run, or one that waits to begin."""
+    return state.run is None or (is_paused(state) and not fed_positions(state.run))
 
 
 def pieces(run: RunView) -> tuple[str, ...]:
@@ -224,6 +275,13 @@ def answer(state: AppState, slot: str) -> Answered | None:
     return state.answers.get(slot)
 
 
+def fraction_done(state: AppState, slot: str) -> float | None:
+    """How far the answer is that the slot waits for, in [0, 1]; None where that is not told."""
+    question, (generation, fraction) = state.asked.get(slot), state.deriving.get(slot, (0, 0.0))
+    told = question is not None and question.generation == generation and is_waiting(state, slot)
+    return fraction if told else None
+
+
 def is_waiting(state: AppState, slot: str) -> bool:
     """Whether the last question of the slot is still unanswered."""
     question = state.asked.get(slot)
@@ -258,16 +316,32 @@ def chat_messages(draft: Draft) -> tuple[ChatMessage, ...]:
 def prompts(draft: Draft) -> tuple[Prompt, ...]:
     """The draft as the worker takes it: one prompt, or those of the batch."""
     if draft.tab == "batch":
-        return tuple(Prompt(text=text) for text in batch.prompts(draft.batch))
+        return _of_batch(draft.batch)
     if draft.tab == "image":
         return (image_draft.run_prompt(draft.image),)
     return (Prompt(text=draft.text) if draft.tab == "text" else Prompt(messages=chat_messages(draft)),)
+
+
+@lru_cache(maxsize=1)
+def _of_batch(text: str) -> tuple[Prompt, ...]:
+    return tuple(Prompt(text=line) for line in batch.prompts(text))
+
+
+def missing_prompt(draft: Draft) -> str:
+    """Why there is nothing to begin with, in a sentence; empty where there is something."""
+    if draft.tab == "chat" and not chat_messages(draft):
+        return tr("The chat is empty; write a message first.")
+    if draft.tab == "batch" and not batch.count(draft.batch):
+        return tr("The batch is empty; write a prompt on each line.")
+    return ""
 
 
 def prompt(draft: Draft) -> Prompt:
     """What is tokenised while it is being written; of a batch the first prompt."""
     if draft.tab == "image":
         return image_draft.whole_prompt(draft.image)
+    if draft.tab == "batch":
+        return Prompt(text=batch.first(draft.batch))
     return next(iter(prompts(draft)), Prompt(text=""))
 
 

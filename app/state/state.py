@@ -152,11 +152,24 @@ class ModeTexts:
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """The run that was asked for last, until `RunStarted` confirms it or `CommandRefused` ends it."""
+    """The run that was asked for last, until `RunStarted` confirms it or `CommandRefused` ends it.
+
+    turns: of the chat at that moment.
+    """
 
     run_id: int
     spec: RunSpec
     tab: Tab
+    turns: tuple[ChatMessage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """A run that answers a turn of the chat, until it ends. index: where that turn was when the run began."""
+
+    run_id: int
+    question: ChatMessage
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +251,7 @@ class AppState:
     pending: Mapping[str, int] = field(default_factory=lambda: EMPTY)
     waiting: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     requested: RunRequest | None = None
+    answering: Answering | None = None
     stepping: bool = False
     run: RunView | None = None
     branches: BranchState = field(default_factory=BranchState)
@@ -252,6 +266,7 @@ class AppState:
     vitals: Vitals | None = None
     asked: Mapping[str, Question] = field(default_factory=lambda: EMPTY)
     answers: Mapping[str, Answered] = field(default_factory=lambda: EMPTY)
+    deriving: Mapping[str, tuple[int, float]] = field(default_factory=lambda: EMPTY)  # slot → question, how far it is
     config_desk: ConfigDesk = field(default_factory=ConfigDesk)
     onnx: OnnxDesk = field(default_factory=OnnxDesk)
     cache_lab: CacheLab = field(default_factory=CacheLab)

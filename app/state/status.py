@@ -9,7 +9,7 @@ from app.state.acting import stopped_text
 from app.state.run import RunView
 from app.state.state import AppState
 from app.state.texts import tr
-from app.state.units import counted
+from app.state.units import counted, paints
 from app.widgets.numbers import byte_count, significant
 from core.contract import BranchMemory, WorkerState
 
@@ -48,9 +48,10 @@ def status(state: AppState) -> Status:
 
 def _aside_brief(state: AppState) -> str:
     """The same in less room; empty where the whole is short."""
-    if state.pace.waiting or state.run is None or state.branches.reuse is None:
+    reuse = state.branches.reuse or (0, 0)
+    if state.pace.waiting or state.run is None or not any(reuse):
         return ""
-    return tr("re-used {0}, fed {1}").format(*(f"{count:,}" for count in state.branches.reuse))
+    return tr("re-used {0}, fed {1}").format(*(f"{count:,}" for count in reuse))
 
 
 def _aside(state: AppState) -> str:
@@ -58,11 +59,18 @@ def _aside(state: AppState) -> str:
     if waiting:
         count = counted(state.model if run is None else run.model, waiting)
         return tr("{0} waits").format(count) if waiting == 1 else tr("{0} wait").format(count)
-    if run is not None and state.branches.reuse is not None:
-        text = tr("re-used {0} positions, recomputed {1}")
-        return text.format(*(f"{count:,}" for count in state.branches.reuse))
+    reuse = state.branches.reuse or (0, 0)
+    if run is not None and any(reuse):
+        return tr("re-used {0} positions, recomputed {1}").format(*(f"{count:,}" for count in reuse))
     reused = run.started.reused_positions if run else 0
+    if not reused and run is not None and run.plan.cache.spec.kind == "heavy_hitters" and _later_turn(state):
+        return tr("heavy hitters begin anew")  # what they keep depends on the portions that were fed
     return tr("re-used {0} positions").format(f"{reused:,}") if reused else ""
+
+
+def _later_turn(state: AppState) -> bool:
+    """Whether the chat has been answered before."""
+    return state.draft.tab == "chat" and sum(turn.role == "user" for turn in state.draft.turns) > 1
 
 
 def state_text(state: AppState) -> str:
@@ -73,7 +81,7 @@ def state_text(state: AppState) -> str:
     if state.requested is not None:
         return tr("Waiting to run")
     if run is not None and run.finish is not None and state.worker is WorkerState.READY:
-        return tr("Failed") if run.finish.error else _finished(run.finish.finish_reason)
+        return tr("Failed") if run.finish.error else _finished(run, run.finish.finish_reason)
     if state.pace.paused and select.is_active(state):
         return tr("Paused")
     stopped = stopped_text(state)
@@ -91,7 +99,9 @@ def state_text(state: AppState) -> str:
     }[state.worker]
 
 
-def _finished(reason: str) -> str:
+def _finished(run: RunView, reason: str) -> str:
+    if reason == "length_limit" and paints(run.model):
+        return tr("Finished · picture complete")
     return {
         "stop": tr("Finished · end of text"),
         "length": tr("Finished · length"),

@@ -23,7 +23,7 @@ def spans(row: PromptRow) -> tuple[tuple[int, int], ...]:
 
 def turn_rows(row: PromptRow | None, turns: tuple[ChatMessage, ...]) -> tuple[PromptRow | None, ...]:
     """The tokens of each turn's content; None where the template does not show it as it was written."""
-    if row is None:
+    if row is None or not turns:
         return (None,) * len(turns)
     places, at = spans(row), 0
     found: list[PromptRow | None] = []

@@ -67,9 +67,10 @@ def _asked(state: AppState, change: TwinChange, begin: t.TwinBegin) -> AppState:
         position = run.prompt_tokens + kept
         if select.is_paused(state):
             steps = max(1, run.count - kept)  # the twin catches up, then both wait
-    command = StartTwin(
-        run_id, branch_id, beside, position, row, change.params, change.model, change.interventions, change.cache, steps
-    )
+    acts, model, cache = change.interventions, change.model, change.cache
+    if acts is not None and run is not None and begin != "run":
+        acts = select.as_asked(run, acts)
+    command = StartTwin(run_id, branch_id, beside, position, row, change.params, model, acts, cache, steps)
     state = notices.without_errors(state)
     state = replace(state, pace=replace(state.pace, paused=False), stepping=False)
     return _with(state, requested=BranchRequest(command, "twin", change), last_id=branch_id)

@@ -214,7 +214,8 @@ class BeamLanes(QAbstractScrollArea):
         if isinstance(event, QHelpEvent):
             found = self.cell_at(QPointF(event.pos()))
             text = self._cells[found[0]][found[1]].tooltip if found else ""
-            QToolTip.showText(event.globalPos(), f"<div style='white-space:pre'>{escape(text)}</div>" if text else "")
+            shown = f"<div style='white-space:pre'>{escape(text)}</div>" if text else ""
+            QToolTip.showText(event.globalPos(), shown, self.viewport())
             return True
         return super().viewportEvent(event)
 

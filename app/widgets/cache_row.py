@@ -7,10 +7,12 @@ from dataclasses import replace
 from functools import partial
 
 from PySide6.QtCore import Qt, Slot
-from PySide6.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QVBoxLayout, QWidget
+from PySide6.QtGui import QResizeEvent
+from PySide6.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QScrollArea, QVBoxLayout, QWidget
 
 from app.state.texts import tr
 from app.widgets.choice import Choice
+from app.widgets.parameter_text import whole_number
 from app.widgets.value_field import ValueField
 from core.contract import CACHE_KINDS, CACHE_MEANINGS, CACHE_TITLES, WINDOWED, CacheSpec
 
@@ -26,6 +28,7 @@ class CacheRow(QWidget):
         super().__init__(parent)
         self._changed, self._refused = changed, refused
         self._spec: CacheSpec | None = None
+        self._revealing = False
         self.kind = Choice(self.tr("cache"), self.tr("KV cache"), self._kind_chosen)
         self.kind.set_options([(kind, tr(CACHE_TITLES[kind])) for kind in CACHE_KINDS])
         self.doc = QLabel()
@@ -91,18 +94,28 @@ class CacheRow(QWidget):
         self.relative.setVisible(spec.kind == "sink")
         self.relative.setChecked(spec.relative)
 
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """A kind was chosen that takes sizes: bring them into view."""
+        holder = self.parentWidget()
+        while self._revealing and holder is not None:
+            if isinstance(holder, QScrollArea):
+                self._revealing = False
+                holder.ensureWidgetVisible(self, 0, 8)
+            holder = holder.parentWidget()
+
     def _kind_chosen(self, key: str) -> None:
+        self._revealing = True
         kind = next(kind for kind in CACHE_KINDS if kind == key)
         spec = self._spec or CacheSpec()
         self._changed(replace(spec, kind=kind, relative=spec.relative and kind == "sink"))
 
     @Slot(str)
     def _committed(self, name: str, text: str) -> None:
-        number = text.strip().replace(",", "")
-        if self._spec is None or not number.isdecimal() or len(number) > 9:
+        number = whole_number(text, 0, 10**9 - 1)
+        if self._spec is None or number is None:
             self._refused(name, text)
         else:
-            self._changed(_with(self._spec, name, int(number)))
+            self._changed(_with(self._spec, name, number))
 
     def _stepped(self, name: str, direction: int) -> None:
         if self._spec is not None:

@@ -26,7 +26,7 @@ from app.theme.palette import LIGHT, Palette
 from app.widgets import numbers
 from app.widgets.candidate_rows import CandidateRow, bar_top
 from app.widgets.empty import paint_empty
-from app.widgets.text_cache import TextCache
+from app.widgets.text_cache import TextCache, colour_of
 from app.widgets.visible_text import one_line
 
 ROW_PX, HEAD_PX = 20, 18
@@ -50,6 +50,7 @@ class CandidateBars(QAbstractScrollArea):
         self._pointed: int | None = None  # the token under the pointer or reached by keyboard
         self._top = 1.0
         self.viewport().setMouseTracking(True)
+        self.viewport().setAttribute(Qt.WidgetAttribute.WA_OpaquePaintEvent)
         self._empty = ("", "")
         self.fill_menu: Callable[[QMenu, CandidateRow], None] = lambda menu, row: None
         self._small, self._ui = TextCache(fonts.mono(fonts.SMALL_PX)), TextCache(fonts.ui(fonts.SMALL_PX))
@@ -122,6 +123,7 @@ class CandidateBars(QAbstractScrollArea):
     def paintEvent(self, event: QPaintEvent) -> None:
         """Head and visible rows."""
         painter = QPainter(self.viewport())
+        painter.fillRect(event.rect(), self._colours["surface"])
         if not self._rows:
             paint_empty(painter, self.viewport().rect(), self._palette, *self._empty)
             return
@@ -193,7 +195,8 @@ class CandidateBars(QAbstractScrollArea):
         self._mono.draw(painter, PAD_PX, baseline, piece)
         if killed:
             middle = round(baseline - self._mono.rise * 0.8)
-            painter.drawLine(PAD_PX, middle, round(PAD_PX + self._mono.width(piece)), middle)
+            left = PAD_PX + (self._mono.width("#") if self._mono.swatches and colour_of(row.piece) else 0.0)
+            painter.drawLine(round(left), middle, round(PAD_PX + self._mono.width(piece)), middle)
         self._mono.draw(painter, raw_right - number_px, baseline, numbers.probability(row.raw))
         if row.killed_by is None:
             self._mono.draw(painter, final_right - number_px, baseline, numbers.probability(row.final))

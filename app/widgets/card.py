@@ -122,7 +122,7 @@ class Card(QDockWidget):
     def __init__(self, panel: Panel, parent: QWidget) -> None:
         super().__init__(panel.title, parent)
         self.panel = panel
-        self.heavy = panel.heavy
+        self.heavy, self.calm = panel.heavy, panel.calm
         self.setObjectName(f"card.{panel.name}")
         self.setAccessibleName(panel.title)
         body = QWidget(self)

@@ -128,7 +128,7 @@ class ChatEditor(QWidget):
         self.area.verticalScrollBar().valueChanged.connect(self._scrolled)
         self.area.verticalScrollBar().rangeChanged.connect(self._grown)
         self.system.edited.connect(lambda text: dispatch(EditSystem(text)))
-        self.message.edited.connect(lambda text: dispatch(EditMessage(text)))
+        self.message.edited.connect(lambda text: dispatch(EditMessage(text, whole=self.message.replacing)))
         self.clear.clicked.connect(lambda: dispatch(ClearChat()))
 
     def show_draft(self, draft: Draft) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from PySide6.QtCore import QEvent, QPointF, QSize
+from PySide6.QtCore import QEvent, QPointF, QSize, Qt
 from PySide6.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent
 from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
 
@@ -57,6 +57,7 @@ class LayerBars(QWidget):
         self._mono, self._ui = TextCache(fonts.mono(fonts.SMALL_PX)), TextCache(fonts.ui(fonts.SMALL_PX))
         self._hovered: int | None = None
         self.tooltip: Callable[[int], str] = lambda layer: ""
+        self.setAttribute(Qt.WidgetAttribute.WA_OpaquePaintEvent)  # so that nothing below is painted again
         self.setMouseTracking(True)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self.set_palette(LIGHT)
@@ -71,8 +72,9 @@ class LayerBars(QWidget):
 
     def set_empty(self, title: str, hint: str) -> None:
         """What to say while there is no cache."""
-        self._empty = (title, hint)
-        self.update()
+        if (title, hint) != self._empty:
+            self._empty = (title, hint)
+            self.update()
 
     def show_report(self, report: CacheReport | None, top_bytes: int) -> None:
         """Show a step's bytes; `top_bytes` is the most that any bar of the run needs so far."""
@@ -106,6 +108,7 @@ class LayerBars(QWidget):
     def paintEvent(self, event: QPaintEvent) -> None:
         """Grid, bars, layer numbers."""
         painter = QPainter(self)
+        painter.fillRect(event.rect(), QColor(self._palette.surface))
         report = self._report
         if report is None:
             paint_empty(painter, self.rect(), self._palette, *self._empty)

@@ -82,6 +82,13 @@ class SwatchLegend(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
         self.setAccessibleName(self.tr("Legend: {0}").format(", ".join(names)))
 
+    def set_names(self, names: tuple[str, ...]) -> None:
+        """Other words for the same series."""
+        self._names = names
+        self.setAccessibleName(self.tr("Legend: {0}").format(", ".join(names)))
+        self.updateGeometry()
+        self.update()
+
     def set_colours(self, *colours: str) -> None:
         """One colour a name."""
         self._colours = tuple(QColor(c) for c in colours)

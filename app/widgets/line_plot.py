@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil, floor, log10
 
 from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt
 from PySide6.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent, QPen, QPolygonF
 from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
 
+from app.state.texts import tr
 from app.theme import fonts
 from app.theme.palette import LIGHT, Palette
 from app.widgets.empty import paint_empty
-from app.widgets.series import nice_top, ticks
+from app.widgets.series import nice_top, tick_text, ticks
 from app.widgets.text_cache import TextCache
 
 LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX, LEGEND_PX = 44, 14, 20, 20, 16
@@ -33,18 +35,38 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """Title, unit of y, and what runs along x."""
+    """Title, unit of y, and what runs along x. log: y is shown on a logarithmic scale."""
 
     title: str
     unit: str
     x_name: str
+    log: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Range:
+    """x from low to high; y from floor to top, on a logarithmic scale where the floor is not 0."""
+
     low: float
     high: float
     top: float
+    floor: float = 0.0
+
+    def share(self, y: float) -> float:
+        """How far up y is, in [0, 1]."""
+        if not self.floor:
+            return min(y / self.top, 1.0)
+        return log10(min(max(y, self.floor), self.top) / self.floor) / log10(self.top / self.floor)
+
+    def ticks(self, most: int) -> list[float]:
+        """Round values from the floor to the top, few enough to be read."""
+        if not self.floor:
+            return ticks(self.top, most)
+        decades = range(round(log10(self.floor)), round(log10(self.top)) + 1)
+        step = -(-len(decades) // (most + 1))
+        if 2 * len(decades) <= most:
+            return [n * 10.0**decade for decade in decades[:-1] for n in (1, 3)] + [self.top]
+        return [10.0**decade for decade in decades[::step]]
 
 
 class LinePlot(QWidget):
@@ -58,6 +80,7 @@ class LinePlot(QWidget):
         self._ranges: list[_Range] = []
         self._empty = ("", "")
         self._palette = LIGHT
+        self._left = float(LEFT_PX)  # room for the values of y
         self._mono, self._ui = TextCache(fonts.mono(fonts.SMALL_PX)), TextCache(fonts.ui(fonts.SMALL_PX))
         self.setAttribute(Qt.WidgetAttribute.WA_OpaquePaintEvent)
         self.setMouseTracking(True)
@@ -82,6 +105,8 @@ class LinePlot(QWidget):
         self._lines = tuple(Line(n.name, places[n.plot], n.x, n.y) for n in lines if n.plot in places)
         self._names = list(dict.fromkeys(line.name for line in self._lines))
         self._ranges = [self._range(place) for place in range(len(self._plots))]
+        labels = [tick_text(value) for r in self._ranges for value in (*r.ticks(5), r.top)]
+        self._left = max(LEFT_PX, 12 + max((self._mono.width(text) for text in labels), default=0.0))
         self.setMinimumHeight(LEAST_PX * max(1, len(self._plots)) + LEGEND_PX)
         self.update()
 
@@ -89,7 +114,12 @@ class LinePlot(QWidget):
         own = [line for line in self._lines if line.plot == plot]
         xs = [x for line in own for x in line.x]
         low, high = min(xs), max(xs)
-        return _Range(low, high if high > low else low + 1, nice_top(max(max(line.y) for line in own)))
+        high = high if high > low else low + 1
+        known = [y for line in own for y in line.y if y > 0]
+        if self._plots[plot].log and known:
+            least, most = floor(log10(min(known))), ceil(log10(max(known)))
+            return _Range(low, high, 10.0 ** max(most, least + 1), 10.0**least)
+        return _Range(low, high, nice_top(max(max(line.y) for line in own)))
 
     def sizeHint(self) -> QSize:
         """Two flat plots."""
@@ -97,7 +127,8 @@ class LinePlot(QWidget):
 
     def colour(self, name: str) -> QColor:
         """Of a name, in every plot."""
-        colours = self._palette.categorical
+        p = self._palette
+        colours = (*p.categorical, p.text, p.warning)
         return QColor(colours[self._names.index(name) % len(colours)])
 
     def _dashed(self, name: str) -> bool:
@@ -107,12 +138,14 @@ class LinePlot(QWidget):
         legend = LEGEND_PX * len(self._legend_lines())
         height = (self.height() - legend) / max(1, len(self._plots))
         top = legend + plot * height + TOP_PX
-        return QRectF(LEFT_PX, top, max(8, self.width() - LEFT_PX - RIGHT_PX), max(8, height - TOP_PX - BOTTOM_PX))
+        return QRectF(
+            self._left, top, max(8, self.width() - self._left - RIGHT_PX), max(8, height - TOP_PX - BOTTOM_PX)
+        )
 
     def _place(self, plot: int, x: float, y: float) -> QPointF:
         box, r = self._box(plot), self._ranges[plot]
         return QPointF(
-            box.left() + box.width() * (x - r.low) / (r.high - r.low), box.bottom() - box.height() * min(y / r.top, 1.0)
+            box.left() + box.width() * (x - r.low) / (r.high - r.low), box.bottom() - box.height() * r.share(y)
         )
 
     def paintEvent(self, event: QPaintEvent) -> None:
@@ -141,13 +174,14 @@ class LinePlot(QWidget):
 
     def _paint_frame(self, painter: QPainter, plot: int) -> None:
         box, r, facts = self._box(plot), self._ranges[plot], self._plots[plot]
-        for value in ticks(r.top, min(5, max(1, int(box.height() // 22)))):
-            y = round(box.bottom() - box.height() * value / r.top) + 0.5
+        for value in r.ticks(min(5, max(1, int(box.height() // 22)))):
+            y = round(box.bottom() - box.height() * r.share(value)) + 0.5
             painter.setPen(QColor(self._palette.grid))
             painter.drawLine(QPointF(box.left(), y), QPointF(box.right(), y))
             painter.setPen(QColor(self._palette.secondary))
-            self._mono.draw_right(painter, box.left() - 6, y + self._mono.rise, f"{value:g}")
+            self._mono.draw_right(painter, box.left() - 6, y + self._mono.rise, tick_text(value))
         title = facts.title if not facts.unit else f"{facts.title}, {facts.unit}"
+        title = f"{title}, {tr('logarithmic')}" if facts.log else title
         painter.setPen(QColor(self._palette.text))
         self._ui.draw(painter, 0, box.top() - 7, self._ui.elided(title, self.width()))
         painter.setPen(QColor(self._palette.secondary))

@@ -29,6 +29,7 @@ class DrawNeedle(QWidget):
         self._mono, self._ui = TextCache(tokens), TextCache(fonts.ui(fonts.SMALL_PX))
         self._palette = LIGHT
         self._compact = False
+        self.setAttribute(Qt.WidgetAttribute.WA_OpaquePaintEvent)  # so that nothing below is painted again
         self.setFixedHeight(HEIGHT_PX)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
 
@@ -59,9 +60,10 @@ class DrawNeedle(QWidget):
 
     def paintEvent(self, event: QPaintEvent) -> None:
         """Bar, labels inside wide segments, needle, ends of the axis."""
+        painter = QPainter(self)
+        painter.fillRect(event.rect(), QColor(self._palette.surface))
         if not self._segments:
             return
-        painter = QPainter(self)
         left, width = float(SIDE_PX), self.width() - 2.0 * SIDE_PX
         painter.fillRect(QRectF(left, BAR_TOP_PX, width, BAR_PX), QColor(self._palette.grid))
         baseline = BAR_TOP_PX + BAR_PX / 2 + self._mono.rise

@@ -178,7 +178,10 @@ class ParameterRow(QObject):
         if self.scale is None:
             return
         base = self._value if isinstance(self._value, int | float) else self.scale.low - direction * self.scale.step
-        self._change_number(round(base + direction * self.scale.step, 10))
+        low, high = self.parameter.minimum, self.parameter.maximum
+        value = round(base + direction * self.scale.step, 10)
+        value = value if low is None else max(low, value)
+        self._change_number(value if high is None else min(high, value))
 
     @Slot(str)
     def _committed(self, text: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 
 from core.contract import Parameter
 
 OFF = ("", "off", "none", "null")
+MOST_SEED = 2**63 - 1
 NESTED = ("phrases", "constraints", "biases", "decay", "watermark", "layers")
 
 
@@ -22,7 +24,7 @@ def parse(parameter: Parameter, text: str) -> object:
             return ()
         try:
             return json.loads(words)
-        except ValueError:
+        except (ValueError, RecursionError):
             return words
     return _number(words)
 
@@ -42,9 +44,23 @@ def _list(text: str) -> object:
     """JSON without its brackets, else words between commas."""
     try:
         return json.loads(f"[{text}]")
-    except ValueError:
+    except (ValueError, RecursionError):
         words = [w.strip() for w in text.split(",")]
-        return [int(w) if w.lstrip("-").isdigit() else w for w in words if w]
+        return [int(w) if re.fullmatch(r"-?[0-9]{1,18}", w) else w for w in words if w]
+
+
+def whole_number(text: str, least: int, most: int) -> int | None:
+    """A whole number within these bounds, written in digits, commas between thousands; None for anything else."""
+    digits = text.strip().replace(",", "")
+    if not re.fullmatch(r"[0-9]{1,20}", digits):  # Python refuses thousands of them with an exception
+        return None
+    number = int(digits)
+    return number if least <= number <= most else None
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """What was typed, as a sentence quotes it."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _number(text: str) -> object:

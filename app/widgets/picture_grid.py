@@ -6,25 +6,22 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from PySide6.QtCore import QEvent, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import QColor, QHelpEvent, QImage, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen, QResizeEvent
-from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
+from PySide6.QtWidgets import QToolTip, QWidget
 
 from app.theme import fonts
-from app.theme.palette import LIGHT, Palette
 from app.widgets.arrow_keys import claims_arrows
-from app.widgets.empty import paint_empty
+from app.widgets.picture_view import PictureView, Pixels, image_of
 from app.widgets.text_cache import TextCache
 
 GAP_PX = 8
 CAPTION_PX = 16
 SWATCH_PX = 10
 LEAST_TEXT_PX = 64  # narrower remains of a caption say nothing
-Pixels = NDArray[np.uint32]
 
 
-class PictureGrid(QWidget):
+class PictureGrid(PictureView):
     """Pictures of one size, each with a caption, and before it a swatch if there is one. `chosen` is a number."""
 
     chosen = Signal(int)
@@ -38,23 +35,8 @@ class PictureGrid(QWidget):
         self._marked: int | None = None  # a pixel, framed in every picture
         self._columns, self._scale = 1, 1.0
         self.caption_px = CAPTION_PX  # 0: no captions
-        self._message = ("", "")
         self._mono = TextCache(fonts.mono(fonts.SMALL_PX))
         self.tooltip: Callable[[int], str] = lambda number: ""
-        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
-        self.set_palette(LIGHT)
-
-    def set_palette(self, palette: Palette) -> None:
-        """Colours of another theme."""
-        self._palette = palette
-        self.update()
-
-    def set_message(self, title: str, hint: str = "") -> None:
-        """What to say while there are no pictures."""
-        if (title, hint) != self._message:
-            self._message = (title, hint)
-            self.update()
 
     @property
     def count(self) -> int:
@@ -74,8 +56,7 @@ class PictureGrid(QWidget):
         self._pictures = []
         for one in pictures:
             pixels = np.ascontiguousarray(one)
-            height, width = pixels.shape
-            self._pictures.append((QImage(pixels.data, width, height, 4 * width, QImage.Format.Format_RGB32), pixels))
+            self._pictures.append((image_of(pixels), pixels))
         if captions is not None:
             self._captions, self._swatches = captions, ()
         self._fit()
@@ -146,8 +127,9 @@ class PictureGrid(QWidget):
     def paintEvent(self, event: QPaintEvent) -> None:
         """Pictures, captions, frames."""
         painter = QPainter(self)
+        self.fill(painter, event.rect())
         if not self._pictures:
-            paint_empty(painter, self.rect(), self._palette, *self._message)
+            self.paint_message(painter)
             return
         painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, self._scale < 1)
         for number, (image, _) in enumerate(self._pictures):
@@ -173,12 +155,20 @@ class PictureGrid(QWidget):
             painter.setPen(QColor(self._palette.line))
             painter.drawRect(place)
             x += SWATCH_PX + 4
-        if (
-            number < len(self._captions)
-            and min(self._mono.width(self._captions[number]), LEAST_TEXT_PX) <= box.right() - x
-        ):
+        caption = self.caption_in(number, box.right() - x)
+        if caption:
             painter.setPen(QColor(self._palette.accent if number == self._selected else self._palette.secondary))
-            self._mono.draw(painter, x, baseline, self._mono.elided(self._captions[number], box.right() - x))
+            self._mono.draw(painter, x, baseline, caption)
+
+    def caption_in(self, number: int, room: float) -> str:
+        """As much of a caption as fits beside the next one: all of it, a long beginning, else its first word."""
+        caption = self._captions[number] if number < len(self._captions) else ""
+        if self._mono.width(caption) <= room:
+            return caption
+        if room >= LEAST_TEXT_PX:
+            return self._mono.elided(caption, room)
+        first = caption.split(" ")[0]
+        return first if self._mono.width(first) <= room + GAP_PX else ""
 
     def _paint_mark(self, painter: QPainter, box: QRectF, image: QImage, pixel: int) -> None:
         row, column = divmod(pixel, image.width())

@@ -6,16 +6,13 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import QColor, QImage, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen, QPolygonF
-from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
+from PySide6.QtWidgets import QToolTip, QWidget
 
-from app.theme.palette import LIGHT, Palette
 from app.widgets.arrow_keys import claims_arrows
-from app.widgets.empty import paint_empty
+from app.widgets.picture_view import PictureView, Pixels, image_of
 
-Pixels = NDArray[np.uint32]  # (H, W), 0xffRRGGBB
 Use = Literal["look", "give", "draw"]
 
 MARGIN_PX = 14  # at the sides, for the handle and the dot
@@ -24,7 +21,7 @@ NEAR_PX = 7.0  # the line can be taken hold of so far away
 SMALLEST_PX, LARGEST_PX = 96, 2000
 
 
-class PixelCanvas(QWidget):
+class PixelCanvas(PictureView):
     """Draws one image, whatever happens to it; marks are lines over it.
 
     Pixels are numbered row by row. use: what a press means: select a pixel, say what is given, or draw.
@@ -49,23 +46,8 @@ class PixelCanvas(QWidget):
         self.reach: range | None = None  # pixels that keys can select; None: all
         self._ahead: int | None = None  # where keys have gone since the marks were last told
         self._holding = False  # the line, or the pencil
-        self._message = ("", "")
         self.tooltip: Callable[[int], str] = lambda pixel: ""
         self.setMouseTracking(True)
-        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
-        self.set_palette(LIGHT)
-
-    def set_palette(self, palette: Palette) -> None:
-        """Colours of another theme."""
-        self._palette = palette
-        self.update()
-
-    def set_message(self, title: str, hint: str = "") -> None:
-        """What to say while there is no picture."""
-        if (title, hint) != self._message:
-            self._message = (title, hint)
-            self.update()
 
     def set_use(self, use: Use) -> None:
         """What a press means from now on."""
@@ -80,8 +62,7 @@ class PixelCanvas(QWidget):
             self._pixels, self._image, self._shape = None, QImage(), (0, 0)
         else:
             self._pixels, self._shape = np.ascontiguousarray(pixels), (pixels.shape[0], pixels.shape[1])
-            height, width = self._shape
-            self._image = QImage(self._pixels.data, width, height, 4 * width, QImage.Format.Format_RGB32)
+            self._image = image_of(self._pixels)
         self.update()
 
     def set_marks(self, given: int | None, selected: int | None, pinned: bool) -> None:
@@ -160,8 +141,9 @@ class PixelCanvas(QWidget):
     def paintEvent(self, event: QPaintEvent) -> None:
         """The picture, the line, the marks."""
         painter = QPainter(self)
+        self.fill(painter, event.rect())
         if self._image.isNull():
-            paint_empty(painter, self.rect(), self._palette, *self._message)
+            self.paint_message(painter)
             return
         box = self.frame()
         painter.setPen(QColor(self._palette.line))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QSize, Signal
+from PySide6.QtCore import QSize, Qt, Signal
 from PySide6.QtGui import QColor, QFontMetricsF, QPainter, QPaintEvent
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
@@ -33,6 +33,7 @@ class Readout(QWidget):
         self._room_px = 10_000
         self._wish_px = 0
         self._palette = LIGHT
+        self.setAttribute(Qt.WidgetAttribute.WA_OpaquePaintEvent)  # so that nothing below is painted again
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
 
     def set_palette(self, palette: Palette) -> None:
@@ -82,6 +83,7 @@ class Readout(QWidget):
     def paintEvent(self, event: QPaintEvent) -> None:
         """Numbers end at the right edge, words begin at the left one."""
         painter = QPainter(self)
+        painter.fillRect(event.rect(), QColor(self._palette.surface))
         painter.setPen(QColor(self._palette.secondary))
         text = self._cache.elided(self._wordings[self._index], self.width())
         baseline = self.height() / 2 + self._cache.rise

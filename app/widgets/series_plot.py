@@ -155,7 +155,7 @@ class SeriesPlot(QWidget):
                         tops[i] = robust_top(np.asarray(values * scale, np.float64))
                 elif len(values) > seen:
                     new = values[seen:][np.isfinite(values[seen:])]
-                    tops[i] = max(tops[i], nice_top(float(new.max() * scale))) if len(new) else tops[i]
+                    tops[i] = max(tops[i], nice_top(float((new * scale).max()))) if len(new) else tops[i]
         tops = [top or 1.0 for top in tops]
         self._scaled_for = self.axis.steps
         changed = tops != self._tops

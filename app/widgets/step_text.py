@@ -56,6 +56,16 @@ def context(run: RunView, index: int, chars: int = CONTEXT_CHARS) -> str:
     return cut.replace("\n", "⏎").replace("\t", "⇥")
 
 
+def moments(run: RunView, index: int) -> tuple[str, ...]:
+    """Which step it is, in fewer and fewer words: the pixel where a model paints, else what stands before it."""
+    step = tr("step {0}").format(index)
+    pixel = run.step(index).pixel
+    if pixel is not None:
+        return tr("step {0}, row {1}, column {2}").format(index, *pixel), step
+    after = tr("step {0}, after “{1}”")
+    return *(after.format(index, context(run, index, chars)) for chars in (CONTEXT_CHARS, 8)), step
+
+
 def quoted(piece: str) -> str:
     """A token as it is named in a sentence: “␣light”."""
     text = one_line(piece[:LONGEST])
@@ -126,6 +136,12 @@ def _bytes_of_character(run: RunView, index: int) -> str:
     while first > 0 and not run.step(first - 1).text and "\\x" in run.step(first - 1).piece:
         first -= 1
     return " + ".join(run.step(i).token_bytes.hex(" ").upper() or tr("none") for i in range(first, index + 1))
+
+
+def prompt_sentence(run: RunView, position: int) -> str:
+    """A token of the prompt in one sentence, for a screen reader."""
+    piece = spoken(run.prompt.pieces[position])
+    return tr("Prompt token {0} of {1}: {2}.").format(position, run.prompt_tokens, piece)
 
 
 def prompt_tooltip(run: RunView, position: int) -> str:

@@ -39,9 +39,10 @@ class Swatches(QWidget):
         super().__init__(parent)
         self._rows: Sequence[Swatch] = ()
         self._note = ""
-        self._at = 0
+        self._at = self._first = 0  # where the keyboard is, and the first square
         self._mono, self._ui = TextCache(fonts.mono(fonts.SMALL_PX)), TextCache(fonts.ui(fonts.SMALL_PX))
         self.tooltip: Callable[[Swatch], str] = lambda swatch: ""
+        self.setAttribute(Qt.WidgetAttribute.WA_OpaquePaintEvent)  # so that nothing below is painted again
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.set_palette(LIGHT)
@@ -54,7 +55,8 @@ class Swatches(QWidget):
     def show_rows(self, rows: Sequence[Swatch], note: str = "") -> None:
         """Candidates, likeliest first; without any, what to say instead."""
         if rows != self._rows or note != self._note:
-            self._rows, self._note, self._at = rows, note, min(self._at, max(0, len(rows) - 1))
+            self._rows, self._note, self._first = rows, note, 0
+            self._at = min(self._at, max(0, self.shown() - 1))
             self.update()
 
     @property
@@ -79,15 +81,30 @@ class Swatches(QWidget):
         """How many squares fit."""
         return min(len(self._rows), max(1, (self.width() - LABEL_PX) // self._pitch()))
 
-    def square(self, number: int) -> QRectF:
-        """The square of a candidate."""
+    def visible(self) -> list[int]:
+        """The candidates whose squares are shown; the chosen one takes the last place where it would be beyond."""
+        first = min(self._first, len(self._rows) - self.shown())
+        found = list(range(first, first + self.shown()))
+        chosen = next((n for n, row in enumerate(self._rows) if row.chosen), None)
+        looked_at = self.hasFocus() and self._at == found[-1] if found else True
+        if chosen is not None and not looked_at and chosen > found[-1]:
+            found[-1] = chosen
+        return found
+
+    def square(self, place: int) -> QRectF:
+        """A square, counted from the left."""
         y = 2 * BAR_PX + GAP_PX + 4
-        return QRectF(LABEL_PX + number * self._pitch(), y, SQUARE_PX, SQUARE_PX)
+        return QRectF(LABEL_PX + place * self._pitch(), y, SQUARE_PX, SQUARE_PX)
+
+    def _go(self, number: int) -> None:
+        """The keyboard goes to a candidate, whose square is brought into view."""
+        self._at = number
+        self._first = min(number, max(self._first, number - self.shown() + 1))
 
     def swatch_at(self, x: float, y: float) -> int | None:
         """The candidate under a point: its square with the numbers, or its part of a bar."""
-        for number in range(self.shown()):
-            if self.square(number).adjusted(0, 0, 18, NUMBER_PX).contains(x, y):
+        for place, number in enumerate(self.visible()):
+            if self.square(place).adjusted(0, 0, 18, NUMBER_PX).contains(x, y):
                 return number
         for bar, top in (("raw", 0), ("final", BAR_PX + 2)):
             if top <= y < top + BAR_PX and x >= LABEL_PX:
@@ -107,6 +124,7 @@ class Swatches(QWidget):
     def paintEvent(self, event: QPaintEvent) -> None:
         """Bars, squares, numbers."""
         painter = QPainter(self)
+        painter.fillRect(event.rect(), QColor(self._palette.surface))
         secondary = QColor(self._palette.secondary)
         painter.setPen(secondary)
         if not self._rows:
@@ -115,8 +133,8 @@ class Swatches(QWidget):
         for bar, text, top in (("raw", self.tr("raw"), 0), ("final", self.tr("final"), BAR_PX + 2)):
             self._ui.draw(painter, 0, top + BAR_PX / 2 + self._ui.rise, text)
             self._paint_bar(painter, bar, top)
-        for number in range(self.shown()):
-            self._paint_square(painter, number, self._rows[number])
+        for place, number in enumerate(self.visible()):
+            self._paint_square(painter, self.square(place), number, self._rows[number])
 
     def _paint_bar(self, painter: QPainter, bar: str, top: int) -> None:
         x, room = float(LABEL_PX), self.width() - LABEL_PX - 1
@@ -131,8 +149,7 @@ class Swatches(QWidget):
         painter.drawRect(QRectF(LABEL_PX, top, room, BAR_PX - 1))
         painter.setPen(QColor(self._palette.secondary))
 
-    def _paint_square(self, painter: QPainter, number: int, row: Swatch) -> None:
-        box = self.square(number)
+    def _paint_square(self, painter: QPainter, box: QRectF, number: int, row: Swatch) -> None:
         painter.fillRect(box, QColor(*row.rgb))
         painter.setBrush(Qt.BrushStyle.NoBrush)
         framed = row.chosen or (number == self._at and self.hasFocus())
@@ -150,7 +167,7 @@ class Swatches(QWidget):
         """Choose a colour."""
         number = self.swatch_at(event.position().x(), event.position().y())
         if number is not None and event.button() == Qt.MouseButton.LeftButton:
-            self._at = number
+            self._go(number)
             self.chosen.emit(self._rows[number].token_id)
 
     def event(self, event: QEvent) -> bool:
@@ -165,7 +182,7 @@ class Swatches(QWidget):
         """Left and right move, Enter takes."""
         move = {Qt.Key.Key_Left: -1, Qt.Key.Key_Right: 1}.get(Qt.Key(event.key()))
         if move is not None and self._rows:
-            self._at = max(0, min(self.shown() - 1, self._at + move))
+            self._go(max(0, min(len(self._rows) - 1, self._at + move)))
             self.update()
         elif event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Space) and self._rows:
             self.chosen.emit(self._rows[self._at].token_id)

@@ -7,7 +7,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PySide6.QtCore import QAbstractTableModel, QItemSelectionModel, QModelIndex, QPersistentModelIndex, Qt, Signal
+from PySide6.QtCore import (
+    QAbstractTableModel,
+    QItemSelectionModel,
+    QModelIndex,
+    QPersistentModelIndex,
+    QRect,
+    Qt,
+    Signal,
+)
 from PySide6.QtGui import QFontMetricsF, QKeyEvent, QPainter, QPaintEvent, QResizeEvent
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
@@ -17,6 +25,7 @@ from app.widgets.empty import paint_empty
 from app.widgets.table_data import Order, Table
 
 ROW_PX, HEAD_PX = 20, 22
+HIGHEST_PX = 9999
 GAP_PX = 6  # between rows of several lines
 CELL_PX, ARROW_PX = 16, 10  # around a text; beside the title, where the arrow of the order stands
 SAMPLE = 24  # rows that decide how wide a column is
@@ -228,9 +237,14 @@ class TableView(QTableView):
             self._fit_rows()
 
     def _fit_rows(self) -> None:
-        """As high as their lines, with a gap that keeps rows apart."""
+        """As high as their lines, with a gap that keeps rows apart; Qt's own hint forgets the padding of the style."""
+        metrics, shape = self.fontMetrics(), Qt.TextFlag.TextWordWrap
         for row in range(self.rows.rowCount()):
-            self.setRowHeight(row, max(ROW_PX, self.sizeHintForRow(row) + GAP_PX))
+            at, high = self.rows.source_row(row), ROW_PX
+            for i, column in enumerate(self.rows.table.columns):
+                room = QRect(0, 0, max(1, self.columnWidth(i) - CELL_PX), HIGHEST_PX)
+                high = max(high, metrics.boundingRect(room, shape, column.cell(at)).height() + GAP_PX)
+            self.setRowHeight(row, high)
 
     def _narrowed(self) -> list[int]:
         """Widths that fit: each column at least its longest word, the rest by how much it wishes beyond that."""

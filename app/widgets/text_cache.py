@@ -7,6 +7,7 @@ import re
 from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QColor, QFont, QFontMetricsF, QPainter, QStaticText, QTransform
 
+SWATCH_GAP_PX = 2.5  # between a swatch and its name
 MOST = 4096  # texts kept; all are forgotten beyond it
 _COLOUR = re.compile("#[0-9a-f]{6}(?![0-9a-f])")  # a pixel, as core names it
 
@@ -29,26 +30,28 @@ class TextCache:
 
     def draw(self, painter: QPainter, x: float, baseline: float, text: str) -> None:
         """Draw with the painter's pen; sets the painter's font."""
-        shaped = self._texts.get(text)
+        coloured = self.swatches and "#" in text
+        plain = _COLOUR.sub(_without_sign, text) if coloured else text
+        shaped = self._texts.get(plain)
         if shaped is None:
             if len(self._texts) >= MOST:
                 self._texts.clear()
-            shaped = QStaticText(text)
+            shaped = QStaticText(plain)
             shaped.setTextFormat(Qt.TextFormat.PlainText)
             shaped.prepare(QTransform(), self.font)
-            self._texts[text] = shaped
+            self._texts[plain] = shaped
         painter.setFont(self.font)
         painter.drawStaticText(QPointF(x, baseline - self._ascent), shaped)
-        if self.swatches and "#" in text:
+        if coloured:
             self._draw_swatches(painter, x, baseline, text)
 
     def _draw_swatches(self, painter: QPainter, x: float, baseline: float, text: str) -> None:
-        pen, brush, cell = painter.pen(), painter.brush(), self.width("#")
+        pen, brush, cell = painter.pen(), painter.brush(), self.width("#") - SWATCH_GAP_PX
         for found in _COLOUR.finditer(text):
             left = x + self.width(text[: found.start()])
             painter.setPen(pen.color())
             painter.setBrush(QColor(found.group()))
-            painter.drawRect(QRectF(left - 0.5, baseline - 2 * self.rise - 1.5, cell - 1, 2 * self.rise + 2))
+            painter.drawRect(QRectF(left - 0.5, baseline - 2 * self.rise - 1.5, cell, 2 * self.rise + 2))
         painter.setPen(pen)
         painter.setBrush(brush)
 
@@ -76,6 +79,10 @@ class TextCache:
                 self._elided.clear()
             cut = self._elided[key] = self.metrics.elidedText(text, Qt.TextElideMode.ElideRight, int(room))
         return cut
+
+
+def _without_sign(found: re.Match[str]) -> str:
+    return f" {found.group()[1:]}"
 
 
 def colour_of(piece: str) -> QColor | None:

@@ -10,14 +10,16 @@ from app.theme import fonts
 
 FRAME_PX = 18  # border, padding and document margin, above and below
 MEASURED = 2000  # characters that decide the height: enough for the few lines it may take
-LONGEST_LINE = 50_000  # characters; Qt lays a line out again, as a whole, for every key: half a second for a million
-EXCERPT = 2000  # characters shown of a text with a longer one
+LONGEST_LINE = 20_000  # characters; Qt lays a line out again, as a whole, for every key: half a second for a million
+MOST_LINES = 20_000  # Qt makes all of them when a text is put in: a second for half a million
+EXCERPT = 2000  # characters shown of a text with a longer one, or with more
 
 
 class TextEdit(QPlainTextEdit):
     """Emits `edited(text)` when the user changes the text. With `lines` it grows from the first to the second count.
 
-    Of a text with a line beyond `LONGEST_LINE` only the beginning is shown, and it can only be replaced.
+    Of a text with a line beyond `LONGEST_LINE`, or more than `MOST_LINES`, only the beginning is shown, and it can only
+    be replaced.
     """
 
     edited = Signal(str)
@@ -26,6 +28,7 @@ class TextEdit(QPlainTextEdit):
         super().__init__(parent)
         self._lines = lines
         self._quiet = False
+        self.replacing = False  # what `edited` tells just now was put there as a whole
         self._whole: str | None = None  # the text, where only its beginning is shown
         self._note = QLabel(self)
         self._note.setTextFormat(Qt.TextFormat.PlainText)
@@ -49,7 +52,7 @@ class TextEdit(QPlainTextEdit):
             self._put(text)
 
     def _put(self, text: str) -> None:
-        long = _longest_line(text) > LONGEST_LINE
+        long = _is_too_long(text)
         self._whole = text if long else None
         self._quiet = True
         self.setPlainText(text[:EXCERPT] if long else text)
@@ -58,14 +61,16 @@ class TextEdit(QPlainTextEdit):
         self.setReadOnly(long)
         self._note.setVisible(long)
         if long:
-            sentence = self.tr("The first {0} of {1} characters; the line is too long to edit. Delete clears it.")
+            sentence = self.tr("The first {0} of {1} characters; the text is too long to edit. Delete clears it.")
             self._note.setText(sentence.format(f"{EXCERPT:,}", f"{len(text):,}"))
         self._place_note()
         self._grow()
 
     def _replace(self, text: str) -> None:
         self._put(text)
+        self.replacing = True
         self.edited.emit(text)
+        self.replacing = False
 
     @Slot()
     def _changed(self) -> None:
@@ -87,6 +92,8 @@ class TextEdit(QPlainTextEdit):
             self._replace("".join(parts))
         else:
             super().insertFromMimeData(source)
+            if _is_too_long(whole := self.toPlainText()):  # piece by piece
+                self._put(whole)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """A text that cannot be edited can be cleared and replaced."""
@@ -130,5 +137,7 @@ class TextEdit(QPlainTextEdit):
         return QSize(80, self.fontMetrics().lineSpacing() + FRAME_PX)
 
 
-def _longest_line(text: str) -> int:
-    return max(map(len, text.split("\n"))) if len(text) > LONGEST_LINE else 0
+def _is_too_long(text: str) -> bool:
+    """To be laid out and edited as it is."""
+    lines = text.split("\n") if len(text) > min(LONGEST_LINE, MOST_LINES) else []
+    return len(lines) > MOST_LINES or max(map(len, lines), default=0) > LONGEST_LINE

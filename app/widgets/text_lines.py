@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QPointF
+from PySide6.QtCore import QPointF, Qt
 from PySide6.QtGui import QColor, QFontMetricsF, QPainter, QPaintEvent, QResizeEvent
 from PySide6.QtWidgets import QWidget
 
@@ -17,7 +17,9 @@ class TextLines(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        self.setAttribute(Qt.WidgetAttribute.WA_OpaquePaintEvent)  # so that nothing below is painted again
         self._font = fonts.mono(fonts.SMALL_PX)
+        self._metrics = QFontMetricsF(self._font)
         self._paragraphs: tuple[str, ...] = ()
         self._palette = LIGHT
         self._columns = 0
@@ -30,7 +32,7 @@ class TextLines(QWidget):
 
     def set_paragraphs(self, *paragraphs: str) -> None:
         """Paragraphs of plain text, each broken at spaces where it is too wide; the height follows."""
-        columns = int(self.width() / QFontMetricsF(self._font).horizontalAdvance("0"))
+        columns = int(self.width() / self._metrics.horizontalAdvance("0"))
         if (paragraphs, columns) == (self._paragraphs, self._columns):
             return
         self._paragraphs, self._columns = paragraphs, columns
@@ -46,18 +48,20 @@ class TextLines(QWidget):
     def paintEvent(self, event: QPaintEvent) -> None:
         """Line by line."""
         painter = QPainter(self)
+        painter.fillRect(event.rect(), QColor(self._palette.surface))
         painter.setFont(self._font)
         painter.setPen(QColor(self._palette.secondary))
-        ascent = QFontMetricsF(self._font).ascent()
+        ascent = self._metrics.ascent()
         for row, line in enumerate(self._lines):
             painter.drawText(QPointF(0, row * LINE_PX + ascent + 1), line)
 
 
 def wrap(text: str, columns: int) -> list[str]:
-    """Lines of at most `columns` characters, broken at spaces (longer words stay whole)."""
+    """Lines of at most `columns` characters, broken at spaces; what is wider, at no-break spaces, too."""
     lines: list[str] = []
     line = ""
-    for word in text.split(" "):
+    words = (word.split("\u00a0") if len(word) > columns else (word,) for word in text.split(" "))
+    for word in (part for parts in words for part in parts):
         if line and len(line) + 1 + len(word) > columns:
             lines.append(line)
             line = word

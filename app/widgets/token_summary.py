@@ -80,7 +80,7 @@ class TokenSummary(QWidget):
         return self.tr("{0} of {1}").format(noun, f"{positions:,}")
 
     def _batch(self, draft: Draft, first: str) -> str:
-        many, left_out = len(batch.prompts(draft.batch)), batch.empty_lines(draft.batch)
+        many, left_out = batch.count(draft.batch), batch.empty_lines(draft.batch)
         if not many:
             return ""
         said = (

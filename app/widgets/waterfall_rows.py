@@ -99,7 +99,8 @@ class WaterfallRows(QAbstractScrollArea):
         if isinstance(event, QHelpEvent):
             row = (event.pos().y() + self.verticalScrollBar().value()) // ROW_PX
             text = self._lines[row].tooltip if 0 <= row < len(self._lines) else ""
-            QToolTip.showText(event.globalPos(), f"<div style='white-space:pre'>{escape(text)}</div>" if text else "")
+            shown = f"<div style='white-space:pre'>{escape(text)}</div>" if text else ""
+            QToolTip.showText(event.globalPos(), shown, self.viewport())
             return True
         return super().viewportEvent(event)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -15,11 +16,12 @@ from core.contract.errors import OutOfMemoryError, ParameterError, PromptError
 from core.decode import prepare
 from core.decode.forward import Forward
 from core.decode.kv import RunCache, check_kind, make_cache
-from core.decode.room import check_room
+from core.decode.room import Feeding, check_room
 from core.models.loaded import LoadedModel
 from core.models.placement import available_bytes
 
 CHUNK = 256  # positions of a prompt fed at once
+LOGIT_ATOL, LOGIT_RTOL = 1e-3, 1e-4  # of `allclose` in fp32: passes of another size add in another order
 Cell = str | int | float | None
 
 
@@ -31,12 +33,30 @@ class Report:
     fraction: float
 
 
+def brief(value: float) -> str:
+    """Three significant digits, without an exponent where there are more: `0.52`, `17.3`, `6,203`."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+@dataclass
+class Apart:
+    """Between logits that should be the same: the largest difference, and whether all are close."""
+
+    most: float = 0.0
+    close: bool = True
+
+    def note(self, one: torch.Tensor, other: torch.Tensor) -> None:
+        """Compare two (V,) float32."""
+        self.most = max(self.most, float((one - other).abs().max()))
+        self.close = self.close and torch.allclose(one, other, atol=LOGIT_ATOL, rtol=LOGIT_RTOL)
+
+
 class Feeder:
     """Feeds one sequence to the model on a cache of one kind, and times each pass."""
 
     def __init__(self, loaded: LoadedModel, spec: CacheSpec, limit: int, cancelled: Callable[[], bool]) -> None:
         check_kind(loaded.module, loaded.info, spec)
-        check_room(loaded, 1, limit, spec, CHUNK)
+        check_room(loaded, 1, Feeding(limit, limit, CHUNK), spec)
         self.forward = Forward(loaded, [0], cancelled)
         self.cache: RunCache = make_cache(loaded.module, len(self.forward.anatomy.layers), spec, limit)
         self._device = loaded.device
@@ -76,6 +96,8 @@ class Bench:
             )
         if experiment.new_tokens < 1:
             raise ParameterError(f"{experiment.new_tokens:,} new tokens are too few; an experiment takes 1 or more.")
+        if any(size < 1 for size in experiment.chunk_sizes):
+            raise ParameterError("A chunk has 1 position or more.")
         self.lanes: list[LabLane] = []
         self.tables: list[LabTable] = []
         self.findings: list[Finding] = []
@@ -98,6 +120,16 @@ class Bench:
         module = deepcopy(self.loaded.module).float()
         self.loaded = replace(self.loaded, module=module, info=exact, dtype=torch.float32)
         self.find(f"Compared on a float32 copy of the model, which took {needed / 1e9:.3g} GB for the time being.")
+
+    @contextmanager
+    def exactly(self) -> Iterator[None]:
+        """Go on with a float32 copy of a coarser model until the end of the block. Raises `OutOfMemoryError`."""
+        before = self.loaded
+        self.make_exact()
+        try:
+            yield
+        finally:
+            self.loaded = before
 
     def feeder(self, spec: CacheSpec, limit: int) -> Feeder:
         """An empty cache of this kind, and the model on it."""
@@ -126,9 +158,9 @@ class Bench:
 
     # -- the board
 
-    def lane(self, title: str, unit: str, x_name: str) -> int:
+    def lane(self, title: str, unit: str, x_name: str, log: bool = False) -> int:
         """A new plot; its number."""
-        self.lanes.append(LabLane(title, unit, x_name))
+        self.lanes.append(LabLane(title, unit, x_name, log))
         return len(self.lanes) - 1
 
     def point(self, lane: int, name: str, x: float, y: float) -> None:

@@ -2,62 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import torch
 
-from core.cache_lab.board import Bench, Feeder, Report
+from core.cache_lab.board import Apart, Bench, Feeder, Report, brief
 from core.contract.cache import CacheSpec
+from core.contract.errors import OutOfMemoryError
 
 USUAL_POSITIONS = 512
 SMALLEST = 8
 COLUMNS = ("chunk", "first token, ms", "longest pass, ms", "longest between two looks at Stop, ms", "logit difference")
 
 
+@dataclass(frozen=True)
+class _Fed:
+    """A prompt fed in pieces: logits (V,) after it, each pass, and the longest time between two looks at Stop."""
+
+    logits: torch.Tensor
+    passes_ms: list[float]
+    gap_ms: float
+
+    @property
+    def first_ms(self) -> float:
+        return sum(self.passes_ms)
+
+
 def measure(bench: Bench) -> Iterator[Report]:
-    """Every size once to warm up, then once to count."""
+    """Every size is timed as the model is loaded, the largest first; what they say is compared in float32."""
     length = bench.experiment.positions or min(USUAL_POSITIONS, bench.most)
-    ids = bench.repeated(length)
-    sizes = _sizes(length)
+    ids, sizes = bench.repeated(length), _sizes(bench.experiment.chunk_sizes, length)
     first = bench.lane("Time to the first token", "ms", "chunk")
     stop = bench.lane("Until a command is taken, and until Stop is heard", "ms", "chunk")
-    rows: list[list[float]] = []
-    whole: torch.Tensor | None = None
+    stages = len(sizes) * (1 if bench.loaded.info.dtype == "fp32" else 2)
     bench.feeder(CacheSpec(), length).prefill(ids, sizes[-1])  # the first pass of all touches fresh memory
+    timed: dict[int, _Fed] = {}
     for number, size in enumerate(reversed(sizes)):
-        feeder = bench.feeder(CacheSpec(), length)
-        with _watched(feeder) as gaps:
-            passes = []
-            for at in range(0, length, size):
-                gaps.begin()
-                logits, spent_ms = feeder.feed(ids[at : at + size])
-                gaps.end()
-                passes.append(spent_ms)
-                done = (number + min(1.0, (at + size) / length)) / len(sizes)
-                yield Report(f"chunks of {size:,}: position {min(at + size, length):,} of {length:,}", done)
-        whole = logits if whole is None else whole
-        difference = float((logits - whole).abs().max())
-        rows.insert(0, [size, sum(passes), max(passes), gaps.longest_ms, difference])
-        bench.table("Chunks", COLUMNS, rows)
-    for chunk, total_ms, longest_ms, gap_ms, _ in rows:
-        bench.point(first, "first token", chunk, total_ms)
-        bench.point(stop, "longest pass", chunk, longest_ms)
-        bench.point(stop, "Stop is heard", chunk, gap_ms)
-    _conclude(bench, rows)
+        timed[size] = yield from _feed(bench, ids, size, number / stages, 1 / stages)
+        _put_up(bench, timed, {})
+    for size in sizes:
+        bench.point(first, "first token", size, timed[size].first_ms)
+        bench.point(stop, "longest pass", size, max(timed[size].passes_ms))
+        bench.point(stop, "Stop is heard", size, timed[size].gap_ms)
+    _say_times(bench, timed)
+    exact = {size: fed.logits for size, fed in timed.items()}
+    if stages > len(sizes):
+        try:
+            with bench.exactly():
+                for number, size in enumerate(reversed(sizes), len(sizes)):
+                    fed = yield from _feed(bench, ids, size, number / stages, 1 / stages)
+                    exact[size] = fed.logits
+        except OutOfMemoryError as problem:
+            bench.find(problem.message)  # the times hold all the same
+            exact = {}
+    if exact:
+        _put_up(bench, timed, exact)
+        _compare(bench, exact)
     yield Report("done", 1.0)
 
 
-def _sizes(length: int) -> list[int]:
-    """Powers of two, and the whole prompt."""
+def _feed(bench: Bench, ids: list[int], size: int, begun: float, share: float) -> Generator[Report, None, _Fed]:
+    feeder, passes_ms = bench.feeder(CacheSpec(), len(ids)), []
+    with _watched(feeder) as gaps:
+        for at in range(0, len(ids), size):
+            upto = min(at + size, len(ids))
+            gaps.begin()
+            logits, spent_ms = feeder.feed(ids[at:upto])
+            gaps.end()
+            passes_ms.append(spent_ms)
+            where = f"chunks of {size:,}, {bench.loaded.info.dtype}: position {upto:,} of {len(ids):,}"
+            yield Report(where, begun + share * upto / len(ids))
+    return _Fed(logits, passes_ms, gaps.longest_ms)
+
+
+def _sizes(asked: tuple[int, ...], length: int) -> list[int]:
+    """Those asked for, else powers of two; and the whole prompt."""
+    if asked:
+        return sorted({min(size, length) for size in asked} | {length})
     sizes = []
     size = SMALLEST
     while size < length:
         sizes.append(size)
         size *= 2
     return [*sizes, length]
+
+
+def _put_up(bench: Bench, timed: dict[int, _Fed], exact: dict[int, torch.Tensor]) -> None:
+    rows = [
+        [size, fed.first_ms, max(fed.passes_ms), fed.gap_ms, _apart(exact, size)] for size, fed in sorted(timed.items())
+    ]
+    bench.table("Chunks", COLUMNS, rows)
+
+
+def _apart(exact: dict[int, torch.Tensor], size: int) -> float | None:
+    """The largest difference from the logits of the prompt in one piece."""
+    return float((exact[size] - exact[max(exact)]).abs().max()) if exact else None
 
 
 class _Gaps:
@@ -89,14 +132,21 @@ def _watched(feeder: Feeder) -> Iterator[_Gaps]:
         yield gaps
 
 
-def _conclude(bench: Bench, rows: list[list[float]]) -> None:
-    quickest = min(rows, key=lambda row: row[1])
-    largest, smallest = rows[-1], rows[0]
-    bench.find(f"Chunks of {quickest[0]:,.0f} were the quickest: {quickest[1]:.3g} ms to the first token.")
+def _say_times(bench: Bench, timed: dict[int, _Fed]) -> None:
+    smallest, largest = min(timed), max(timed)
+    quickest = min(timed, key=lambda size: timed[size].first_ms)
+    bench.find(f"Chunks of {quickest:,} were the quickest: {brief(timed[quickest].first_ms)} ms to the first token.")
+    whole, small = timed[largest], timed[smallest]
     bench.find(
-        f"In one piece a command waits {largest[2]:.3g} ms and Stop {largest[3]:.3g} ms; in chunks of "
-        f"{smallest[0]:,.0f} they wait {smallest[2]:.3g} and {smallest[3]:.3g} ms."
+        f"In one piece a command waits {brief(max(whole.passes_ms))} ms and Stop {brief(whole.gap_ms)} ms; in "
+        f"chunks of {smallest:,} they wait {brief(max(small.passes_ms))} and {brief(small.gap_ms)} ms."
     )
-    worst = max(row[4] for row in rows)
-    close = worst <= (1e-3 if bench.loaded.info.dtype == "fp32" else 1.0)
-    bench.find(f"The logits of the first token differ by {worst:.2g} at most between the sizes.", close)
+
+
+def _compare(bench: Bench, exact: dict[int, torch.Tensor]) -> None:
+    apart = Apart()
+    for found in exact.values():
+        apart.note(found, exact[max(exact)])
+    bench.find(
+        f"The logits of the first token differ by {apart.most:.2g} at most between the sizes, in float32.", apart.close
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from statistics import median
 
-from core.cache_lab.board import CHUNK, Bench, Report
+from core.cache_lab.board import CHUNK, Bench, Report, brief
 from core.contract.cache import CacheSpec
 
 MOST_POINTS = 64
@@ -60,11 +60,12 @@ def _bytes(cache: object) -> tuple[int, int]:
 
 def _conclude(bench: Bench, first: int, prefill_ms: float, ms: int, used: int, length: int) -> None:
     steps = bench.line(ms, "step")
+    fed = "1 position" if first == 1 else f"{first:,} positions"
     bench.find(
-        f"The first step fed {first:,} positions in {prefill_ms:.3g} ms; the next one, of a single position, took "
-        f"{steps[0]:.3g} ms."
+        f"The first step fed {fed} in {brief(prefill_ms)} ms; the next one, of a single position, took "
+        f"{brief(steps[0])} ms."
     )
     times = steps[-1] / steps[0]
-    bench.find(f"The last steps, at position {length:,}, took {steps[-1]:.3g} ms, {times:.3g} times as long.")
+    bench.find(f"The last steps, at position {length:,}, took {brief(steps[-1])} ms, {brief(times)} times as long.")
     per_token = bench.loaded.info.kv_bytes_per_token
     bench.find(f"{used:,} bytes for {length:,} positions are {per_token:,} each.", used == length * per_token)

@@ -10,6 +10,7 @@ import torch
 
 from core.cache_lab.board import Bench, Report
 from core.contract.cache import CACHE_KINDS, WINDOWED, CacheKind, CacheSpec
+from core.contract.cache_lab import Experiment
 from core.contract.errors import ParameterError
 
 COLUMNS = (
@@ -40,7 +41,7 @@ def measure(bench: Bench) -> Iterator[Report]:
     prompt = bench.prompt(new - 1)
     specs, left_out = _specs(bench, len(prompt) + new)
     yield bench.warm_up()
-    kl, ms = bench.lane("What each kind changes", "bits", "step"), bench.lane("Time of a token", "ms", "step")
+    kl, ms = bench.lane("What each kind changes", "bits", "step"), bench.lane("Time of a token", "ms", "step", log=True)
     told: list[torch.Tensor] = []  # (V,) log-probabilities of the growing cache
     said: list[int] = []
     rows: list[_Row] = []
@@ -70,10 +71,10 @@ def measure(bench: Bench) -> Iterator[Report]:
 
 def _specs(bench: Bench, length: int) -> tuple[list[CacheSpec], list[str]]:
     """The growing cache first, then every kind asked for that the model can use; why the others are left out."""
-    asked = bench.experiment.kinds or tuple(_usual(kind, length) for kind in CACHE_KINDS)
+    asked = bench.experiment.kinds or tuple(_usual(bench.experiment, kind, length) for kind in CACHE_KINDS)
     found, left_out = [CacheSpec()], []
-    for spec in asked:
-        if spec == CacheSpec():
+    for spec in dict.fromkeys(asked):
+        if spec.kind == "growing":
             continue
         try:
             bench.feeder(spec, length)
@@ -84,12 +85,19 @@ def _specs(bench: Bench, length: int) -> tuple[list[CacheSpec], list[str]]:
     return found, left_out
 
 
-def _usual(kind: CacheKind, length: int) -> CacheSpec:
-    """Windows of half the text, so that they drop something."""
+def _usual(asked: Experiment, kind: CacheKind, length: int) -> CacheSpec:
+    """With the sizes asked for, else such that half the text is dropped; heavy hitters share it with their window."""
     if kind not in WINDOWED:
         return CacheSpec(kind)
     half = max(2, length // 2)
-    return CacheSpec(kind, window=half if kind != "heavy_hitters" else max(1, half // 2), heavy=max(1, half // 2))
+    share = max(1, half // 2)
+    usual = share if kind == "heavy_hitters" else half
+    return CacheSpec(
+        kind,
+        window=usual if asked.window is None else asked.window,
+        sinks=asked.sinks,
+        heavy=share if asked.heavy is None else asked.heavy,
+    )
 
 
 def _note(row: _Row, step: int, logprobs: torch.Tensor, told: list[torch.Tensor], said: list[int]) -> None:

@@ -49,6 +49,8 @@ def describe(
     if start.family is None:
         return _shown_only(subject, start, device)
     weights_seed = start.seed if seed is None else seed
+    if start.family is not None and seed is not None:
+        parse_value(_seed_option(start.family), str(seed))
     config: PretrainedConfig | None = None
     if not problems:
         config, problems = _build(start, values)
@@ -158,6 +160,12 @@ def _number(value: object) -> object:
 def _plain(option: NewOption, value: Value) -> object:
     """The value as it stands in a config.json."""
     return json.loads(value) if option.kind != "plain" and isinstance(value, str) and value != AUTO else value
+
+
+def _seed_option(family: NewFamily) -> NewOption:
+    option = family.option("seed")
+    assert option is not None  # every family has it
+    return option
 
 
 def _build(start: Start, values: Mapping[str, object]) -> tuple[PretrainedConfig | None, list[ConfigProblem]]:

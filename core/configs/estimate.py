@@ -49,7 +49,7 @@ def estimate(config: Any, device: torch.device, blueprint: Blueprint | None = No
         ),
         max_positions=size.max_positions,
         device=str(device),
-        dtype=DTYPE_NAMES[choose_dtype("auto", device)],
+        dtype=DTYPE_NAMES[choose_dtype("auto", device, parameters)],
         available_bytes=available_bytes(device),
         flops_per_token=None if sizes is None else 2 * sizes.matmul,
         flops_per_position=None if sizes is None else 4 * size.layers * size.heads * size.head_dim,

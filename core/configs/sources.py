@@ -53,6 +53,10 @@ def find(subject: str) -> Start:
     if path.suffix.lower() != ".json":
         path = _folder(subject) / CONFIG
     if not is_there(path):
+        if path.name == CONFIG and path.parent.is_dir():
+            raise ModelLoadError(
+                f"The folder “{str(path.parent)[:200]}” has no {CONFIG}; choose the folder of a model."
+            )
         raise ModelLoadError(f"There is no file “{subject[:200]}”.")
     name = path.parent.name if path.name == CONFIG else path.name
     content = read_json_object(path)

@@ -4,13 +4,7 @@ Commands go in (`commands`), events come out (`events`), errors are typed (`erro
 a recording or a test needs to speak with the worker is here.
 """
 
-from core.contract.acting import (
-    WATCHED_AT_ONCE,
-    InterventionAnswer,
-    InterventionQuery,
-    WatchAnswer,
-    WatchQuery,
-)
+from core.contract.acting import WATCHED_AT_ONCE, InterventionAnswer, InterventionQuery, WatchAnswer, WatchQuery
 from core.contract.branches import (
     BranchesHeld,
     BranchMemory,
@@ -45,13 +39,13 @@ from core.contract.cache import (
     CacheKind,
     CacheReport,
     CacheSpec,
+    Difference,
     LayerLayout,
     parse_cache,
 )
 from core.contract.cache_formula import (
     KNOWN_SHAPES,
     CacheShape,
-    Difference,
     Prediction,
     differences,
     plain_bytes,
@@ -138,6 +132,7 @@ from core.contract.events import (
     BreakpointProblem,
     CommandRefused,
     ConfigDescribed,
+    Deriving,
     Event,
     FinishReason,
     HypothesisEnded,
@@ -317,6 +312,7 @@ __all__ = [
     "ConfigProblem",
     "ContrastiveDetail",
     "DeletePositions",
+    "Deriving",
     "DescribeConfig",
     "DescribeOnnx",
     "Difference",

@@ -96,12 +96,16 @@ class BranchStarted:
 
 @dataclass(frozen=True, slots=True)
 class BranchSwitched:
-    """This branch is in use again; of its positions so many were still held, and so many have to be fed again."""
+    """This branch is in use again; of its positions so many were still held, and so many have to be fed again.
+
+    given_up: it has nothing but its tokens and is not fed again by itself; views of it offer to recompute.
+    """
 
     run_id: int
     branch_id: int
     reused_positions: int
     recomputed_positions: int
+    given_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)

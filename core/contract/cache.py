@@ -16,6 +16,11 @@ CacheKind = Literal[
     "growing", "dynamic", "static", "hybrid", "sliding_window", "sink", "heavy_hitters", "fp8", "int8", "off"
 ]
 CACHE_KINDS: tuple[CacheKind, ...] = get_args(CacheKind)
+_SETTINGS: dict[CacheKind, tuple[str, ...]] = {
+    "sliding_window": ("window",),
+    "sink": ("sinks", "window", "relative"),
+    "heavy_hitters": ("heavy", "window"),
+}
 WINDOWED: tuple[CacheKind, ...] = ("sliding_window", "sink", "heavy_hitters")  # these take a window
 
 CACHE_TITLES: dict[CacheKind, str] = {
@@ -74,6 +79,20 @@ class CacheSpec:
         if self.relative and self.kind != "sink":
             raise ParameterError("Positions inside the cache are an option of the kind “sink” only.")
 
+    def check_sizes(self, title: str, max_positions: int) -> None:
+        """Raises `ParameterError` for more positions than the model `title` has."""
+        if self.kind in WINDOWED and self.window > max_positions:
+            raise ParameterError(
+                f"The window of {self.window:,} positions is larger than the {max_positions:,} that {title} has; "
+                "take a smaller one, or the growing cache."
+            )
+        name, size = {"sink": ("sinks", self.sinks), "heavy_hitters": ("heavy", self.heavy)}.get(self.kind, ("", 0))
+        if size > max_positions:
+            raise ParameterError(
+                f"{name}={size} is more than the {max_positions:,} positions that {title} has; take fewer, or "
+                "the growing cache."
+            )
+
     @property
     def budget(self) -> int | None:
         """Positions that a layer keeps at most between two steps; None: all."""
@@ -99,16 +118,24 @@ def parse_cache(text: str) -> CacheSpec:
     known = next((name for name in CACHE_KINDS if name == kind), None)
     if known is None:
         raise ParameterError(f"There is no cache of the kind “{kind}”; take one of {', '.join(CACHE_KINDS)}.")
+    known_settings = _SETTINGS.get(known, ())
     sizes: dict[str, int] = {}
     for setting in settings:
-        name, _, value = setting.partition("=")
-        if setting != "relative" and (name not in ("window", "sinks", "heavy") or not value.isdecimal()):
+        name, equals, value = setting.partition("=")
+        whole = value.isdecimal() and len(value) < 10 if name != "relative" else not equals
+        if not whole or name not in ("window", "sinks", "heavy", "relative"):
             raise ParameterError(
-                f"“{setting}” is no setting of a cache; write window=128, sinks=4, heavy=64 or relative, after commas."
+                f"“{setting[:40]}” is no setting of a cache; write window=128, sinks=4, heavy=64 or relative, after "
+                "commas."
             )
-        if setting != "relative":
-            sizes[name] = int(value)
-    spec = CacheSpec(known, relative="relative" in settings, **sizes)
+        if name not in known_settings:
+            takes = " and ".join(known_settings) or "no settings"
+            raise ParameterError(f"{name} is no setting of the kind {known}, which takes {takes}.")
+        if name in sizes:
+            raise ParameterError(f"The setting {name} is given twice; remove one of the two.")
+        sizes[name] = int(value or 1)
+    relative = bool(sizes.pop("relative", 0))
+    spec = CacheSpec(known, relative=relative, **sizes)
     spec.check()
     return spec
 
@@ -133,6 +160,14 @@ class LayerLayout:
     def shape(self) -> tuple[int, int, int, int]:
         """(B, H_kv, T, D) of K."""
         return self.rows, self.heads, self.held, self.key_width
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A named part of what was measured beyond (or below) the plain formula."""
+
+    name: str
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,3 +236,18 @@ class CacheReport:
     def held(self) -> int:
         """Positions that the fullest layer holds."""
         return max((layout.held for layout in self.layouts), default=0)
+
+    @property
+    def unused(self) -> tuple[Difference, ...]:
+        """Why the allocated bytes are more than the used ones; they add up exactly."""
+        ahead = self.kind in ("growing", "static", "fp8", "int8")
+        found = (
+            Difference(
+                "allocated ahead" if ahead else "left over until the next step",
+                self.allocated_bytes - self.used_bytes - self.besides_bytes,
+            ),
+            Difference(
+                "to choose what stays" if self.kind == "heavy_hitters" else "to take a step back", self.besides_bytes
+            ),
+        )
+        return tuple(part for part in found if part.bytes)

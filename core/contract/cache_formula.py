@@ -1,14 +1,17 @@
 """The size of a KV cache from a model's numbers alone: prediction, and what makes it differ from what is measured.
 
 K and V hold 2 × batch × positions × layers × kv_heads × head_dim numbers. Where every query head has keys of its own
-(plain multi-head attention) kv_heads × head_dim is the hidden size d_model.
+(plain multi-head attention) kv_heads × head_dim is, but for a few models, the hidden size d_model. Multi-head latent
+attention (DeepSeek-V2, https://arxiv.org/abs/2405.04434, section 2.1) holds batch × positions × layers × latent
+numbers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from core.contract.cache import CacheReport, CacheSpec
+from core.contract.cache import CacheReport, CacheSpec, Difference
+from core.contract.events import ModelInfo
 
 SCALE_BYTES = 4  # float32, of each token and head of an 8-bit cache
 DTYPE_BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
@@ -16,7 +19,11 @@ DTYPE_BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
-    """What of a model decides the size of its cache. heads: of the queries."""
+    """What of a model decides the size of its cache.
+
+    heads: of the queries. hidden_size: d_model; None: as wide as all heads. latent: numbers that latent attention keeps
+    of a position in each layer, for all heads together; None: it keeps K and V.
+    """
 
     title: str
     layers: int
@@ -24,15 +31,58 @@ class CacheShape:
     kv_heads: int
     head_dim: int
     max_positions: int
+    hidden_size: int | None = None
+    latent: int | None = None
+
+    @classmethod
+    def of(cls, info: ModelInfo) -> CacheShape:
+        """Of a loaded model."""
+        numbers = info.kv_bytes_per_token // (info.layers * DTYPE_BYTES[info.dtype])
+        latent = None if numbers == 2 * info.kv_heads * info.head_dim else numbers
+        return cls(
+            info.title,
+            info.layers,
+            info.heads,
+            info.kv_heads,
+            info.head_dim,
+            info.max_positions,
+            info.hidden_size,
+            latent,
+        )
 
     @property
     def plain_width(self) -> int | None:
-        """d_model, where every query head has keys of its own; else None."""
-        return self.heads * self.head_dim if self.heads == self.kv_heads else None
+        """d_model, where every query head has keys of its own and all heads are as wide as it; else None."""
+        width = self.heads * self.head_dim
+        plain = self.heads == self.kv_heads and self.hidden_size in (None, width) and self.latent is None
+        return width if plain else None
+
+    @property
+    def layer_elements(self) -> int:
+        """Numbers that one layer keeps of a position."""
+        return 2 * self.kv_heads * self.head_dim if self.latent is None else self.latent
+
+    @property
+    def layer_scales(self) -> int:
+        """Scales that an 8-bit cache keeps of a position in one layer: of K and of V, by head."""
+        return 2 * (self.kv_heads if self.latent is None else 1)
 
     def position_elements(self) -> int:
         """Numbers of K and V of one position in all layers."""
-        return 2 * self.layers * self.kv_heads * self.head_dim
+        return self.layers * self.layer_elements
+
+    @property
+    def formula(self) -> str:
+        """The names of `factors`."""
+        if self.latent is not None:
+            return "batch × seq_len × layers × latent × bytes"
+        return "2 × batch × seq_len × layers × kv_heads × head_dim × bytes"
+
+    def factors(self, rows: int, positions: int, number_bytes: int) -> tuple[int, ...]:
+        """What is multiplied to get the bytes of a cache that keeps everything."""
+        if self.latent is not None:
+            return rows, positions, self.layers, self.latent, number_bytes
+        return 2, rows, positions, self.layers, self.kv_heads, self.head_dim, number_bytes
 
 
 # From the configurations that were published with the weights.
@@ -72,12 +122,10 @@ def predict(
 
     dtype: of the model. windows: the window of each layer, for the kinds that keep by layer type; empty: none slides.
     """
-    number = DTYPE_BYTES[dtype]
-    per_layer = 2 * shape.kv_heads * shape.head_dim * number
-    scales = 0
+    per_layer, scales = shape.layer_elements * DTYPE_BYTES[dtype], 0
     if spec.kind in ("fp8", "int8"):
-        scales = 2 * shape.kv_heads * SCALE_BYTES
-        per_layer = 2 * shape.kv_heads * shape.head_dim + scales
+        scales = shape.layer_scales * SCALE_BYTES
+        per_layer = shape.layer_elements + scales
     kept = [_kept(spec, positions, window) for window in windows or (None,) * shape.layers]
     total = rows * sum(kept)
     position = 0 if spec.kind == "off" else per_layer * shape.layers
@@ -97,21 +145,13 @@ def _kept(spec: CacheSpec, positions: int, window: int | None) -> int:
     return positions if spec.budget is None else min(positions, spec.budget)
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A named part of what was measured beyond (or below) the plain formula."""
-
-    name: str
-    bytes: int
-
-
 def rows_of(report: CacheReport) -> int:
     """Rows of the batch as they are stored: beams and candidates tried count."""
     return max((layout.rows for layout in report.layouts), default=1)
 
 
 def plain_bytes(shape: CacheShape, dtype: str, report: CacheReport) -> int:
-    """2 × rows × positions × layers × kv_heads × head_dim × bytes of a number of the model."""
+    """What the formula says of so many rows and positions, all kept as the model's numbers."""
     return rows_of(report) * report.length * shape.position_elements() * DTYPE_BYTES[dtype]
 
 

@@ -282,6 +282,15 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class Deriving:
+    """How far the answer to an `Ask` is, fraction in [0, 1]; of views that take long. Latest-wins lane, one a slot."""
+
+    slot: str
+    generation: int
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True)
 class Vitals:
     """What the tool itself costs: share of time spent on probes and views over the last second. Latest-wins lane."""
 
@@ -364,6 +373,7 @@ class Planned:
 
 Event = (
     StateChanged
+    | Deriving
     | LoadProgress
     | ModelReady
     | LoadFailed

@@ -298,8 +298,8 @@ class WalkAnswer:
 
     positions: those really fed. past: positions that the cache held before. named: stages have names (GPT-2, ImageGPT,
     Llama, Qwen2); otherwise it is the plain tree of modules.
-    batch: rows that the run fed side by side; the pass here is one row alone. padding: positions before this row in the
-    run, which a mask hid from it.
+    batch: rows that the run fed side by side; the pass here is this row. padding: slots before it in the run, which a
+    mask hid from it. unpadded: it was fed from its beginning without them, because the cache has its past no more.
     """
 
     query: WalkQuery
@@ -310,6 +310,7 @@ class WalkAnswer:
     named: bool
     batch: int = 1
     padding: int = 0
+    unpadded: bool = False
 
 
 LookingQuery = (

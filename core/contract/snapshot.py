@@ -65,7 +65,7 @@ class StepSnapshot:
     rank: of the chosen token before the pipeline, 0 = likeliest.
     u: the draw in [0, 1); None where nothing was drawn from the counter source.
     cache: of the sequences themselves. second_cache: of a second stream beside them (the negative prompt of
-        classifier-free guidance), not contained in `cache`.
+        classifier-free guidance, or the draft model), not contained in `cache`.
     trace_bytes: what the traces hold in addition to the caches.
     allowed_tokens: how many the grammar allowed, EOS tokens included; None without one.
     finish_reason: set on the last token of its row (`stop`, `length`, `length_limit`, …).

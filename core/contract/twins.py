@@ -20,7 +20,8 @@ class StartTwin:
 
     Whichever has said less goes first, so that a twin of a run that is ahead catches up. Changes, pauses and steps are
     for both; changes of what they differ in, for the branch in use only. One that has ended waits for the other. While
-    the prompt is being read the twin waits, to share what is computed of it.
+    the prompt is being read the twin waits, to share what is computed of it; another branch asked for, or gone to,
+    meanwhile ends that, which is said.
 
     branch_id: of the twin. position: tokens of the sequence that both have, none of the prompt left out; None: the
     prompt. row: of the batch. params: values other than those of `beside`. model: another one, or in another precision,
@@ -65,13 +66,14 @@ class CompareQuery:
     """How two branches differ in what they chose from, at the tokens [start, stop) of both, prompt included.
 
     branch_id, row: the first one; other, other_row: the second. stop None means as far as both go. final: the
-    distributions after the pipeline, with the parameters in force at the time; else the model's own.
+    distributions after the pipeline, with the parameters in force at the time; else the model's own, as papers compare
+    them, which are nowhere 0.
     """
 
     run_id: int
     other: int
     positions: tuple[int, int | None] = (1, None)
-    final: bool = True
+    final: bool = False
     other_row: int = 0
     row: int = 0
     branch_id: int = 0

@@ -10,7 +10,7 @@ import torch
 
 from core.decode import branch
 from core.decode.acts import Acts
-from core.decode.kv import RunCache, fork_cache
+from core.decode.kv import RunCache, cache_length, fork_row, reread_cache
 from core.decode.kv.sight import CacheSight
 from core.trace.path import Path
 from core.trace.record import Trace
@@ -20,25 +20,32 @@ if TYPE_CHECKING:
     from core.decode.session import Session
 
 
-def feed_again(
-    run: Session, strand: Strand, start: int, stop: int, acts: Acts | None = None
-) -> tuple[RunCache, Trace, Strand]:
-    """Feed positions again for their records: on a fork of the cache, or alone where rows have moved.
+def recompute(run: Session, strand: Strand, start: int, stop: int, *, changed: bool = False) -> tuple[Trace, Strand]:
+    """See `Recompute`."""
+    return feed_again(run, strand, start, stop, changed=changed)[1:]
 
-    The interventions are those that were in force, or for the positions meant other ones.
+
+def feed_again(
+    run: Session, strand: Strand, start: int, stop: int, acts: Acts | None = None, changed: bool = False
+) -> tuple[RunCache, Trace, Strand]:
+    """Feed positions again for their records: behind the row's own past in the cache, or alone where that has moved.
+
+    The interventions are those that were in force, or for the positions meant other ones. changed: the caller gives
+    the pass what the run was not given.
     Also alone where the cache has dropped what they attended to. Without a cache they are fed on a growing one.
     """
     budget = run.spec.trace_budget_bytes + (1 << 40)
-    slot = strand.padding + start
-    alone = run.several or not run.cache.holds_all or not run.cache.can_crop(slot)
-    if alone:
+    lane = _lane(run, strand, strand.padding + start, strand.padding + stop)
+    alone = lane is None
+    if lane is None:
         begin, cache, padding = 0, run.cache.empty_like(run.loaded.module, stop), 0
     else:
-        branch.check_held(run)
-        begin, cache, padding = start, fork_cache(run.cache, slot, strand.padding + stop), strand.padding
+        fork = fork_row if changed or acts is not None else reread_cache  # other keys and values come of it, or not
+        begin, padding = start, strand.padding
+        cache = fork(run.cache, lane, padding + start, padding + stop)
     ids = torch.tensor([strand.token_ids[:stop]], device=run.ids.device)
     trace = Trace(budget, start=padding + begin, keeps_keys=alone and not cache.newest_only)
-    trace.source = CacheSight(cache) if alone else None
+    trace.source = CacheSight(cache) if alone or run.several else None
     # The positions meant are passes of their own, and so are embeddings.
     changes = [slot - strand.padding for slot in run.acts.marks(strand.padding + begin, strand.padding + stop)]
     marks = sorted({begin, start, stop, min(max(run.unseen, begin), stop), *changes})
@@ -56,6 +63,21 @@ def feed_again(
                     run.forward(source[:, at:upto], cache, trace)
                     at = upto
     return cache, trace, dataclasses.replace(strand, path=Path(0, 0), padding=padding, fed=None)
+
+
+def _lane(run: Session, strand: Strand, slot: int, stop: int) -> int | None:
+    """The row of the batch whose cache holds a strand before `slot`; None where it has to be fed from its beginning.
+
+    Raises `ViewUnavailableError` where keys and values were given up.
+    """
+    if run.mode.moves_lanes or not run.cache.holds_all or not run.cache.can_crop(slot):
+        return None
+    if not run.several:
+        branch.check_held(run)
+        return 0
+    if cache_length(run.cache) < stop:
+        return None
+    return next((lane for lane, row in enumerate(run.lanes) if row.index == strand.row), None)
 
 
 def _portions(run: Session, strand: Strand, stop: int) -> list[int]:

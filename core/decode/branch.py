@@ -36,7 +36,8 @@ class Parting:
     """Where a branch parts from a row of `parent`, which may be a branch itself.
 
     prompt: its own, another one than the row's where it parts inside the prompt. kept: generated tokens it begins
-    with. put: tokens it says next. position: tokens of the row that it has in common, prompt included.
+    with. put: tokens it says next. position: tokens of the row that it has in common, prompt included; asked: where it
+    was asked to part, from where on its interventions act, even on what turned out to be the same.
     donors: other branches whose cache may hold what the parent's does not hold any more.
     """
 
@@ -46,6 +47,7 @@ class Parting:
     kept: tuple[int, ...]
     put: tuple[int, ...]
     position: int
+    asked: int
     donors: tuple[Session, ...] = ()
 
 
@@ -149,11 +151,11 @@ def _parting(parent: Session, command: StartBranch, donors: tuple[Session, ...])
     before = (*prompt, *row.token_ids)[:position]
     put = _put(parent.loaded, before, command)
     if position >= len(prompt):
-        return Parting(parent, row, row.prompt, before[len(prompt) :], put, position, donors)
+        return Parting(parent, row, row.prompt, before[len(prompt) :], put, position, position, donors)
     # Tokens that happen to be the same are in common, too.
     while put and position < len(prompt) and put[0] == prompt[position]:
         before, put, position = (*before, put[0]), put[1:], position + 1
-    return Parting(parent, row, _prompt(parent.loaded, (*before, *put)), (), (), position, donors)
+    return Parting(parent, row, _prompt(parent.loaded, (*before, *put)), (), (), position, command.position, donors)
 
 
 def _put(loaded: LoadedModel, before: tuple[int, ...], command: StartBranch) -> tuple[int, ...]:
@@ -231,18 +233,23 @@ def take_over(run: Session, parting: Parting) -> int:
     if run.loaded is not parent.loaded or run.spec.cache != parent.spec.cache:
         return 0  # everything is fed by itself, under its own interventions
     common = min(row.padding + parting.position, run.ids.shape[1] - 1)
+    own = min(common, row.padding + parting.asked)
+    run.acts.take(parent.acts, own, source.index)
+    if run.acts.differs(parent.acts, own, common, source.index):
+        common = own  # the same tokens, but fed under other interventions
     if run.spec.cache.kind == "heavy_hitters" and common < run.prompt_slots:
         common -= common % run.spec.prefill_chunk  # a chunk is fed as a whole, or others are kept
-    run.acts.take(parent.acts, common, source.index)
+        own = min(own, common)
+        run.acts.take(parent.acts, own, source.index)
     if run.mode.moves_lanes:
         return 0  # it compares with hidden states that nobody keeps
     if run.trace is not None:
-        if parent.trace is None:
+        if parent.trace is None or was_given_up(parent):
             return 0
         common = min(common, parent.trace.stop if source.fed is None else min(source.fed, parent.trace.stop))
         run.trace = parent.trace.fork(common)
         row.path = source.path.moved(common, 0)
-        run.acts.take(parent.acts, common, source.index)
+        run.acts.take(parent.acts, min(own, common), source.index)
     best, lane, held = parent, 0, 0
     for session in (parent, *(donor for donor in parting.donors if donor.loaded is run.loaded)):
         at, count = _held(session, run, common, source if session is parent else None)
@@ -295,6 +302,8 @@ def give_up_cache(run: Session) -> None:
     """Forget keys and values; `Session.advance` feeds the positions again before anything else."""
     run.refill_to = max(run.refill_to, cache_length(run.cache))
     run.cache.forget()
+    if run.mode.own_cache is not None:
+        run.mode.own_cache.forget()
     if run.guidance is not None:
         run.guidance.forget()
 
@@ -312,6 +321,18 @@ def give_up_records(run: Session, keep: int | None) -> None:
     else:
         run.trace = Trace(run.spec.trace_budget_bytes, keeps_keys=run.several)
         run.rows[0].path = Path(0, 0)
+
+
+def give_up_rows(run: Session) -> None:
+    """The same for rows that cannot be fed again side by side: what is looked at is fed again, a row at a time."""
+    trace = run.trace
+    run.close()
+    run.trace = None if trace is None else trace.emptied()
+
+
+def was_given_up(run: Session) -> bool:
+    """Whether it holds nothing but its tokens."""
+    return run.trace is not None and run.trace.given_up
 
 
 def check_held(run: Session) -> None:

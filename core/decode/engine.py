@@ -112,7 +112,8 @@ def decode_step(run: Session) -> StepEvents:
         token_ids += [e.row.token_ids[-1] for e in choice.ended]
         seen = observe(processed, rows, token_ids, piece)
         guided = None if guidance is None else guidance.details(rows, token_ids, run.spec.top_logprobs, piece)
-        reports = cache_report(run.cache), None if guidance is None else guidance.report()
+        second = run.mode.own_cache if guidance is None else guidance.cache
+        reports = cache_report(run.cache), None if second is None else cache_report(second)
         probes_s = perf_counter() - at_probes + record_s
         timing = StepTiming(
             forward_ms=1e3 * max(0.0, forward_s - record_s),

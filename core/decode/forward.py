@@ -15,6 +15,7 @@ from core.decode.kv import NoCache, RunCache, cache_length, crop_cache, keys_sin
 from core.models.anatomy import find_anatomy
 from core.models.attention import gated, tapped, taps_attached, use_our_attention
 from core.models.loaded import LoadedModel
+from core.models.shortcut import Shortcuts
 from core.trace.record import Trace
 
 
@@ -63,6 +64,7 @@ class Forward:
         self._exit_at: int | None = None  # leave the pass before this layer
         self._entered = 0
         self._attached = False
+        self._shortcuts = Shortcuts(loaded.module)
         self.acts = NO_ACTS
         self.place_rows(padding)
         use_our_attention(self.model)
@@ -109,7 +111,9 @@ class Forward:
                 stack.callback(handle.remove)
             if self.anatomy.final_norm is not None:
                 handle = self.anatomy.final_norm.register_forward_pre_hook(self._before_norm)
-                stack.callback(handle.remove)
+            else:
+                handle = self.anatomy.layers[-1].register_forward_hook(self._after_layers)
+            stack.callback(handle.remove)
             stack.enter_context(taps_attached(self.model))
             yield
 
@@ -126,6 +130,10 @@ class Forward:
 
     def _before_norm(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._take(args[0])
+
+    def _after_layers(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Where no norm follows, what the last layer returns is what the head reads."""
+        self._take(output[0] if isinstance(output, tuple) else output)
 
     def _take(self, residual: torch.Tensor) -> None:
         if self._newest is not None:
@@ -163,7 +171,7 @@ class Forward:
         tap = _Newest(trace, ids.shape[1]) if trace is not None and cache.feeds_all else trace
         cache.shared.begin_pass(self._padding, self._padded)
         try:
-            with tapped(tap), gated(cache if cache.gated else None), self.acts.hooked():
+            with tapped(tap), gated(cache if cache.gated else None), self.acts.hooked(), self._shortcuts.taken():
                 output = self.model(**self._arguments(ids, start, cache, keep))
             if self._device.type != "cpu":
                 torch.accelerator.synchronize()  # or the time would be that of queueing the work
@@ -195,7 +203,7 @@ class Forward:
         begun = perf_counter()
         self._exit_at, self._entered = layers, 0
         try:
-            with tapped(None), gated(cache if cache.gated else None), self.acts.hooked():
+            with tapped(None), gated(cache if cache.gated else None), self.acts.hooked(), self._shortcuts.taken():
                 self.model(**self._arguments(ids, start, cache, 1))
         except _Left as left:
             return self.anatomy.read_out(left.residual[:, -1])

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from core.contract.cache import CacheReport
 from core.contract.detail import GuidanceDetail
 from core.contract.errors import NextRunError, PromptError, ViewUnavailableError
 from core.contract.params import GenerationParams
 from core.decode import prepare
-from core.decode.kv import cache_length, cache_report, crop_cache, fork_cache, take_rows
+from core.decode.kv import cache_length, crop_cache, fork_cache, take_rows
 from core.decode.modes.mode import Past
 from core.decode.pipeline import Rows, Stage
 from core.decode.rows import Row
@@ -185,10 +184,6 @@ class Guidance:
         [place] = past.strand.path.rows(own, own + 1)
         residual = self.trace.residuals(-1, slot, slot + 1, Path(0, place))[0]  # (E,)
         return run.forward.anatomy.read_out(residual)
-
-    def report(self) -> CacheReport:
-        """Bytes of the second cache."""
-        return cache_report(self.cache)
 
     def details(
         self, parents: Sequence[int], token_ids: Sequence[int], top: int, piece: Callable[[int], str]

@@ -222,6 +222,11 @@ class History:
         """The slots between which something changed, both ends included."""
         return [start, *(since for since, _ in self._since if start < since < stop), stop]
 
+    def differs(self, before: History, start: int, stop: int, row: int) -> bool:
+        """Whether something else is in force for a slot of [start, stop) than in `row` of another run."""
+        slots = {start, *(since for since, _ in (*self._since, *before._since) if start < since < stop)}
+        return start < stop and any(self.at(s).asked != _of_row(before.at(s), row).asked for s in slots)
+
     def same_until(self, other: History) -> int | None:
         """The slot before which both are alike; None if all of it is."""
         slots = sorted({slot for slot, _ in (*self._since, *other._since)})

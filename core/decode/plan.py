@@ -285,7 +285,8 @@ def _warnings(run: Session, length: LengthPlan, assisted: bool) -> tuple[tuple[i
         idle = [name for name in _NEED_EOS if getattr(params, name)]
         found += [(_PARAMETERS, f"{name} has no effect, because no EOS token is set.") for name in idle]
     found += [(_LENGTH, sentence) for sentence in run.lengths.warnings]
-    if length.limited:
+    image = run.loaded.info.image
+    if length.limited and (image is None or _origin(run, "max_new_tokens") == "user"):
         left = length.max_length - max(len(row.prompt.token_ids) for row in run.rows)
         found.append(
             (
@@ -295,8 +296,10 @@ def _warnings(run: Session, length: LengthPlan, assisted: bool) -> tuple[tuple[i
             )
         )
     wanted = run.prompt_slots + params.max_new_tokens
-    if run.mode.name == "contrastive_search" and run.loaded.info.image and wanted > length.max_positions:
-        said = "Contrastive search feeds its candidates before it chooses, so the last pixel stays unpainted."
+    if run.mode.name == "contrastive_search" and image is not None and wanted > length.max_positions:
+        said = (
+            "Contrastive search has no position left to try candidates of the last pixel; it takes the likeliest one."
+        )
         found.append((_LENGTH, said))
     ends = params.eos_token_id or params.stop_strings or run.grammar is not None or run.extras.criteria
     if not ends:

@@ -49,6 +49,8 @@ def _kept_pixels(loaded: LoadedModel, prompt: Prompt) -> int:
         else (prompt.keep_pixels or 0, image.pixels, "pixels")
     )  # fmt: skip
     try:
+        if isinstance(kept, bool):
+            raise TypeError
         kept = index(kept)
     except TypeError:
         raise PromptError(f"keep_{what} is a whole number of {what}, not {kept!r}.") from None
@@ -77,8 +79,8 @@ def runnable(loaded: LoadedModel, row: PromptRow) -> PromptRow:
         row = PromptRow((bos,), (loaded.text.piece(bos),), "")
     if info.image is not None and len(row.token_ids) > info.image.pixels:
         raise PromptError(
-            f"The prompt has {len(row.token_ids):,} tokens, and a picture has {info.image.pixels:,} pixels, so no "
-            "positions are left to paint; keep fewer."
+            f"{len(row.token_ids) - 1:,} pixels are given, and a picture has {info.image.pixels:,}, so none is left to "
+            "paint; keep fewer, with keep_rows or --keep-rows."
         )
     if len(row.token_ids) > info.max_positions:
         raise PromptError(

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 HEAD = 256  # the likeliest tokens, searched first
+_MOST_SELECTED = 16  # selecting more than one in so many takes longer than sorting all
 _BLOCK = 4  # numbers that Philox makes of one counter
 
 
@@ -85,17 +86,21 @@ def draw_without_replacement(scores: torch.Tensor, draws: Sequence[float]) -> li
     whole = torch.logsumexp(scores.double(), dim=-1)
     if not math.isfinite(whole):
         return list(range(len(draws)))
-    count = HEAD
+    count, size = HEAD, scores.shape[0]
     while True:
-        # Ties are complete, so that their order does not depend on how many are looked at.
-        everything = scores.shape[0] <= count + len(draws)
-        least = -torch.inf if everything else torch.topk(scores, count + len(draws)).values[-1]
-        ids = torch.nonzero(scores >= least).squeeze(-1)
-        order = _descending(scores[ids])
-        probabilities = torch.exp(scores[ids].double() - whole).cpu().numpy()
-        taken = _successive(probabilities[order], draws, len(ids) == scores.shape[0])
+        everything = max(count + len(draws), 0 if count == HEAD else count * _MOST_SELECTED) >= size
+        looked = scores
+        if not everything:
+            # Ties are complete, so that their order does not depend on how many are looked at.
+            ids = torch.nonzero(scores >= torch.topk(scores, count + len(draws)).values[-1]).squeeze(-1)
+            looked = scores[ids]
+        order = _descending(looked)
+        probabilities = torch.exp(looked.double() - whole).cpu().numpy()
+        taken = _successive(probabilities[order], draws, everything)
         if taken is not None:
-            return [int(ids[int(order[place])]) for place in taken]
+            places = order[taken]
+            found: list[int] = (places if everything else ids.cpu().numpy()[places]).tolist()
+            return found
         count *= 8
 
 

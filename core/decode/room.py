@@ -2,42 +2,75 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from core.contract.cache import CacheSpec
+from core.contract.cache_formula import CacheShape, predict
 from core.contract.errors import OutOfMemoryError, PromptError
 from core.contract.events import ModelInfo
 from core.models.loaded import LoadedModel
 from core.models.placement import available_bytes
 
 MOST_LANES = 512  # sequences in one batch; beyond it a step takes seconds, and its snapshots megabytes
-SCALE_BYTES = 4  # float32, of each token and head
 
 
-def check_room(loaded: LoadedModel, lanes: int, positions: int, spec: CacheSpec | None = None, chunk: int = 0) -> None:
-    """Raises `PromptError` for too many sequences, `OutOfMemoryError` where their keys and values cannot be held.
+@dataclass(frozen=True, slots=True)
+class Feeding:
+    """How a row is fed: `slots` in all, the `prompt` of it in chunks, the others one by one.
 
-    chunk: positions fed at once, which a cache with a window holds besides it.
+    padding: of the row that has most, contained in both.
     """
+
+    slots: int
+    prompt: int
+    chunk: int
+    padding: int = 0
+
+
+def check_room(loaded: LoadedModel, lanes: int, feeding: Feeding, spec: CacheSpec | None = None) -> None:
+    """Raises `PromptError` for too many sequences, `OutOfMemoryError` where their keys and values cannot be held."""
     spec = spec or CacheSpec()
     if lanes > MOST_LANES:
         raise PromptError(
             f"This run would have {lanes:,} sequences at once, but {MOST_LANES} is the most; split the batch, or take "
             "fewer beams or return sequences."
         )
-    if spec.budget is not None:
-        positions = min(positions, spec.budget + chunk)
-    needed, free = lanes * positions * position_bytes(loaded.info, spec), available_bytes(loaded.device)
+    needed, free = lanes * most_bytes(loaded.info, spec, feeding), available_bytes(loaded.device)
     if needed > free:
         once = " at once" if spec.kind == "static" else ""
         raise OutOfMemoryError(
-            f"{lanes:,} × {positions:,} positions need {needed / 1e9:.3g} GB of KV cache{once}, but "
+            f"{lanes:,} × {feeding.slots:,} positions need {needed / 1e9:.3g} GB of KV cache{once}, but "
             f"{loaded.info.device} has {free / 1e9:.3g} GB free; take fewer or shorter sequences."
         )
 
 
+def most_bytes(info: ModelInfo, spec: CacheSpec, feeding: Feeding) -> int:
+    """Allocated for a row between two passes at most."""
+    windows = info.layer_windows or (None,) * info.layers
+    held = sum(_most_slots(spec, window, feeding) for window in windows)
+    return held * (position_bytes(info, spec) // info.layers + _choosing_bytes(info, spec))
+
+
+def _most_slots(spec: CacheSpec, window: int | None, feeding: Feeding) -> int:
+    """Slots that the storages of one layer have; what left a window goes when the next pass begins."""
+    if spec.kind == "dynamic" and window is not None:
+        # transformers keeps window - 1, in the storage of the pass, and we keep those before it to take a step back.
+        prompt = min(feeding.prompt, window - 1 + feeding.chunk)
+        return prompt + max(min(feeding.slots, window), min(max(0, feeding.prompt - feeding.chunk), prompt))
+    budget = window if spec.kind == "hybrid" else spec.budget
+    if budget is None:
+        return feeding.slots
+    # A pass drops what its first query does not see, heavy hitters what they chose to drop, before it adds its own.
+    before = budget if spec.kind == "heavy_hitters" else budget - 1
+    before += feeding.padding if spec.kind == "sink" else 0
+    return max(min(feeding.prompt, before + feeding.chunk), min(feeding.slots, before + 1))
+
+
+def _choosing_bytes(info: ModelInfo, spec: CacheSpec) -> int:
+    """What heavy hitters note of a slot in each layer: its number and the sums of two passes, head by head."""
+    return info.kv_heads * (8 + 4 + 4) if spec.kind == "heavy_hitters" else 0
+
+
 def position_bytes(info: ModelInfo, spec: CacheSpec) -> int:
     """K and V of one position in all layers, as this kind stores them."""
-    if spec.kind == "off":
-        return 0
-    if spec.kind in ("fp8", "int8"):
-        return 2 * info.layers * info.kv_heads * (info.head_dim + SCALE_BYTES)
-    return info.kv_bytes_per_token
+    return predict(CacheShape.of(info), spec, info.dtype, 1, 1).position_bytes

@@ -122,8 +122,8 @@ class PastLane:
 
     @staticmethod
     def of(lane: Row, fed: int) -> PastLane:
-        """The lane as it is now, with so many slots fed."""
-        stopped = lane.finish_reason is FinishReason.STOP
+        """The lane as it is now, with so many slots fed, unless it says otherwise."""
+        stopped, fed = lane.finish_reason is FinishReason.STOP, fed if lane.fed is None else lane.fed
         return PastLane(
             lane.index, lane.beam, lane.prompt, lane.padding, lane.path, lane.link, fed, lane.group, stopped
         )

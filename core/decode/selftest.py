@@ -66,7 +66,8 @@ def _status(view: str, measure: Callable[[], float], loaded: LoadedModel) -> Vie
     except TokenglassError as problem:
         return ViewStatus(view, False, problem.message)
     except Exception as problem:
-        return ViewStatus(view, False, f"The self-test of this view failed on {loaded.info.title}: {problem!r}.")
+        what = f"{loaded.info.title} is built in a way that this view cannot read, so it is off"
+        return ViewStatus(view, False, f"{what} (the self-test met {type(problem).__name__}: {problem}).")
     limit = _TOLERANCE.get(loaded.dtype, 1e-4)
     if error <= limit:
         return ViewStatus(view, True, max_error=error)

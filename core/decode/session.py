@@ -41,12 +41,12 @@ from core.decode.guidance import Guidance
 from core.decode.interventions import History, hidden_keys, make_acts, preview_logits
 from core.decode.kv import RunCache, cache_length, check_kind, check_mode, make_cache, take_rows
 from core.decode.kv.sight import CacheSight
-from core.decode.lengths import Lengths, settle_lengths, slots_at_most
+from core.decode.lengths import reach, room_for, settled, slots_at_most
 from core.decode.modes import PLAIN, Mode, Past, make_mode
 from core.decode.pipeline import PipelineContext, Rows, Stage, build_pipeline
 from core.decode.plan import make_plan
 from core.decode.replay import final_scores, replay
-from core.decode.room import check_room
+from core.decode.room import Feeding, check_room
 from core.decode.rows import Clock, PastLane, Row
 from core.decode.sequences import result_of, strand_at
 from core.decode.stopping import RowStop, Timer
@@ -104,7 +104,7 @@ class Session:
         least = 0 if parting is None else parting.row.padding  # its slots are those of the records
         slots = prepare.pad_left(prompts, engine.pad_id(loaded, self.asked), loaded.device, least)
         self.prompt_slots = slots.ids.shape[1]
-        self.lengths = self._settled(self.asked)
+        self.lengths = settled(self, self.asked)
         self.params = self.lengths.params
         self.grammar = prepare.constraint(loaded, spec)
         self.timer = Timer()
@@ -129,9 +129,10 @@ class Session:
         self.acts = History()
         self.acts.put(0, make_acts(self, spec.interventions))
         self.forward.acts = self.acts.now
-        self.limit = slots_at_most(self.params, self.prompt_slots, loaded.info.max_positions, max(self.padding))
+        self.limit = slots_at_most(self, self.params)
         lanes = len(self.rows) * (1 if self.mode.copies else self.params.num_beams)
-        check_room(loaded, lanes, self.limit, spec.cache, min(spec.prefill_chunk, self.prompt_slots))
+        feeding = Feeding(self.limit, self.prompt_slots, spec.prefill_chunk, max(self.padding))
+        check_room(loaded, lanes, feeding, spec.cache)
         self.cache = self.new_cache(self.limit)
         self.several: bool = (
             len(self.rows) > 1 or self.mode.moves_lanes or (parting is not None and parting.parent.several)
@@ -169,13 +170,6 @@ class Session:
             reused_positions=self.reused,
             interventions=self.acts.now.asked,
         )
-
-    def _settled(self, asked: GenerationParams, changes: Mapping[str, object] | None = None) -> Lengths:
-        """Lengths that agree; what nobody has set or sets now is the library's default."""
-        model = self.loaded.info.from_generation_config
-        chosen = self.changed.union(self.spec.params, self.spec.host_defaults, model, changes or ())
-        own, known = self.extras.longest, self.prompt_slots - self.unseen
-        return settle_lengths(asked, chosen, self.prompt_slots, None if own is None else own - known)
 
     def _new_row(self, index: int, prompt: PromptRow, padding: int) -> Row:
         finished = None if self.grammar is None else self.grammar.finished
@@ -372,17 +366,10 @@ class Session:
             if getattr(asked, name) != getattr(self.asked, name):
                 raise NextRunError(f"{name} cannot change while a run is in progress; it acts at the next run.")
         check_together(asked, self.spec.assistant is not None)
-        lengths = self._settled(asked, changes)
-        most, padding = self.loaded.info.max_positions, max(self.padding)
-        limit = slots_at_most(lengths.params, self.prompt_slots, most, padding)
-        if limit > self.limit:
-            check_room(self.loaded, self.mode.cache_rows(self), limit, self.spec.cache, self.spec.prefill_chunk)
+        lengths = settled(self, asked, changes)
+        limit = room_for(self, lengths.params)
         self._configure(lengths.params)
-        if limit > self.limit:
-            self.limit = limit
-            self.cache.reach(limit)
-        if self.guidance is not None:
-            self.guidance.reach(self)
+        reach(self, limit)
         self.asked, self.lengths, self.changed = asked, lengths, self.changed | set(changes)
         self.epoch = epoch
         self.params_since.append((self.new_tokens, self.params))
@@ -428,6 +415,12 @@ class Session:
         return tuple(trace for trace in traces if trace is not None)
 
     @property
+    def caches_beside(self) -> tuple[RunCache, ...]:
+        """Of the negative prompt's stream and of a draft model."""
+        caches = (None if self.guidance is None else self.guidance.cache, self.mode.own_cache)
+        return tuple(cache for cache in caches if cache is not None)
+
+    @property
     def trace_bytes(self) -> int:
         """What the records hold in addition to the caches."""
         return sum(trace.nbytes for trace in self.traces)
@@ -453,7 +446,9 @@ class Session:
                 answer: ViewAnswer = done.value
                 return answer
 
-    def answer_in_slices(self, query: ViewQuery, other: Session | None = None) -> Generator[None, None, ViewAnswer]:
+    def answer_in_slices(
+        self, query: ViewQuery, other: Session | None = None
+    ) -> Generator[float | None, None, ViewAnswer]:
         """The same in pieces of a few milliseconds, so that it can be spread between steps or dropped.
 
         other: the second branch of a comparison.
@@ -462,11 +457,11 @@ class Session:
         while True:
             with torch.inference_mode():
                 try:
-                    next(slices)
+                    fraction = next(slices)
                 except StopIteration as done:
                     answer: ViewAnswer = done.value
                     return answer
-            yield
+            yield fraction
 
     def recording(self) -> Recording:
         """What views are derived from."""
@@ -477,7 +472,7 @@ class Session:
             anatomy=self.forward.anatomy,
             info=self.loaded.info,
             piece=self.loaded.text.piece,
-            recompute=lambda strand, start, stop: self.feed_again(strand, start, stop)[1:],
+            recompute=partial(again.recompute, self),
             final_scores=partial(final_scores, self),
             replay=partial(replay, self),
             read_out=self.read_out,

@@ -13,16 +13,14 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import interpolate
 
 from core.contract.errors import PromptError
 from core.contract.picture import ImageFacts, Picture
 from core.contract.specs import ChatMessage
 from core.domains.domain import Cancelled, never
+from core.domains.resampling import BILINEAR, resized
 from core.domains.text import nameless_piece
 
-# PIL's numbers of resampling filters, as preprocessor configs hold them; what is not here is resized bilinearly.
-_NEAREST, _BICUBIC = 0, 3
 _COLOUR = re.compile(r"#([0-9a-fA-F]{6})")
 START = "⟨start⟩"
 
@@ -35,13 +33,14 @@ class ImageDomain:
 
     confined = False
 
-    def __init__(self, clusters: NDArray[np.float32], height: int, width: int, resample: int = 2) -> None:
-        """clusters: (C, 3) colours in [-1, 1]. resample: PIL's number of the filter that pictures are resized with."""
+    def __init__(self, clusters: NDArray[np.float32], height: int, width: int, resample: int = BILINEAR) -> None:
+        """clusters: (C, 3) colours in [-1, 1]. resample: number of the filter, see `resampling`."""
         self.clusters = torch.from_numpy(np.array(clusters, np.float32))
         palette = np.clip(np.rint(127.5 * (np.asarray(clusters, np.float64) + 1.0)), 0, 255).astype(np.uint8)
         palette.flags.writeable = False
         self.resample = resample
         self.image: ImageFacts | None = None
+        self._resized: tuple[Picture, NDArray[np.uint8]] | None = None
         self.facts = self.image = ImageFacts(height, width, palette, len(palette))
         self._pieces = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in palette.tolist()] + [START]
 
@@ -56,17 +55,12 @@ class ImageDomain:
         return np.asarray(distances.argmin(-1).numpy(), np.int64).reshape(pixels.shape[:-1])
 
     def resized(self, picture: Picture) -> NDArray[np.uint8]:
-        """The picture in the model's size (H, W, 3), not cropped, as `ImageGPTImageProcessor` does it."""
-        pixels, size = picture.array(), (self.facts.height, self.facts.width)
-        if pixels.shape[:2] == size:
-            return pixels
-        planes = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]  # (1, 3, h, w)
-        if self.resample == _NEAREST:
-            small = interpolate(planes, size, mode="nearest-exact")
-        else:
-            mode = "bicubic" if self.resample == _BICUBIC else "bilinear"
-            small = interpolate(planes, size, mode=mode, align_corners=False, antialias=True)
-        return np.ascontiguousarray(small[0].permute(1, 2, 0).numpy())
+        """The picture in the model's size (H, W, 3), not cropped, as `ImageGPTImageProcessorPil` does it."""
+        last = self._resized
+        if last is None or last[0] is not picture:  # it is asked for again with every row more that is given
+            last = picture, resized(picture.array(), (self.facts.height, self.facts.width), self.resample)
+            self._resized = last
+        return last[1]
 
     def encode_picture(self, picture: Picture) -> list[int]:
         """SOS and all pixels, 1 + height · width ids."""

@@ -18,11 +18,19 @@ from numpy.typing import NDArray
 from core.contract.errors import PromptError
 from core.contract.picture import MOST_MEGAPIXELS, Picture, RgbArray, too_large
 
+_ANIMATED = frozenset({"GIF", "PNG", "WEBP"})
+_SIXTEEN_BITS = frozenset({"PNG", "PPM"})  # whose greys Pillow may hold as 32-bit numbers
+
 
 def read_picture(path: Path) -> Picture:
     """The first frame of a file, transparent parts on white, turned as its camera says. Raises `PromptError`."""
+    return read_and_note(path)[0]
+
+
+def read_and_note(path: Path) -> tuple[Picture, tuple[str, ...]]:
+    """The same, and what was done to it. Raises `PromptError`."""
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image
     except ImportError:
         raise PromptError("Reading picture files takes Pillow; run “pip install 'tokenglass[image]'”.") from None
     name = path.name[:80]
@@ -36,8 +44,10 @@ def read_picture(path: Path) -> Picture:
             width, height = file.size  # from the header: nothing is decoded yet
             if width * height > MOST_MEGAPIXELS * 1_000_000:
                 raise PromptError(too_large(height, width))
-            turned: Any = ImageOps.exif_transpose(file)
-            return Picture.of(_eight_bits(turned, name))
+            notes = ("The first frame of an animation.",) if _is_animated(file) else ()
+            pixels = of_image(file, name)
+            clear = pixels.ndim == 3 and pixels.shape[2] == 4 and (pixels[:, :, 3] < 255).any()
+            return Picture.of(pixels), (*notes, "Transparent parts are white.") if clear else notes
     except PromptError:
         raise
     except FileNotFoundError:
@@ -50,16 +60,26 @@ def read_picture(path: Path) -> Picture:
         ) from error
 
 
-def _eight_bits(image: Any, name: str) -> NDArray[np.uint8]:
-    """(H, W, 4); 16-bit greys are scaled, which Pillow's own conversion clips instead. Raises `PromptError`."""
-    if image.mode.startswith("I;16"):
-        grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)  # rounded, as Qt does
+def _is_animated(image: Any) -> bool:
+    return image.format in _ANIMATED and bool(getattr(image, "is_animated", False))
+
+
+def of_image(image: Any, name: str) -> NDArray[np.uint8]:
+    """(H, W, 3 or 4) of a Pillow image, turned as its camera says. Raises `PromptError`.
+
+    16-bit greys are scaled, which Pillow's own conversion clips instead.
+    """
+    from PIL import ImageOps
+
+    turned: Any = ImageOps.exif_transpose(image)
+    if turned.mode.startswith("I;16") or (turned.mode == "I" and image.format in _SIXTEEN_BITS):
+        grey = ((np.asarray(turned).astype(np.uint32) + 128) // 257).astype(np.uint8)  # rounded, as Qt does
         return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode in ("I", "F"):
+    if turned.mode in ("I", "F"):
         raise PromptError(
             f"“{name}” holds 32-bit numbers, of which nobody says what is white; save it with 8 or 16 bits a channel."
         )
-    return np.asarray(image.convert("RGBA"))
+    return np.asarray(turned.convert("RGBA"))
 
 
 def write_png(path: Path, pixels: RgbArray) -> None:

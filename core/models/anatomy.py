@@ -50,9 +50,7 @@ def find_anatomy(model: PreTrainedModel) -> Anatomy:
         raise ModelLoadError(
             f"{type(model).__name__} has no {what} that Tokenglass can find, so it cannot be observed."
         )
-    norm = next(
-        (getattr(base, name) for name in _FINAL_NORMS if isinstance(getattr(base, name, None), nn.Module)), None
-    )
+    norm = _final_norm(base) or _final_norm(_owner(base, layers[0]))
     factor = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     return Anatomy(
         model=model,
@@ -63,6 +61,21 @@ def find_anatomy(model: PreTrainedModel) -> Anatomy:
         logit_factor=factor,
         accepts=frozenset(inspect.signature(model.forward).parameters),
     )
+
+
+def _final_norm(module: nn.Module) -> nn.Module | None:
+    found = (getattr(module, name, None) for name in _FINAL_NORMS)
+    return next((norm for norm in found if isinstance(norm, nn.Module)), None)
+
+
+def _owner(base: nn.Module, layer: nn.Module) -> nn.Module:
+    """The module that has the list which this layer is in: OPT's is a decoder inside the base model."""
+    owners = (
+        module
+        for module in base.modules()
+        if any(isinstance(child, nn.ModuleList) and layer in list(child) for child in module.children())
+    )
+    return next(owners, base)
 
 
 def _layers(base: nn.Module, count: int) -> tuple[nn.Module, ...] | None:

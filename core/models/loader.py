@@ -36,7 +36,7 @@ from core.models.loaded import LoadedModel
 from core.models.new_model import NewModel
 from core.models.own_attention import widen_causal_tables
 from core.models.palette import read_image_domain
-from core.models.placement import available_bytes, choose_device, choose_dtype
+from core.models.placement import available_bytes, check_dtype, choose_device, choose_dtype
 from core.models.preflight import CheckedFolder, check_folder
 from core.models.random_weights import build_random
 from core.models.settle import check_finite, settle
@@ -73,17 +73,17 @@ def _load(spec: ModelSpec, model_id: int, control: LoadControl) -> LoadedModel:
     started = time.perf_counter()
     # 1. What was asked for
     device = choose_device(spec.device)
-    dtype = choose_dtype(spec.dtype, device)
+    check_dtype(spec.dtype)
     source = resolve(spec.name)
     stop_if_cancelled(control)
     with watched_transformers(control):
         # 2. Tokens and weights
         if source.new is not None:
-            module, text, notices = _make(source.new, dtype, control)
+            module, text, notices = _make(source.new, spec, device, control)
             revision = ""
         else:
             place = find_folder(source, control)
-            module, text, notices = _read(source, place.folder, dtype, device, control)
+            module, text, notices = _read(source, place.folder, spec, device, control)
             revision = place.revision
         # 3. Ours alone, on its device
         stop_if_cancelled(control)
@@ -98,12 +98,15 @@ def _load(spec: ModelSpec, model_id: int, control: LoadControl) -> LoadedModel:
     return LoadedModel(spec, module, text, info, module.device, module.dtype)
 
 
-def _make(new: NewModel, dtype: torch.dtype, control: LoadControl) -> tuple[PreTrainedModel, Domain, tuple[str, ...]]:
+def _make(
+    new: NewModel, spec: ModelSpec, device: torch.device, control: LoadControl
+) -> tuple[PreTrainedModel, Domain, tuple[str, ...]]:
     """A model with random weights."""
     control.progress("Drawing weights", None)
     blueprint = draw_up(new.title, new.config())
     needed = blueprint.weight_bytes(torch.float32) + blueprint.buffer_bytes
     check_memory(new.title, needed, available_bytes(torch.device("cpu")))
+    dtype = choose_dtype(spec.dtype, device, blueprint.parameters)
     module = build_random(blueprint, new.seed, dtype, control)
     return module, _new_domain(new, blueprint), new.notices
 
@@ -116,13 +119,14 @@ def _new_domain(new: NewModel, blueprint: Blueprint) -> Domain:
 
 
 def _read(
-    source: ModelSource, path: Path, dtype: torch.dtype, device: torch.device, control: LoadControl
+    source: ModelSource, path: Path, spec: ModelSpec, device: torch.device, control: LoadControl
 ) -> tuple[PreTrainedModel, Domain, tuple[str, ...]]:
     """A model from a folder, checked before transformers sees anything of it."""
     folder = check_folder(path)
     stop_if_cancelled(control)
     blueprint = draw_up(source.title, folder.config)
     check_stored(source.title, blueprint, folder.stored)
+    dtype = choose_dtype(spec.dtype, device, blueprint.parameters)
     check_memory(source.title, blueprint.weight_bytes(dtype) + blueprint.buffer_bytes, available_bytes(device))
     text: Domain
     if blueprint.paints:

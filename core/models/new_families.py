@@ -56,7 +56,7 @@ def _seed() -> NewOption:
 
 def _std() -> NewOption:
     return NewOption(
-        "initializer_range", 0.02, "Standard deviation of the weights; 0.3 gives sharp distributions.", 0.0, 10.0
+        "initializer_range", 0.02, "Standard deviation of the weights; 0.3 gives sharp distributions.", 0.0, 1.0
     )
 
 

@@ -203,10 +203,21 @@ def shape_problems(family: NewFamily, values: Mapping[str, Value]) -> list[tuple
     if rope is not None and rope != AUTO:
         problem = rope_problem(json.loads(str(rope)))
         found += [] if problem is None else [(("rope_parameters",), problem)]
+    kinds = values.get("layer_types")
+    if kinds is not None and kinds != AUTO:
+        problem = _layer_types_problem(json.loads(str(kinds)), int(values.get("num_hidden_layers") or 0))
+        found += [] if problem is None else [(("layer_types",), problem)]
     if not family.text and int(values["vocab_size"] or 0) < 2:
         text = "vocab_size must be at least 2: the last token only starts a picture, and there must be a colour."
         found.append((("vocab_size",), text))
     return found + _id_problems(family, values)
+
+
+def _layer_types_problem(kinds: Any, layers: int) -> str | None:
+    known = ("full_attention", "sliding_attention")
+    if not isinstance(kinds, list) or any(kind not in known for kind in kinds):
+        return f"layer_types is a list of {' and '.join(known)}, one a layer."
+    return None if len(kinds) == layers else f"layer_types names {len(kinds)} layers, but num_hidden_layers = {layers}."
 
 
 def _id_problems(family: NewFamily, values: Mapping[str, Value]) -> list[tuple[tuple[str, ...], str]]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from core.contract.errors import ModelLoadError
 from core.domains.image import ImageDomain, canvas_of
+from core.domains.resampling import BILINEAR, HAMMING, NEAREST
 from core.models.files import folder_name, read_json_object
 from core.models.preflight import PREPROCESSOR, SIZE_CAPS_BYTES, CheckedFolder
 
@@ -25,8 +26,8 @@ def read_image_domain(folder: CheckedFolder, vocab_size: int, positions: int) ->
     config = read_json_object(folder.path / PREPROCESSOR, SIZE_CAPS_BYTES[PREPROCESSOR])
     clusters = _clusters(name, config.get("clusters"), vocab_size)
     height, width = _size(name, config.get("size"), positions)
-    resample = config.get("resample")
-    return ImageDomain(clusters, height, width, resample if isinstance(resample, int) else 2)
+    _check_normalising(name, config)
+    return ImageDomain(clusters, height, width, _resample(name, config.get("resample")))
 
 
 def write_palette(domain: ImageDomain, folder: Path) -> None:
@@ -41,6 +42,36 @@ def write_palette(domain: ImageDomain, folder: Path) -> None:
     (folder / PREPROCESSOR).write_text(json.dumps(said) + "\n", encoding="utf-8")
 
 
+def _resample(name: str, number: Any) -> int:
+    """The filter that pictures are resized with; bilinear where none is named, as in the processor."""
+    if number is None:
+        return BILINEAR
+    if isinstance(number, bool) or not isinstance(number, int) or not NEAREST <= number <= HAMMING:
+        raise ModelLoadError(
+            f"The {PREPROCESSOR} of “{name}” resizes pictures with “{str(number)[:40]}”, which is no filter; those "
+            f"have the numbers {NEAREST} to {HAMMING}."
+        )
+    return number
+
+
+def _check_normalising(name: str, config: Mapping[str, Any]) -> None:
+    """Colours are compared with clusters from -1 to 1; other scales would give other tokens."""
+    usual = {
+        "do_rescale": True, "do_normalize": True, "rescale_factor": 1 / 255, "image_mean": 0.5, "image_std": 0.5,
+    }  # fmt: skip
+    for key, value in usual.items():
+        found = config.get(key)
+        for one in found if isinstance(found, list) else [found]:
+            same = (
+                one is value if isinstance(value, bool) else isinstance(one, int | float) and math.isclose(one, value)
+            )
+            if one is not None and not same:
+                raise ModelLoadError(
+                    f"The {PREPROCESSOR} of “{name}” has {key} = {str(found)[:60]}; only ImageGPT's own scale is "
+                    "known, on which 0 to 255 become -1 to 1."
+                )
+
+
 def _clusters(name: str, clusters: Any, vocab_size: int) -> NDArray[np.float32]:
     if not isinstance(clusters, list) or not clusters:
         raise ModelLoadError(f"The {PREPROCESSOR} of “{name}” has no clusters, so its colours are unknown.")
@@ -48,7 +79,7 @@ def _clusters(name: str, clusters: Any, vocab_size: int) -> NDArray[np.float32]:
         raise ModelLoadError(
             f"The clusters of “{name}” are not colours: each is three numbers from -1 to 1 (red, green, blue)."
         )
-    if not all(math.isfinite(value) and -1.01 <= value <= 1.01 for colour in clusters for value in colour):
+    if not all(-1.01 <= value <= 1.01 for colour in clusters for value in colour):
         raise ModelLoadError(
             f"The clusters of “{name}” hold values that are no colours (NaN, infinite, or beyond -1 to 1); download "
             f"{PREPROCESSOR} again."

@@ -10,6 +10,7 @@ import torch
 from core.contract.errors import ModelLoadError
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+CACHED_BYTES = 32 * 2**20  # weights of so many bytes stay in a processor's caches from step to step
 DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.float16: "fp16"}
 
 
@@ -36,13 +37,23 @@ def choose_device(asked: str) -> torch.device:
     return torch.device(asked)
 
 
-def choose_dtype(asked: str, device: torch.device) -> torch.dtype:
-    """`auto` is bf16 where the device computes it natively, else fp32. Raises `ModelLoadError`."""
+def choose_dtype(asked: str, device: torch.device, parameters: int) -> torch.dtype:
+    """`auto` is bf16 where the device computes it natively and the weights are many, else fp32.
+
+    bf16 is faster because fewer bytes are read. Weights that stay in the processor's caches are not read from memory at
+    each step, so that there it only costs: tiny-imagegpt is 1.6 times as fast in fp32. Raises `ModelLoadError`.
+    """
     if asked == "auto":
-        return torch.bfloat16 if computes_bf16(device) else torch.float32
-    if asked not in DTYPES:
-        raise ModelLoadError(f"Unknown precision “{asked}”; choose auto, bf16 or fp32.")
+        cached = device.type == "cpu" and parameters * torch.float32.itemsize <= CACHED_BYTES
+        return torch.bfloat16 if computes_bf16(device) and not cached else torch.float32
+    check_dtype(asked)
     return DTYPES[asked]
+
+
+def check_dtype(asked: str) -> None:
+    """Raises `ModelLoadError` for what is neither `auto` nor a precision, before anything is read or downloaded."""
+    if asked != "auto" and asked not in DTYPES:
+        raise ModelLoadError(f"Unknown precision “{asked}”; choose auto, bf16 or fp32.")
 
 
 def computes_bf16(device: torch.device) -> bool:

@@ -6,6 +6,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from core.contract.errors import ModelLoadError, TokenglassError
 from core.contract.preview import DtypeEstimate, ModelPreview
 from core.contract.specs import ModelSpec
@@ -17,7 +19,7 @@ from core.models.download import Survey, cached_folder, survey
 from core.models.files import check_file
 from core.models.gguf_header import GgufHeader, read_gguf_header
 from core.models.load_control import LoadControl, Unwatched
-from core.models.placement import DTYPE_NAMES, DTYPES, available_bytes, choose_device, choose_dtype
+from core.models.placement import DTYPE_NAMES, DTYPES, available_bytes, check_dtype, choose_device, choose_dtype
 from core.models.preflight import CONFIG, check_folder, check_small_files
 from core.models.sources import ModelSource, resolve
 
@@ -56,14 +58,13 @@ def preview(spec: ModelSpec, control: LoadControl | None = None, found: Survey |
 
 def _preview(spec: ModelSpec, control: LoadControl, found: Survey | None) -> ModelPreview:
     device = choose_device(spec.device)
-    dtype = choose_dtype(spec.dtype, device)
+    check_dtype(spec.dtype)
     source = resolve(spec.name)
     here: dict[str, Any] = {
         "spec": spec,
         "title": source.title,
         "kind": source.kind,
         "device": str(device),
-        "dtype": DTYPE_NAMES[dtype],
         "available_bytes": available_bytes(device),
     }
     if source.new is not None:
@@ -98,6 +99,7 @@ def _of_blueprint(blueprint: Blueprint, here: dict[str, Any], *, revision: str =
         family=str(blueprint.config.model_type),
         revision=revision,
         parameters=blueprint.parameters,
+        dtype=_dtype_name(here, blueprint.parameters),
         layers=size.layers,
         heads=size.heads,
         kv_heads=size.kv_heads,
@@ -112,6 +114,10 @@ def _of_blueprint(blueprint: Blueprint, here: dict[str, Any], *, revision: str =
         **here,
         **more,
     )
+
+
+def _dtype_name(here: dict[str, Any], parameters: int) -> str:
+    return DTYPE_NAMES[choose_dtype(here["spec"].dtype, torch.device(here["device"]), parameters)]
 
 
 def _of_header(source: ModelSource, header: GgufHeader, here: dict[str, Any]) -> ModelPreview:
@@ -132,6 +138,7 @@ def _of_header(source: ModelSource, header: GgufHeader, here: dict[str, Any]) ->
         family=header.architecture,
         revision="",
         parameters=header.parameters,
+        dtype=_dtype_name(here, header.parameters),
         layers=layers,
         heads=heads,
         kv_heads=kv_heads,

@@ -21,6 +21,7 @@ from core.onnx_desk.sizes import BATCH, GraphSizes
 
 TOTAL, COVERED = "past_sequence + sequence", "total_sequence"
 _KINDS = ("key", "value")
+_MOVING_ROPE = ("dynamic", "longrope")
 
 
 class Graph(torch.nn.Module):
@@ -49,7 +50,9 @@ class Graph(torch.nn.Module):
 
 
 def check_exportable(loaded: LoadedModel) -> None:
-    """Raises `ExportError` for families whose forward takes no positions, since padding would go wrong."""
+    """Raises `ExportError` for families whose forward takes no positions, since padding would go wrong, and for rotary
+    embeddings that change with the text, which a graph cannot.
+    """
     taken = inspect.signature(loaded.module.forward).parameters
     for name in ("input_ids", "attention_mask", "position_ids", "past_key_values"):
         if name not in taken:
@@ -57,6 +60,21 @@ def check_exportable(loaded: LoadedModel) -> None:
                 f"{loaded.info.title} is a {loaded.info.family} model, whose forward takes no {name}; choose GPT-2, "
                 "Llama, Qwen2, ImageGPT or one of their relatives."
             )
+
+    found = rope_types(loaded.module.config.get_text_config())
+    moving = next((kind for kind in _MOVING_ROPE if kind in found), None)
+    if moving is not None:
+        raise ExportError(
+            f"{loaded.info.title} turns its keys by frequencies that depend on how long the text is (rope_type "
+            f"{moving}), which a graph cannot; choose a model with another rope_type."
+        )
+
+
+def rope_types(config: Any) -> set[str]:
+    """The kinds of rotary embedding that a configuration names, of each type of layer where they differ."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    each = [rope, *(part for part in rope.values() if isinstance(part, dict))] if isinstance(rope, dict) else []
+    return {str(part["rope_type"]) for part in each if "rope_type" in part}
 
 
 def input_names(layers: int, past: bool) -> list[str]:

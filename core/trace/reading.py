@@ -44,9 +44,11 @@ def weights(
     return sliced_weights(recording, trace, strand, keys, start, stop)
 
 
-def feed_again(recording: Recording, strand: Strand, start: int, stop: int) -> tuple[Trace, Strand]:
-    """Feed a strand's positions once more; returns the records of that pass, and the strand in them."""
-    return recording.recompute(strand, start, stop)
+def feed_again(
+    recording: Recording, strand: Strand, start: int, stop: int, changed: bool = False
+) -> tuple[Trace, Strand]:
+    """Feed a strand's positions once more, see `Recompute`."""
+    return recording.recompute(strand, start, stop, changed=changed)
 
 
 def row_slices(start: int, stop: int, heads: int) -> Generator[tuple[int, int], None, None]:

@@ -1,8 +1,8 @@
 """The record of a run: per position and layer the query and the residual stream, and nothing else.
 
 Everything a view shows is derived from these and from the keys in the cache. Records are append-only
-segments with parent pointers: a fork points at its parent's positions and copies nothing. They live under a
-budget; the oldest are dropped first, and a view that needs them is told so.
+segments with parent pointers: a fork points at its parent's positions and copies nothing. What a branch reaches lives
+under a budget; its oldest own records are dropped first, and a view that needs them is told so.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ class Trace:
         self.start = start
         self.stop = start
         self.evicted_before = start  # own slots below this were dropped
+        self.given_up = False  # as a whole, with the cache
         self.sites: list[AttentionSite] = [] if parent is None else parent.sites
         self.record_s = 0.0  # time spent recording since the last commit
         self._sealed: list[Block] = []
@@ -103,8 +104,16 @@ class Trace:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of this segment's records and of those it continues."""
-        return self._nbytes + (0 if self.parent is None else self.parent.nbytes)
+        """Bytes of this segment's records and of those it continues, as far as it continues them."""
+        return self._nbytes + (0 if self.parent is None else self.parent._nbytes_below(self.start))
+
+    def _nbytes_below(self, slot: int) -> int:
+        """Bytes of the records before `slot`, those that this segment continues included."""
+        count = 0 if self.parent is None else self.parent._nbytes_below(min(slot, self.start))
+        for block in (*self._sealed, *self._tail):
+            if block.start < slot:  # all slots of a block take the same
+                count += block.nbytes * (min(block.stop, slot) - block.start) // (block.stop - block.start)
+        return count
 
     @property
     def own_nbytes(self) -> int:
@@ -158,6 +167,13 @@ class Trace:
         self.stop = max(self.start, min(self.stop, stop))
         self.evicted_before = min(self.evicted_before, self.stop)
 
+    def emptied(self) -> Trace:
+        """One in its place that holds nothing any more; this one goes on serving those that continue it."""
+        empty = Trace(self.budget_bytes, keeps_keys=self.keeps_keys)
+        empty.stop = empty.evicted_before = self.stop
+        empty.given_up, empty.sites = True, self.sites
+        return empty
+
     def rollback(self) -> None:
         """The pass was broken off: forget it."""
         self._pending = _Pending()
@@ -181,13 +197,27 @@ class Trace:
             self._nbytes += self._tail[-1].nbytes - block.nbytes
             if block.stop - self._tail[0].start >= SEALED_POSITIONS:
                 self._seal_tail()
-        while self.nbytes > self.budget_bytes and self._drop_oldest():
+        while self.nbytes > self.budget_bytes and self._make_room():
             pass
 
-    def _drop_oldest(self) -> bool:
-        """Forget the oldest block of this segment or of those it continues; False if there is none left."""
-        if self.parent is not None and self.parent._drop_oldest():
+    def _make_room(self) -> bool:
+        """Forget one block; False if there is none left.
+
+        The oldest of this segment's own first: what it continues belongs to another branch, too, which may be within
+        its budget. Only where the newest block alone is too much on top of that, the oldest that both have.
+        """
+        shared = self.parent is not None and len(self._sealed) < 2 and self.parent._drop_below(self.start)
+        return shared or self._drop_oldest()
+
+    def _drop_below(self, slot: int) -> bool:
+        """Forget the oldest block that lies before `slot`, be it of those that this segment continues."""
+        if self.parent is not None and self.parent._drop_below(min(slot, self.start)):
             return True
+        oldest = next(iter((*self._sealed, *self._tail)), None)
+        return oldest is not None and oldest.stop <= slot and self._drop_oldest()
+
+    def _drop_oldest(self) -> bool:
+        """Forget the oldest block of this segment, which keeps its newest one."""
         if not self._sealed and len(self._tail) < 2:
             return False
         oldest = (self._sealed or self._tail).pop(0)
@@ -259,9 +289,18 @@ class Trace:
             )
         if self.parent is not None and start < self.start:
             found += self.parent._covering(start, min(stop, self.start))
-        if max(start, self.start) < self.evicted_before and stop > self.start:
+        if self.given_up:
             raise ViewUnavailableError(
-                f"The records of the first {self.evicted_before} positions were dropped to stay within the trace "
+                "Cache and records of this batch were given up when it was left; recompute what you look at.",
+                can_recompute=True,
+                first_recorded=self.evicted_before,
+            )
+        if max(start, self.start) < self.evicted_before and stop > self.start:
+            which = f"the first {self.evicted_before} positions"
+            if self.start:
+                which = f"positions {self.start} to {self.evicted_before - 1}"
+            raise ViewUnavailableError(
+                f"The records of {which} were dropped to stay within the trace "
                 f"budget of {self.budget_bytes / 1e6:.0f} MB; recompute them or raise the budget.",
                 can_recompute=True,
                 first_recorded=self.evicted_before,

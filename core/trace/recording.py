@@ -50,6 +50,13 @@ class KeySource(Protocol):
         """
 
 
+class Recompute(Protocol):
+    """Feeds the positions [start, stop) of a strand once more; returns their records, and the strand in those."""
+
+    def __call__(self, strand: Strand, start: int, stop: int, *, changed: bool = False) -> tuple[Trace, Strand]:
+        """`changed`: the pass is given what the run was not, so that other keys and values come of it."""
+
+
 @dataclass(frozen=True)
 class Recording:
     """Everything a view may read.
@@ -71,7 +78,7 @@ class Recording:
     anatomy: Anatomy
     info: ModelInfo
     piece: Callable[[int], str]
-    recompute: Callable[[Strand, int, int], tuple[Trace, Strand]]
+    recompute: Recompute
     final_scores: Callable[[Strand, int, torch.Tensor], torch.Tensor]
     replay: Callable[[Strand, int, torch.Tensor, Mapping[str, object]], Replay]
     read_out: ReadOut

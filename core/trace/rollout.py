@@ -18,8 +18,11 @@ from core.trace.recording import Recording
 MOST_ELEMENTS = 1 << 24  # R × T of one answer
 
 
-def derive_rollout(recording: Recording, query: RolloutQuery) -> Generator[None, None, RolloutAnswer]:
-    """The rows asked for, from the last layer down, so that nothing of T × T is held. Raises `ViewUnavailableError`."""
+def derive_rollout(recording: Recording, query: RolloutQuery) -> Generator[float, None, RolloutAnswer]:
+    """The rows asked for, from the last layer down, so that nothing of T × T is held; yields how far it is.
+
+    Raises `ViewUnavailableError`.
+    """
     recording.require("attention")
     strand = recording.strand(query)
     start, stop = recording.span(strand, query.rows)
@@ -38,7 +41,7 @@ def derive_rollout(recording: Recording, query: RolloutQuery) -> Generator[None,
             if not taken.any():
                 continue  # nothing reaches these positions: behind a window, say
             passed[:, :end] += 0.5 * taken @ weights(recording, held, keys, begin, end).mean(0)
-            yield
+            yield (recording.info.layers - 1 - layer + (end / stop) ** 2) / recording.info.layers
         flow = passed
     assert flow is not None  # a model has layers
     found = flow.cpu().numpy()

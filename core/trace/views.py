@@ -41,8 +41,10 @@ from core.trace.walk import derive_walk
 from core.trace.waterfall import derive_waterfall
 
 
-def derive(recording: Recording, query: ViewQuery, other: Recording | None = None) -> Generator[None, None, ViewAnswer]:
-    """Yields between slices of a few milliseconds; the answer is the generator's return value.
+def derive(
+    recording: Recording, query: ViewQuery, other: Recording | None = None
+) -> Generator[float | None, None, ViewAnswer]:
+    """Yields between slices of a few milliseconds, some how far they are; the answer is the generator's return value.
 
     other: the second branch of a comparison.
     """

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from time import perf_counter
 from typing import Any
 
@@ -25,7 +26,7 @@ from core.models.attention import watched
 from core.models.block import find_parts
 from core.trace.reading import feed_again
 from core.trace.recording import Recording
-from core.trace.walk_facts import by_name, fact, facts, score_facts
+from core.trace.walk_facts import FactReader, by_name, fact, score_facts, visible_keys
 from core.trace.walk_titles import NAMED, title_of
 
 MOST_POSITIONS = 256
@@ -36,9 +37,10 @@ def derive_walk(recording: Recording, query: WalkQuery) -> Generator[None, None,
     strand = recording.strand(query)
     start, stop = recording.span(strand, query.positions)
     stop = min(stop, start + MOST_POSITIONS)
-    watch = Walk(recording.anatomy.model, start, _given(recording, query))
+    given = _given(recording, query)
+    watch = Walk(recording.anatomy.model, start, strand.padding, given)
     with watch.hooked():
-        _, again = feed_again(recording, strand, start, stop)
+        _, again = feed_again(recording, strand, start, stop, changed=bool(given))
     yield
     if not watch.fed:
         raise ViewUnavailableError(f"{recording.info.title} showed no forward pass; its code runs in its own way.")
@@ -52,6 +54,7 @@ def derive_walk(recording: Recording, query: WalkQuery) -> Generator[None, None,
         watch.named,
         recording.recorded().batch,
         strand.padding,
+        strand.padding != again.padding,
     )
 
 
@@ -90,10 +93,14 @@ class _Open:
 
 @dataclass
 class Walk:
-    """Hooks on every module of `model`, for its first pass inside `hooked()` with so many positions in the cache."""
+    """Hooks on every module of `model`, for its first pass inside `hooked()` with so many positions in the cache.
+
+    padding: slots of padding that may be in the cache besides, in front of the row.
+    """
 
     model: PreTrainedModel
     least_past: int = 0
+    padding: int = 0
     given: Mapping[str, Any] = field(default_factory=dict)  # to the model, beside ids; token types one for all
     nodes: list[WalkNode] = field(default_factory=list)
     past: int = 0
@@ -106,9 +113,11 @@ class Walk:
     _looked_s: float = 0.0
     _done: bool = False
     _skipping: bool = False
+    _device: torch.device | None = None  # where work is queued
+    _reader: FactReader = field(default_factory=FactReader)
     _embedded: bool = False
 
-    @property
+    @cached_property
     def named(self) -> bool:
         """Whether stages between modules are told."""
         return self.model.config.model_type in NAMED
@@ -117,6 +126,7 @@ class Walk:
     def hooked(self) -> Iterator[None]:
         """The hooks, for the time of the block."""
         layers = getattr(self.model, self.model.base_model_prefix, self.model)
+        self._device = self.model.device if self.model.device.type == "cuda" else None
         self._names = {module: name for name, module in self.model.named_modules()}
         self._parents = {child: m for m in self.model.modules() for child in m.children()}
         blocks = next((list(m) for m in layers.modules() if isinstance(m, nn.ModuleList) and len(m)), [])
@@ -133,8 +143,8 @@ class Walk:
 
     def _now(self) -> float:
         """In seconds, once the device has done what it was told."""
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
+        if self._device is not None:
+            torch.cuda.synchronize(self._device)
         return perf_counter()
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -144,10 +154,11 @@ class Walk:
             kwargs = {**kwargs, **self._extras(args, kwargs)}
         begun = self._now()
         arguments = by_name(module, args, kwargs)
-        given = facts((), arguments)
         if module is self.model:
             ids = arguments.get("input_ids")
             self.fed = 0 if ids is None else int(ids.shape[1])
+            self._reader.remembers = self.named and self.fed == 1  # those families change nothing in place
+        given = self._reader.facts((), arguments)
         if self.named:
             self._stages_before(module, arguments)
         call = self._calls[module] = self._calls.get(module, 0) + 1
@@ -159,6 +170,7 @@ class Walk:
         held = None if cache is None else _held(cache, getattr(module, "layer_idx", None))
         if module is self.model:
             self.past = held or 0
+            self.padding = min(self.padding, self.past - self.least_past)
         now = self._now()
         self._looked_s += now - begun
         self._open.append(_Open(len(self.nodes) - 1, now, self._looked_s, held))
@@ -184,7 +196,7 @@ class Walk:
         begun = self._now()
         opened = self._open.pop()
         ms = 1e3 * max(0.0, begun - opened.begun_s - (self._looked_s - opened.looked_s))
-        made = facts((output,), {})
+        made = self._reader.facts((output,), {})
         if self.named:
             self._stages_after(module, output, opened)
         self.nodes[opened.index] = replace(self.nodes[opened.index], made=made, ms=ms)
@@ -238,15 +250,19 @@ class Walk:
 
     def _stage_cache(self, module: nn.Module, past: int, key: torch.Tensor, value: torch.Tensor, new: slice) -> None:
         """The whole shape, the statistics of what is new."""
-        length = key.shape[2]
-        note = f"{past} → {length} positions" if length != past else f"{length} positions, nothing appended"
+        length, pad = key.shape[2], self.padding
+        note = f"{past - pad} → {length - pad} positions" if length != past else f"{length} positions, nothing appended"
+        if pad:
+            note += f", behind {pad} of padding"
         named = (("keys, the new ones", key), ("values, the new ones", value))
         made = tuple(replace(fact(name, held[:, :, new]), shape=tuple(held.shape)) for name, held in named)
         self._stage(module, "cache", "cache append", made=made, note=note)
 
     def _stage_mask(self, module: nn.Module, mask: Any) -> None:
         if isinstance(mask, torch.Tensor):
-            self._stage(module, "mask", "attention mask", made=(fact("", mask),), note="as the layers receive it")
+            seen, keys = visible_keys(mask)
+            note = f"as the layers receive it; the last query sees {seen} of {keys}"
+            self._stage(module, "mask", "attention mask", made=(fact("", mask),), note=note)
         elif self.model.config.model_type == "imagegpt":
             self._stage(module, "mask", "attention mask", note="none: every layer has a causal table of its own")
         elif self.fed == 1:
@@ -262,7 +278,7 @@ class Walk:
         short = self._names[module].rpartition(".")[2]
         part = self._parts.get(module)
         entering = next((v for v in arguments.values() if isinstance(v, torch.Tensor)), None)
-        made = () if entering is None else (fact("", entering),)
+        made = () if entering is None else (self._reader.fact("", entering),)
         first = part is not None and self._names[module].endswith(".0")
         if self._sums and (short == "drop" or first) and not self._embedded:
             self._embedded = True
@@ -280,7 +296,7 @@ class Walk:
             title = "residual + MLP"
             first = output[0] if isinstance(output, tuple) else output
             self._open.append(opened)  # the stage belongs inside the layer
-            self._stage(module, "out", title, made=(fact("", first),))
+            self._stage(module, "out", title, made=(self._reader.fact("", first),))
             self._open.pop()
 
     def _add_what_did_not_run(self) -> None:

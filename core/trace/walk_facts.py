@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,30 @@ from core.contract.looking import TensorFact
 
 _names: dict[type[nn.Module], list[str]] = {}  # of the arguments of a class's `forward`: looking them up is slow
 MOST_TENSORS = 4  # of one module's arguments; more would be a list of caches or weights
+
+
+class FactReader:
+    """Facts of tensors that pass by. `remembers`: what is met again is not read again; nothing changes in place."""
+
+    def __init__(self) -> None:
+        self.remembers = False
+        self._known: dict[int, tuple[torch.Tensor, TensorFact]] = {}
+
+    def facts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[TensorFact, ...]:
+        """Every tensor among arguments or results, one level of tuples and outputs deep."""
+        found = [*((n, t) for value in args for n, t in _tensors("", value))]
+        found += [pair for name, value in kwargs.items() for pair in _tensors(name, value)]
+        return tuple(self.fact(name, tensor) for name, tensor in found[:MOST_TENSORS])
+
+    def fact(self, name: str, tensor: torch.Tensor) -> TensorFact:
+        """As the function `fact`."""
+        if not self.remembers:
+            return fact(name, tensor)
+        known = self._known.get(id(tensor))
+        if known is None:  # the tensor is held, so that nothing else takes its place
+            known = self._known[id(tensor)] = tensor, fact(name, tensor)
+        one = known[1]
+        return one if one.name == name else replace(one, name=name)
 
 
 def fact(name: str, tensor: torch.Tensor) -> TensorFact:
@@ -36,13 +61,6 @@ def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-def facts(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[TensorFact, ...]:
-    """Every tensor among arguments or results, one level of tuples and outputs deep."""
-    found = [*((n, t) for value in args for n, t in _tensors("", value))]
-    found += [pair for name, value in kwargs.items() for pair in _tensors(name, value)]
-    return tuple(fact(name, tensor) for name, tensor in found[:MOST_TENSORS])
-
-
 def _tensors(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(value, torch.Tensor):
         yield name, value
@@ -50,6 +68,16 @@ def _tensors(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
         yield from ((key, item) for key, item in value.items() if isinstance(item, torch.Tensor))
     elif isinstance(value, tuple | list):
         yield from ((name, item) for item in value if isinstance(item, torch.Tensor))
+
+
+def visible_keys(mask: torch.Tensor) -> tuple[int, int]:
+    """How many keys a mask (B, 1 | H, Q, K) leaves to the last query of the first row and head, and of how many.
+
+    It holds truth, or what is added to the scores.
+    """
+    last = mask.flatten(0, -3)[0, -1]  # (K,)
+    seen = last if last.dtype is torch.bool else last > torch.finfo(last.dtype).min / 2
+    return int(seen.sum()), len(last)
 
 
 def score_facts(

@@ -1,4 +1,4 @@
-"""Every function of core that a scenario calls in the worker, and a way to make one of them fail once.
+"""Every function of core that a scenario calls in core's threads, and a way to make one of them fail once.
 
 Which they are is observed, not listed: a call site that is added later is in the campaign the day it is used.
 """
@@ -14,10 +14,22 @@ from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 CORE = str(Path(__file__).parents[2] / "core")
-WORKER = "tokenglass-worker"
+OURS = "tokenglass-"  # how the names of core's threads begin
 # The loop that everything else fails in, what tells an error, and the lane that it is told through.
 HELD_BY_NOTHING = ("core.lab", "core.mailbox", "core.contract.errors", "core.controls", "core.contract.events")
-LOOP = ("run", "_take_commands", "_guarded", "_give_up", "_tell_end", "enter", "_settle", "work", "one_line")
+LOOP = (
+    "run",
+    "_run",
+    "_go",
+    "_take_commands",
+    "_guarded",
+    "_give_up",
+    "_tell_end",
+    "enter",
+    "_settle",
+    "work",
+    "one_line",
+)
 LOOP += (
     "typed_error",
     "error_report",
@@ -27,6 +39,7 @@ LOOP += (
     "_advancing",
     "_refilling",
     "session",
+    "_end",  # of a child process: kills it
 )
 
 _calls: set[CodeType] = set()
@@ -91,7 +104,7 @@ def functions(calls: set[CodeType]) -> list[FunctionType]:
 
 
 class Failing:
-    """A function fails at its next call in the worker, wherever it was imported to: its code is replaced."""
+    """A function fails at its next call in a thread of core, wherever it was imported to: its code is replaced."""
 
     traps: dict[int, Failing] = {}  # noqa: RUF012  found by the replaced code
 
@@ -104,7 +117,7 @@ class Failing:
         self._whole.__kwdefaults__ = function.__kwdefaults__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.armed and not self.fired and threading.current_thread().name == WORKER:
+        if self.armed and not self.fired and threading.current_thread().name.startswith(OURS):
             self.fired = True
             raise self.make()
         return self._whole(*args, **kwargs)

@@ -278,10 +278,9 @@ class User(RuleBasedStateMachine):
                 assert session is not None
                 assert (session.run_id, session.branch_id) == key
                 as_a_fresh_run(run, session, self.since[key])
+        said = ("max_new_tokens", "no position", "before its twin began", "before the twin began")
         for refusal in self.lab.refusals:
-            assert any(known in refusal for known in ("max_new_tokens", "no position", "ended before its twin")), (
-                refusal
-            )
+            assert any(known in refusal for known in said), refusal
         self.lab.going.end()
         self.lab.going.forget()
 
@@ -328,4 +327,33 @@ def test_what_acts_from_now_on_does_not_act_on_what_is_fed_again(random_gpt2: Lo
     user.lab.take(DropBranch(1, 0))  # its cache is given up
     user.switch(-1, 1)
     user.do(i.TogglePause(), 4)
+    user.teardown()
+
+
+def test_a_twin_that_waits_gives_way_to_another_branch_and_that_is_said(random_gpt2: LoadedModel) -> None:
+    kind = type("Driven", (User,), {"loaded": random_gpt2, "budget_bytes": 1 << 30})
+    user = kind()
+    user.do(i.Run())
+    user.do(t.RunTwin(TwinChange({"temperature": 2.0}), "prompt"))
+    assert user.lab.going.twin_wanted is not None  # the prompt is still to be read
+    user.do(b.EditFrom(1, " cat"), 3)
+    assert any("before the twin began" in text for text in user.lab.refusals)
+    assert any("before the twin began" in notice.text for notice in user.state.notices)
+    assert [node.kind for node in user.state.branches.nodes.values()] == ["run", "edit"]
+    user.wait(8)
+    assert user.state.run is not None
+    assert (user.state.run.branch_id, twins.beside(user.state)) == (user.state.branches.last_id, None)
+    user.teardown()
+
+
+def test_a_pause_and_a_step_wait_for_the_twin_too(random_gpt2: LoadedModel) -> None:
+    kind = type("Driven", (User,), {"loaded": random_gpt2, "budget_bytes": 1 << 30})
+    user = kind()
+    user.do(i.Run())
+    user.do(t.RunTwin(TwinChange({"temperature": 2.0}), "prompt"))
+    user.do(i.TogglePause())
+    user.do(i.Step(), 20)
+    assert select.is_paused(user.state)
+    assert user.state.run is not None
+    assert [branches.view_of(user.state, key).count for key in user.state.branches.nodes] == [1, 1]
     user.teardown()

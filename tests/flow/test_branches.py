@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
 from core.contract import (
     Answered,
     Ask,
+    AttentionAnswer,
     AttentionQuery,
     BranchesHeld,
     BranchMemory,
@@ -33,6 +35,8 @@ from core.contract import (
     SwitchBranch,
     Tokenize,
     Tokenized,
+    ViewQuery,
+    WalkQuery,
     WorkerState,
 )
 from core.contract.events import Event
@@ -45,6 +49,7 @@ class Forest(Desk):
     """Speaks of branches; no event is overlooked."""
 
     at = 0
+    asked = 100
 
     def until(self, wanted: Callable[[Event], bool]) -> Event:
         deadline = time.monotonic() + PATIENCE_S
@@ -94,6 +99,13 @@ class Forest(Desk):
         event = self.until(lambda e: isinstance(e, BranchesHeld) and wanted(e))  # type: ignore[operator]
         assert isinstance(event, BranchesHeld)
         return {one.branch_id: one for one in event.branches}
+
+    def view(self, query: ViewQuery) -> Answered:
+        self.asked += 1
+        self.submit(Ask("view", self.asked, query))
+        answer = self.until(lambda e: isinstance(e, Answered) and e.generation == self.asked)
+        assert isinstance(answer, Answered)
+        return answer
 
     def length(self) -> int:
         """Tokens of the prompt."""
@@ -294,3 +306,31 @@ def test_a_batch_that_was_left_running_is_ended_by_the_next_run(forest: Forest) 
     assert forest.events.index(left) < next(
         n for n, e in enumerate(forest.events) if isinstance(e, RunStarted) and e.run_id == 2
     )
+
+
+def test_a_batch_that_was_given_up_says_so_and_its_rows_can_be_computed_again(forest: Forest) -> None:
+    prompts = (Prompt(text="Once upon a time"), Prompt(text="The queen"))
+    forest.submit(StartRun(1, RunSpec(prompts, PARAMS, prefill_chunk=64)))
+    forest.until_ended(0)
+    query = AttentionQuery(1, 1, row=1, rows=(8, 12))
+    before = forest.view(query)
+    assert before.answer is not None
+    forest.run(2)
+    forest.submit(SwitchBranch(1, 0))
+    switched = forest.until_type(BranchSwitched)
+    assert isinstance(switched, BranchSwitched)
+    assert (switched.given_up, switched.recomputed_positions) == (True, 0)
+    declined = forest.view(query)
+    assert declined.error is not None
+    assert "given up" in declined.error.message
+    assert declined.can_recompute
+    again = forest.view(replace(query, recompute=True))
+    assert isinstance(again.answer, AttentionAnswer)
+    assert isinstance(before.answer, AttentionAnswer)
+    assert abs(again.answer.weights - before.answer.weights).max() < 1e-4
+    assert forest.view(WalkQuery(1, (9, 10), row=1)).error is None
+    forest.submit(StartBranch(1, 1, forest.length() + 4, row=0, params={"max_new_tokens": 8}))
+    forest.until_ended(1)
+    held = forest.held(lambda e: e.run_id == 1 and len(e.branches) == 2)
+    assert (held[0].cached, held[1].cached) == (False, True)
+    assert forest.view(AttentionQuery(1, 1, branch_id=1)).error is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +44,34 @@ def test_predict_says_no_more_than_there_is(capsys: pytest.CaptureFixture[str]) 
     assert "B of it scales" in capsys.readouterr().out
     assert main([*words, "growing", "--positions", "5000"]) != 0
     assert "has 1,024 positions" in capsys.readouterr().err
+    assert main([*words, f"sink,window={'9' * 5000}"]) != 0
+    assert "is no setting of a cache" in capsys.readouterr().err
+    for spec, why in (
+        ("sink,window=100000000", "larger than the 1,024"),
+        ("hybrid", "nothing to keep by layer type"),
+        ("growing,window=5", "window is no setting of the kind growing, which takes no settings"),
+        ("sink,window=4,window=5", "window is given twice"),
+        ("sliding_window,relative", "relative is no setting of the kind sliding_window, which takes window"),
+        ("sink,relative=3", "“relative=3” is no setting"),
+    ):
+        assert main([*words, spec]) != 0
+        assert why in capsys.readouterr().err, spec
+    wide = "new:llama?head_dim=64&num_attention_heads=4&num_key_value_heads=4"
+    assert main(["cache", "predict", "--model", wide]) == 0
+    assert "d_model" not in capsys.readouterr().out  # all heads are not as wide as it
+
+
+def test_a_table_that_cannot_be_written_is_said_before_anything_runs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["cache", "chunks", "--model", "tiny-gpt2", "--positions", "20", "--chunk-sizes"]
+    assert main([*words, "7,x"]) != 0
+    assert "“7,x” is not a list of chunk sizes" in capsys.readouterr().err
+    assert main([*words, "7", "--csv", str(tmp_path / "none" / "x.csv")]) != 0
+    said = capsys.readouterr()
+    assert "x.csv” cannot be written" in said.err
+    assert said.out == ""
+    assert main([*words, "7", "--csv", str(tmp_path / "x.csv"), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["tables"][0]["rows"]
+    assert [row[0] for row in rows] == [7, 20]
+    assert len((tmp_path / "x.csv").read_text().splitlines()) == 3

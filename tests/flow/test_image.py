@@ -47,7 +47,7 @@ def generated(*arguments: str, capsys: Capture, model: str = MODEL) -> tuple[int
 @pytest.fixture
 def picture(monkeypatch: pytest.MonkeyPatch) -> str:
     """A file that is read without Pillow."""
-    monkeypatch.setattr(picture_files, "read_picture", lambda path: Picture.of(PIXELS))
+    monkeypatch.setattr(picture_files, "read_and_note", lambda path: (Picture.of(PIXELS), ()))
     return "a.png"
 
 
@@ -91,7 +91,7 @@ def test_keeping_rows_of_no_picture_is_refused() -> None:
         core.run(MODEL, "", image=PIXELS, **HERE)
 
 
-@pytest.mark.parametrize("kept", [2.5, "8"])
+@pytest.mark.parametrize("kept", [2.5, "8", True])
 def test_rows_are_whole_numbers(kept: object) -> None:
     with pytest.raises(PromptError, match="keep_rows is a whole number of rows, not"):
         core.run(MODEL, image=PIXELS, keep_rows=kept, **HERE)  # type: ignore[arg-type]
@@ -154,6 +154,25 @@ def test_what_cannot_be_is_one_sentence(
     assert (status, out) == (2, "")
     assert sentence in err
     assert err.count("\n") == 1
+
+
+def test_what_was_done_to_a_picture_is_said_on_stderr(tmp_path: Path, capsys: Capture) -> None:
+    image = pytest.importorskip("PIL.Image")
+    frames = [image.new("RGBA", (8, 8), (level, 0, 0, 100)) for level in (10, 200)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:])
+    status, _, said = generated(
+        "--image", str(tmp_path / "a.webp"), "--keep-rows", "7", "--set", "max_new_tokens=1", capsys=capsys
+    )
+    assert status == 0
+    assert said.startswith("“a.webp”: The first frame of an animation. Transparent parts are white.\n")
+
+
+def test_a_pillow_image_is_taken_as_it_looks() -> None:
+    image = pytest.importorskip("PIL.Image")
+    plain = image.fromarray(PIXELS)
+    few = plain.quantize(8)  # an array of it would be numbers of its palette
+    ids = [core.run(MODEL, image=i, keep_rows=7, mode="greedy_search", **HERE) for i in (few, few.convert("RGB"))]
+    assert ids[0].sequences == ids[1].sequences
 
 
 def test_a_text_model_writes_no_pictures(tmp_path: Path, capsys: Capture) -> None:

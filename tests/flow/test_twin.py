@@ -28,6 +28,7 @@ from core.contract import (
     ResumeRun,
     RunFinished,
     RunSpec,
+    RunStarted,
     SetParams,
     StartBranch,
     StartRun,
@@ -144,6 +145,24 @@ def test_a_twin_catches_up_with_a_run_that_is_ahead(desk: Pair) -> None:
     desk.submit(StopRun())
     ends = desk.both_end(run_id)
     assert {end.finish_reason for end in ends.values()} == {"cancelled"}
+
+
+def test_a_branch_that_was_just_rewound_has_its_twin_at_once(desk: Pair, alone: Callable[..., list[int]]) -> None:
+    run_id = desk.start_run()
+    desk.wait(lambda: bool(desk.found(RunFinished, run_id)))
+    prompt = len(desk.found(RunStarted, run_id)[0].rows[0].token_ids)
+    desk.submit(StartBranch(run_id, 1, position=prompt + 5, max_steps=0))
+    desk.paused()  # its last token is still to be fed
+    desk.submit(StartTwin(run_id, 2, beside=1, position=prompt + 3, params={"temperature": HOT}, max_steps=2))
+    desk.wait(lambda: len(desk.of(run_id, 2)) == 2)
+    desk.paused()
+    assert desk.of(run_id, 1) == []
+    desk.submit(ResumeRun(max_steps=1))
+    desk.wait(lambda: len(desk.of(run_id, 2)) == 3)
+    desk.paused()
+    assert desk.tokens(run_id, 1) == [alone()[5]]
+    desk.submit(StopRun())
+    desk.wait(lambda: len(desk.found(RunFinished, run_id)) == 3)
 
 
 def test_a_pause_leaves_both_at_the_same_step(desk: Pair) -> None:

@@ -21,6 +21,7 @@ from core.contract import (
     RunSpec,
     StepSnapshot,
 )
+from core.decode.branch import give_up_cache
 from core.decode.kv import cache_length
 from core.decode.session import Session
 from core.models.loaded import LoadedModel
@@ -207,6 +208,36 @@ def test_a_smaller_model_drafts_and_the_tokens_are_the_large_one_s(
     session = assisted(tiny_gpt2, rows, {**params, "num_assistant_tokens": 4}, small)
     assert [list(ids) for ids in session.result().sequences] == run(tiny_gpt2, rows, params).sequences
     assert session.mode.passes < 40  # type: ignore[attr-defined]  # some drafts were right
+
+
+def test_the_draft_models_cache_is_counted_apart_and_given_up_with_the_other(
+    random_pair: tuple[LoadedModel, LoadedModel],
+) -> None:
+    large, small = random_pair
+    session = assisted(large, [prompt_of(large, 9)], {"max_new_tokens": 12}, small)
+    (cache,) = session.caches_beside
+    steps: list[StepSnapshot] = []
+    other = Session(large, session.spec, assistant=small)
+    with other.attached():
+        while not other.finished:
+            steps += [event for event in other.advance() if isinstance(event, StepSnapshot)]
+    told = steps[-1].second_cache
+    assert told is not None
+    fed = cache_length(other.caches_beside[0])
+    assert told.used_bytes == fed * small.info.kv_bytes_per_token
+    assert told.length == fed == cache_length(cache)
+    assert told.used_bytes not in (0, steps[-1].cache.used_bytes)
+    first = Session(large, session.spec, assistant=small)
+    with first.attached():
+        while first.new_tokens < 4:
+            first.advance()
+        give_up_cache(first)
+        assert first.caches_beside[0].length == 0
+        while not first.finished:
+            first.advance()
+    assert first.result().sequences == other.result().sequences
+    copied = run(large, [prompt_of(large, 9)], {"prompt_lookup_num_tokens": 3}).session
+    assert copied.caches_beside == ()
 
 
 @pytest.mark.parametrize("sampled", [False, True])

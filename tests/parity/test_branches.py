@@ -15,6 +15,7 @@ from core.contract import (
     Prompt,
     PromptError,
     RunSpec,
+    ScaleHeads,
     StartBranch,
     StepSnapshot,
     TextMatches,
@@ -252,6 +253,17 @@ def test_the_prompt_can_be_edited_and_what_is_the_same_is_not_fed_again(loaded: 
     again, _ = branch(parent, 6, 2, token_ids=tuple(prompt[6:]))
     assert again.reused == 9
     assert again.result().sequences == parent.result().sequences
+
+
+def test_interventions_of_an_edit_act_from_where_it_was_made(loaded: LoadedModel) -> None:
+    prompt, mute = prompt_of(loaded, 10), (ScaleHeads(0, (0,)), ScaleHeads(1, (1,)))
+    parent = begun(loaded, [prompt], SAMPLED)
+    ours, steps = branch(parent, 4, token_ids=tuple(prompt[4:]), interventions=mute)
+    assert ours.reused == 4  # the same tokens, fed under something else
+    check(ours, steps, parent, since=((0, ()), (4, mute)))
+    again, steps = branch(ours, 7, 2, token_ids=tuple(prompt[7:]))
+    assert again.reused == 9  # under the same
+    check(again, steps, parent, since=((0, ()), (4, mute)))
 
 
 def test_a_rewind_into_the_prompt_continues_what_is_left_of_it(loaded: LoadedModel) -> None:

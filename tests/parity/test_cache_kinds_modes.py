@@ -274,6 +274,8 @@ def test_what_sliding_layers_keep_to_take_a_step_back_is_counted(random_qwen2_sl
     advance(session, 6)
     report = cache_report(session.cache)
     assert report.besides_bytes > 0
+    assert {part.name for part in report.unused} == {"left over until the next step", "to take a step back"}
+    assert report.used_bytes + sum(part.bytes for part in report.unused) == _storages(session.cache)
     assert report.allocated_bytes == _storages(session.cache)
     assert sum(report.layer_allocated_bytes) == report.allocated_bytes
 

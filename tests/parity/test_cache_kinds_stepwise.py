@@ -43,6 +43,7 @@ class HeavyOracle:
 
     def __init__(self, heavy: int, window: int) -> None:
         self.heavy, self.window = heavy, window
+        self.muted: dict[int, int] = {}  # key → the first query that it is hidden from
         self.past: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.kept: dict[tuple[int, int], list[int]] = {}
         self.sums: dict[tuple[int, int], dict[int, float]] = {}
@@ -61,7 +62,7 @@ class HeavyOracle:
             kept = self._evict(layer, head) + list(range(start, stop))
             sums = self.sums.setdefault((layer, head), {})
             for q in range(start, stop):
-                seen = [k for k in kept if k <= q]
+                seen = [k for k in kept if k <= q < self.muted.get(k, q + 1)]
                 for own in range(head * group, (head + 1) * group):
                     scores = query[0, own, q - start] @ key[0, head, seen].T * scaling
                     weights = torch.softmax(scores, -1)

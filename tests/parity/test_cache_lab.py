@@ -50,7 +50,7 @@ def test_why_counts_what_a_flop_counter_counts(loaded: LoadedModel) -> None:
     """Eager attention, because the counter does not know every fused kernel."""
     result = lab(loaded, "why")
     assert all(finding.holds is not False for finding in result.findings)
-    assert sum(finding.holds is True for finding in result.findings) == 2  # uncached, and generate()
+    assert sum(finding.holds is True for finding in result.findings) == 3  # logits, uncached, generate()
     tokens = generate(loaded, [prompt_of(loaded, 12)], max_new_tokens=NEW).sequences[0].tolist()
     with plain(loaded, "eager") as model:
         for new in (0, 4, NEW - 1):
@@ -202,7 +202,7 @@ def test_what_does_not_fit_is_refused(random_gpt2: LoadedModel) -> None:
 
 def test_predictions_are_what_a_run_holds(loaded: LoadedModel) -> None:
     info = loaded.info
-    shape = CacheShape(info.title, info.layers, info.heads, info.kv_heads, info.head_dim, info.max_positions)
+    shape = CacheShape.of(info)
     specs = [CacheSpec(kind) for kind in ("growing", "dynamic", "static", "hybrid", "fp8", "int8", "off")]
     specs += [CacheSpec("sliding_window", window=7), CacheSpec("sink", window=5, sinks=3)]
     specs += [CacheSpec("heavy_hitters", window=4, heavy=3)]
@@ -221,7 +221,7 @@ def test_predictions_are_what_a_run_holds(loaded: LoadedModel) -> None:
 
 def test_rows_beams_and_padding_are_explained(random_llama: LoadedModel) -> None:
     info = random_llama.info
-    shape = CacheShape(info.title, info.layers, info.heads, info.kv_heads, info.head_dim, info.max_positions)
+    shape = CacheShape.of(info)
     rows = [prompt_of(random_llama, length) for length in (12, 5)]
     for params in ({"num_beams": 3}, {"num_return_sequences": 2, "do_sample": True}, {}):
         for spec in (CacheSpec(), CacheSpec("int8"), CacheSpec("sink", window=4, sinks=2)):

@@ -110,7 +110,7 @@ def test_the_models_own_distributions_are_those_of_plain_forward_passes(loaded: 
 
 def test_after_the_pipeline_a_temperature_is_what_numpy_makes_of_the_logits(tiny_gpt2: LoadedModel) -> None:
     first, second = pair(tiny_gpt2, WARM, HOT)
-    answer = compare(first, second, positions=(PROMPT, None))
+    answer = compare(first, second, final=True, positions=(PROMPT, None))
     ours, theirs = ids_of(first), ids_of(second)
     p = log_softmax(plain(tiny_gpt2, ours) / 0.8)
     q = log_softmax(plain(tiny_gpt2, theirs) / 1.9)
@@ -124,7 +124,7 @@ def test_after_the_pipeline_a_temperature_is_what_numpy_makes_of_the_logits(tiny
 def test_after_the_pipeline_all_stages_count_as_in_two_fresh_runs(random_llama: LoadedModel) -> None:
     vocabulary = random_llama.info.vocab_size
     first, second = pair(random_llama, FULL, HOT)
-    answer = compare(first, second, positions=(PROMPT, None))
+    answer = compare(first, second, final=True, positions=(PROMPT, None))
     prompt = prompt_of(random_llama, PROMPT)
     fresh = [run(random_llama, [prompt], {**FULL, **more}, top_logprobs=vocabulary) for more in ({}, HOT)]
     assert [one.sequences[0] for one in fresh] == [ids_of(first), ids_of(second)]
@@ -147,7 +147,7 @@ def test_parameters_changed_on_the_way_count_from_the_step_on_where_they_were_in
         session.set_params({"min_p": 0.2}, 1)
         advance(session)
     raw = plain(tiny_gpt2, ids_of(first)) / 0.8
-    answer = compare(first, second, positions=(PROMPT, None))
+    answer = compare(first, second, final=True, positions=(PROMPT, None))
     for at, min_p in ((2, False), (6, True)):
         p = log_softmax(raw)[PROMPT + at - 1]
         if min_p:
@@ -293,7 +293,7 @@ def test_two_results_are_compared_in_a_script(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"prompt_ids": [5, 6, 7, 8, 9], "device": "cpu", "dtype": "fp32", "seed": 1}
     first = core.run(model, params={**WARM, "temperature": 0.5}, **settings)
     second = core.run(model, params=WARM, **settings)
-    answer = core.compare(first, second, positions=(5, None))
+    answer = core.compare(first, second, final=True, positions=(5, None))
     assert answer.kl_bits[0] > 0
     assert answer.token_ids[:, 0].tolist() == list(first.sequences[0][5:])
     difference = core.compare_attention(first, second, 1, reduce="mean").difference

@@ -16,7 +16,6 @@ from core.contract import (
     DistributionQuery,
     FinishReason,
     ParameterError,
-    PromptError,
     StepSnapshot,
 )
 from core.decode.kv import cache_length
@@ -179,13 +178,34 @@ def test_parameters_change_between_steps(loaded: LoadedModel) -> None:
     assert session.rows[0].token_ids == [*ids, *rest.sequences[0][13:]]
 
 
-def test_the_last_position_is_that_of_the_last_candidates(loaded: LoadedModel) -> None:
+def test_the_token_after_the_last_position_is_the_likeliest_one(loaded: LoadedModel) -> None:
     positions = loaded.info.max_positions
-    ours = run(loaded, [prompt_of(loaded, positions - 3)], {**CONTRASTIVE, "top_k": 2}, prefill_chunk=positions)
+    params = {**CONTRASTIVE, "top_k": 2}
+    ours = run(loaded, [prompt_of(loaded, positions - 3)], params, prefill_chunk=positions)
     assert ours.finished.finish_reason == FinishReason.LENGTH_LIMIT
-    assert len(ours.sequences[0]) == positions == ours.steps[-1].cache.length
-    with pytest.raises(PromptError, match="fills all"):
-        open_session(loaded, [prompt_of(loaded, positions)], CONTRASTIVE)
+    assert len(ours.sequences[0]) == positions + 1 == ours.steps[-1].cache.length + 1
+    assert [step.detail is None for step in ours.steps] == [False, False, False, True]
+    assert ours.steps[-1].rank == 0
+    greedy = run(loaded, [ours.sequences[0][:-1]], {"max_new_tokens": 3}, prefill_chunk=positions)
+    assert greedy.sequences[0] == ours.sequences[0]
+    full = run(loaded, [ours.sequences[0][:-1]], params, prefill_chunk=positions)
+    assert full.sequences == ours.sequences
+
+
+def test_a_row_that_is_full_ends_beside_one_that_is_not(loaded: LoadedModel) -> None:
+    positions = loaded.info.max_positions
+    prompts = [prompt_of(loaded, positions - 2), prompt_of(loaded, positions - 9, seed=5)]
+    params = {**CONTRASTIVE, "max_new_tokens": 6}
+    both = run(loaded, prompts, params, prefill_chunk=positions)
+    for row, prompt in enumerate(prompts):
+        alone = run(loaded, [prompt], params, prefill_chunk=positions)
+        assert both.sequences[row] == alone.sequences[0]
+        assert both.finished.finish_reasons[row] == alone.finished.finish_reason
+    session = both.session
+    assert session.rows[0].strand().fed == positions
+    query = AttentionQuery(session.run_id, 0, row=0, rows=(positions - 1, None))
+    weights = session.answer(query).weights
+    assert weights.shape[-1] == positions
 
 
 @pytest.mark.parametrize("looks", [1, 7, 12, 14])

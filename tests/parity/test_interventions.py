@@ -119,10 +119,40 @@ def test_steering_equals_adding_the_difference_of_two_residuals_by_hand(loaded: 
     copy = twin(loaded)
     with wrapped(layers_of(copy.module)[1], lambda own, x, *args, **kwargs: own(x + vector, *args, **kwargs)):
         theirs = full_logits(copy, ours.sequences[0][:-1])
-    assert (recorded_logits(ours) - theirs).abs().max() < CLOSE
+    assert (recorded_logits(ours) - theirs).abs().max() < 1e-4
+    assert (full_logits(loaded, ours.sequences[0][:-1]) - theirs).abs().max() > 0.05  # it does something
     given = run(loaded, [prompt_of(loaded, 9)], interventions=(Steer(1, 1.0, vector=tuple(vector.tolist())),))
     assert given.sequences == ours.sequences
     assert_no_hooks(loaded.module)
+
+
+def test_steering_by_texts_from_a_step_on_leaves_what_was_before(tiny_gpt2: LoadedModel) -> None:
+    toward, away, scale, layer = "The queen was happy", "The king was sad", 3.0, 2
+    session = open_session(tiny_gpt2, [prompt_of(tiny_gpt2, 9)], {"max_new_tokens": 8})
+    with session.attached():
+        while not session.finished:
+            session.advance()
+            if session.new_tokens == 3 and session.epoch == 0:
+                session.set_interventions((Steer(layer, scale, toward, away),), 1)
+    ids = list(session.result().sequences[0])
+    with plain(twin(tiny_gpt2)) as model:
+        ends = [
+            model(input_ids=torch.tensor([tiny_gpt2.text.encode(text)]), output_hidden_states=True).hidden_states
+            for text in (toward, away)
+        ]
+    vector = scale * (ends[0][layer][0, -1] - ends[1][layer][0, -1])
+
+    def steered(own: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        late = (torch.arange(x.shape[1]) >= 9 + 2)[:, None]  # the third token is fed under it
+        return own(x + late * vector, *args, **kwargs)
+
+    copy = twin(tiny_gpt2)
+    with wrapped(layers_of(copy.module)[layer], steered):
+        theirs = full_logits(copy, ids[:-1])
+    logits = logits_of(session)
+    assert (logits - theirs).abs().max() < 1e-4
+    assert (logits[:11] - full_logits(tiny_gpt2, ids[:-1])[:11]).abs().max() < 1e-4
+    assert (logits[11:] - full_logits(tiny_gpt2, ids[:-1])[11:]).abs().max() > 0.05
 
 
 def masked_logits(loaded: LoadedModel, ids: Sequence[int], muted: Sequence[int], padding: int = 0) -> torch.Tensor:

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from core.models.loaded import LoadedModel
 from core.models.loader import load
 from core.onnx_desk import extra, job
 from core.onnx_desk.describe import describe
+from core.onnx_desk.graph import check_exportable
 from core.onnx_desk.images import dummy_images
 
 TINY = 5_000_000
@@ -202,6 +204,15 @@ def test_what_cannot_be_exported_is_one_sentence(changes: dict[str, Any], senten
     request = job.Request("tiny-gpt2", tmp_path / "model.onnx", TINY, opset=20)
     with pytest.raises(ExportError, match=sentence):
         job.check_request(replace(request, **changes))
+
+
+def test_rotary_embeddings_that_look_at_the_text_are_refused() -> None:
+    rope = '{"rope_type":"dynamic","factor":2.0,"rope_theta":10000}'
+    with pytest.raises(ExportError, match=r"rope_type dynamic.*choose a model with another rope_type"):
+        check_exportable(
+            _model(f"new:llama?num_hidden_layers=2&max_position_embeddings=32&rope_parameters={quote(rope)}")
+        )
+    check_exportable(_model(MODELS["llama"]))
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

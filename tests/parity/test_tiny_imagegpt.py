@@ -68,6 +68,15 @@ def test_the_card_s_held_out_bits_are_those_of_the_file() -> None:
     assert f"| {claimed['tiny_imagegpt']:.4f}".replace("| ", "**") in (FOLDER / "README.md").read_text()
 
 
+def test_the_training_script_gives_the_same_weights_again_also_after_an_interruption(tmp_path: Path) -> None:
+    program = Path(__file__).with_name("train_twice.py")
+    command = [sys.executable, "-B", str(program), str(tmp_path)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    once, again, resumed = finished.stdout.split("\n")[-2].split()
+    assert len(once) == 64
+    assert once == again == resumed
+
+
 def test_grids_of_samples_differ_and_keep_what_was_given() -> None:
     result = core.run(
         "tiny-imagegpt", image=pictures()[5], keep_rows=8, params={"num_return_sequences": 9}, seed=2, **HERE

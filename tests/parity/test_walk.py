@@ -118,14 +118,37 @@ def test_only_as_many_positions_as_were_fed_at_once(loaded: LoadedModel) -> None
     assert walk(ours, (0, PROMPT)).positions == (0, 4)
 
 
-def test_a_row_of_a_batch_is_walked_alone_after_its_own_past(loaded: LoadedModel) -> None:
+@pytest.mark.parametrize("start", [0, 1])
+def test_a_row_of_a_batch_is_walked_behind_its_padding(loaded: LoadedModel, start: int) -> None:
     ours = run(loaded, [prompt_of(loaded, 3), prompt_of(loaded, 7)], {"max_new_tokens": 3}, prefill_chunk=2)
-    for row, start in ((0, 3), (1, 7)):
-        answer = walk(ours, (start, start + 1), row=row)
-        assert (answer.positions, answer.past) == ((start, start + 1), start)
-        assert titled(answer, "split heads")[0].made[0].shape == (1, loaded.info.heads, 1, loaded.info.head_dim)
-        assert titled(answer, "cache append")[0].note == f"{start} → {start + 1} positions"
-        assert (answer.batch, answer.padding) == (2, 7 - start)
+    width = loaded.info.head_dim
+    for row, padding in ((0, 4), (1, 0)):
+        at = (3, 7)[row] + start
+        answer = walk(ours, (at, at + 1), row=row)
+        assert (answer.positions, answer.past) == ((at, at + 1), at)
+        assert (answer.batch, answer.padding, answer.unpadded) == (2, padding, False)
+        assert titled(answer, "split heads")[0].made[0].shape == (1, loaded.info.heads, 1, width)
+        note = titled(answer, "cache append")[0].note
+        assert note == f"{at} → {at + 1} positions" + (f", behind {padding} of padding" if padding else "")
+        assert titled(answer, "scores")[0].made[0].shape == (1, loaded.info.heads, 1, padding + at + 1)
+        masks = titled(answer, "attention mask")
+        assert padding == 0 or f"the last query sees {at + 1} of {padding + at + 1}" in masks[0].note
+        (head,) = titled(answer, "head")
+        with plain(twin(loaded)) as model:
+            logits = model(input_ids=torch.tensor([ours.sequences[row][: at + 1]])).logits[0, -1]
+        assert head.made[0].mean == pytest.approx(float(logits.mean()), abs=1e-4)
+        assert head.made[0].high == pytest.approx(float(logits.max()), abs=1e-4)
+
+
+def test_a_row_that_left_its_batch_is_walked_alone(random_gpt2: LoadedModel) -> None:
+    prompts = [prompt_of(random_gpt2, 3), prompt_of(random_gpt2, 7)]
+    first = run(random_gpt2, prompts, {"max_new_tokens": 1}).sequences[0][-1]
+    ours = run(random_gpt2, prompts, {"max_new_tokens": 4, "eos_token_id": (first,)})
+    assert len(ours.sequences[0]) < len(ours.sequences[1]) - 4
+    answer = walk(ours, (2, 3), row=0)
+    assert (answer.past, answer.padding, answer.unpadded) == (2, 4, True)
+    assert titled(answer, "cache append")[0].note == "2 → 3 positions"
+    assert "padding" not in titled(walk(ours, (6, 7), row=1), "cache append")[0].note
 
 
 def test_a_window_shows_in_the_mask(random_qwen2_sliding: LoadedModel) -> None:

@@ -246,10 +246,13 @@ def test_a_click_on_a_row_selects_its_step(qtbot: QtBot, bench: synthetic.Bench,
     place = QPoint(round(g.left + 3 * g.cell_px), round(g.top + (row + 0.5) * g.cell_px))
     qtbot.mouseClick(panel.heatmap, Qt.MouseButton.LeftButton, pos=place)
     assert bench.intents[-1] == SelectStep(12)
-    count = len(bench.intents)
     prompt_row = QPoint(round(g.left + 1), round(g.top + 1.5 * g.cell_px))
     qtbot.mouseClick(panel.heatmap, Qt.MouseButton.LeftButton, pos=prompt_row)
-    assert len(bench.intents) == count
+    asked = bench.intents[-1]
+    assert isinstance(asked, SelectStep)
+    panel.render(bench.state)
+    assert asked.index is not None
+    assert panel.heatmap._row == select.shown_position(bench.state) == P - 1 + asked.index
 
 
 def test_hovering_tells_query_key_and_weight_escaped(qtbot: QtBot, bench: synthetic.Bench, clock: StillClock) -> None:

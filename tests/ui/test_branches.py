@@ -164,6 +164,34 @@ def test_rewind_waits_and_the_next_token_obeys_the_changed_parameter(one: Driven
     assert until_branch(one, 1).count == TOKENS
 
 
+def test_after_a_rewind_to_the_beginning_the_cards_say_how_to_go_on(one: Driven, qtbot: QtBot) -> None:
+    one.do(i.SetLayout("everything"))
+    one.do(b.Rewind(0))
+    live(one, lambda: run_of(one).branch_id == 1 and select.is_paused(one.state))
+    one.panel("cache").tabs.setCurrentIndex(1)
+    said = {}
+    for name in ("lens", "walk", "attention", "cache", "candidates"):
+        card = one.window.workspace.cards[name]
+        if card.isHidden():
+            card.toggleViewAction().trigger()
+        card.raise_()
+        one.frames(3)
+        panel = one.panel(name)
+        said[name] = {
+            "lens": lambda p: p.table._message,
+            "walk": lambda p: p.empty._words,
+            "attention": lambda p: p.heatmap._message,
+            "cache": lambda p: (*p.bars._empty, *p.content.norms._empty),
+            "candidates": lambda p: p.bars._empty,
+        }[name](panel)
+    for name, words in said.items():
+        text = " ".join(words)
+        assert "Ctrl+Enter" not in text, name
+        assert "Deriving…" not in text, name
+        assert "Walking…" not in text, name
+    assert all("F5 goes on" in " ".join(said[name]) for name in ("walk", "attention", "cache", "candidates"))
+
+
 def test_the_menu_of_a_token_offers_what_can_begin_there(one: Driven, qtbot: QtBot) -> None:
     start = run_of(one).prompt_tokens
     assert menu_texts(one, start + 5)[:4] == [
@@ -236,6 +264,21 @@ def test_a_branch_is_renamed_and_deleted_and_comes_back(one: Driven, qtbot: QtBo
     qtbot.keyClick(strip._field, Qt.Key.Key_Return)
     one.frames(2)
     assert strip._lanes[1].name == "wilder"
+    click_lane(one, qtbot, 0)
+    assert strip.hasFocus()  # by the click
+    qtbot.keyClick(strip, Qt.Key.Key_F2)
+    assert strip._field.isVisible()
+    assert strip._field.hasFocus()
+    qtbot.keyClicks(strip._field, "not this")
+    qtbot.keyClick(strip._field, Qt.Key.Key_Escape)
+    assert strip._lanes[0].name == "run"
+    qtbot.keyClick(strip, Qt.Key.Key_F2)
+    qtbot.keyClicks(strip._field, "first")
+    qtbot.keyClick(strip._field, Qt.Key.Key_Return)
+    one.frames(2)
+    assert [lane.name for lane in strip._lanes] == ["first", "wilder"]
+    qtbot.keyClick(strip, Qt.Key.Key_Down)
+    one.frames(2)
     qtbot.keyClick(strip, Qt.Key.Key_Delete)
     one.frames(3)
     assert run_of(one).branch_id == 0

@@ -17,6 +17,7 @@ from app.state import select
 from app.state.branch_intents import Rewind, ShowBranch
 from core.contract import (
     AttentionAbove,
+    AttentionQuery,
     CacheAbove,
     EntropyAbove,
     EveryTokens,
@@ -120,6 +121,25 @@ def test_the_form_makes_every_kind_and_says_what_is_wrong_in_place(one: Driven) 
     assert one.state.notices == ()
     QTest.keyClicks(form.inputs["every"][0], "4")
     assert not form.problem.isVisible()
+
+
+def test_attention_stops_the_run_by_its_weight(one: Driven) -> None:
+    written(one.panel("breakpoints").form, "attention", "1", "2", "0", "0.03")
+    one.do(i.Run())
+    stopped(one)
+    [hit] = one.state.acting.hits
+    run = one.state.run
+    query = run.prompt_tokens + hit.index - 1
+    one.do(i.AskView("by hand", AttentionQuery(run.run_id, 1, heads=(2,), rows=(query, query + 1))))
+    live(one, lambda: select.answer(one.state, "by hand") is not None)
+    weight = float(select.answer(one.state, "by hand").answer.weights[0, 0, 0])
+    assert hit.value == pytest.approx(weight, abs=1e-5)
+    assert weight > 0.03
+    assert f"head 1.2 pays {weight:.3g} > 0.03 to position 0" in one.window.statusbar.state.text()
+    one.do(i.AskView("by hand", AttentionQuery(run.run_id, 1, heads=(2,), rows=(run.prompt_tokens - 1, query + 1))))
+    live(one, lambda: select.answer(one.state, "by hand").answer.weights.shape[1] == hit.index + 1)
+    before = select.answer(one.state, "by hand").answer.weights[0, :-1, 0]
+    assert (before <= 0.03).all()  # it stopped at the first one
 
 
 def test_a_pattern_that_takes_forever_is_told_and_the_run_ends_well(one: Driven) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PySide6.QtCore import QPointF, Qt
+from PySide6.QtCore import QEvent, QPointF, Qt
 from PySide6.QtGui import QImage
-from PySide6.QtWidgets import QFileDialog, QPushButton
+from PySide6.QtWidgets import QApplication, QFileDialog, QPushButton
 from pytestqt.qtbot import QtBot
 
 from app.panels.cache import CachePanel
@@ -29,6 +30,7 @@ def pick(choice: Choice, text: str) -> None:
 def enter(qtbot: QtBot, field: ValueField, text: str) -> None:
     field.setFocus()
     field.selectAll()
+    qtbot.keyClick(field, Qt.Key.Key_Delete)
     qtbot.keyClicks(field, text)
     qtbot.keyClick(field, Qt.Key.Key_Return)
 
@@ -154,6 +156,63 @@ def test_an_experiment_is_stopped_with_a_click_and_keeps_what_it_found(
         assert lab.start.isVisible()
 
 
+def test_sizes_are_typed_and_used(qtbot: QtBot, qapp: object, tmp_path: Path) -> None:
+    with opened(tmp_path / "settings.json", size=(1440, 900)) as one:
+        one.do(i.SetLayout("cache"))
+        one.do(i.EditText("Once upon a time there was"))
+        one.frames(2)
+        lab = one.panel("cachelab")
+        fields = lab.sizes.fields
+        assert {name for name, field in fields.items() if field.isVisible()} == {"new_tokens"}
+        pick(lab.choice, "Chunk size")
+        one.frames(2)
+        assert {name for name, field in fields.items() if field.isVisible()} == {"positions", "chunk_sizes"}
+        enter(qtbot, fields["positions"], "0")
+        assert one.state.notices[-1].text == "“0” is no whole number from 1 to 1,000,000,000."
+        enter(qtbot, fields["chunk_sizes"], "5, x")
+        assert one.state.notices[-1].text == "“5, x” is no list of sizes such as 8, 64, 256."
+        enter(qtbot, fields["positions"], "20")
+        enter(qtbot, fields["chunk_sizes"], "5 9")
+        one.frames(2)
+        assert fields["chunk_sizes"].text() == "5, 9"
+        press(qtbot, lab.start)
+        live(one, lambda: done(one))
+        result = one.state.cache_lab.result
+        assert result is not None
+        assert [row[0] for row in result.tables[0].rows] == [5, 9, 20]
+        assert "Left out" not in lab.findings.text()
+        pick(lab.choice, "Kinds compared")
+        one.frames(2)
+        enter(qtbot, fields["new_tokens"], "6")
+        enter(qtbot, fields["window"], "3")
+        enter(qtbot, fields["sinks"], "0")
+        enter(qtbot, fields["heavy"], "2")
+        press(qtbot, lab.start)
+        live(one, lambda: done(one))
+        result = one.state.cache_lab.result
+        assert result is not None
+        assert {"sliding_window 3", "sink 0 + 3", "heavy_hitters 2 + 3"} < {row[0] for row in result.tables[0].rows}
+        assert lab.plot._plots[1].log
+        names = [line.name for line in lab.plot._lines]
+        colours = {lab.plot.colour(name).name() for name in names}
+        assert len(colours) == len(set(names))  # no two kinds look the same
+        enter(qtbot, fields["window"], "")
+        one.frames(2)
+        assert one.state.cache_lab.asked.window is None
+        pick(lab.choice, "Chunk size")
+        one.frames(2)
+        assert fields["positions"].text() == "20"  # each experiment keeps its sizes
+
+
+def test_an_experiment_without_a_prompt_is_refused_as_a_run_is(qapp: object, tmp_path: Path) -> None:
+    with opened(tmp_path / "settings.json", size=(1440, 900)) as one:
+        one.do(i.SelectTab("batch"))
+        one.do(i.EditBatch(""))
+        one.do(i.StartExperiment())
+        assert one.state.notices[-1].text == "The batch is empty; write a prompt on each line."
+        assert one.state.cache_lab.working is None
+
+
 def test_an_experiment_waits_for_the_end_of_a_run(qtbot: QtBot, qapp: object, tmp_path: Path) -> None:
     with opened(tmp_path / "settings.json", size=(1440, 900)) as one:
         one.do(i.SetLayout("cache"))
@@ -168,30 +227,34 @@ def test_an_experiment_waits_for_the_end_of_a_run(qtbot: QtBot, qapp: object, tm
         assert one.panel("cachelab").start.isEnabled()
 
 
-def test_numbers_and_picture_are_exported(
-    qtbot: QtBot, qapp: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_numbers_and_picture_are_exported(qtbot: QtBot, qapp: object, tmp_path: Path) -> None:
     with opened(tmp_path / "settings.json", size=(1440, 900)) as one:
         one.do(i.SetLayout("cache"))
         one.do(i.PickExperiment("prefix"))
         one.do(i.StartExperiment())
         live(one, lambda: done(one))
         lab = one.panel("cachelab")
-        target = {"path": str(tmp_path / "prefix.csv")}
-        monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_args: (target["path"], ""))
-        lab.export_csv()
+
+        def export(ask: Callable[[], None], path: Path) -> None:
+            ask()
+            (dialog,) = (found for found in lab.findChildren(QFileDialog) if found.isVisible())
+            assert not dialog.isModal()
+            dialog.fileSelected.emit(str(path))
+            dialog.close()
+            QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+            assert len(lab.findChildren(QFileDialog)) == 1  # those before are gone
+
+        export(lab.export_csv, tmp_path / "prefix.csv")
         result = one.state.cache_lab.result
         assert result is not None
         assert (tmp_path / "prefix.csv").read_text() == result.tables[0].as_csv()
-        target["path"] = str(tmp_path / "prefix.png")
-        lab.export_png()
-        picture = QImage(target["path"])
+        export(lab.export_png, tmp_path / "prefix.png")
+        picture = QImage(str(tmp_path / "prefix.png"))
         assert (picture.width(), picture.height()) == (lab.plot.width(), lab.plot.height())
         blocked = tmp_path / "blocked"
         blocked.write_text("a file, no folder")
-        for export in (lab.export_csv, lab.export_png):
-            target["path"] = str(blocked / "out")
-            export()
+        for ask in (lab.export_csv, lab.export_png):
+            export(ask, blocked / "out")
             assert "cannot be written" in one.state.notices[-1].text
 
 
@@ -212,6 +275,16 @@ def test_the_content_of_the_cache_is_seen_and_clicked(qtbot: QtBot, qapp: object
         assert gone.tolist() == [2 <= n < fed - 6 for n in range(fed)]
         strip = panel.content.norms
         assert "positions are gone" in panel.content.note.text()
+        scales = [(label.text(), *legend._ends) for label, legend in panel.content.scales.scales if label.isVisible()]
+        tops = [f"{np.nanmax(norms):.2f}" if np.nanmax(norms) < 10 else f"{np.nanmax(norms):.1f}" for norms in (
+            answer.key_norms, answer.value_norms)]  # fmt: skip
+        assert scales == [("K norm", "0", tops[0]), ("V norm", "0", tops[1]), ("cosine", "−1", "1")]
+        lowest = np.unravel_index(np.nanargmin(answer.similarity), answer.similarity.shape)
+        at = (float(answer.similarity[lowest]) + 1) / 2  # cosines below 0 have colours of their own
+        colour = panel.content.likeness.lut()[round(255 * at)]
+        pixel = panel.content.likeness._images[0].pixelColor(int(lowest[1]), int(lowest[0]))
+        assert np.abs(np.array((pixel.red(), pixel.green(), pixel.blue())) - colour).max() <= 3
+        assert strip._labelled()  # every column has its token above it
         newest = fed - 2
         box = strip._boxes()[0]
         at = QPointF(box.left() + (newest + 0.5) * strip._cell_px(), box.center().y())
@@ -222,6 +295,14 @@ def test_the_content_of_the_cache_is_seen_and_clicked(qtbot: QtBot, qapp: object
         qtbot.keyClick(strip, Qt.Key.Key_Left)
         one.frames(2)
         assert one.state.selected == newest - run.prompt_tokens - 1
+        assert not panel.content.delete.isEnabled()  # this kind drops by a rule of its own
+        assert "mute the position" in panel.content.delete.toolTip()
+        panel.content.norms.clicked.emit(3)
+        one.frames(2)
+        assert "are gone" in panel.content.note.text()
+        assert not panel.content.mute.isVisible()  # there is nothing to be muted
+        panel.content.norms.clicked.emit(newest - 1)
+        one.frames(2)
         press(qtbot, panel.content.mute)
         one.frames(2)
         assert panel.muted.field.text() == str(newest - 1)
@@ -229,6 +310,13 @@ def test_the_content_of_the_cache_is_seen_and_clicked(qtbot: QtBot, qapp: object
         press(qtbot, panel.content.mute)
         one.frames(2)
         assert panel.muted.field.text() == ""
+        panel.content.norms.clicked.emit(0)  # out of sight: the columns scroll there
+        one.frames(2)
+        assert strip.bar.value() == 0
+        pick(panel.content.columns, "all")
+        one.frames(2)
+        assert not strip.bar.isVisible()
+        assert strip._cell_px() * fed <= strip.width()
         pick(panel.content.layer, "3")
         live(one, lambda: panel.content._answer is not None and panel.content._answer.query.layer == 3)
         press(qtbot, panel.twins.button)
@@ -280,6 +368,6 @@ def test_a_batch_tells_its_padding_and_int8_its_scales(qtbot: QtBot, qapp: objec
         assert "(8 bits a number)" in said
         assert "not explained" not in said
         assert f"{report.used_bytes:,}" in said
-        where = storage(run, report, 1000).replace("\u00a0", " ")
+        where = storage(run, run.step(run.count - 1)).replace("\u00a0", " ")
         assert "of it padding, in 2 rows" in where
         assert "(2, 8, " in where

@@ -19,6 +19,7 @@ from app.state import intents as i
 from app.state import select
 from app.theme.colormaps import indices, sequential
 from app.widgets.pixel_words import COVER
+from app.widgets.swatches import Swatch, Swatches
 from core.contract import AttentionAnswer, KeyNormsAnswer, RolloutAnswer
 from tests.ui.harness import Driven, clipped
 from tests.ui.real import live, opened
@@ -227,6 +228,77 @@ def test_a_grid_of_nine_is_painted_and_one_of_it_is_gone_on_with(one: Driven, qt
     assert one.state.draft.image.keep == ROWS * 16 + 11
 
 
+def test_beams_are_a_grid_while_they_grow_and_when_they_are_returned(one: Driven, qtbot: QtBot) -> None:
+    one.do(i.SetParameter("do_sample", False))
+    one.do(i.SetParameter("num_beams", 3))
+    one.do(i.SetParameter("num_return_sequences", 2))
+    panel = one.panel("canvas")
+    page, first = panel.result, ROWS * 16
+    click(qtbot, panel.start.canvas, first)
+    for steps in (1, 2, 3):
+        qtbot.keyClick(one.window, Qt.Key.Key_F10)
+        live(one, lambda steps=steps: one.state.run is not None and one.state.run.count == steps)
+        settle(one)
+        state = one.state.run
+        assert state is not None
+        assert page.grid.count == 2
+        for beam, found in enumerate(page.completions):
+            path = state.sequences.path(0, beam, steps - 1)
+            assert found.numbers[0].tolist() == [step.token_id for step in path]
+            np.testing.assert_array_equal(found.numbers[1], [step.logprob for step in path])
+    qtbot.keyClick(one.window, Qt.Key.Key_F5)
+    live(one, lambda: one.state.run is not None and one.state.run.finish is not None)
+    settle(one)
+    state = one.state.run
+    assert state is not None
+    assert state.finish is not None
+    params = {"num_beams": 3, "num_return_sequences": 2, "do_sample": False}
+    fresh = core.run(MODEL, prompt_ids=list(state.prompt.token_ids), params=params, **HERE)
+    assert [[64, *found.painted(np.full(256, -1)).tolist()] for found in page.completions] == fresh.sequences
+    assert page.grid._selected == 0
+    qtbot.mouseClick(page.grid, LEFT, pos=page.grid.rect_of(1).center().toPoint())
+    one.frames(3)
+    assert page.grid._selected == 1
+    assert [64, *page.token_ids.tolist()] == fresh.sequences[1]
+    assert colours(page.canvas).tobytes() == pictures.pixels_of(page.grid.picture(1))[:, :, :3].tobytes()
+    assert len(page.paintings((0, 0, 0))) == 2
+    panel.twins.button.setChecked(True)
+    panel.twins.tabs.setCurrentIndex(1)
+    one.frames(2)
+    table = panel.twins.views[1].rows
+    shown = [float(table.index(row, 2).data()) for row in range(2)]
+    bits = [-found.numbers[1].mean() / math.log(2) for found in page.completions]
+    assert shown == pytest.approx(bits, abs=0.01)
+
+
+def test_one_of_nine_is_repainted_beside_the_others(one: Driven, qtbot: QtBot) -> None:
+    panel = one.panel("canvas")
+    one.do(i.SetParameter("num_return_sequences", 4))
+    run(one, qtbot)
+    page, first = panel.result, ROWS * 16
+    qtbot.mouseClick(page.grid, LEFT, pos=page.grid.rect_of(2).center().toPoint())
+    settle(one)
+    before = page.token_ids.copy()
+    click(qtbot, page.canvas, first + 8)
+    one.frames(3)
+    number = next(n for n, swatch in enumerate(page.swatches.rows) if not swatch.chosen)
+    qtbot.mouseClick(page.swatches, LEFT, pos=page.swatches.square(number).center().toPoint())
+    live(one, lambda: one.state.run is not None and one.state.run.branch_id > 0 and one.state.run.finish is not None)
+    settle(one)
+    assert page.grid.count == 5
+    assert page.grid._captions[4].endswith("forced")
+    assert page.grid._selected == 4
+    repainted = page.token_ids.copy()
+    assert repainted.tolist() == page.completions[4].painted(np.full(256, -1)).tolist() != before.tolist()
+    assert page.completions[2].painted(np.full(256, -1)).tolist() == before.tolist()
+    for number, expected in ((2, before), (4, repainted)):
+        qtbot.mouseClick(page.grid, LEFT, pos=page.grid.rect_of(number).center().toPoint())
+        settle(one)
+        assert page.grid._selected == number
+        assert page.token_ids.tolist() == expected.tolist()
+    assert len(page.paintings((0, 0, 0))) == 5
+
+
 def test_another_colour_makes_a_branch_and_the_rest_is_painted_anew(one: Driven, qtbot: QtBot) -> None:
     one.do(i.SetParameter("do_sample", False))
     run(one, qtbot)
@@ -280,18 +352,62 @@ def test_every_layer_shows_the_picture_it_would_have_painted(one: Driven, qtbot:
     assert f"out #{''.join(f'{c:02x}' for c in state.step(9).rgb or ())}" in layers.describe()
 
 
+@pytest.mark.usefixtures("qapp")
+def test_the_chosen_colour_is_shown_and_keys_reach_all(qtbot: QtBot) -> None:
+    view = Swatches()
+    qtbot.addWidget(view)
+    view.resize(34 + 5 * 44, 90)
+    rows = [Swatch(n, (n, n, n), 0.1, 0.1, n == 9) for n in range(12)]
+    view.show_rows(rows)
+    assert view.visible() == [0, 1, 2, 3, 9]
+    taken: list[int] = []
+    view.chosen.connect(taken.append)
+    qtbot.mouseClick(view, LEFT, pos=view.square(4).center().toPoint())
+    assert taken == [9]
+    view.show_rows([])
+    view.show_rows(rows[:8])
+    assert view.visible() == [0, 1, 2, 3, 4]
+    for _ in range(9):
+        qtbot.keyClick(view, Qt.Key.Key_Right)
+    assert view.visible() == [3, 4, 5, 6, 7]
+    qtbot.keyClick(view, Qt.Key.Key_Return)
+    assert taken == [9, 7]
+    view.show_rows(rows)
+    assert view.visible() == [0, 1, 2, 3, 9]
+
+
+def test_small_pictures_keep_their_names(one: Driven, qtbot: QtBot) -> None:
+    one.window.resize(1024, 640)
+    one.do(i.SetLayout("image"))
+    run(one, qtbot)
+    grid, state = one.panel("layers").grid, one.state.run
+    assert state is not None
+    live(one, lambda: not np.isnan(one.panel("layers").probability).all(axis=1).any())
+    one.frames(3)
+    names = ["in", *map(str, range(state.model.layers - 1)), "out"]
+    rooms = [grid.rect_of(n).width() - 14 for n in range(grid.count)]
+    assert [grid.caption_in(n, room).split(" ")[0] for n, room in enumerate(rooms)] == names
+    assert grid.caption_in(0, 500.0) == grid._captions[0]
+    assert grid.caption_in(0, -20.0) == ""
+
+
 def test_overlays_leave_the_tabs_whole_in_a_small_window(one: Driven, qtbot: QtBot) -> None:
     one.window.resize(1024, 640)
     one.do(i.SetLayout("image"))
-    one.do(i.SetParameter("num_beams", 3))
-    one.do(i.SetParameter("num_return_sequences", 2))
     run(one, qtbot)
     panel = one.panel("canvas")
-    assert "the other pictures are in Beams" in panel.readout._wordings[0]
     for overlay in TITLES:
         panel.choose_overlay(overlay)
         one.frames(3)
         assert panel.tabs.width() >= panel.tabs.sizeHint().width(), overlay
+        if overlay == "none":
+            assert not panel.scale.isVisible()
+            continue
+        settle(one)  # its colours have numbers, whatever else hides for want of room
+        assert panel.legend.isVisible()
+        assert panel.legend.width() >= panel.legend.sizeHint().width() > 72, overlay
+        assert all(any(c.isdigit() for c in end) for end in panel.legend._ends), overlay
+        assert panel.meaning.text() == panel.legend.accessibleName() != ""
     menu = panel.menu.menu()
     menu.aboutToShow.emit()
     (several,) = [a.menu() for a in menu.actions() if a.menu() is not None]
@@ -325,6 +441,21 @@ def test_the_bits_of_what_is_opened_are_those_of_core(one: Driven, qtbot: QtBot)
     assert table.rowCount() == 256
     assert float(table.index(40, 3).data()) == pytest.approx(float(bits.surprisal_bits.reshape(-1)[40]), abs=0.01)
     assert not math.isnan(bits.bits_per_pixel)
+
+
+def test_the_beginning_is_what_a_run_begins_with(one: Driven, qtbot: QtBot) -> None:
+    panel, prompt = one.panel("canvas"), one.panel("prompt")
+    assert panel.readout.text() == "128 of 256 pixels given"
+    prompt.tabs.setCurrentIndex(0)
+    one.frames(2)
+    assert panel.start.canvas.picture().isNull()
+    assert panel.start.canvas._message[0] == "A run begins with the prompt’s text now"
+    assert panel.readout.text() == ""
+    assert "#ff8000" in prompt.text.placeholderText()
+    prompt.tabs.setCurrentIndex(3)
+    one.frames(2)
+    assert not panel.start.canvas.picture().isNull()
+    assert panel.readout.text() == "128 of 256 pixels given"
 
 
 def test_a_drawing_is_made_with_the_palette_and_taken_back(one: Driven, qtbot: QtBot) -> None:
@@ -378,6 +509,11 @@ def test_paintings_are_saved_off_the_window_s_thread(one: Driven, qtbot: QtBot, 
     assert side > 8
     assert np.array_equal(saved.array()[::side, ::side].reshape(-1, 3), colours(panel.result.canvas))
     assert pictures.read_file(tmp_path / "c.gif").notes == ("The first frame of an animation.",)
+    for save in (panel.save_painting, panel.save_grid, panel.save_animation):  # no PNG under another name
+        save(tmp_path / "a.jpg")
+        live(one, lambda: not panel._files.busy)
+        assert "“a.jpg”" in one.state.notices[-1].text
+        assert not (tmp_path / "a.jpg").exists()
     panel.save_painting(tmp_path / "a.png" / "no.png")
     live(one, lambda: not panel._files.busy)
     assert "cannot be written" in one.state.notices[-1].text

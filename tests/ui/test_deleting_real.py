@@ -17,7 +17,7 @@ from app.state import branch_intents as b
 from app.state import intents as i
 from app.state import select
 from core.contract import CacheSpec, DeletePositions
-from tests.ui.acting import chosen_from_menu, paused_after
+from tests.ui.acting import chosen_from_menu, paused_after, written
 from tests.ui.harness import Driven
 from tests.ui.real import finished, live, opened
 
@@ -87,6 +87,13 @@ def test_positions_leave_the_cache_by_clicks_for_good_and_a_branch_from_before_h
     live(one, lambda: one.state.run.branch_id == 1 and select.is_paused(one.state))
     assert one.state.acting.interventions == ()
     assert flow._marks.gone == frozenset()
+    form = one.panel("interventions").form
+    written(form, "delete", "2, 0-1")
+    live(one, lambda: applied(one))
+    assert one.state.acting.interventions == (DeletePositions(0, (0, 1, 2)),)
+    assert flow._marks.gone == {0, 1, 2}
+    written(form, "delete", "some")
+    assert "Name positions by their numbers" in form.problem.text()
     one.do(b.ShowBranch(0))
     live(one, lambda: one.state.run.branch_id == 0)
     assert one.state.acting.interventions == (DeletePositions(0, (first, second)),)

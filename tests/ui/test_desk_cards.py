@@ -165,7 +165,7 @@ def test_the_graph_is_described_exported_and_checked(
         assert sum(view.columnWidth(c) for c in range(4)) <= view.viewport().width()
         for column in range(4):
             for row in range(table.rows):
-                room = QRect(0, 0, view.columnWidth(column) - 8, 999)
+                room = QRect(0, 0, view.columnWidth(column) - 14, 999)
                 text = view.rows.index(row, column).data()
                 needed = view.fontMetrics().boundingRect(room, Qt.TextFlag.TextWordWrap, text)
                 assert needed.width() <= room.width(), text

@@ -231,6 +231,11 @@ def test_the_list_of_errors_groups_copies_and_dismisses(settings: Path) -> None:
         assert row.text.text() == "The prompt is too long. (×3)"
         row.details.click()
         assert row.detail.toPlainText() == "<b>trace</b>"
+        one.do(i.Run())
+        one.frames(2)
+        assert panel.rows == [row]
+        assert row.text.text() == "The prompt is too long. (×4)"
+        assert row.detail.isVisible()
         row.copy.click()
         assert "<b>trace</b>" in QApplication.clipboard().text()
         row.dismiss.click()

@@ -161,12 +161,13 @@ def test_a_click_on_a_column_selects_its_step_and_marks_it(
     panel.render(bench.state)
     assert (panel.table._selected, panel.table._pinned) == (first, True)
     assert panel.table.grab().toImage() != following
-    count = len(bench.intents)
     panel.table.horizontalScrollBar().setValue(0)
     panel.render(bench.state)
     bench.intents.clear()
     qtbot.mouseClick(panel.table.viewport(), Qt.MouseButton.LeftButton, pos=place)
-    assert not [x for x in bench.intents if isinstance(x, SelectStep)], count  # a position of the prompt
+    assert SelectStep(-(P - 1)) in bench.intents  # a position of the prompt: the token that follows it
+    panel.render(bench.state)
+    assert (panel.table._selected, panel.table._pinned) == (0, True)
 
 
 def test_norms_come_from_the_records_and_contributions_on_request(

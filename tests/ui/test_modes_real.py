@@ -11,6 +11,7 @@ import pytest
 from PySide6.QtCore import Qt
 
 from app.panels import tables
+from app.panels.cache_words import storage
 from app.state import intents as i
 from app.state import select
 from core.contract import BeamDetail
@@ -125,6 +126,7 @@ def test_another_smaller_model_drafts_and_the_text_stays_the_same(one: Driven, t
     assert len(one.panel("mode").rows.rows) == len(details[0].drafted)
     assert "drafted tokens accepted" in one.panel("mode").words.whole
     assert shown.plan.beside[0].name == "draft, at most"
+    assert "draft model’s cache" in storage(shown, shown.step(shown.count - 1)).replace("\u00a0", " ")
 
 
 def test_guidance_shows_three_distributions(one: Driven) -> None:

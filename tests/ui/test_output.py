@@ -73,9 +73,11 @@ def test_a_click_selects_a_step_and_one_on_the_newest_follows_again(qtbot: QtBot
     assert bench.intents[-1] == SelectStep(12)
     click(qtbot, panel, P + 39)
     assert bench.intents[-1] == SelectStep(None)
-    before = len(bench.intents)
     click(qtbot, panel, 2)
-    assert len(bench.intents) == before
+    assert bench.intents[-1] == SelectStep(2 - P)  # of the prompt
+    panel.render(bench.state)
+    assert panel.flow._marks.selected == 2
+    assert f"Prompt token 2 of {P}" in panel.describe()
 
 
 def test_the_row_of_the_selected_token_is_asked_for_and_drawn(qtbot: QtBot, bench: synthetic.Bench) -> None:

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PySide6.QtCore import QPoint, Qt
+from PySide6.QtWidgets import QMenu
 from pytestqt.qtbot import QtBot
 
+from app.panels.walk import LATER_SLOT
 from app.state import intents as i
 from app.state import select
 from app.theme.colormaps import indices, token_fills
 from app.theme.palette import LIGHT
-from core.contract import AttentionAnswer
+from core.contract import AttentionAnswer, ColumnAnswer
 from tests.ui.harness import Driven
 from tests.ui.real import live, opened
 
@@ -109,3 +111,51 @@ def test_another_layer_and_the_mean_of_its_heads_are_shown(one: Driven, qtbot: Q
     assert attention.matrix.rows == rows
     np.testing.assert_allclose(np.nansum(attention.matrix.values, axis=1), 1.0, atol=1e-4)
     assert np.nanmax(np.abs(attention.matrix.values - before)) > 0.01
+
+
+def test_a_token_of_the_prompt_can_be_asked_about(one: Driven, qtbot: QtBot) -> None:
+    run, output = one.state.run, one.panel("output")
+    assert run is not None
+    names = 2
+    place = output.flow.token_rect(names).center()
+    qtbot.mouseClick(output.flow.viewport(), Qt.MouseButton.LeftButton, pos=place)
+    assert one.state.selected == names - run.prompt_tokens
+    menu = QMenu()
+    output.flow.more(menu, names)
+    next(x for x in menu.actions() if x.text() == "Who looks at this token").trigger()
+    settle(one)
+
+    # The column of this very token, as the map has it, from itself on.
+    got = select.answer(one.state, "attention.row")
+    assert got is not None
+    assert isinstance(got.answer, ColumnAnswer)
+    assert got.answer.query.key == names
+    matrix = one.panel("attention").matrix.values
+    np.testing.assert_allclose(got.answer.weights[0][names:], matrix[names:, names], atol=1e-5)
+    assert one.panel("attention").heatmap._row == names - 1
+
+    # Lens, norms and parts of the position that leads to it; candidates say that nobody chose it.
+    one.window.workspace.cards["lens"].toggleViewAction().trigger()
+    settle(one)
+    lens = one.panel("lens")
+    assert lens.table._selected == names - 1 in lens.columns.by_position
+    for page in (1, 2):
+        lens.tabs.setCurrentIndex(page)
+        settle(one)
+    assert lens.norms_answer is not None
+    assert lens.norms_answer.query.position == names - 1
+    assert lens.parts_answer is not None
+    asked = lens.parts_answer.query
+    assert (asked.position, asked.token_id) == (names - 1, run.prompt.token_ids[names])
+    assert "part of the prompt" in " ".join(one.panel("candidates").bars._empty)
+    one.window.workspace.cards["walk"].toggleViewAction().trigger()
+    settle(one)
+    assert one.panel("walk")._answers[LATER_SLOT].positions == (names - 1, names)
+
+    # The arrows go on from there, over the border to what was generated.
+    keys = run.prompt_tokens - names
+    for _ in range(keys):
+        qtbot.keyClick(output.flow, Qt.Key.Key_Right)
+    assert one.state.selected == 0
+    settle(one)
+    assert one.panel("candidates").moment.text().startswith("step 0")

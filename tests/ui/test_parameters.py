@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import Qt
+from pytestqt.qtbot import QtBot
 
 from app.state import intents as i
 from app.state import select
 from app.state.modes import MODES, current
 from app.state.plan import shown_rows
 from app.widgets.parameter_row import ParameterRow
-from app.widgets.parameter_text import parse, written
+from app.widgets.parameter_text import MOST_SEED, parse, whole_number, written
 from app.widgets.scale import TICKS, format_number, scale_of
 from core.contract import (
     PARAMETERS,
@@ -162,6 +163,37 @@ def test_slider_field_and_dot_move_together(one: Driven) -> None:
     assert one_row.field.text() == "1.00"
     assert one_row.slider.value() == TICKS
     assert not one.panel("parameters").reset_all.isVisible()
+
+
+RUDE = ["--5", "²", "9" * 5000, "[" * 8000, "{" * 8000, "1e999", "nan", "\x00", "٣", "-", "," * 3000]
+
+
+@pytest.mark.parametrize("text", RUDE, ids=lambda text: f"{text[:3]!r}×{len(text)}")
+def test_whatever_is_typed_ends_in_a_value_or_in_one_short_sentence(one: Driven, text: str) -> None:
+    for name, parameter in PARAMETERS.items():
+        one.do(i.SetParameter(name, parse(parameter, text)))
+    panel = one.panel("parameters")
+    panel._seed_committed(text)
+    assert one.state.errors
+    assert max(len(error.text) for error in one.state.errors) < 500
+    assert whole_number(text, 0, MOST_SEED) is None
+
+
+def test_whole_numbers_are_read_within_their_bounds() -> None:
+    assert whole_number(" 1,024 ", 1, 2000) == 1024
+    assert whole_number(str(MOST_SEED), 0, MOST_SEED) == MOST_SEED
+    assert whole_number(str(MOST_SEED + 1), 0, MOST_SEED) is None
+    assert whole_number("0", 1, 5) is None
+
+
+def test_stepping_stays_at_the_bound_without_a_word(one: Driven, qtbot: QtBot) -> None:
+    one.do(i.SetParameter("top_p", 0.01))
+    one.frames()
+    for _ in range(3):
+        qtbot.keyClick(row(one, "top_p").field, Qt.Key.Key_Down)
+        one.frames()
+    assert select.params(one.state).top_p == 0.0
+    assert not one.state.errors
 
 
 def test_up_and_down_step_the_value(one: Driven, qtbot: object) -> None:

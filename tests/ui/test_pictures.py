@@ -13,7 +13,7 @@ import pytest
 from PySide6.QtCore import QMimeData, QPointF, Qt, QUrl
 from PySide6.QtGui import QDropEvent, QImage
 
-from app import drops, exports, pictures
+from app import drops, exports, picture_checks, pictures, vector_pictures
 from app.state import image_draft
 from app.state import intents as i
 from app.state.image_intents import DrawPixels, KeepPixels, StartEmpty, StartPicture
@@ -105,10 +105,79 @@ def test_a_jpeg_that_was_cut_is_refused(tmp_path: Path, progressive: bool) -> No
     whole = save(tmp_path / "whole.jpg", noise, progressive=progressive)
     assert pictures.read_file(whole).problem == ""
     data = whole.read_bytes()
-    (tmp_path / "more.jpg").write_bytes(data + bytes(50))  # cameras append things
-    assert pictures.read_file(tmp_path / "more.jpg").problem == ""
+    for tail in (bytes(50), b"\xff\xda ftypmp42 \xff\xd8", data[: len(data) // 2]):  # phones append films and pictures
+        (tmp_path / "more.jpg").write_bytes(data + tail)
+        assert pictures.read_file(tmp_path / "more.jpg").problem == ""
     (tmp_path / "cut.jpg").write_bytes(data[: len(data) * 2 // 3])
     assert pictures.read_file(tmp_path / "cut.jpg").picture is None
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".bmp"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+def test_a_gif_or_bmp_that_was_cut_is_refused(tmp_path: Path, suffix: str, mode: str) -> None:
+    from PIL import Image
+
+    noise = np.random.default_rng(1).integers(0, 256, (33, 47, 3)).astype(np.uint8)
+    whole = tmp_path / f"whole{suffix}"
+    Image.fromarray(noise).convert(mode).save(whole)
+    assert pictures.read_file(whole).problem == ""
+    data = whole.read_bytes()
+    (tmp_path / f"more{suffix}").write_bytes(data + b"more")
+    assert pictures.read_file(tmp_path / f"more{suffix}").problem == ""
+    for share in (0.1, 0.6, 0.97):
+        (tmp_path / f"cut{suffix}").write_bytes(data[: int(len(data) * share)])
+        assert "damaged" in pictures.read_file(tmp_path / f"cut{suffix}").problem
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tiff"])
+@pytest.mark.parametrize("held", range(1, 9))
+def test_a_picture_is_turned_as_its_camera_says(tmp_path: Path, suffix: str, held: int) -> None:
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[picture_checks.ORIENTATION] = held
+    blocks = PIXELS.repeat(8, 0).repeat(8, 1)
+    options = {".webp": {"lossless": True}, ".jpg": {"quality": 100, "subsampling": 0}}.get(suffix, {})
+    path = save(tmp_path / f"held{suffix}", blocks, exif=exif, **options)
+    shown, script = pictures.read_file(path).picture, read_picture(path)
+    assert shown is not None
+    assert (shown.height, shown.width) == (script.height, script.width) == ((40, 56) if held < 5 else (56, 40))
+    difference = np.abs(shown.array().astype(int) - script.array())
+    assert difference.max() <= (2 if suffix == ".jpg" else 0)
+
+
+def test_of_an_icon_the_largest_is_taken(tmp_path: Path) -> None:
+    from PIL import Image
+
+    large = Image.fromarray(np.full((32, 32, 3), 90, np.uint8))
+    large.save(tmp_path / "a.ico", sizes=[(16, 16), (32, 32)])
+    one = pictures.read_file(tmp_path / "a.ico")
+    assert one.picture == read_picture(tmp_path / "a.ico")
+    assert one.picture is not None
+    assert one.picture.width == 32
+
+
+SVG = (
+    '<svg xmlns="http://www.w3.org/2000/svg" width="{0}" height="{1}">'
+    '<rect width="{0}" height="{1}" fill="#{2}"/></svg>'
+)
+
+
+def test_drawings_are_drawn_in_another_process_that_can_be_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.svg"
+    path.write_text(SVG.format(9000, 6000, "336699"))
+    one = pictures.read_file(path)
+    assert one.problem == ""
+    assert one.picture is not None
+    assert (one.picture.width, one.picture.height) == (vector_pictures.MOST_SIDE_PX, 683)
+    assert one.picture.array()[5, 7].tolist() == [0x33, 0x66, 0x99]
+    monkeypatch.setattr(vector_pictures, "MOST_S", 0.01)
+    assert pictures.read_file(path).problem == "“a.svg” takes longer than 0.01 s to draw; save it as a PNG first."
+    monkeypatch.setattr(vector_pictures, "MOST_S", 60.0)
+    path.write_text("<svg")
+    assert "damaged" in pictures.read_file(path).problem
 
 
 def test_a_large_picture_of_sixteen_bits_is_not_called_damaged(tmp_path: Path) -> None:
@@ -179,6 +248,28 @@ def test_a_dropped_picture_is_begun_with_and_a_bad_one_is_a_sentence(tmp_path: P
 
 
 @pytest.mark.usefixtures("qapp")
+def test_a_picture_is_known_by_its_content_and_may_come_without_a_file(tmp_path: Path) -> None:
+    plain = save(tmp_path / "cat.png", PIXELS).rename(tmp_path / "cat")
+    (tmp_path / "notes").write_text("no picture")
+    assert drops.accepts(plain)
+    assert not drops.accepts(tmp_path / "notes")
+    with driven(tmp_path / "settings.json", FakeLab(), load=False) as one:
+        one.store.state = update(one.state, _ready())
+        one.frames(2)
+        drop(one, plain)
+        one.until(lambda: one.state.draft.image.title == "cat", frames=20_000)
+        assert one.state.draft.image.picture == Picture.of(PIXELS)
+        data, other = QMimeData(), 255 - PIXELS
+        data.setImageData(QImage(other.tobytes(), 7, 5, 21, QImage.Format.Format_RGB888))
+        data.setUrls([QUrl("https://example.org/cat.png")])  # as a browser does
+        where, keys = QPointF(50, 50), Qt.KeyboardModifier.NoModifier
+        event = QDropEvent(where, Qt.DropAction.CopyAction, data, Qt.MouseButton.LeftButton, keys)
+        one.window.dropEvent(event)
+        one.until(lambda: one.state.draft.image.title == "dropped picture", frames=20_000)
+        assert one.state.draft.image.picture == Picture.of(other)
+
+
+@pytest.mark.usefixtures("qapp")
 def test_a_slow_file_does_not_overwrite_what_was_chosen_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [save(tmp_path / name, PIXELS) for name in ("slow.png", "fast.png")]
     gate, read = threading.Event(), pictures.read_file
@@ -208,6 +299,24 @@ def test_a_slow_file_does_not_overwrite_what_was_chosen_since(tmp_path: Path, mo
         one.until(lambda: not files.busy, frames=20_000)
         one.frames(2)
         assert one.state.draft.image.title == pictures.samples()[3].title
+        for meanwhile in (DrawPixels((0,) * 24, 1), i.Undo(), StartEmpty()):  # and what is drawn or taken back
+            gate.clear()
+            drop(one, paths[0])
+            one.do(meanwhile)
+            one.frames(2)
+            chosen = one.state.draft.image
+            gate.set()
+            one.until(lambda: not files.busy, frames=20_000)
+            one.frames(2)
+            assert one.state.draft.image == chosen
+        gate.clear()
+        drop(one, paths[0])
+        one.do(KeepPixels(6))  # how much is given is no other picture
+        one.until(lambda: any("Reading" in n.text for n in one.state.notices), frames=20_000)
+        gate.set()
+        one.until(lambda: one.state.draft.image.title == "slow.png", frames=20_000)
+        one.frames(2)
+        assert not any("Reading" in n.text for n in one.state.notices)
 
 
 def test_of_a_large_picture_the_window_smooths_a_small_part(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,6 +348,12 @@ def test_a_picture_waits_for_an_image_model(tmp_path: Path) -> None:
         one.until(lambda: bool(one.state.notices), frames=20_000)
         assert one.state.notices[-1].text == "“cat.png” waits for an image model; load one, such as tiny-imagegpt."
         assert (one.state.draft.tab, one.state.draft.image.title) == ("text", "cat.png")
+        loaded = one.state
+        one.store.state = update(loaded, _ready())  # type: ignore[arg-type]
+        one.frames(2)
+        assert not any("waits" in n.text for n in one.state.notices)
+        one.store.state = loaded
+        one.frames(2)
         assert update(one.state, _ready()).draft.tab == "image"  # type: ignore[arg-type]
         assert update(one.state, _ready()).draft.image.keep == 12  # type: ignore[arg-type]
         tabs = one.panel("prompt").tabs
@@ -299,6 +414,10 @@ def test_another_model_keeps_the_picture_and_as_large_a_part_of_it() -> None:
     state = update(state, ModelReady(model_info(2, chat=False, image=larger, vocab_size=5)))
     assert (state.draft.image.keep, state.draft.image.token_ids) == (72, None)
     assert state.draft.image.picture == Picture.of(PIXELS)
+    state = update(state, ModelReady(model_info(3)))  # of text
+    assert state.draft.image.keep == 72
+    state = update(state, ModelReady(model_info(4, chat=False, image=FACTS, vocab_size=5)))
+    assert state.draft.image.keep == 18
 
 
 def test_strokes_give_what_they_touch_and_are_undone_one_by_one() -> None:

@@ -204,8 +204,33 @@ def test_a_line_of_a_million_characters_is_kept_whole_and_shown_in_part(qtbot: Q
     edit.show_text("y" * 60_000)
     qtbot.keyClick(edit, Qt.Key.Key_Delete)
     assert told[-1] == edit.text() == ""
-    edit.show_text("line\n" * 100_000)  # many lines are no trouble
+    edit.show_text("line\n" * 10_000)  # many lines are no trouble
     assert not edit.isReadOnly()
+    data.setText("a\n" * 9_000)
+    for _ in range(2):  # but piece by piece they become too many
+        edit.insertFromMimeData(data)
+    assert edit.isReadOnly()
+    assert edit.text() == told[-1] == "line\n" * 10_000 + "a\n" * 18_000
+
+
+def test_what_was_typed_is_found_again_after_a_long_paste_or_a_recent_prompt(one: Driven, qtbot: QtBot) -> None:
+    editor = one.panel("prompt").text
+    editor.selectAll()
+    qtbot.keyClicks(editor, "mine")
+    data = QMimeData()
+    data.setText("x" * 60_000)
+    editor.insertFromMimeData(data)
+    one.frames(2)
+    assert len(one.state.draft.text) == 60_004
+    one.do(i.Undo())
+    one.frames(2)
+    assert editor.text() == "mine"
+    one.panel("prompt")._take("once more")
+    one.frames(2)
+    assert editor.text() == "once more"
+    one.do(i.Undo())
+    one.frames(2)
+    assert editor.text() == "mine"
 
 
 def test_a_long_paste_replaces_the_selection(qtbot: QtBot) -> None:

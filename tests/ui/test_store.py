@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from PySide6.QtCore import QEvent
@@ -65,6 +66,25 @@ def test_dispatch_changes_the_state_at_once_and_submits_the_command(store: Store
     store.dispatch(i.ChooseModel("tiny-gpt2"))
     assert store.state.loading is not None
     assert [type(c) for c in store.lab.commands] == [LoadModel]  # type: ignore[attr-defined]
+
+
+def test_calm_views_rest_every_other_frame_while_tokens_stream(store: Store, clock: Clock) -> None:
+    lively, calm, heavy = View(clock), View(clock), View(clock, heavy=True)
+    calm.calm = heavy.calm = True  # type: ignore[attr-defined]
+    for view in (lively, calm, heavy):
+        store.add(view)
+    store.state = replace(store.state, requested=object())  # type: ignore[arg-type]
+    counts = []
+    for frame in range(8):
+        store.state = replace(store.state, last_generation=frame)  # something new in every frame
+        store.frame()
+        counts.append([len(view.rendered) for view in (lively, calm, heavy)])
+    assert counts[-1] == [8, 4, 4]
+    store.state = replace(store.state, requested=None)  # nothing streams: nothing waits
+    for _ in range(2):
+        store.frame()
+    assert all(view.rendered[-1] is store.state for view in (lively, calm, heavy))
+    assert [len(view.rendered) for view in (lively, calm, heavy)] == [9, 5, 5]
 
 
 def test_views_are_rendered_once_per_state(store: Store, clock: Clock) -> None:

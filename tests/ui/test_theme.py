@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PySide6.QtCore import QRectF
 from PySide6.QtGui import QFontInfo, QFontMetricsF
-from PySide6.QtWidgets import QApplication
+from PySide6.QtWidgets import QApplication, QToolTip, QWidget
 
+from app.state import intents as i
 from app.theme import fonts
 from app.theme.colormaps import contrast, diverging, indices, rgb, sequential, text_on, token_fills
 from app.theme.palette import PALETTES, Palette
 from app.theme.style import style_sheet
+from app.widgets.command_palette import CommandPalette
+from tests.ui.harness import Driven, driven
+from tests.ui.test_contrast import ground
 
 READABLE = 4.5
 
@@ -18,8 +25,8 @@ READABLE = 4.5
 @pytest.mark.parametrize("palette", PALETTES.values(), ids=PALETTES.keys())
 def test_text_is_readable_on_every_surface(palette: Palette) -> None:
     for colour in (palette.text, palette.secondary, palette.error, palette.warning):
-        for ground in (palette.window, palette.surface, palette.raised):
-            assert contrast(rgb(colour), rgb(ground)) >= READABLE, (colour, ground)
+        for surface in (palette.window, palette.surface, palette.raised):
+            assert contrast(rgb(colour), rgb(surface)) >= READABLE, (colour, ground)
     for colour in (palette.accent, palette.key, palette.value, *palette.categorical):
         assert contrast(rgb(colour), rgb(palette.surface)) >= READABLE, colour
     assert contrast(rgb(palette.text), rgb(palette.accent_soft)) >= READABLE
@@ -65,3 +72,39 @@ def test_the_shipped_fonts_are_used_and_figures_are_tabular(qapp: QApplication) 
             metrics = QFontMetricsF(fonts.ui(bold=bold) if family == "Inter" else fonts.mono(bold=bold))
             widths = [metrics.horizontalAdvance(digit) for digit in "0123456789"]
             assert max(widths) - min(widths) < 0.05
+
+
+@pytest.mark.qt_log_ignore("does not support")  # offscreen, when a menu or a tooltip appears
+@pytest.mark.parametrize("theme", PALETTES)
+def test_dialogs_menus_and_tooltips_wear_the_theme_of_the_window(
+    theme: str, tmp_path: Path, qapp: QApplication
+) -> None:
+    palette = PALETTES[theme]  # type: ignore[index]
+    with driven(tmp_path / "settings.json", theme="light" if theme == "dark" else "dark") as one:
+        window, card = one.window, one.window.workspace.cards["output"]
+        one.do(i.SetTheme(theme))  # type: ignore[arg-type]
+        one.frames(2)
+        window.chooser.open_on()
+        window.open_palette()
+        window.twin_editor.open_for(one.state)
+        menu = card.menu()
+        menu.popup(window.rect().center())
+        wanted: dict[QWidget, str] = {
+            window.chooser: palette.window,
+            window.findChildren(CommandPalette)[-1]: palette.surface,
+            window.twin_editor: palette.window,
+            menu: palette.surface,
+        }
+        assert {widget: seen(one, widget) for widget in wanted} == {w: rgb(c) for w, c in wanted.items()}
+        for widget in wanted:
+            widget.close()
+        QToolTip.showText(window.rect().center(), "What this is", card.panel)
+        (tip,) = (w for w in qapp.topLevelWidgets() if w.inherits("QTipLabel") and w.isVisible())
+        assert seen(one, tip) == rgb(palette.raised)
+        QToolTip.hideText()
+
+
+def seen(one: Driven, widget: QWidget) -> tuple[int, int, int] | None:
+    """The colour most of it has."""
+    one.frames(2)
+    return ground(widget.grab().toImage(), QRectF(widget.rect()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PySide6.QtCore import QPoint, QRect, Qt
 from PySide6.QtGui import QPaintEvent
@@ -13,7 +14,7 @@ from pytestqt.qtbot import QtBot
 from app.panels.timeline import TimelinePanel, flags_of
 from app.state.intents import SelectStep
 from app.theme import fonts
-from app.widgets.series_plot import SeriesPlot
+from app.widgets.series_plot import Lane, Series, SeriesPlot
 from tests.ui import synthetic
 
 
@@ -150,3 +151,12 @@ def test_before_the_first_step_it_says_what_will_come(qtbot: QtBot) -> None:
     panel = make(qtbot, synthetic.Bench(synthetic.state(0)))
     assert panel.describe() == "No steps yet."
     assert not panel.plot.grab().toImage().isNull()
+
+
+def test_the_axis_holds_every_surprisal_also_of_steps_that_came_at_once(qtbot: QtBot) -> None:
+    plot = SeriesPlot((Lane(1, "bits", (0,)),))
+    qtbot.addWidget(plot)
+    logprob = np.array([-0.1, -7.0, -0.2, -0.1, -14.0, -0.3])
+    for count in (3, 6):  # surprisal is the negative of it
+        plot.show_steps((Series(logprob[:count], -1.0),), (), None, restart=count == 3)
+        assert plot._tops[0] >= -logprob[:count].min()

@@ -23,7 +23,7 @@ from app.state.branch_state import TwinChange
 from app.state.twins import Pair
 from app.widgets.branch_strip import LANE_PX
 from app.widgets.modified_dot import ModifiedDot
-from core.contract import ProbabilityBelow, ScaleHeads, WorkerState
+from core.contract import AttentionQuery, MutePositions, ProbabilityBelow, ScaleHeads, WorkerState
 from tests.models import build_gpt2
 from tests.ui.harness import Driven, clipped
 from tests.ui.real import answered, finished, live, opened
@@ -167,14 +167,17 @@ def test_the_card_shows_divergence_probability_and_attention(one: Driven, qtbot:
     parted = twins.first_difference(pair)
     assert parted is not None
     same = parted - pair.prompt_tokens
+    assert card.kind.text() == "KL of the model’s own ▾"
+    assert card.steps.kl_bits[: same + 1].max() < 1e-6  # the model knows no temperature
+    assert card.steps.kl_bits[same + 1 :].min() > 0
+    assert np.isfinite(card.steps.kl_bits).all()
+    card._set_final(True)
+    live(one, lambda: card.steps.count == TOKENS)
+    assert card.kind.text() == "KL after the pipeline ▾"
     assert (card.steps.kl_bits[: same + 1] > 0).all()  # the temperature alone
     assert [flag.index for flag in card._flags] == [same]
     chosen = np.exp(pair.first.column("final_logprob"))
     assert np.allclose(card.steps.probability[:, 0, 0], chosen, atol=1e-4)
-    card._set_final(False)
-    live(one, lambda: card.steps.count == TOKENS)
-    assert card.steps.kl_bits[: same + 1].max() < 1e-6  # the model knows no temperature
-    assert card.steps.kl_bits[same + 1 :].min() > 0
     plot = card.plot
     qtbot.mouseClick(plot, LEFT, pos=QPoint(round(plot.axis.x(9)), plot.height() // 2))
     one.frames(2)
@@ -274,7 +277,6 @@ def test_another_precision_and_a_model_that_does_not_fit(one: Driven, qtbot: QtB
     assert pair_of(one).second.model.dtype == "bf16"
     assert one.panel("compare").summary.text().startswith("weights fp32 ↔ bf16; ")
     live(one, lambda: answered(one))
-    assert not one.panel("compare").final  # the parameters are the same
     one.do(t.RunTwin(TwinChange(model=pair_of(one).first.model.spec.__class__(str(build_gpt2(tmp_path / "x"))))))
     live(one, lambda: any(n.kind == "error" for n in one.state.notices))
     assert "their vocabularies differ" in one.state.notices[-1].text
@@ -310,6 +312,48 @@ def test_a_twin_with_a_muted_head_has_its_own_list_of_interventions(one: Driven,
     live(one, lambda: finished(one))
     summary = one.panel("compare").summary.text()
     assert summary.startswith("interventions head 0.3 muted ↔ heads 2.1, 2.4 muted; first difference")
+
+
+def test_positions_named_for_a_twin_are_those_of_the_row_shown(one: Driven, qtbot: QtBot) -> None:
+    one.do(i.SelectTab("batch"))
+    one.do(i.EditBatch("Once upon a time there was a dog\nThe cat sat"))
+    run_alone(one)
+    one.do(i.ShowRow(1))
+    one.frames(2)
+    pair = twin_under(one, qtbot, "mute 1-2")
+    muted = (MutePositions(1, (1, 2)),)
+    assert select.interventions(pair.second) == muted
+    query = AttentionQuery(pair.second.run_id, 1, branch_id=pair.second.branch_id, rows=(6, 8))
+    one.do(i.AskView("by hand", query))
+    live(one, lambda: select.answer(one.state, "by hand") is not None)
+    weights = select.answer(one.state, "by hand").answer.weights
+    assert weights[:, :, [1, 2]].max() == 0
+    one.do(t.EndTwinRun())
+    one.do(b.ShowBranch(pair.second.branch_id))  # of a branch of that row, too
+    one.frames(3)
+    again = twin_under(one, qtbot, "mute 0")
+    assert select.interventions(again.second) == (MutePositions(1, (0,)),)
+    assert "positions 1-2 muted in row 1 ↔ position 0 muted in row 1" in twins.summary(one.state, again)
+    assert one.state.errors == ()
+
+
+def twin_under(one: Driven, qtbot: QtBot, acts: str) -> Pair:
+    """A twin from the prompt on, under interventions that are typed."""
+    qtbot.mouseClick(one.window.toolbar.branch_buttons["twin"], LEFT)
+    editor = one.window.twin_editor
+    one.frames(2)
+    qtbot.mouseClick(editor.what.buttons()[1], LEFT)
+    field = editor.acts
+    field.selectAll()
+    QTest.keyClicks(field, acts)
+    QTest.keyClick(field, Qt.Key.Key_Return)
+    qtbot.mouseClick(editor.begin.buttons()[1], LEFT)
+    one.frames(2)
+    assert editor.go.isEnabled(), editor.note.text()
+    before = one.state.branches.last_id
+    qtbot.mouseClick(editor.go, LEFT)
+    live(one, lambda: one.state.branches.last_id > before and one.state.branches.requested is None and finished(one))
+    return pair_of(one)
 
 
 def test_a_twin_with_another_kind_of_cache(one: Driven, qtbot: QtBot) -> None:

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QWidget
 from pytestqt.qtbot import QtBot
 
 from app.panels.walk import FIRST_SLOT, LATER_SLOT, WalkPanel
-from app.state.intents import AskView, SelectStep, WithdrawView
+from app.state.intents import Announce, AskView, SelectStep, WithdrawView
 from app.theme import fonts
+from app.widgets.card import Card
 from app.widgets.walk_tree import FIRST, LATER, STAGE, merged
 from core.contract import TensorFact, WalkNode, WalkQuery, WorkerState
 from tests.ui import looking, synthetic
@@ -67,11 +69,51 @@ def test_a_token_type_is_given_only_where_the_family_takes_one(qtbot: QtBot, ben
     panel.render(bench.state)
     assert not panel.token_type.isHidden()
     assert bench.asked(FIRST_SLOT)[-1] == WalkQuery(2, (0, P))
-    panel.token_type.setValue(7)
+
+    def choose(text: str) -> None:
+        panel.token_type.setFocus()
+        panel.token_type.selectAll()
+        qtbot.keyClicks(panel.token_type, text)
+        if not text:
+            qtbot.keyClick(panel.token_type, Qt.Key.Key_Delete)
+        qtbot.keyClick(panel.token_type, Qt.Key.Key_Return)
+
+    choose("7")
     assert bench.asked(FIRST_SLOT)[-1] == WalkQuery(2, (0, P), token_type=7)
     assert bench.asked(LATER_SLOT)[-1] == WalkQuery(2, (P + 38, P + 39), token_type=7)
-    panel.token_type.setValue(-1)
+    choose("")
     assert bench.asked(FIRST_SLOT)[-1] == WalkQuery(2, (0, P))
+    for wrong in ("many", "-1", str(info.vocab_size)):
+        choose(wrong)
+        told = bench.intents[-1]
+        assert isinstance(told, Announce)
+        assert f"“{wrong}” is no token type" in told.text
+        assert panel.token_type.text() == ""
+    qtbot.keyClick(panel.token_type, Qt.Key.Key_Up)
+    assert bench.asked(FIRST_SLOT)[-1] == WalkQuery(2, (0, P), token_type=0)
+
+
+@pytest.mark.parametrize("width", [300, 330])
+def test_the_token_type_is_within_reach_in_a_narrow_card(qtbot: QtBot, bench: synthetic.Bench, width: int) -> None:
+    run = bench.state.run
+    assert run is not None
+    bench.state = replace(bench.state, run=replace(run, model=replace(run.model, family="gpt2")))
+    host = QWidget()
+    qtbot.addWidget(host)
+    card = Card(WalkPanel(bench.dispatch), host)
+    card.resize(width, 220)
+    host.resize(width, 220)
+    with qtbot.waitExposed(host):
+        host.show()
+    for _ in range(2):
+        card.render(bench.state)
+        for slot in (FIRST_SLOT, LATER_SLOT):
+            bench.answer(slot)
+    panel = card.panel
+    assert isinstance(panel, WalkPanel)
+    assert panel.readout.whole
+    assert panel.token_type.isVisible()
+    assert card.rect().contains(panel.token_type.mapTo(card, panel.token_type.rect().bottomRight()))
 
 
 def test_another_step_walks_again_and_keeps_what_is_open(qtbot: QtBot, bench: synthetic.Bench) -> None:
@@ -169,3 +211,24 @@ def test_everything_is_inside_the_card_and_told_for_the_chosen_line(
     assert told.startswith("token embeddings  wte  Linear")
     assert f"  in 1×{P}×8 float32 0.1 ± 1 in [−3, 3]" in told
     assert "  out 1×1×8 float32" in told
+
+
+def test_a_pass_that_was_declined_is_said_and_not_shown_as_the_one_before(qtbot: QtBot, bench: synthetic.Bench) -> None:
+    panel = make(qtbot, bench)
+    serve(panel, bench)
+    bench.dispatch(SelectStep(5))
+    panel.render(bench.state)
+    bench.decline(LATER_SLOT, "Computing this again was interrupted; ask once more.", can_recompute=True)
+    for _ in range(3):
+        panel.render(bench.state)
+    assert panel.note.text() == "Computing this again was interrupted; ask once more."
+    assert panel.tree.texts()["#1"][LATER] == "–"
+    asked = len(bench.asked(LATER_SLOT))
+    bench.dispatch(SelectStep(6))
+    panel.render(bench.state)
+    bench.dispatch(SelectStep(5))
+    panel.render(bench.state)
+    assert [q.positions for q in bench.asked(LATER_SLOT)[asked:]] == [(P + 5, P + 6), (P + 4, P + 5)]
+    serve(panel, bench, LATER_SLOT)
+    assert panel.note.text() == ""
+    assert panel.tree.texts()["#1"][LATER] != "–"

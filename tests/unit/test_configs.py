@@ -130,7 +130,14 @@ def test_flops_are_what_torch_counts(family: str, before: int) -> None:
         ("qwen2", {"rope_theta": "-5"}, ("rope_parameters",), "rope_theta must be a number above 0"),
         ("llama", {"rope_theta": "nan"}, ("rope_parameters",), "its numbers are finite"),
         ("imagegpt", {"vocab_size": "1"}, ("vocab_size",), "at least 2"),
-        ("qwen2", {"layer_types": '["full_attention"]'}, (), "must be equal to the number of `layer_types`"),
+        ("qwen2", {"layer_types": "[1]"}, ("layer_types",), "is a list of full_attention and sliding_attention"),
+        ("qwen2", {"layer_types": '["foo"]'}, ("layer_types",), "is a list of full_attention and sliding_attention"),
+        (
+            "qwen2",
+            {"layer_types": '["full_attention"]'},
+            ("layer_types",),
+            "layer_types names 1 layers, but",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_reason(
@@ -278,3 +285,9 @@ def test_forward_generate_and_pipeline_do_with_the_cache_what_is_said() -> None:
         assert model.module.generate(ids, return_dict_in_generate=True, **settings).past_key_values is not None
     said = transformers.pipeline("text-generation", model=model.module, tokenizer=model.text.tokenizer)("a", **settings)
     assert list(said[0]) == ["generated_text"]
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 63, 10**22])
+def test_a_seed_beyond_its_bounds_is_refused(seed: int) -> None:
+    with pytest.raises(ModelLoadError, match="seed cannot be"):
+        describe("gpt2", {}, seed=seed)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
-from core.contract import Answered, Ask, AttentionQuery
+import pytest
+
+from core import desk as desk_module
+from core.contract import Answered, Ask, AttentionQuery, Deriving
 from core.desk import Desk
 from core.mailbox import Mailbox
 
@@ -60,3 +63,51 @@ def test_a_question_goes_to_its_branch_and_a_branch_that_is_gone_says_so() -> No
     refused = [e for e in mailbox.drain() if isinstance(e, Answered) and e.slot == "b"]
     assert refused[0].error is not None
     assert "no longer held" in refused[0].error.message
+
+
+class Clock:
+    """`perf_counter` that goes on when it is told."""
+
+    passed = 1.0
+
+    def __call__(self) -> float:
+        return self.passed
+
+
+class Long(Held):
+    """Tells how far it is, and takes longer than a turn."""
+
+    def __init__(self, log: list[tuple[int, int]], branch_id: int, clock: Clock) -> None:
+        super().__init__(log, branch_id)
+        self.clock = clock
+
+    def answer_in_slices(self, query: AttentionQuery) -> Generator[float | None, None, Any]:
+        for number in range(4):
+            self.log.append((self.branch_id, query.layer))
+            self.clock.passed += 0.15
+            yield number / 4
+        return query
+
+
+def test_a_long_one_tells_how_far_it_is_and_lets_others_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, mailbox = Clock(), Mailbox()
+    log: list[tuple[int, int]] = []
+    monkeypatch.setattr(desk_module, "perf_counter", clock)
+    desk = Desk(mailbox)
+
+    def find(run_id: int, branch_id: int) -> Any:
+        return Long(log, branch_id, clock) if branch_id == 7 else Held(log, branch_id)
+
+    desk.ask(question("rollout", 1, branch_id=7, chosen=True))
+    desk.derive_slice(find, None)
+    desk.ask(question("row", 2, chosen=True))
+    while desk:
+        desk.derive_slice(find, None)
+    assert log == [(7, 1), *[(0, 2)] * 3, *[(7, 1)] * 3]
+    [told] = [e for e in mailbox.drain() if isinstance(e, Deriving)]  # the latest
+    assert (told.slot, told.generation) == ("rollout", 1)
+    assert 0 < told.fraction < 1
+    desk.ask(question("rollout", 1, branch_id=7, chosen=True))
+    desk.derive_slice(find, None)
+    desk.withdraw("rollout")
+    assert not desk

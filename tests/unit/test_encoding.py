@@ -243,7 +243,7 @@ def test_a_preview_that_waits_for_the_network_keeps_nobody_waiting(monkeypatch: 
 
 
 def test_of_the_errands_that_wait_the_latest_wins() -> None:
-    errands, done, begun, go = Errands(), [], threading.Event(), threading.Event()
+    errands, done, begun, go = Errands(pytest.fail), [], threading.Event(), threading.Event()
 
     def first(cancelled: object) -> None:
         begun.set()
@@ -260,3 +260,21 @@ def test_of_the_errands_that_wait_the_latest_wins() -> None:
         time.sleep(0.001)
     errands.close()
     assert done == [1, 3]
+
+
+def test_an_errand_that_fails_does_not_keep_the_next_one_from_going() -> None:
+    told: list[BaseException] = []
+    done = threading.Event()
+    errands = Errands(told.append)
+    problem = MemoryError()
+
+    def fails(_cancelled: object) -> None:
+        raise problem
+
+    errands.send("a", fails)
+    errands.send("a", lambda _cancelled: done.set())
+    assert done.wait(10) or told == [problem]
+    errands.send("a", lambda _cancelled: done.set())
+    assert done.wait(10)
+    errands.close()
+    assert told == [problem]

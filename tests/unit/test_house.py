@@ -54,6 +54,11 @@ def containing(paths: list[Path], pattern: str) -> list[str]:
     ]
 
 
+def test_dialogs_are_asked_for_in_one_place_that_makes_none_of_them_modal() -> None:
+    others = [path for path in APP if path.name not in ("asking.py", "__main__.py")]
+    assert not containing(others, r"QFileDialog|QInputDialog|QMessageBox|\.exec\(|dialog\.open\(|setModal\(True")
+
+
 def test_no_file_is_longer_than_the_cap() -> None:
     too_long = {str(p.relative_to(ROOT)): lines(p) for p in [*PRODUCT, *TESTS] if lines(p) > MOST_LINES}
     assert not too_long

@@ -452,4 +452,13 @@ def test_auto_precision_is_bf16_where_the_cpu_computes_it(
     monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, object], expected: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert placement.choose_dtype("auto", torch.device("cpu")) == expected
+    assert placement.choose_dtype("auto", torch.device("cpu"), 10**9) == expected
+
+
+def test_auto_precision_of_weights_that_stay_in_the_caches_is_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "computes_bf16", lambda device: True)
+    most = placement.CACHED_BYTES // 4
+    found = [placement.choose_dtype("auto", torch.device("cpu"), n) for n in (most, most + 1)]
+    assert found == [torch.float32, torch.bfloat16]
+    assert placement.choose_dtype("auto", torch.device("cuda"), 1) == torch.bfloat16
+    assert placement.choose_dtype("bf16", torch.device("cpu"), 1) == torch.bfloat16

@@ -126,7 +126,7 @@ def test_ids_are_typed_where_not() -> None:
         ("new:gpt2?n_embd=100&n_head=3", "n_embd = 100 cannot be divided among n_head = 3 heads"),
         ("new:llama?num_key_value_heads=3", "num_attention_heads = 4 is no multiple of num_key_value_heads = 3"),
         ("new:llama?head_dim=7", "Heads of 7 values cannot be rotated in pairs"),
-        ("new:gpt2?initializer_range=nan", "initializer_range cannot be “nan”; it is a number from 0 to 10"),
+        ("new:gpt2?initializer_range=nan", "initializer_range cannot be “nan”; it is a number from 0 to 1"),
         ("new:gpt2?activation_function=os.system", "choose gelu_new, gelu"),
         ("new:gpt2?scale_attn_weights=1", "it is true or false"),
         ("new:gpt2?seed=-1", "seed cannot be “-1”"),

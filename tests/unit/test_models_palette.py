@@ -70,6 +70,7 @@ def test_pictures_may_be_smaller_than_the_model(
         ({"clusters": [0.1, 0.2, 0.3]}, "three numbers"),
         ({"clusters": [[0.1, 0.2, float("nan")]] * 9}, "NaN, infinite, or beyond"),
         ({"clusters": [[0.1, 0.2, float("inf")]] * 9}, "NaN, infinite, or beyond"),
+        ({"clusters": [[0.1, 0.2, 10**400]] * 9}, "NaN, infinite, or beyond"),
         ({"clusters": [[0, 128, 255]] * 9}, "NaN, infinite, or beyond"),
         ({"clusters": [[0.1, 0.2, 0.3]] * 8}, "has 8 colours, but its model knows 9 and a start"),
         ({"size": {"height": 5, "width": 5}}, "5 × 5 pixels, but its model has only 24 positions"),
@@ -78,6 +79,14 @@ def test_pictures_may_be_smaller_than_the_model(
         ({"size": True}, "not a height and a width"),
         ({"size": "32"}, "not a height and a width"),
         ({"size": 10**9}, "pixels, but its model has only 24"),
+        ({"resample": 99}, "with “99”, which is no filter"),
+        ({"resample": "bilinear"}, "which is no filter"),
+        ({"resample": True}, "which is no filter"),
+        ({"do_normalize": False}, "do_normalize = False"),
+        ({"do_rescale": False}, "do_rescale = False"),
+        ({"rescale_factor": 0.5}, "rescale_factor = 0.5"),
+        ({"image_mean": [0.48, 0.45, 0.4]}, "image_mean"),
+        ({"image_std": ["0.5"]}, "image_std"),
     ],
 )
 def test_a_broken_palette_or_size_is_one_sentence(
@@ -88,6 +97,12 @@ def test_a_broken_palette_or_size_is_one_sentence(
         loaded(folder)
     assert refused.value.message.endswith(".")
     assert "\n" not in refused.value.message
+
+
+def test_what_the_reference_processor_writes_is_read(folder: Path, said: dict[str, Any]) -> None:
+    usual = {"do_normalize": True, "do_rescale": True, "rescale_factor": 1 / 255, "image_mean": [0.5, 0.5, 0.5]}
+    (folder / FILE).write_text(json.dumps(said | usual | {"image_std": [0.5] * 3, "resample": 1}))
+    assert loaded(folder).text.resample == 1  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"clusters": ' + "[" * 100 + "]" * 100 + "}"])

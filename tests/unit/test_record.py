@@ -13,6 +13,7 @@ from core.trace.record import SEALED_POSITIONS, Trace
 LAYERS, HEADS, WIDTH, HIDDEN = 2, 3, 4, 5
 MODULE = nn.Identity()
 PATH = Path(0, 0)
+PER_POSITION = 4 * (LAYERS * HEADS * WIDTH + (LAYERS + 1) * HIDDEN)  # bytes
 
 
 def feed(trace: Trace, positions: int, value: float, batch: int = 1) -> None:
@@ -38,11 +39,10 @@ def test_ranges_come_back_across_chunks_and_steps() -> None:
 def test_bytes_are_those_of_the_storages() -> None:
     trace = Trace(1 << 30)
     feed(trace, 10, 1.0)
-    per_position = 4 * (LAYERS * HEADS * WIDTH + (LAYERS + 1) * HIDDEN)
-    assert trace.nbytes == 10 * per_position
+    assert trace.nbytes == 10 * PER_POSITION
     for _ in range(SEALED_POSITIONS + 1):
         feed(trace, 1, 0.0)
-    assert trace.nbytes == (10 + SEALED_POSITIONS + 1) * per_position
+    assert trace.nbytes == (10 + SEALED_POSITIONS + 1) * PER_POSITION
 
 
 def test_views_of_larger_storages_are_not_kept_alive() -> None:
@@ -57,11 +57,10 @@ def test_views_of_larger_storages_are_not_kept_alive() -> None:
 
 
 def test_the_oldest_records_go_first_and_the_view_says_so() -> None:
-    per_position = 4 * (LAYERS * HEADS * WIDTH + (LAYERS + 1) * HIDDEN)
-    trace = Trace(25 * per_position)
+    trace = Trace(25 * PER_POSITION)
     for _ in range(3):
         feed(trace, 10, 1.0)
-    assert trace.nbytes <= 25 * per_position
+    assert trace.nbytes <= 25 * PER_POSITION
     assert trace.queries(0, 10, 30, PATH).shape[1] == 20
     with pytest.raises(ViewUnavailableError, match="first 10 positions were dropped") as caught:
         trace.queries(0, 9, 30, PATH)
@@ -86,20 +85,44 @@ def test_a_fork_shares_its_parents_positions_and_grows_alone() -> None:
     feed(trunk, 1, 3.0)
     assert branch.queries(0, 0, 6, PATH)[0, :, 0].tolist() == [1.0, 1.0, 1.0, 1.0, 7.0, 7.0]
     assert trunk.queries(0, 4, 7, PATH)[0, :, 0].tolist() == [1.0, 1.0, 3.0]
-    assert branch.nbytes == trunk.nbytes + 2 * 4 * (LAYERS * HEADS * WIDTH + (LAYERS + 1) * HIDDEN)
+    # Four of the trunk's six and its own two; what the trunk says beyond the fork is the trunk's alone.
+    assert (branch.nbytes, trunk.nbytes) == (6 * PER_POSITION, 7 * PER_POSITION)
+    assert branch.fork(3).nbytes == 3 * PER_POSITION
+    assert branch.fork(5).nbytes == 5 * PER_POSITION
 
 
-def test_a_fork_over_budget_drops_the_oldest_of_what_it_continues() -> None:
-    per_position = 4 * (LAYERS * HEADS * WIDTH + (LAYERS + 1) * HIDDEN)
-    trunk = Trace(25 * per_position)
+def test_a_fork_within_the_budget_leaves_its_parents_records_alone() -> None:
+    trunk = Trace(25 * PER_POSITION)
+    feed(trunk, 24, 1.0)  # nearly all of the budget, but only ten of them are the fork's
+    branch = trunk.fork(10)
+    feed(branch, 15, 2.0)
+    assert branch.nbytes == 25 * PER_POSITION
+    assert trunk.queries(0, 0, 24, PATH).shape[1] == 24
+    assert branch.queries(0, 0, 25, PATH)[0, [0, 9, 10], 0].tolist() == [1.0, 1.0, 2.0]
+
+
+def test_a_fork_over_budget_drops_its_own_oldest_and_then_what_it_shares() -> None:
+    trunk = Trace(30 * PER_POSITION)
     feed(trunk, 10, 1.0)
     feed(trunk, 10, 2.0)
     branch = trunk.fork(20)
-    feed(branch, 10, 3.0)
-    assert branch.nbytes <= 25 * per_position
-    assert branch.queries(0, 10, 30, PATH)[0, [0, -1], 0].tolist() == [2.0, 3.0]
-    with pytest.raises(ViewUnavailableError, match="first 10 positions were dropped"):
-        branch.queries(0, 0, 30, PATH)
+    for value in (3.0, 4.0):
+        feed(branch, 17 if value > 3 else 8, value)
+    assert branch.nbytes <= 30 * PER_POSITION
+    assert trunk.nbytes == 10 * PER_POSITION  # 17 newest of the fork leave room for ten of the shared ones
+
+
+def test_positions_that_a_fork_dropped_are_named() -> None:
+    trunk = Trace(40 * PER_POSITION)
+    feed(trunk, 10, 1.0)
+    branch = trunk.fork(10)
+    for _ in range(3):
+        feed(branch, 17, 2.0)
+    assert trunk.nbytes == 10 * PER_POSITION
+    assert branch.queries(0, 0, 10, PATH).shape[1] == 10
+    with pytest.raises(ViewUnavailableError, match="positions 10 to 43 were dropped") as caught:
+        branch.queries(0, 0, 61, PATH)
+    assert caught.value.first_recorded == 44
 
 
 def test_positions_never_recorded_are_refused() -> None:

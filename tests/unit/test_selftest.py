@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import OPTConfig, OPTForCausalLM
 
-from core.contract import AttentionQuery, DistributionQuery, Prompt, RunSpec, ViewUnavailableError
+from core.api import load_model
+from core.contract import (
+    AttentionQuery,
+    DistributionQuery,
+    LensAnswer,
+    LensQuery,
+    Prompt,
+    RunSpec,
+    ViewUnavailableError,
+)
 from core.decode.selftest import qualify
 from core.decode.session import Session
 from core.models import attention
 from core.models.loaded import LoadedModel
+from tests.parity.reference import plain, twin
 
 
 def finished(loaded: LoadedModel) -> Session:
@@ -69,3 +81,21 @@ def test_a_model_that_fails_the_probe_is_still_usable_without_views(random_gpt2:
     views = qualify(broken).info.views
     assert not views[1].available
     assert "self-test" in views[1].reason
+
+
+@pytest.mark.parametrize("normed", [True, False])
+def test_a_decoder_inside_the_model_and_one_without_final_norm_are_read(tmp_path: Path, normed: bool) -> None:
+    sizes = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 48}
+    torch.manual_seed(1)
+    more = {"word_embed_proj_dim": 32, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
+    config = OPTConfig(**sizes, **more, pad_token_id=0, do_layer_norm_before=normed)
+    OPTForCausalLM(config).save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path), device="cpu", dtype="fp32")
+    assert [(view.view, view.available) for view in loaded.info.views] == [("attention", True), ("distribution", True)]
+    session = finished(loaded)
+    answer = session.answer(LensQuery(0, (0, 4)))
+    assert isinstance(answer, LensAnswer)
+    with plain(twin(loaded)) as model:
+        logits = model(input_ids=torch.tensor([[1, 2, 3, 4]])).logits[0]
+    assert answer.token_ids[:, -1, 0].tolist() == logits.argmax(-1).tolist()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in loaded.module.modules())

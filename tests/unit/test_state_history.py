@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from typing import Any
 
 import pytest
 
@@ -72,6 +73,19 @@ def test_typing_in_a_row_is_one_step_until_a_run(machine: Machine) -> None:
     assert machine.state.draft.text == "abc"
     machine.do(i.Undo())
     assert machine.state.draft.text == first
+
+
+@pytest.mark.parametrize(("edit", "field"), [(i.EditText, "text"), (i.EditBatch, "batch"), (i.EditMessage, "message")])
+def test_a_text_put_in_place_of_what_was_typed_is_a_step_of_its_own(machine: Machine, edit: Any, field: str) -> None:
+    for text in ("m", "mi", "mine"):
+        machine.do(edit(text))
+    machine.do(edit("of a file", whole=True))
+    machine.do(edit("of a file, changed"))
+    said = []
+    for _ in range(3):
+        said.append(getattr(machine.state.draft, field))
+        machine.do(i.Undo())
+    assert said == ["of a file, changed", "of a file", "mine"]
 
 
 def test_undo_during_a_run_is_sent_to_the_model(machine: Machine) -> None:

@@ -159,3 +159,19 @@ def test_another_row_drops_answers_about_the_one_before() -> None:
     assert update(after, i.ShowRow(1)) is not None
     assert update(state, i.ShowRow(9)) is state
     assert update(state, i.ShowBeam(0, 0, 0)) is state
+
+
+def test_what_was_held_back_of_a_character_is_told_at_the_end_and_not_to_those_who_go_on() -> None:
+    run = begin(started(1), synthetic.model())
+    for index in range(3):
+        run = with_step(run, step(0, index, index))
+    said = run.text()
+    told = replace(finished(()), texts=(said + "\N{REPLACEMENT CHARACTER}",))
+    ended = with_end(run, told)
+    assert ended.text() == told.texts[0]
+    assert ended.column("text_end")[-1] == len(ended.text())
+    assert ended.key != run.key  # the last token is shown anew
+    assert run.text() == said
+    assert "".join(ended.columns.fork(3).texts) == said
+    assert ended.columns.fork(2).texts == ended.columns.texts[:2]
+    assert with_end(ended, told).key == ended.key

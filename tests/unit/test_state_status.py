@@ -12,7 +12,16 @@ from app.state.plan import default_source, plan, problem
 from app.state.state import AppState
 from app.state.status import NOTHING, state_text, status
 from app.state.update import update
-from core.contract import BranchMemory, ErrorReport, Planned, RunFinished, StateChanged, WorkerState
+from core.contract import (
+    BranchMemory,
+    CacheSpec,
+    ChatMessage,
+    ErrorReport,
+    Planned,
+    RunFinished,
+    StateChanged,
+    WorkerState,
+)
 from tests.ui.fake_lab import model_info
 from tests.unit.test_state_update import Machine
 
@@ -129,3 +138,18 @@ def test_a_branch_that_has_said_nothing_yet_says_what_it_holds() -> None:
     assert (said.aside, said.aside_brief) == ("re-used 8 positions, recomputed 1", "re-used 8, fed 1")
     assert "F10" in select.next_step(state, "")
     assert select.next_step(AppState(), "Press Ctrl+Enter.") == "Press Ctrl+Enter."
+
+
+def test_a_chat_turn_on_heavy_hitters_says_that_it_begins_anew() -> None:
+    machine = Machine()
+    machine.do(i.Run())
+    machine.drain(3)
+    plan = machine.state.run.plan
+    heavy = replace(plan, cache=replace(plan.cache, spec=CacheSpec("heavy_hitters")))
+    run = replace(machine.state.run, started=replace(machine.state.run.started, plan=heavy))
+    asked = (ChatMessage("user", "Hello"), ChatMessage("assistant", "Yes"), ChatMessage("user", "And now?"))
+    for turns, said in ((asked[:1], ""), (asked, "heavy hitters begin anew")):
+        draft = replace(machine.state.draft, tab="chat", turns=turns)
+        assert status(replace(machine.state, run=run, draft=draft)).aside == said
+    growing = replace(machine.state, draft=replace(machine.state.draft, tab="chat", turns=asked))
+    assert status(growing).aside == ""

@@ -38,6 +38,7 @@ __all__ = [
     "keys_since",
     "make_cache",
     "new_cache",
+    "reread_cache",
     "storages",
     "take_rows",
 ]
@@ -56,6 +57,19 @@ def fork_cache(cache: RunCache, length: int | None = None, limit: int | None = N
     twin = cache.fork(limit)
     if length is not None:
         twin.crop_to(length)
+    return twin
+
+
+def reread_cache(cache: RunCache, row: int, length: int, stop: int) -> RunCache:
+    """A fork of one row as of `length` positions, for feeding those before `stop` once more as they were fed.
+
+    Keys and values of growing layers are found there rather than written again, so that nothing is copied of a batch
+    of one. Raises `CannotRewindError` where what it would need was dropped.
+    """
+    twin = fork_row(cache, row, length, stop)
+    for layer in twin.kind_layers():
+        if type(layer) is GrowLayer:
+            layer.known = min(stop, cache.length)
     return twin
 
 

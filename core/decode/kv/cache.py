@@ -102,7 +102,6 @@ class RunCache(Cache):  # type: ignore[misc]
         for layer in self.kind_layers():
             if not layer.can_crop(min(length, layer.length)):
                 layer.crop(length - layer.length)  # raises with the reason
-                raise CannotRewindError("The cache cannot go back there; feed the text again.")
         if not self._state_at(length):
             raise CannotRewindError("What was deleted since then cannot be put back; feed the text again.")
         for layer in self.kind_layers():

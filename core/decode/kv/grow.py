@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 import torch
 
-from core.decode.kv.layer import Held, KindLayer, ShapeFacts, Shared, checked_removal, facts_of
+from core.decode.kv.layer import Held, KindLayer, ShapeFacts, Shared, facts_of
 from core.decode.kv.window import restricted
 
 SMALLEST_CAPACITY = 64
@@ -39,6 +39,7 @@ class GrowLayer(KindLayer):
 
     limit: positions the layer will ever be fed, so that the last doubling does not overshoot (None: unknown).
     deleted: slots below `length` that are in no storage any more, ascending.
+    known: slots whose states are in the storage already and stay as they are when they are fed once more.
     """
 
     stored: torch.dtype | None = None  # what the first parts stand for, where they are bytes
@@ -48,6 +49,7 @@ class GrowLayer(KindLayer):
         self.limit = limit
         self._buffer: _Buffer | None = None
         self.deleted: tuple[int, ...] = ()
+        self.known = 0
         self.shared: Shared | None = None  # known once something was deleted
 
     @property
@@ -72,6 +74,9 @@ class GrowLayer(KindLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start, count = self.held, key_states.shape[2]
+        if start + count <= self.known:
+            self._show(self.length + count)
+            return self.keys, self.values
         parts = self._encode(key_states, value_states)
         buffer = self._writable(start + count, parts)
         # `narrow` and `copy_` cost a third of the same in slices: this runs in every layer of every step.
@@ -111,7 +116,7 @@ class GrowLayer(KindLayer):
     def _adopt(self, buffer: _Buffer) -> None:
         if self._buffer is not None:
             self._buffer.owners.discard(self)
-        self._buffer = buffer
+        self._buffer, self.known = buffer, 0
         buffer.owners.add(self)
 
     def _show(self, length: int) -> None:
@@ -168,9 +173,7 @@ class GrowLayer(KindLayer):
             twin._show(self.length)
         return twin
 
-    def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last positions; as in transformers the count is given as a negative number."""
-        length = max(0, self.length - checked_removal(tokens_to_remove))
+    def _cut(self, length: int) -> None:
         if self.deleted:
             self.deleted = tuple(slot for slot in self.deleted if slot < length)
             self.gated = bool(self.deleted)

@@ -13,15 +13,7 @@ from typing import Any
 
 import torch
 
-from core.decode.kv.layer import (
-    CannotRewindError,
-    Held,
-    KindLayer,
-    Shared,
-    checked_removal,
-    distinct_bytes,
-    storage_bytes,
-)
+from core.decode.kv.layer import Held, KindLayer, Shared, distinct_bytes, storage_bytes
 from core.decode.kv.window import restricted
 
 
@@ -121,18 +113,10 @@ class HeavyLayer(KindLayer):
         """Only the newest pass can be taken back, as a whole: the sums of the others are not kept."""
         return length in (self.length, self.begun) or length == 0
 
-    def crop(self, tokens_to_remove: int) -> None:
-        """Forget the newest pass. Raises `CannotRewindError` for anything else."""
-        length = max(0, self.length - checked_removal(tokens_to_remove))
-        if length == self.length:
-            return
-        if not self.can_crop(length):
-            raise CannotRewindError(
-                "What the heavy hitters were at an earlier position is not kept; feed the text again."
-            )
-        if length == 0:
-            self.reset()
-            return
+    def _why_not(self, length: int) -> str:
+        return "What the heavy hitters were at an earlier position is not kept; feed the text again."
+
+    def _cut(self, length: int) -> None:
         assert self._slots is not None
         assert self._before is not None
         kept = self._before.shape[2]

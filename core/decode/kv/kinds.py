@@ -87,16 +87,11 @@ def check_kind(model: PreTrainedModel, info: ModelInfo, spec: CacheSpec) -> None
             f"Every layer of {info.title} attends to all positions, so there is nothing to keep by layer type; choose "
             "another kind."
         )
-    if spec.kind in WINDOWED and spec.window > info.max_positions:
+    spec.check_sizes(info.title, info.max_positions)
+    if spec.relative and any(kind == _SLIDING for kind, _ in types):
         raise ParameterError(
-            f"The window of {spec.window:,} positions is larger than the {info.max_positions:,} that {info.title} has; "
-            "take a smaller one, or the growing cache."
-        )
-    name, size = {"sink": ("sinks", spec.sinks), "heavy_hitters": ("heavy", spec.heavy)}.get(spec.kind, ("", 0))
-    if size > info.max_positions:
-        raise ParameterError(
-            f"{name}={size} is more than the {info.max_positions:,} positions that {info.title} has; take fewer, or "
-            "the growing cache."
+            f"{info.title} has layers with a window of their own, which counts positions in the text; leave the "
+            "positions of the sinks as they are there."
         )
     if spec.relative:
         rotation(model)  # raises with the reason

@@ -139,9 +139,25 @@ class KindLayer(CacheLayerMixin, ABC):  # type: ignore[misc]
         self.__dict__.clear()
         self.__dict__.update(fresh.__dict__)
 
-    @abstractmethod
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last positions, given as a negative number. Raises `CannotRewindError`."""
+        """Forget the last positions, given as a negative number. Raises `CannotRewindError`, with nothing changed."""
+        length = max(0, self.length - checked_removal(tokens_to_remove))
+        if length == self.length:
+            return
+        if not self.can_crop(length):
+            raise CannotRewindError(self._why_not(length))
+        if length == 0:
+            self.reset()
+        else:
+            self._cut(length)
+
+    @abstractmethod
+    def _cut(self, length: int) -> None:
+        """Become what it was after `length` slots, 0 < length < self.length, which `can_crop` allows."""
+
+    def _why_not(self, length: int) -> str:
+        """Why it cannot, for people."""
+        return f"The cache cannot go back to position {length:,}; feed the text again."
 
     def can_crop(self, length: int) -> bool:
         """Whether it can become what it was after `length` slots."""

@@ -32,6 +32,8 @@ class CacheSight:
 
     def content(self, layer: int, row: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """K and V (H_kv, T, D) of a row, zeros in the slots that are gone, and whether each is held, (H_kv, T)."""
+        if self._cache.feeds_all:
+            raise ViewUnavailableError("This run keeps no keys and values, so there is no content to be seen.")
         held = self._layer(layer)
         if held.length == 0:
             raise ViewUnavailableError("The cache is empty; nothing was fed yet, or the run was closed.")

@@ -8,15 +8,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
 
-from core.decode.kv.layer import (
-    CannotRewindError,
-    Held,
-    KindLayer,
-    Shared,
-    checked_removal,
-    distinct_bytes,
-    storage_bytes,
-)
+from core.decode.kv.layer import Held, KindLayer, Shared, distinct_bytes, storage_bytes
 
 
 class DynamicKind(DynamicLayer, KindLayer):  # type: ignore[misc]
@@ -39,11 +31,12 @@ class DynamicKind(DynamicLayer, KindLayer):  # type: ignore[misc]
         sizes: tuple[int, int] = DynamicLayer.get_mask_sizes(self, query_length)
         return sizes
 
-    def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last positions; their storage stays until the next step."""
-        count = min(self.length, checked_removal(tokens_to_remove))
-        DynamicLayer.crop(self, -count)
-        self.length -= count
+    crop = KindLayer.crop
+
+    def _cut(self, length: int) -> None:
+        """Their storage stays until the next step."""
+        DynamicLayer.crop(self, length - self.length)
+        self.length = length
 
     def blank(self) -> DynamicKind:
         """As it was at the beginning."""
@@ -118,18 +111,12 @@ class DynamicSlidingKind(DynamicSlidingWindowLayer, KindLayer):  # type: ignore[
         """Below the window everything is held; beyond it only the newest pass can be taken back."""
         return length in (0, self.length, self._begun) or self.length < self.sliding_window
 
-    def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last positions. Raises `CannotRewindError`."""
-        length = max(0, self.length - checked_removal(tokens_to_remove))
-        if length == self.length:
-            return
-        if not self.can_crop(length):
-            raise CannotRewindError(
-                "A sliding layer of DynamicCache cannot go back beyond its window; feed the text again."
-            )
-        if length == 0:
-            self.reset()
-            return
+    crop = KindLayer.crop
+
+    def _why_not(self, length: int) -> str:
+        return "A sliding layer of DynamicCache cannot go back beyond its window; feed the text again."
+
+    def _cut(self, length: int) -> None:
         if length == self._begun and self._before is not None:
             self.keys, self.values = self._before
         else:
@@ -224,10 +211,12 @@ class StaticKind(StaticLayer, KindLayer):  # type: ignore[misc]
         values: torch.Tensor = self.values[:, :, : self.length]
         return values
 
-    def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last positions: what they left is masked and written over."""
-        self.length = max(0, self.length - checked_removal(tokens_to_remove))
-        self.cumulative_length.fill_(self.length)
+    crop = KindLayer.crop
+
+    def _cut(self, length: int) -> None:
+        """What the last positions leave is masked and written over."""
+        self.length = length
+        self.cumulative_length.fill_(length)
 
     def blank(self) -> StaticKind:
         """As it was at the beginning, nothing allocated."""

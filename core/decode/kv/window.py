@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from core.decode.kv.layer import CannotRewindError, Held, KindLayer, Shared, checked_removal, storage_bytes
+from core.decode.kv.layer import Held, KindLayer, Shared, storage_bytes
 
 Rotate = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -114,19 +114,13 @@ class WindowLayer(KindLayer):
         """As it was at the beginning."""
         return self._empty(self.shared)
 
-    def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last positions, given as a negative number. Raises `CannotRewindError`."""
-        length = max(0, self.length - checked_removal(tokens_to_remove))
-        if length == self.length:
-            return
-        if not self.can_crop(length):
-            raise CannotRewindError(
-                f"The cache keeps a window of {self.window:,} positions, and what position {length:,} would see was "
-                "dropped; feed the text again."
-            )
-        if length == 0:
-            self.reset()
-            return
+    def _why_not(self, length: int) -> str:
+        return (
+            f"The cache keeps a window of {self.window:,} positions, and what position {length:,} would see was "
+            "dropped; feed the text again."
+        )
+
+    def _cut(self, length: int) -> None:
         kept = self.held - (self.length - length)
         self.keys, self.values, self.length = self.keys[:, :, :kept], self.values[:, :, :kept], length
 

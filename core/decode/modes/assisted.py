@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from core.contract.detail import AssistedDetail
-from core.decode.kv import crop_cache
+from core.decode.kv import RunCache, crop_cache
 from core.decode.modes.drafts import Draft, Drafted
 from core.decode.modes.mode import Choice, Mode
 from core.decode.pipeline import run_pipeline
@@ -46,6 +46,11 @@ class Assisted(Mode):
         """The draft model has read the beginning already."""
         if isinstance(other, Assisted):
             self.draft.continue_from(other.draft, slots)
+
+    @property
+    def own_cache(self) -> RunCache | None:
+        """The draft model's."""
+        return self.draft.cache
 
     def attached(self) -> AbstractContextManager[None]:
         """The draft's hooks."""

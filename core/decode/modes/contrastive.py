@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
 from core.contract.detail import ContrastiveDetail
-from core.contract.errors import ParameterError, PromptError
+from core.contract.errors import ParameterError
 from core.contract.events import FinishReason
 from core.decode.kv import cache_length, crop_cache, take_rows
 from core.decode.modes.mode import Choice, Mode
@@ -31,7 +31,8 @@ class Contrastive(Mode):
     """Feeds the k candidates of every lane as one batch on k rows of the cache, then makes the rows alike again.
 
     So a step copies one slot of the cache. The record gets the chosen rows alone. The chosen token is fed with its
-    candidates: the scores after it are there when the next step begins.
+    candidates: the scores after it are there when the next step begins. The last token of a sequence that fills all
+    positions has none where candidates could be tried: it is the likeliest one, and has no detail.
     """
 
     name = "contrastive_search"
@@ -44,16 +45,11 @@ class Contrastive(Mode):
         self._width = 1  # rows of the cache a lane, all alike between steps
 
     def begin(self, run: Session) -> None:
-        """Raises `PromptError` for a prompt that leaves no position for a candidate."""
-        info = run.loaded.info
+        """Raises `ParameterError` for a model whose final hidden states cannot be seen."""
         if run.forward.anatomy.final_norm is None:
+            title = run.loaded.info.title
             raise ParameterError(
-                f"Contrastive search needs the model's final norm, which {info.title} hides; choose another mode."
-            )
-        if max(len(row.prompt.token_ids) for row in run.rows) >= info.max_positions:
-            raise PromptError(
-                f"The prompt fills all {info.max_positions:,} positions of {info.title}, but contrastive search feeds "
-                "its candidates before it chooses; shorten it by a token."
+                f"Contrastive search needs the model's final norm, which {title} hides; choose another mode."
             )
         run.forward.keeps_residuals = True
 
@@ -81,6 +77,9 @@ class Contrastive(Mode):
         """The candidate with the highest score of each lane; its logits become the pending ones."""
         k = min(run.params.top_k, processed.final.shape[-1])
         lanes = len(run.lanes)
+        full = [lane.position >= run.loaded.info.max_positions for lane in run.lanes]  # no candidate can be fed
+        if all(full):
+            return Choice(processed.final.argmax(dim=-1).tolist(), [None] * lanes)
         probability, token_ids = torch.softmax(processed.final, dim=-1).topk(k, dim=-1)  # (B, k)
         start = cache_length(run.cache)
         logits, hidden = self._try(run, token_ids)  # (B, k, V), (B, k, E)
@@ -89,7 +88,7 @@ class Contrastive(Mode):
             alpha = run.params.penalty_alpha
             score = (1.0 - alpha) * probability - alpha * penalty
             score = score.masked_fill(processed.final.gather(1, token_ids).isneginf(), -torch.inf)
-            best = score.argmax(dim=-1)  # (B,)
+            best = score.argmax(dim=-1).masked_fill(torch.tensor(full, device=score.device), 0)  # (B,)
             rows = [lane * k + chosen for lane, chosen in enumerate(best.tolist())]
             take_rows(run.cache, [row for row in rows for _ in range(k)], since=start)
             run.forward.commit(run.cache, run.trace, start, rows)
@@ -101,8 +100,10 @@ class Contrastive(Mode):
         every = torch.arange(lanes, device=best.device)
         self._remember(hidden[every, best][:, None])
         run.pending_logits = logits[every, best]
-        columns = zip(token_ids, probability, penalty, score, strict=True)
-        details = [_detail(run.loaded.text.piece, *row) for row in columns]
+        for lane, over in zip(run.lanes, full, strict=True):
+            lane.fed = start if over else None  # what stood in its place was tried for nothing
+        columns = zip(full, token_ids, probability, penalty, score, strict=True)
+        details = [None if over else _detail(run.loaded.text.piece, *row) for over, *row in columns]
         return Choice(token_ids[every, best].tolist(), [None] * lanes, details=details)
 
     def _try(self, run: Session, token_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -142,13 +143,6 @@ class Contrastive(Mode):
                 self._said[:, :begin] = said[:, :begin]
             said = self._said
         said[:, begin : self._length] = hidden
-
-    def push(self, run: Session, lane: Row, token_id: int) -> str:
-        """The end is where no candidate can be fed any more, a token earlier than in other modes."""
-        text = super().push(run, lane, token_id)
-        if lane.finish_reason is None and lane.position >= run.loaded.info.max_positions:
-            text += lane.end(FinishReason.LENGTH_LIMIT)
-        return text
 
     def settle(self, run: Session) -> None:
         """Lanes that ended leave, with their rows of the cache."""

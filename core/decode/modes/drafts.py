@@ -16,7 +16,7 @@ import torch
 from core.contract.errors import ParameterError
 from core.contract.params import GenerationParams
 from core.decode.forward import Forward
-from core.decode.kv import cache_length, crop_cache, fork_cache, new_cache
+from core.decode.kv import RunCache, cache_length, crop_cache, fork_cache, new_cache
 from core.models.loaded import LoadedModel
 from core.models.vocabulary import same_vocabulary
 
@@ -43,9 +43,12 @@ class Drafted:
 
 
 class Draft(Protocol):
-    """A source of drafted tokens."""
+    """A source of drafted tokens. cache: of its own model; None where it has none."""
 
     source: str
+
+    @property
+    def cache(self) -> RunCache | None: ...
 
     def propose(self, run: Session, most: int, pick: Pick) -> Drafted:
         """At most `most` tokens to follow `run.ids`. `pick` processes and chooses as the run does."""
@@ -64,6 +67,7 @@ class LookupDraft:
     """Prompt lookup (Saxena 2023): what followed the last few tokens the first time they occurred."""
 
     source = "prompt lookup"
+    cache = None
 
     def propose(self, run: Session, most: int, pick: Pick) -> Drafted:
         """The longest match of up to `max_matching_ngram_size` tokens; the earliest of equals, as in transformers."""
@@ -106,6 +110,7 @@ class EarlyExitDraft:
     """
 
     source = "early exit"
+    cache = None
 
     def __init__(self, loaded: LoadedModel, layers: int) -> None:
         if layers >= loaded.info.layers:
@@ -144,7 +149,7 @@ class ModelDraft:
         self.device = assistant.device
         self.positions = assistant.info.max_positions
         self.forward = Forward(assistant, [0], cancelled)
-        self.cache = new_cache(len(self.forward.anatomy.layers))
+        self.cache: RunCache = new_cache(len(self.forward.anatomy.layers))
 
     def propose(self, run: Session, most: int, pick: Pick) -> Drafted:
         """Token by token, after what it has not seen yet of the sequence."""

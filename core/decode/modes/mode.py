@@ -15,7 +15,7 @@ import torch
 from core.contract.detail import Hypothesis, StepDetail
 from core.contract.events import FinishReason
 from core.contract.params import GenerationParams
-from core.decode.kv import cache_length
+from core.decode.kv import RunCache, cache_length
 from core.decode.pipeline import Stage
 from core.decode.rows import Row
 from core.trace.recording import Strand
@@ -136,6 +136,11 @@ class Mode:
         """One token a lane from the scores (B, V) after the pipeline; `place` counts the positions of this step."""
         raise NotImplementedError
 
+    @property
+    def own_cache(self) -> RunCache | None:
+        """The cache of another model that the mode runs; None where there is none."""
+        return None
+
     def cache_rows(self, run: Session) -> int:
         """Rows that the cache has at most."""
         return len(run.lanes)
@@ -155,7 +160,7 @@ class Mode:
         alive = [index for index, lane in enumerate(run.lanes) if lane.finish_reason is None]
         if alive and len(alive) < len(run.lanes):
             for lane in run.lanes:
-                if lane.finish_reason is not None:
+                if lane.finish_reason is not None and lane.fed is None:
                     lane.fed = cache_length(run.cache)
             run.regroup(alive, [run.lanes[index] for index in alive])
 
