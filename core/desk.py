@@ -1,6 +1,7 @@
 """The desk where views are asked for: one waiting question a slot, derived in slices that take turns.
 
-What is urgent comes before everything else, in the order of asking; what takes long lets the others of it through.
+What is urgent comes before everything else: what is read off the records first, then what needs a pass of the model.
+What takes long lets the others through.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from core.contract.acting import InterventionQuery
 from core.contract.commands import Ask
 from core.contract.errors import ErrorReport, InternalError, OutOfMemoryError, TokenglassError, ViewUnavailableError
 from core.contract.events import Answered, Deriving
+from core.contract.looking import AttributionQuery, RolloutQuery, WalkQuery
 from core.contract.picture import PictureAnswer, PictureQuery
 from core.contract.twins import CompareAttentionQuery, CompareQuery
 from core.contract.views import ViewAnswer, ViewQuery
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 VITALS_EVERY_S = 0.5
 PROGRESS_EVERY_S = 0.2
+NEEDS_A_PASS = (AttributionQuery, InterventionQuery, RolloutQuery, WalkQuery)  # or as much work as one
 TURN_S = 0.1  # of one that is waited for, before another one that is waited for has its turn
 
 
@@ -75,8 +79,7 @@ class Desk:
         """
         waiting = self._waiting.items()
         chosen = [one for one in waiting if one[1].ask.chosen]
-        # A long one lets those through that were asked for after it.
-        slot, deriving = min(chosen, key=lambda one: one[1].spent_s // TURN_S) if chosen else next(iter(waiting))
+        slot, deriving = min(chosen, key=lambda one: _weight(one[1])) if chosen else next(iter(waiting))
         query = deriving.ask.query
         session = None if isinstance(query, PictureQuery) else find(query.run_id, query.branch_id)
         other = find(query.run_id, query.other) if isinstance(query, CompareQuery | CompareAttentionQuery) else None
@@ -93,6 +96,11 @@ class Desk:
         elif not deriving.ask.chosen:
             self._waiting[slot] = self._waiting.pop(slot)  # back of the queue: panels take turns
         return spent_s
+
+
+def _weight(deriving: _Deriving) -> tuple[float, bool]:
+    """The lightest first: what was worked on least, and what no pass of the model is needed for."""
+    return deriving.spent_s // TURN_S, isinstance(deriving.ask.query, NEEDS_A_PASS)
 
 
 def _one_slice(

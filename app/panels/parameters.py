@@ -22,7 +22,6 @@ from app import asking
 from app.drops import take
 from app.files import write_text
 from app.panels.panel import Dispatch, Panel
-from app.preset_files import LONGEST_NAME
 from app.state import modes, plan, presets, select
 from app.state.intents import (
     Announce,
@@ -141,7 +140,7 @@ class ParametersPanel(Panel):
         asking.name(self, self.tr("Save as preset"), self.tr("Name"), self._save)
 
     def _save(self, name: str) -> None:
-        self.dispatch(SavePreset(name[:LONGEST_NAME]))
+        self.dispatch(SavePreset(name[: presets.LONGEST_NAME]))
 
     @Slot()
     def import_preset(self) -> None:

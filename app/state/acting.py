@@ -293,6 +293,16 @@ def as_it_is(state: AppState) -> AppState:
     return replace(state, acting=deleting.settled(replace(state.acting, acts=acts, epoch=None), run))
 
 
+def with_twin(state: AppState) -> AppState:
+    """The list as both have it that go on: a twin is under what the one beside it ran under, even where that has ended
+    and was told nothing since."""
+    run = state.run
+    if run is None or state.acting.epoch is not None:
+        return state
+    acts = _in_force(state.acting.acts, run, select.interventions(run))
+    return replace(state, acting=deleting.settled(replace(state.acting, acts=acts), run))
+
+
 def _in_force(acts: tuple[Act, ...], run: RunView, asked: tuple[Intervention, ...]) -> tuple[Act, ...]:
     """The list with those of `asked` on; nothing is said about rows that are not in this branch."""
     now, kept = list(asked), []

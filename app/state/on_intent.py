@@ -201,7 +201,7 @@ def _preset(
         case i.OfferPresets(found):
             return replace(state, presets=found)
         case i.ImportPreset(preset):
-            return presets.apply(presets.add(state, preset), preset.name)
+            return presets.imported(state, preset)
         case i.ApplyPreset(name):
             return presets.apply(state, name)
         case i.SavePreset(name):

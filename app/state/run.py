@@ -390,6 +390,7 @@ def show_beam(run: RunView, row: int, beam: int, index: int, follows: bool = Fal
     columns = RunColumns()
     for step in run.sequences.path(row, beam, index):
         columns.append(step)
+    columns = _told(run, columns, (row, beam, index))
     return replace(run, row=row, columns=columns, count=columns.count, beam=beam, follows=follows)
 
 
@@ -406,11 +407,16 @@ def with_end(run: RunView, finish: RunFinished) -> RunView:
                 rows[row] = rows[row].ended(text)
         return replace(run, columns=run.sequences.row(run.row))
     best = _returned(run, run.row)
-    if best is None or not run.follows:
-        return run
-    if best == (run.beam, run.count - 1):
-        return run
-    return show_beam(run, run.row, *best, follows=True)
+    if run.follows and best is not None and best != (run.beam, run.count - 1):
+        return show_beam(run, run.row, *best, follows=True)
+    return replace(run, columns=_told(run, run.columns, (run.row, run.beam, run.count - 1)))
+
+
+def _told(run: RunView, columns: RunColumns, place: tuple[int, int, int]) -> RunColumns:
+    """The steps of a sequence of beams with what the end told of it, if it was returned."""
+    if run.finish is None or place not in run.finish.places:
+        return columns
+    return columns.ended(run.finish.texts[run.finish.places.index(place)])
 
 
 def columns_of(run: RunView, row: int) -> RunColumns:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.state import branches, notices, params, select
+from app.state import acting, branches, notices, params, select
 from app.state import twin_intents as t
 from app.state.acting_state import Act
 from app.state.branch_state import BranchNode, BranchRequest, Key, TwinChange
@@ -90,6 +90,7 @@ def started(state: AppState, event: BranchStarted) -> AppState:
         run = replace(run, model=event.model)
     ours = before.nodes[beside]
     in_use = state.run is not None and state.run.branch == beside
+    state = acting.with_twin(state) if in_use else state
     told = branches.told(state, parent) if in_use or ours.asked is None else ours.asked
     own = {name: getattr(told, name) for name in change.params}
     acts = None if change.interventions is None else state.acting.acts
@@ -125,10 +126,10 @@ def unpaired(state: AppState) -> AppState:
 
 def on_acting_event(state: AppState, event: InterventionsApplied | BreakpointHit | BreakpointProblem) -> AppState:
     """What happened to the side that is not in use."""
-    acting = state.acting
+    now = state.acting
     match event:
-        case InterventionsApplied() if acting.epoch is not None and acting.epoch <= event.epoch:
-            return replace(state, acting=replace(acting, epoch=None))
+        case InterventionsApplied() if now.epoch is not None and now.epoch <= event.epoch:
+            return replace(state, acting=replace(now, epoch=None))
         case BreakpointHit():
             text = tr("The other side stopped at token {0}: {1}")
             return notices.announce(state, "info", text.format(event.index, hit_words(event.breakpoint, event.value)))

@@ -241,6 +241,7 @@ def take_over(run: Session, parting: Parting) -> int:
         common -= common % run.spec.prefill_chunk  # a chunk is fed as a whole, or others are kept
         own = min(own, common)
         run.acts.take(parent.acts, own, source.index)
+    run.past_slots = common
     if run.mode.moves_lanes:
         return 0  # it compares with hidden states that nobody keeps
     if run.trace is not None:
@@ -250,6 +251,7 @@ def take_over(run: Session, parting: Parting) -> int:
         run.trace = parent.trace.fork(common)
         row.path = source.path.moved(common, 0)
         run.acts.take(parent.acts, min(own, common), source.index)
+        run.past_slots = common
     best, lane, held = parent, 0, 0
     for session in (parent, *(donor for donor in parting.donors if donor.loaded is run.loaded)):
         at, count = _held(session, run, common, source if session is parent else None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 
@@ -38,17 +37,16 @@ from core.decode.breakpoints import Breaks
 from core.decode.extras import NONE, Extras
 from core.decode.forward import Forward, ForwardCancelled
 from core.decode.guidance import Guidance
-from core.decode.interventions import History, hidden_keys, make_acts, preview_logits
+from core.decode.interventions import History, make_acts
 from core.decode.kv import RunCache, cache_length, check_kind, check_mode, make_cache, take_rows
-from core.decode.kv.sight import CacheSight
 from core.decode.lengths import reach, room_for, settled, slots_at_most
 from core.decode.modes import PLAIN, Mode, Past, make_mode
 from core.decode.pipeline import PipelineContext, Rows, Stage, build_pipeline
 from core.decode.plan import make_plan
-from core.decode.replay import final_scores, replay
+from core.decode.recorded import recording_of
 from core.decode.room import Feeding, check_room
 from core.decode.rows import Clock, PastLane, Row
-from core.decode.sequences import result_of, strand_at
+from core.decode.sequences import result_of
 from core.decode.stopping import RowStop, Timer
 from core.models.loaded import LoadedModel
 from core.trace.path import Path
@@ -125,6 +123,7 @@ class Session:
         self.kept_tokens = self.new_tokens
         self.opening_slots = self.ids.shape[1]  # fed before the first choice
         self.refill_to = 0  # slots whose keys and values were given up
+        self.past_slots = 0  # of a branch: those it has of its parent, even where they have to be fed again
         self.forward = Forward(loaded, self.padding, cancelled)
         self.acts = History()
         self.acts.put(0, make_acts(self, spec.interventions))
@@ -388,7 +387,8 @@ class Session:
                 "Without a cache every position is computed anew, so interventions cannot begin half way; they act at "
                 "the next run."
             )
-        fed = max(cache_length(self.cache), self.refill_to)  # what was given up is fed again as it was
+        # What was given up, or is another branch's, is fed again as it was.
+        fed = max(cache_length(self.cache), self.refill_to, self.past_slots)
         self.acts.put(fed, acts)
         self.forward.acts, self.epoch = self.acts.now, epoch
         if not self.mode.moves_lanes:  # those have other rows in the cache between two steps; their next pass does it
@@ -465,21 +465,7 @@ class Session:
 
     def recording(self) -> Recording:
         """What views are derived from."""
-        return Recording(
-            trace=self.trace,
-            strand=partial(strand_at, self),
-            source=CacheSight(self.cache, partial(branch.check_held, self)),
-            anatomy=self.forward.anatomy,
-            info=self.loaded.info,
-            piece=self.loaded.text.piece,
-            recompute=partial(again.recompute, self),
-            final_scores=partial(final_scores, self),
-            replay=partial(replay, self),
-            read_out=self.read_out,
-            hidden=partial(hidden_keys, self),
-            encode=partial(self.loaded.text.encode, add_special_tokens=False, cancelled=self.cancelled),
-            preview=partial(preview_logits, self),
-        )
+        return recording_of(self)
 
     def feed_again(
         self, strand: Strand, start: int, stop: int, acts: Acts | None = None

@@ -120,12 +120,15 @@ class User(RuleBasedStateMachine):
             case StartRun():
                 self.since[self.key] = [(0, command.spec.interventions)]
             case StartBranch() if key != self.key:
-                parts = min(command.position, session.ids.shape[1] - 1)
+                parent = self.fed.get((command.run_id, command.parent), 0)
+                parts = min(command.position, session.ids.shape[1] - 1, parent)
                 past = [entry for entry in self.since[command.run_id, command.parent] if entry[0] < parts]
                 self.since[self.key] = [*past, (parts, command.interventions or ())]
                 self.fed[self.key] = parts
             case SetInterventions():
                 for one in self.lab.going.branches.together:
+                    if one.finished:
+                        continue
                     at = one.run_id, one.branch_id
                     fed = self.fed.get(at, 0)
                     self.since[at] = [*(e for e in self.since[at] if e[0] < fed), (fed, command.interventions)]
@@ -134,8 +137,9 @@ class User(RuleBasedStateMachine):
     def learn(self) -> None:
         """A twin is under what the one beside it is under; and how far each was fed."""
         for one in self.lab.going.branches.together:
-            at, parts = (one.run_id, one.branch_id), one.opening_slots - 1
+            at = one.run_id, one.branch_id
             if at not in self.since and self.key in self.since:
+                parts = min(one.opening_slots - 1, self.fed.get(self.key, 0))
                 base = self.since[self.key]
                 self.since[at] = [*(e for e in base if e[0] < parts), (parts, base[-1][1])]
                 self.fed[at] = parts
@@ -169,6 +173,7 @@ class User(RuleBasedStateMachine):
             view = branches.view_of(self.state, key)
             assert [s.token_id for s in view.steps()] == list(one.rows[0].token_ids)
             assert (view.finish is not None) == one.finished
+            assert one.finished or self.state.acting.interventions == one.acts.now.asked
         assert select.is_paused(self.state) == (self.state.worker is WorkerState.PAUSED)
 
     # -- what a user does
@@ -309,12 +314,25 @@ def as_a_fresh_run(run: RunView, session: Session, since: Since) -> None:
 
 @pytest.mark.parametrize("budget_bytes", [1 << 30, 400_000], ids=["roomy", "scarce"])
 def test_every_branch_is_what_a_fresh_run_would_be(random_gpt2: LoadedModel, budget_bytes: int) -> None:
-    kind = type("Driven", (User,), {"loaded": random_gpt2, "budget_bytes": budget_bytes})
-    few = settings(
-        max_examples=12, stateful_step_count=14, deadline=None, derandomize=True,
-        suppress_health_check=list(HealthCheck),
+    drive(random_gpt2, budget_bytes, 18)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget_bytes", [1 << 30, 400_000], ids=["roomy", "scarce"])
+def test_whatever_is_done_every_branch_is_what_a_fresh_run_would_be(
+    random_gpt2: LoadedModel, budget_bytes: int
+) -> None:
+    drive(random_gpt2, budget_bytes, 400)
+
+
+def drive(loaded: LoadedModel, budget_bytes: int, examples: int) -> None:
+    """So many sequences of what a user does, other ones each time."""
+    kind = type("Driven", (User,), {"loaded": loaded, "budget_bytes": budget_bytes})
+    drawn = settings(
+        max_examples=examples, stateful_step_count=14, deadline=None, derandomize=False, database=None,
+        print_blob=True, suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    run_state_machine_as_test(kind, settings=few)
+    run_state_machine_as_test(kind, settings=drawn)
 
 
 def test_what_acts_from_now_on_does_not_act_on_what_is_fed_again(random_gpt2: LoadedModel) -> None:
@@ -356,4 +374,18 @@ def test_a_pause_and_a_step_wait_for_the_twin_too(random_gpt2: LoadedModel) -> N
     assert select.is_paused(user.state)
     assert user.state.run is not None
     assert [branches.view_of(user.state, key).count for key in user.state.branches.nodes] == [1, 1]
+    user.teardown()
+
+
+def test_a_twin_of_a_run_that_has_ended_is_not_under_what_was_asked_for_since(random_gpt2: LoadedModel) -> None:
+    kind = type("Driven", (User,), {"loaded": random_gpt2, "budget_bytes": 1 << 30})
+    user = kind()
+    user.do(i.Run(), 20)
+    user.do(a.MuteHead(0, 0))
+    assert user.state.acting.interventions  # for the next run
+    user.do(t.RunTwin(TwinChange({"temperature": 2.0}), "prompt"), 3)
+    assert not user.state.acting.interventions
+    user.do(a.MuteHead(0, 0), 2)
+    [_, twin] = user.lab.going.branches.together
+    assert user.state.acting.interventions == twin.acts.now.asked != ()
     user.teardown()

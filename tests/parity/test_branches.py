@@ -266,6 +266,15 @@ def test_interventions_of_an_edit_act_from_where_it_was_made(loaded: LoadedModel
     check(again, steps, parent, since=((0, ()), (4, mute)))
 
 
+def test_what_a_branch_has_of_its_parent_is_fed_again_as_it_was(loaded: LoadedModel) -> None:
+    parent, mute = begun(loaded, [prompt_of(loaded, 10)], SAMPLED), (ScaleHeads(0, (0,)), ScaleHeads(1, (1,)))
+    give_up_cache(parent)
+    ours, _ = begin_branch(parent, StartBranch(parent.run_id, 1, 14))
+    assert ours.reused == 0
+    ours.set_interventions(mute, 1)  # from its own first position on, although none is in its cache yet
+    check(ours, advance(ours), parent, since=((0, ()), (13, mute)))
+
+
 def test_a_rewind_into_the_prompt_continues_what_is_left_of_it(loaded: LoadedModel) -> None:
     parent = begun(loaded, [prompt_of(loaded, 10)], SAMPLED)
     ours, steps = branch(parent, 4)

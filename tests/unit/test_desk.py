@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from core import desk as desk_module
-from core.contract import Answered, Ask, AttentionQuery, Deriving
+from core.contract import Answered, Ask, AttentionQuery, Deriving, NormsQuery, WalkQuery
 from core.desk import Desk
 from core.mailbox import Mailbox
 
@@ -111,3 +111,20 @@ def test_a_long_one_tells_how_far_it_is_and_lets_others_through(monkeypatch: pyt
     desk.derive_slice(find, None)
     desk.withdraw("rollout")
     assert not desk
+
+
+def test_what_needs_a_pass_comes_after_what_is_read_off_the_records() -> None:
+    served: list[str] = []
+
+    class Noted:
+        def answer_in_slices(self, query: Any) -> Generator[None, None, Any]:
+            served.append(type(query).__name__)
+            return query
+            yield
+
+    desk = Desk(Mailbox())
+    for slot, query in (("walk", WalkQuery(1, (0, 1))), ("row", AttentionQuery(1, 0)), ("parts", NormsQuery(1, 3))):
+        desk.ask(Ask(slot, 1, query, chosen=True))
+    while desk:
+        desk.derive_slice(lambda run_id, branch_id: Noted(), None)  # type: ignore[arg-type, return-value]
+    assert served == ["AttentionQuery", "NormsQuery", "WalkQuery"]

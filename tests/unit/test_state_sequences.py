@@ -111,6 +111,23 @@ def test_the_best_returned_sequence_is_shown_at_the_end(beams: RunView) -> None:
     assert with_end(beams, finished(((0, 0, 2),))).key == beams.key
 
 
+def test_what_was_held_back_of_a_character_is_told_of_every_beam_that_was_returned(beams: RunView) -> None:
+    said = beams.text()
+    other = update(AppState(model=synthetic.model(), run=beams), i.ShowBeam(0, 1, 2)).run
+    assert other is not None
+    texts = (said + "\N{REPLACEMENT CHARACTER}", other.text() + "?")
+    end = replace(finished(((0, 0, 2), (0, 1, 2))), texts=texts)
+    for run, text in ((beams, texts[0]), (other, texts[1])):
+        ended = with_end(run, end)
+        assert ended.text() == text
+        assert ended.count == 3
+    asked = update(AppState(model=synthetic.model(), run=with_end(beams, end)), i.ShowBeam(0, 1, 2)).run
+    assert asked is not None
+    assert asked.text() == texts[1]
+    assert show_row(replace(asked, follows=False), 0).text() == texts[0]
+    assert beams.text() == said
+
+
 @pytest.mark.parametrize("place", [(0, 5, 2), (0, 0, 7), (3, 0, 0)])
 def test_a_returned_sequence_that_was_never_told_leaves_the_view_where_it_is(
     beams: RunView, place: tuple[int, int, int]
