@@ -7,11 +7,16 @@ The rules are those of `GenerationMixin._prepare_generated_length` and `_validat
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from core.contract.errors import ParameterError
 from core.contract.params import GenerationParams
+from core.decode.room import Feeding, check_room
+
+if TYPE_CHECKING:
+    from core.decode.session import Session
 
 
 @dataclass(frozen=True)
@@ -28,11 +33,6 @@ class Lengths:
 
 
 OWN = "MaxLengthCriteria"  # governed_by where the caller's own decides
-
-
-def slots_at_most(params: GenerationParams, prompt_slots: int, max_positions: int, padding: int) -> int:
-    """How many slots the longest row can come to; `padding` of the row with most of it."""
-    return min(prompt_slots + params.max_new_tokens, max_positions + padding)
 
 
 def settle_lengths(
@@ -89,3 +89,34 @@ def settle_lengths(
         params, max_new_tokens=new, max_length=None if params.max_length is None else longest, min_length=least
     )
     return Lengths(settled, governed_by, tuple(warnings))
+
+
+def settled(run: Session, asked: GenerationParams, changes: Iterable[str] = ()) -> Lengths:
+    """Lengths of a run that agree; what nobody has set or sets now is the library's default."""
+    spec, model = run.spec, run.loaded.info.from_generation_config
+    chosen = run.changed.union(spec.params, spec.host_defaults, model, changes)
+    own, known = run.extras.longest, run.prompt_slots - run.unseen
+    return settle_lengths(asked, chosen, run.prompt_slots, None if own is None else own - known)
+
+
+def slots_at_most(run: Session, params: GenerationParams) -> int:
+    """How many slots the longest row can come to."""
+    return min(run.prompt_slots + params.max_new_tokens, run.loaded.info.max_positions + max(run.padding))
+
+
+def room_for(run: Session, params: GenerationParams) -> int:
+    """The same, where there is room for it. Raises `OutOfMemoryError`."""
+    limit = slots_at_most(run, params)
+    if limit > run.limit:
+        feeding = Feeding(limit, run.prompt_slots, run.spec.prefill_chunk, max(run.padding))
+        check_room(run.loaded, run.mode.cache_rows(run), feeding, run.spec.cache)
+    return limit
+
+
+def reach(run: Session, limit: int) -> None:
+    """The caches of a run go on up to so many slots."""
+    if limit > run.limit:
+        run.limit = limit
+        run.cache.reach(limit)
+    if run.guidance is not None:
+        run.guidance.reach(run)

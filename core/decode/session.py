@@ -39,7 +39,7 @@ from core.decode.forward import Forward, ForwardCancelled
 from core.decode.guidance import Guidance
 from core.decode.interventions import History, make_acts
 from core.decode.kv import RunCache, cache_length, check_kind, check_mode, make_cache, take_rows
-from core.decode.lengths import Lengths, settle_lengths, slots_at_most
+from core.decode.lengths import reach, room_for, settled, slots_at_most
 from core.decode.modes import PLAIN, Mode, Past, make_mode
 from core.decode.pipeline import PipelineContext, Rows, Stage, build_pipeline
 from core.decode.plan import make_plan
@@ -102,7 +102,7 @@ class Session:
         least = 0 if parting is None else parting.row.padding  # its slots are those of the records
         slots = prepare.pad_left(prompts, engine.pad_id(loaded, self.asked), loaded.device, least)
         self.prompt_slots = slots.ids.shape[1]
-        self.lengths = self._settled(self.asked)
+        self.lengths = settled(self, self.asked)
         self.params = self.lengths.params
         self.grammar = prepare.constraint(loaded, spec)
         self.timer = Timer()
@@ -128,7 +128,7 @@ class Session:
         self.acts = History()
         self.acts.put(0, make_acts(self, spec.interventions))
         self.forward.acts = self.acts.now
-        self.limit = slots_at_most(self.params, self.prompt_slots, loaded.info.max_positions, max(self.padding))
+        self.limit = slots_at_most(self, self.params)
         lanes = len(self.rows) * (1 if self.mode.copies else self.params.num_beams)
         feeding = Feeding(self.limit, self.prompt_slots, spec.prefill_chunk, max(self.padding))
         check_room(loaded, lanes, feeding, spec.cache)
@@ -169,13 +169,6 @@ class Session:
             reused_positions=self.reused,
             interventions=self.acts.now.asked,
         )
-
-    def _settled(self, asked: GenerationParams, changes: Mapping[str, object] | None = None) -> Lengths:
-        """Lengths that agree; what nobody has set or sets now is the library's default."""
-        model = self.loaded.info.from_generation_config
-        chosen = self.changed.union(self.spec.params, self.spec.host_defaults, model, changes or ())
-        own, known = self.extras.longest, self.prompt_slots - self.unseen
-        return settle_lengths(asked, chosen, self.prompt_slots, None if own is None else own - known)
 
     def _new_row(self, index: int, prompt: PromptRow, padding: int) -> Row:
         finished = None if self.grammar is None else self.grammar.finished
@@ -372,18 +365,10 @@ class Session:
             if getattr(asked, name) != getattr(self.asked, name):
                 raise NextRunError(f"{name} cannot change while a run is in progress; it acts at the next run.")
         check_together(asked, self.spec.assistant is not None)
-        lengths = self._settled(asked, changes)
-        most, padding = self.loaded.info.max_positions, max(self.padding)
-        limit = slots_at_most(lengths.params, self.prompt_slots, most, padding)
-        if limit > self.limit:
-            feeding = Feeding(limit, self.prompt_slots, self.spec.prefill_chunk, padding)
-            check_room(self.loaded, self.mode.cache_rows(self), feeding, self.spec.cache)
+        lengths = settled(self, asked, changes)
+        limit = room_for(self, lengths.params)
         self._configure(lengths.params)
-        if limit > self.limit:
-            self.limit = limit
-            self.cache.reach(limit)
-        if self.guidance is not None:
-            self.guidance.reach(self)
+        reach(self, limit)
         self.asked, self.lengths, self.changed = asked, lengths, self.changed | set(changes)
         self.epoch = epoch
         self.params_since.append((self.new_tokens, self.params))
