@@ -252,9 +252,10 @@ class OutputPanel(Panel):
         run = state.run if state else None
         if state is None or run is None:
             return
+        menu.addAction(self.tr("Who looks at this token"), lambda: self._look_at(token)).setEnabled(_can_look(state))
+        menu.addSeparator()
         if not run.has_beams:
             self._offer_branches(menu, token - run.prompt_tokens, token)
-        menu.addAction(self.tr("Who looks at this token"), lambda: self._look_at(token)).setEnabled(_can_look(state))
         self._offer_acts(menu, token)
         menu.addSeparator()
 
