@@ -194,13 +194,14 @@ def test_after_a_rewind_to_the_beginning_the_cards_say_how_to_go_on(one: Driven,
 
 def test_the_menu_of_a_token_offers_what_can_begin_there(one: Driven, qtbot: QtBot) -> None:
     start = run_of(one).prompt_tokens
-    assert menu_texts(one, start + 5)[:4] == [
+    assert menu_texts(one, start + 5)[:5] == [
+        "Who looks at this token",
         "Rewind to here",
         "Another try from here",
         "Edit text here…",
         "Fork after this token",
     ]
-    assert menu_texts(one, 2)[0] == "Edit text here…"
+    assert menu_texts(one, 2)[:2] == ["Who looks at this token", "Edit text here…"]
     choose(one, menu_on(one, start + 5), "Fork after this token")
     live(one, lambda: run_of(one).branch_id == 1 and select.is_paused(one.state))
     assert run_of(one).count == 6

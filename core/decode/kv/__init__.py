@@ -68,7 +68,7 @@ def reread_cache(cache: RunCache, row: int, length: int, stop: int) -> RunCache:
     """
     twin = fork_row(cache, row, length, stop)
     for layer in twin.kind_layers():
-        if type(layer) is GrowLayer:
+        if length and type(layer) is GrowLayer:  # without a past it has given its storage back
             layer.known = min(stop, cache.length)
     return twin
 
