@@ -4,22 +4,79 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QDialog, QFileDialog, QInputDialog, QWidget
+from PySide6.QtCore import QFileInfo, Qt, Slot
+from PySide6.QtWidgets import QDialog, QFileDialog, QInputDialog, QLineEdit, QMessageBox, QWidget
 
 Chosen = Callable[[str], None]
+MOST_SHOWN = 60  # characters of a file's name
+
+
+class FileDialog(QFileDialog):
+    """Qt's dialog, without the boxes with which it holds up the whole program.
+
+    Whether a file may be replaced, and that one is not there, is said in boxes beside the window. Files are not
+    deleted or renamed here, which Qt would ask about, too.
+    """
+
+    def __init__(self, parent: QWidget, title: str, kinds: str = "") -> None:
+        super().__init__(parent, title, "", kinds)
+        self.setOption(QFileDialog.Option.ReadOnly)
+        self.box: QMessageBox | None = None
+        self.finished.connect(self._close_box)
+
+    def accept(self) -> None:
+        """As Qt's, where there is nothing to say or to ask."""
+        self._close_box()
+        paths = self.selectedFiles()
+        if not paths or self.findChild(QLineEdit, "fileNameEdit") is None:  # the system's dialog asks for itself
+            super().accept()
+            return
+        file, saves = QFileInfo(paths[0]), self.acceptMode() == QFileDialog.AcceptMode.AcceptSave
+        if saves and file.exists() and not file.isDir():
+            self._ask_replace(paths[0], file.fileName())
+        elif not saves and not file.exists():
+            self._box(self.tr("“{0}” is not there.").format(file.fileName()[:MOST_SHOWN])).show()
+        else:
+            super().accept()
+
+    def _ask_replace(self, path: str, name: str) -> None:
+        box = self._box(self.tr("“{0}” is there already. Replace it?").format(name[:MOST_SHOWN]))
+        box.setStandardButtons(QMessageBox.StandardButton.Cancel)
+        replace = box.addButton(self.tr("Replace"), QMessageBox.ButtonRole.DestructiveRole)
+        replace.clicked.connect(lambda: self._replace(path))
+        box.setDefaultButton(QMessageBox.StandardButton.Cancel)
+        box.show()
+
+    def _replace(self, path: str) -> None:
+        self.fileSelected.emit(path)
+        self.done(QDialog.DialogCode.Accepted)
+
+    def _box(self, text: str) -> QMessageBox:
+        self.box = box = QMessageBox(self)
+        box.setTextFormat(Qt.TextFormat.PlainText)
+        box.setText(text)
+        box.setWindowTitle(self.windowTitle())
+        box.setModal(False)
+        return box
+
+    @Slot()
+    def _close_box(self) -> None:
+        if self.box is not None:
+            self.box.close()
+            self.box.deleteLater()
+            self.box = None
 
 
 def open_file(parent: QWidget, title: str, chosen: Chosen, kinds: str = "") -> None:
     """Call `chosen` with the path of a file that is there."""
-    dialog = QFileDialog(parent, title, "", kinds)
+    dialog = FileDialog(parent, title, kinds)
     dialog.setFileMode(QFileDialog.FileMode.ExistingFile)
     _ask_path(dialog, chosen)
 
 
 def open_folder(parent: QWidget, title: str, chosen: Chosen) -> None:
     """Call `chosen` with the path of a folder that is there."""
-    dialog = QFileDialog(parent, title)
+    dialog = FileDialog(parent, title)
     dialog.setFileMode(QFileDialog.FileMode.Directory)
     dialog.setOption(QFileDialog.Option.ShowDirsOnly)
     _ask_path(dialog, chosen)
@@ -30,7 +87,7 @@ def save_file(parent: QWidget, title: str, chosen: Chosen, name: str = "", kinds
 
     A path without a suffix is given that of `name`.
     """
-    dialog = QFileDialog(parent, title, "", kinds)
+    dialog = FileDialog(parent, title, kinds)
     dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
     dialog.setFileMode(QFileDialog.FileMode.AnyFile)
     dialog.selectFile(name)
@@ -47,13 +104,13 @@ def name(parent: QWidget, title: str, label: str, chosen: Chosen) -> None:
     _show(dialog)
 
 
-def _ask_path(dialog: QFileDialog, chosen: Chosen) -> None:
+def _ask_path(dialog: FileDialog, chosen: Chosen) -> None:
     dialog.fileSelected.connect(lambda path: chosen(path) if path else None)
     _show(dialog)
 
 
 def _show(dialog: QDialog) -> None:
-    # Not deleted when it closes: a box of its own (“File not found”) may be open, with this dialog on the stack.
+    # Not deleted when it closes: what closed it may be one of its own methods, still on the stack.
     above = dialog.parentWidget()
     assert above is not None
     for before in above.findChildren(QDialog, options=Qt.FindChildOption.FindDirectChildrenOnly):

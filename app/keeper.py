@@ -92,7 +92,8 @@ class Keeper(QObject):
         names = {p.name for p in presets}
         there = {p.name: p for p in self._written}
         for preset in presets:
-            if there.get(preset.name) != preset and self._managed(folder, partial(write_preset, folder, preset)):
+            write = partial(write_preset, folder, preset, new=preset.name not in there)
+            if there.get(preset.name) != preset and self._managed(folder, write):
                 there[preset.name] = preset
         for gone in [name for name in there if name not in names]:
             path = folder / file_name(gone)

@@ -46,14 +46,13 @@ class Stage:
     def wait(self, condition: Callable[[AppState], bool], timeout_s: float, what: str) -> None:
         """Let the window live until `condition` holds; `TokenglassError` names `what` did not happen in time."""
         until = time.monotonic() + timeout_s
-        loop, timer = QEventLoop(), QTimer()  # the loop that the program has: one that asks all the time costs more
-        timer.timeout.connect(lambda: loop.quit() if condition(self.state) or time.monotonic() > until else None)
-        timer.start(LOOK_MS)
-        if not condition(self.state):
-            loop.exec()
-        timer.stop()
-        if not condition(self.state):
-            raise TokenglassError(f"Waited {timeout_s:.0f} seconds in vain for {what}.")
+        ticks = QTimer()
+        ticks.start(LOOK_MS)
+        while not condition(self.state):
+            if time.monotonic() > until:
+                raise TokenglassError(f"Waited {timeout_s:.0f} seconds in vain for {what}.")
+            # Sleeps as the program's own loop does; one that asks all the time would take time from the model.
+            self.app.processEvents(QEventLoop.ProcessEventsFlag.WaitForMoreEvents)
 
     def settle(self) -> None:
         """Until every question is answered, every panel has rendered the last state, and the frames are regular."""

@@ -69,6 +69,7 @@ class Window(QMainWindow):
         self._settings = settings
         self._theme: ThemeName | None = None
         self._offered: set[str] = set()
+        self._brought: set[str] = set()  # of those, what was opened for a run
         self._arrangement = store.state.arrangement
         self._arranged = False
         self._compared: object = None
@@ -154,6 +155,7 @@ class Window(QMainWindow):
         if state.arrangement != self._arrangement:
             self._arrangement = state.arrangement
             self.workspace.arrange(state.layout)
+            self._brought.clear()
             self._offered.clear()  # what the run needs is opened in the new arrangement, too
         if state.config_desk.reveal != self._config_shown:
             self._config_shown = state.config_desk.reveal
@@ -174,13 +176,20 @@ class Window(QMainWindow):
         card.raise_()
 
     def _offer(self, state: AppState) -> None:
-        """Open the cards that a kind of run needs, once; who closes one has seen it."""
-        for name in select.cards_for(state):
+        """Open the cards that a kind of run needs, once; who closes one has seen it. Another kind closes them."""
+        wanted = select.cards_for(state)
+        for name in wanted:
             card = self.workspace.cards.get(name)
             if name not in self._offered and card is not None:
                 self._offered.add(name)
                 if not card.isVisible():
                     self.workspace.bring_up(name)
+                    self._brought.add(name)
+        if state.run is not None and state.run.count:
+            for name in self._brought.difference(wanted):  # it would stand there empty
+                self._brought.discard(name)
+                self._offered.discard(name)
+                self.workspace.put_away(name)
         for name in select.acting_cards(state):
             if name not in self._offered:
                 self._offered.add(name)

@@ -147,6 +147,13 @@ class Workspace(QMainWindow):
             self._opened(card, True)
         self._came(card, True)
 
+    def put_away(self, name: str) -> None:
+        """Close a card that was brought up; the others have its room."""
+        card = self.cards[name]
+        if not card.isHidden():
+            card.hide()
+            self._came(card, False)
+
     def _add_low(self, card: Card, columns: list[Column]) -> None:
         """As a tab beside the timeline; without one, tabs of their own at the foot of the middle column."""
         names = [name for column in columns for name, _ in column.cards]

@@ -232,17 +232,21 @@ def _print_json(
 
 def _print_text(events: Iterator[object], result: Callable[[], RunFinished], several: bool) -> None:
     """One row streams as it comes; `several` are printed one after the other at the end."""
-    why = ""
+    why = said = ""
     try:
         for event in events:
             if isinstance(event, StepSnapshot) and not several:
+                said += event.text
                 _write(event.text)
             elif isinstance(event, BreakpointHit):
                 why = f" · {hit_words(event.breakpoint, event.value)}"
             elif isinstance(event, BreakpointProblem):
                 _complain(event.reason)
     finally:  # also what a run that fails half way has said
-        _write("\n\n".join(result().texts) + "\n" if several else "\n")
+        # Who is stopped inside a character tells only now what was held back of it.
+        texts = result().texts
+        rest = texts[0][len(said) :] if texts[0].startswith(said) else ""
+        _write(("\n\n".join(texts) if several else rest) + "\n")
     finished = result()
     rate = "" if finished.tokens_per_s is None else f" · {finished.tokens_per_s:.3g} tokens/s"
     if sys.stderr.isatty():

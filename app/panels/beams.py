@@ -149,7 +149,7 @@ class BeamsPanel(Panel):
         assert run is not None
         steps = run.sequences.path(one.row, one.beam, one.index)
         levels = indices(np.exp([s.logprob for s in steps])).astype(np.uint8)
-        ended = self.tr("kept") if one.kept else self.tr("dropped")
+        ended = tables.hypothesis_end(run, one)
         text = visible(one.text.replace("\n", LINE_BREAK))
         return RowLine(str(number + 1), text, levels, tables.beam_score(one.score), ended)
 

@@ -22,7 +22,6 @@ from app import asking
 from app.drops import take
 from app.files import write_text
 from app.panels.panel import Dispatch, Panel
-from app.preset_files import LONGEST_NAME
 from app.state import modes, plan, presets, select
 from app.state.intents import (
     Announce,
@@ -141,7 +140,7 @@ class ParametersPanel(Panel):
         asking.name(self, self.tr("Save as preset"), self.tr("Name"), self._save)
 
     def _save(self, name: str) -> None:
-        self.dispatch(SavePreset(name[:LONGEST_NAME]))
+        self.dispatch(SavePreset(name[: presets.LONGEST_NAME]))
 
     @Slot()
     def import_preset(self) -> None:
@@ -243,7 +242,8 @@ class ParametersPanel(Panel):
         self.constraint.show_grammar(state.grammar)
         self.cache.show_spec(state.cache)
         self._state, self._presets = state, state.presets
-        relevant = (state.model, state.overrides, state.pending, state.seed, state.mode_texts, state.more)
+        waiting = state.pending, state.waiting
+        relevant = (state.model, state.overrides, *waiting, state.seed, state.mode_texts, state.more)
         if len(relevant) == len(self._shown) and all(a is b for a, b in zip(relevant, self._shown, strict=True)):
             return
         self._shown = relevant
@@ -259,6 +259,7 @@ class ParametersPanel(Panel):
                 getattr(params, name),
                 changed=name in state.overrides,
                 pending=name in state.pending,
+                waiting=state.waiting.get(name, ""),
                 default=plan.default_source(state.model, name, getattr(defaults, name)),
                 most=state.model.max_positions if state.model and name.endswith("_new_tokens") else None,
             )
@@ -288,8 +289,10 @@ class ParametersPanel(Panel):
     def _show_mode(self, state: AppState, mode: str) -> None:
         self.mode.show_choice(int(select.params(state).samples))
         changed = "do_sample" in state.overrides
-        self.mode_dot.show_state(changed, "do_sample" in state.pending)
+        waiting = state.waiting.get("do_sample", "")
+        self.mode_dot.show_state(changed, "do_sample" in state.pending or bool(waiting))
         tip = explanation(PARAMETERS["do_sample"], plan.default_source(state.model, "do_sample", True))
+        tip = f"{waiting}\n\n{tip}" if waiting else tip
         self.mode.setToolTip(tip)
         self.mode_name.setToolTip(tip)
 
@@ -299,7 +302,8 @@ class ParametersPanel(Panel):
         count = len(state.overrides)
         self.reset_all.setVisible(count > 0)
         self.reset_all.setText(self.tr("{0} changed · reset").format(count))
-        self.header_right = self.tr("pending") if state.pending else ""
+        waits = self.tr("next run") if state.waiting else ""
+        self.header_right = self.tr("pending") if state.pending else waits
 
     def _constrain(self, grammar: Grammar | None) -> None:
         self.dispatch(SetGrammar(grammar))

@@ -10,7 +10,7 @@ from app.panels.panel import Dispatch, Panel
 from app.panels.pixels import show_swatches
 from app.state import select
 from app.state.intents import ShowRow
-from app.state.run import RunColumns, RunView
+from app.state.run import RunView, columns_of, ended_as
 from app.state.state import AppState
 from app.state.texts import tr
 from app.theme.colormaps import indices, sequential
@@ -111,20 +111,6 @@ class RowsPanel(Panel):
             run = self._run
             lines = None if run is None else [self._line(r) for r in range(len(run.started.rows))]
             self.twins.show_table(None if run is None or lines is None else tables.rows_table(run, lines))
-
-
-def columns_of(run: RunView, row: int) -> RunColumns:
-    """What a row has said; with beams its best beam is in the beams panel, not here."""
-    return run.sequences.row(row)
-
-
-def ended_as(run: RunView, row: int) -> str:
-    """The finish reason of a row; empty while it runs."""
-    columns = columns_of(run, row)
-    last = columns.snapshots[columns.count - 1].finish_reason if columns.count else None
-    if last is None and run.finish is not None and row < len(run.finish.finish_reasons):
-        return run.finish.finish_reasons[row]
-    return last or ""
 
 
 def padding_text(run: RunView) -> str:

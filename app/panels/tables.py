@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from app.state import select
-from app.state.run import RunView
+from app.state.run import RunView, columns_of, returned_as
 from app.state.texts import tr
 from app.widgets import numbers, parameter_text
 from app.widgets.candidate_rows import CandidateRow, Segment
@@ -71,7 +71,7 @@ def _token_at(run: RunView, position: int) -> str:
 def rows_table(run: RunView, lines: Sequence[RowLine]) -> Table:
     """Every row of the batch: what it said last, its length, its mean entropy, the padding in front of it."""
     count, longest = len(lines), max(len(row.token_ids) for row in run.started.rows)
-    columns = [run.sequences.row(r) for r in range(count)]
+    columns = [columns_of(run, r) for r in range(count)]
     entropies = [float(c.column("entropy_bits", c.count).mean()) if c.count else math.nan for c in columns]
     return Table(
         (
@@ -127,11 +127,19 @@ def hypotheses_table(run: RunView, ended: Sequence[Hypothesis]) -> Table:
             Column(tr("tokens"), [len(one.token_ids) for one in ended], _count),
             Column(tr("step"), [one.index for one in ended]),
             Column(tr("text"), ended, lambda one: token(one.text[-LONGEST:]), numeric=False),
-            Column(tr("kept"), ended, lambda one: tr("yes") if one.kept else tr("no"), numeric=False),
+            Column(tr("became"), ended, lambda one: hypothesis_end(run, one), numeric=False),
         ),
         len(ended),
-        (run.run_id, run.row, len(ended)),
+        (run.run_id, run.row, len(ended), run.finish is not None),
     )
+
+
+def hypothesis_end(run: RunView, one: Hypothesis) -> str:
+    """What became of a complete hypothesis: returned, with its number where there are several, kept or dropped."""
+    number = returned_as(run, one.row, one.beam, one.index)
+    if number is None:
+        return tr("kept") if one.kept else tr("dropped")
+    return tr("returned") if run.params.num_return_sequences == 1 else tr("returned {0}").format(number + 1)
 
 
 def waterfall_table(answer: WaterfallAnswer) -> Table:

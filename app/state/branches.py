@@ -173,8 +173,8 @@ def left(state: AppState) -> AppState:
 
 def told(state: AppState, run: RunView) -> GenerationParams:
     """The parameters that the run in use has been told; what still waits when it ends has never been."""
-    waiting = {name: getattr(run.params, name) for name in state.pending} if run.finish is not None else {}
-    return select.params(state).replace(waiting)
+    never = [*state.waiting, *(state.pending if run.finish is not None else ())]
+    return select.params(state).replace({name: getattr(run.params, name) for name in never})
 
 
 # -- going from one to another
@@ -191,6 +191,7 @@ def show(state: AppState, key: Key) -> AppState:
     if beside:
         return with_answer(_with_own(state, node))
     changes = {} if node.asked is None else params.differences(node.asked, select.params(state))
+    changes = {name: value for name, value in changes.items() if name not in state.waiting}
     if node.run.finish is None and changes:  # the controls say what the next token will be chosen by
         epoch = state.epoch + 1
         pending = {**state.pending, **dict.fromkeys(changes, epoch)}
@@ -223,6 +224,7 @@ def _shown(state: AppState, key: Key, node: BranchNode, reuse: tuple[int, int] |
         branches=replace(state.branches, nodes=nodes, reuse=reuse),
         selected=selected,
         pending=EMPTY,
+        waiting=state.waiting if node.run.finish is None else EMPTY,
         stepping=False,
         asked=EMPTY,
         answers=EMPTY,

@@ -49,6 +49,7 @@ def _branch_commands(before: AppState, after: AppState) -> tuple[Command, ...]:
         found.append(SwitchBranch(*run.branch))
         node = after.branches.nodes[run.branch]
         changes = {} if node.asked is None else params.differences(node.asked, select.params(after))
+        changes = {name: value for name, value in changes.items() if name not in after.waiting}
         if after.epoch != before.epoch and changes:
             found.append(SetParams(changes, after.epoch))
         found += acting.after_switch(after)
@@ -83,8 +84,7 @@ def _commands(before: AppState, after: AppState, intent: i.Intent) -> tuple[Comm
         case i.Run() | i.Regenerate() | RunTwin():
             return ()
         case _ if after.epoch != before.epoch and after.branches is before.branches and not acting.told(before, after):
-            changes = params.differences(select.params(before), select.params(after))
-            return (SetParams(changes, after.epoch),)
+            return (SetParams(params.told(before, after), after.epoch),)
         case i.TokenizeDraft() if after.model is not None:
             return (Tokenize(after.draft.generation, select.prompt(after.draft)),)
         case i.ChooseModel() if after.loading is not None:

@@ -1,4 +1,4 @@
-"""Undo and redo of what the user edits: parameters, seed, prompt and chat. Pure."""
+"""Undo and redo of what the user edits: parameters, seed, presets, prompt and chat. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from app.state import acting, branches, params
+from app.state import acting, branches, params, presets
 from app.state import acting_intents as a
 from app.state import branch_intents as b
 from app.state import intents as i
@@ -16,7 +16,7 @@ from app.state.state import AppState, Edit, History, Tab
 from app.state.texts import tr
 
 MOST_EDITS = 200
-STATE_FIELDS = ("overrides", "seed", "config", "grammar", "mode_texts", "cache")
+STATE_FIELDS = ("overrides", "seed", "config", "grammar", "mode_texts", "cache", "presets")
 _TABS: tuple[Tab, ...] = ("image", "text", "batch")  # whose field of the draft has the same name
 DRAFT_FIELDS = ("text", "system", "turns", "message", "batch", "image")
 
@@ -31,6 +31,8 @@ _EDITS = (
     | i.SetCache
     | i.ApplyPreset
     | i.ImportPreset
+    | i.SavePreset
+    | i.RemovePreset
     | i.EditText
     | i.EditBatch
     | i.EditSystem
@@ -55,6 +57,10 @@ def record(before: AppState, after: AppState, intent: i.Intent) -> AppState:
     changed = {name: old[name] for name in old if old[name] != new[name]}
     if "place" in changed:
         changed.pop("acts", None)  # each branch has its own list
+    if "presets" in changed:
+        changed |= {"presets": presets.lost(before, after)}
+        if not changed["presets"]:
+            changed.pop("presets")  # a new one is not taken away again
     if not changed:
         return after
     history, key = after.history, _key(intent)
@@ -121,7 +127,10 @@ def _exchange(state: AppState, edit: Edit) -> tuple[AppState, Edit | None]:
     if place is not None:  # interventions were those of a branch
         state = branches.show(state, place)
     now = _fields(state)
-    back = Edit(edit.label, None, {name: now[name] for name in edit.values})
+    values = {name: now[name] for name in edit.values}
+    if "presets" in values:
+        values["presets"] = {name: presets.find(state, name) for name in edit.values["presets"]}
+    back = Edit(edit.label, None, values)
     after = _with(state, edit.values)
     # What is there already, or is there no more (a branch of a run long ago), is no step.
     return (state, None) if _fields(after) == now else (after, back)
@@ -130,6 +139,8 @@ def _exchange(state: AppState, edit: Edit) -> tuple[AppState, Edit | None]:
 def _with(state: AppState, values: Mapping[str, Any]) -> AppState:
     plain = {n: values[n] for n in ("seed", "config", "grammar", "mode_texts", "cache") if n in values}
     state = replace(state, **plain)
+    if "presets" in values:
+        state = presets.with_earlier(state, values["presets"])
     if "deleted" in values:
         state = branches.with_deleted(state, values["deleted"])
     if "names" in values:
@@ -213,6 +224,10 @@ def _label(intent: i.Intent) -> str:
             return tr("reset of all parameters")
         case i.ApplyPreset() | i.ImportPreset():
             return tr("preset")
+        case i.SavePreset():
+            return tr("replacement of a preset")
+        case i.RemovePreset():
+            return tr("removal of a preset")
         case i.EditText(whole=True) | i.EditBatch(whole=True):
             return tr("another text")
         case i.EditText() | i.EditBatch():

@@ -351,7 +351,7 @@ class OfferPresets:
 
 @dataclass(frozen=True, slots=True)
 class ImportPreset:
-    """Add a preset and apply it."""
+    """Add a preset and apply it; under another name where there is another one of its name."""
 
     preset: Preset
 
@@ -365,14 +365,14 @@ class ApplyPreset:
 
 @dataclass(frozen=True, slots=True)
 class SavePreset:
-    """The parameters in force under a name; an existing preset of that name is replaced."""
+    """The parameters in force under a name; an existing preset of that name is replaced, which can be undone."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class RemovePreset:
-    """Delete a preset."""
+    """Delete a preset, which can be undone."""
 
     name: str
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from app.state import params, select
 from app.state.state import AppState, ModeTexts
+from app.state.texts import tr
 
 _GREEDY: Mapping[str, object] = {"do_sample": False}
 
@@ -30,8 +31,9 @@ _BEAMS = ("num_beams", "length_penalty", "early_stopping")
 _DRAFTS = ("num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold")
 MODES: tuple[ModeChoice, ...] = (
     ModeChoice("plain", "Greedy or sampling", "One token after the other, the likeliest or drawn."),
-    ModeChoice("beams", "Beam search", "Several continuations side by side; the best as a whole wins.",
-               {"num_beams": 4}, _BEAMS),
+    ModeChoice("beams", "Beam search",
+               "Several continuations side by side; the best as a whole wins. They are drawn if do_sample is on.",
+               {"num_beams": 4, **_GREEDY}, _BEAMS),
     ModeChoice("groups", "Diverse beams", "Groups of beams that are kept from saying the same.",
                {"num_beams": 6, "num_beam_groups": 3, "diversity_penalty": 1.0, **_GREEDY},
                (*_BEAMS, "num_beam_groups", "diversity_penalty")),
@@ -80,6 +82,16 @@ def current(state: AppState) -> ModeChoice:
     else:
         key = "guidance" if now.guidance_scale != 1.0 else "plain"
     return next(mode for mode in MODES if mode.key == key)
+
+
+def missing(state: AppState) -> str:
+    """What the mode chosen needs and has not been given yet; empty where it can run."""
+    texts = state.mode_texts
+    if texts.force_words is not None and not select.phrases(texts.force_words):
+        return tr("Constrained beams need a phrase to say; type one below the mode, or choose another mode.")
+    if texts.assistant == "":
+        return tr("No draft model is chosen; choose one below the mode, or choose another mode.")
+    return ""
 
 
 def choose(state: AppState, key: str) -> AppState:

@@ -140,7 +140,7 @@ def _on_run_event(
         case RunFinished():
             state = acting.gone_on(state)  # it stopped at its last token
             state = of_sequence(chat.with_answer(state, event), with_end(run, event))
-            state = replace(branches.with_answer(branches.left(state)), pending=EMPTY)
+            state = replace(branches.with_answer(branches.left(state)), pending=EMPTY, waiting=EMPTY)
             return notices.report(state, event.error) if event.error else state
 
 
@@ -196,6 +196,7 @@ def _run_started(state: AppState, event: RunStarted) -> AppState:
         answering=answering,
         draft=draft,
         selected=None,
+        waiting=EMPTY,
         vitals=None,
         asked=EMPTY,
         answers=EMPTY,
@@ -275,6 +276,8 @@ def _refused(state: AppState, event: CommandRefused) -> AppState:
     cancelled = event.error.code == "prompt_cancelled"  # something else was asked for, or the user has stopped it
     if event.epoch is not None and cancelled:
         return acting.given_up(state, event.epoch)
+    if event.epoch is not None and event.error.code == "next_run":
+        return params.waits(state, event.epoch, event.error.message)
     if event.epoch is not None:
         state = acting.refused(params.refused(state, event.epoch), event.epoch)
     request = state.branches.requested

@@ -152,7 +152,7 @@ def edit(draft: Draft, intent: i.Intent) -> Draft:
 def _request_run(state: AppState, max_steps: int | None) -> AppState:
     if not select.can_run(state):
         return notices.announce(state, "error", tr("No model is loaded; choose one in the toolbar."))
-    missing = select.missing_prompt(state.draft)
+    missing = select.missing_prompt(state.draft) or modes.missing(state)
     if missing:
         return notices.announce(state, "error", missing)
     if state.draft.tab == "chat" and state.answering is not None and select.is_active(state):
@@ -201,7 +201,7 @@ def _preset(
         case i.OfferPresets(found):
             return replace(state, presets=found)
         case i.ImportPreset(preset):
-            return presets.apply(presets.add(state, preset), preset.name)
+            return presets.imported(state, preset)
         case i.ApplyPreset(name):
             return presets.apply(state, name)
         case i.SavePreset(name):

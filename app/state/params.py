@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -25,26 +25,32 @@ def set_parameter(state: AppState, name: str, value: object) -> AppState:
         clean = validate({name: value})
     except ParameterError as error:
         return announce(state, "error", error.message)
-    overrides = {**state.overrides, **clean}
+    overrides, now = {**state.overrides, **clean}, of_run(state)
     text = None
-    if name == "do_sample" and clean[name] and select.params(state).temperature == 0:
+    if name == "do_sample" and clean[name] and now.temperature == 0:
         overrides.pop("temperature", None)
-    elif PARAMETERS[name].needs_sampling and name != "temperature" and _needs_a_draw(state, name):
-        if not select.params(state).do_sample:
+    elif PARAMETERS[name].needs_sampling and name != "temperature" and _needs_a_draw(now, name):
+        if not now.do_sample:
             overrides["do_sample"] = True
             text = tr("Switched to sampling, because {0} has no effect in greedy mode.").format(name)
-        elif select.params(state).temperature == 0:
+        elif now.temperature == 0:
             text = tr("{0} has no effect while temperature is 0, which means greedy.").format(name)
-    elif name == "temperature" and clean[name] > 0 and not select.params(state).do_sample:
+    elif name == "temperature" and clean[name] > 0 and not now.do_sample:
         overrides["do_sample"] = True
         text = tr("Switched to sampling, because {0} has no effect in greedy mode.").format(name)
     state = with_overrides(state, overrides)
     return announce(state, "info", text) if text else state
 
 
-def _needs_a_draw(state: AppState, name: str) -> bool:
+def of_run(state: AppState) -> GenerationParams:
+    """The parameters that the next token will use: what waits for the next run does not count."""
+    run = state.run
+    return select.params(state).replace({} if run is None else {n: getattr(run.params, n) for n in state.waiting})
+
+
+def _needs_a_draw(now: GenerationParams, name: str) -> bool:
     """Whether a parameter that acts on draws would have no effect without them."""
-    trial = select.params(state).replace({"do_sample": False})
+    trial = now.replace({"do_sample": False})
     return bool(inactive_reason(name, trial)) if name != "num_return_sequences" else trial.num_beams == 1
 
 
@@ -61,9 +67,41 @@ def with_overrides(state: AppState, overrides: Mapping[str, Any]) -> AppState:
     changed = differences(select.params(state), select.params(after))
     if not changed or not select.is_active(state):
         return after
+    after = replace(after, waiting=_without(state.waiting, changed))
+    changed = told(state, after)
+    if not changed:
+        return after
     epoch = state.epoch + 1
     pending = {**state.pending, **dict.fromkeys(changed, epoch)}
     return replace(after, epoch=epoch, pending=MappingProxyType(pending))
+
+
+def told(before: AppState, after: AppState) -> dict[str, Any]:
+    """The changes that the run is told: not what has waited for the next run and is taken back, since it knows that.
+
+    What waits together is told together, or values that go with each other would come alone.
+    """
+    changes = differences(select.params(before), select.params(after))
+    touched = before.waiting.keys() & changes.keys()
+    if not touched or before.run is None:
+        return changes
+    now, ran = select.params(after), before.run.params
+    whole = {name: getattr(now, name) for name in before.waiting} | changes
+    return {name: value for name, value in whole.items() if getattr(ran, name) != value}
+
+
+def _without(waiting: Mapping[str, str], changed: Collection[str]) -> Mapping[str, str]:
+    if waiting.keys().isdisjoint(changed):
+        return waiting
+    return MappingProxyType({})  # what waits together is asked again together
+
+
+def waits(state: AppState, epoch: int, why: str) -> AppState:
+    """The changes of this epoch stay where they are, for the next run."""
+    names = [name for name, own in state.pending.items() if own == epoch]
+    pending = MappingProxyType({name: own for name, own in state.pending.items() if own != epoch})
+    waiting = MappingProxyType({**state.waiting, **dict.fromkeys(names, why)})
+    return announce(replace(state, pending=pending, waiting=waiting), "info", why)
 
 
 def applied(state: AppState, epoch: int) -> AppState:

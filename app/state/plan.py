@@ -20,7 +20,9 @@ def plan(state: AppState) -> GenerationPlan | None:
 
 def problem(state: AppState) -> str:
     """Why Run could not begin; empty where it could, or while a run is in progress."""
-    return "" if state.plan_error is None or select.is_active(state) else state.plan_error.message
+    if select.is_active(state):
+        return ""
+    return modes.missing(state) or ("" if state.plan_error is None else state.plan_error.message)
 
 
 def asked_anew(before: AppState, after: AppState, intent: i.Intent) -> AppState:

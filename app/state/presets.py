@@ -16,6 +16,7 @@ from app.state.state import AppState, Preset
 from app.state.texts import tr
 from core.contract import ParameterError, validate
 
+LONGEST_NAME = 60  # characters
 MOST_NAMED = 4  # keys without effect that are named, the others are counted
 
 
@@ -81,10 +82,56 @@ def _means(name: str, written: object, value: object, chosen: bool) -> bool:
 
 
 def save(state: AppState, name: str) -> AppState:
-    """With the parameters in force as a preset."""
-    preset = Preset(name, MappingProxyType(values_in_force(state)))
-    state = add(state, preset)
-    return announce(state, "info", tr("Saved as preset “{0}”.").format(name))
+    """With the parameters in force as a preset; says so if that takes the place of another one."""
+    preset, earlier = Preset(name, MappingProxyType(values_in_force(state))), find(state, name)
+    text = tr("Saved as preset “{0}”.")
+    if earlier is not None and earlier != preset:
+        text = tr("Saved as preset “{0}”, in place of the one of that name; Undo brings that one back.")
+    return announce(add(state, preset), "info", text.format(name))
+
+
+def imported(state: AppState, preset: Preset) -> AppState:
+    """With this preset in force; where there is another one of its name, it gets a name of its own."""
+    name = _free_name(state, preset)
+    if find(state, name) is None:
+        state = add(state, replace(preset, name=name))
+    state = apply(state, name)
+    if name == preset.name:
+        return state
+    text = tr("There is another preset “{0}”, which stays as it is; this one is “{1}”.")
+    return announce(state, "info", text.format(preset.name, name))
+
+
+def _free_name(state: AppState, preset: Preset) -> str:
+    """A name that no other preset has, in whatever case: some file systems know no difference."""
+    taken = {p.name.casefold(): p for p in state.presets}
+    number = 0
+    while True:
+        number += 1
+        suffix = "" if number == 1 else f" {number}"
+        name = preset.name[: LONGEST_NAME - len(suffix)] + suffix
+        there = taken.get(name.casefold())
+        if there is None:
+            return name
+        if there.values == preset.values:
+            return there.name
+
+
+def find(state: AppState, name: str) -> Preset | None:
+    """The preset of this name."""
+    return next((p for p in state.presets if p.name == name), None)
+
+
+def lost(before: AppState, after: AppState) -> dict[str, Preset]:
+    """The presets that were replaced or removed, by their names."""
+    return {p.name: p for p in before.presets if p not in after.presets}
+
+
+def with_earlier(state: AppState, earlier: Mapping[str, Preset | None]) -> AppState:
+    """With these presets as they were; None: without the one of that name."""
+    for name, preset in earlier.items():
+        state = _without(state, name) if preset is None else add(state, preset)
+    return state
 
 
 def add(state: AppState, preset: Preset) -> AppState:
@@ -94,13 +141,19 @@ def add(state: AppState, preset: Preset) -> AppState:
 
 
 def remove(state: AppState, name: str) -> AppState:
-    """Without the preset."""
+    """Without the preset; says how it comes back."""
+    if find(state, name) is None:
+        return state
+    return announce(_without(state, name), "info", tr("Preset “{0}” removed; Undo brings it back.").format(name))
+
+
+def _without(state: AppState, name: str) -> AppState:
     return replace(state, presets=tuple(p for p in state.presets if p.name != name))
 
 
 def apply(state: AppState, name: str) -> AppState:
     """Every parameter as the preset has it, the rest at its default; says what had no effect or was refused."""
-    preset = next((p for p in state.presets if p.name == name), None)
+    preset = find(state, name)
     if preset is None:
         return state
     overrides: dict[str, Any] = {}

@@ -140,9 +140,10 @@ class Sequences:
     An identity object like `RunColumns`: it only grows.
     """
 
-    __slots__ = ("hypotheses", "lanes", "rows")
+    __slots__ = ("_best", "hypotheses", "lanes", "rows")
 
     def __init__(self) -> None:
+        self._best: dict[int, tuple[RunColumns, list[int]]] = {}  # row → the sequence shown of it, its beams
         self.rows: dict[int, RunColumns] = {}
         self.lanes: dict[int, list[dict[int, StepSnapshot]]] = {}  # row → step → beam
         self.hypotheses: list[HypothesisEnded] = []
@@ -160,6 +161,31 @@ class Sequences:
         if step.id.index == len(steps):
             steps.append({})
         steps[step.id.index][step.id.beam] = step
+
+    def shown(self, row: int, at: tuple[int, int] | None = None) -> RunColumns:
+        """What a list of rows shows of one; with beams the best at its newest step, or beam and step `at`.
+
+        Only what differs from the answer before is looked at, so that asking after every step costs little.
+        """
+        lanes = self.lanes.get(row)
+        if not lanes:
+            return self.row(row)
+        beam, index = (min(lanes[-1]), len(lanes) - 1) if at is None else at
+        columns, beams = self._best.get(row, (RunColumns(), []))
+        own: list[StepSnapshot] = []
+        # A beam of a step has one past: where the two meet, all before is the same.
+        while index >= len(beams) or (index >= 0 and beams[index] != beam):
+            step = lanes[index][beam]
+            assert isinstance(step.detail, BeamDetail)
+            own.append(step)
+            index, beam = index - 1, step.detail.parent
+        if index + 1 < columns.count:
+            columns, beams = columns.fork(index + 1), beams[: index + 1]
+        for step in reversed(own):
+            columns.append(step)
+            beams.append(step.id.beam)
+        self._best[row] = columns, beams
+        return columns
 
     def path(self, row: int, beam: int, index: int) -> list[StepSnapshot]:
         """The steps of the sequence that was this beam after step `index`, from the first one on."""
@@ -364,6 +390,7 @@ def show_beam(run: RunView, row: int, beam: int, index: int, follows: bool = Fal
     columns = RunColumns()
     for step in run.sequences.path(row, beam, index):
         columns.append(step)
+    columns = _told(run, columns, (row, beam, index))
     return replace(run, row=row, columns=columns, count=columns.count, beam=beam, follows=follows)
 
 
@@ -380,11 +407,39 @@ def with_end(run: RunView, finish: RunFinished) -> RunView:
                 rows[row] = rows[row].ended(text)
         return replace(run, columns=run.sequences.row(run.row))
     best = _returned(run, run.row)
-    if best is None or not run.follows:
-        return run
-    if best == (run.beam, run.count - 1):
-        return run
-    return show_beam(run, run.row, *best, follows=True)
+    if run.follows and best is not None and best != (run.beam, run.count - 1):
+        return show_beam(run, run.row, *best, follows=True)
+    return replace(run, columns=_told(run, run.columns, (run.row, run.beam, run.count - 1)))
+
+
+def _told(run: RunView, columns: RunColumns, place: tuple[int, int, int]) -> RunColumns:
+    """The steps of a sequence of beams with what the end told of it, if it was returned."""
+    if run.finish is None or place not in run.finish.places:
+        return columns
+    return columns.ended(run.finish.texts[run.finish.places.index(place)])
+
+
+def columns_of(run: RunView, row: int) -> RunColumns:
+    """What a row has said; with beams the best of it, in the end the best one returned."""
+    return run.sequences.shown(row, _returned(run, row))
+
+
+def ended_as(run: RunView, row: int) -> str:
+    """The finish reason of a row, with beams that of its best sequence; empty while it runs."""
+    if run.finish is not None:
+        for place, reason in zip(run.finish.places, run.finish.finish_reasons, strict=False):
+            if place[0] == row:
+                return reason
+        if not run.finish.places and row < len(run.finish.finish_reasons):
+            return run.finish.finish_reasons[row]
+    columns = run.sequences.row(row)
+    return (columns.snapshots[columns.count - 1].finish_reason or "") if columns.count else ""
+
+
+def returned_as(run: RunView, row: int, beam: int, index: int) -> int | None:
+    """As which of the row's sequences this beam was returned after step `index`, 0 the best; None: it was not."""
+    places = [place for place in run.finish.places if place[0] == row] if run.finish else []
+    return places.index((row, beam, index)) if (row, beam, index) in places else None
 
 
 def _returned(run: RunView, row: int) -> tuple[int, int] | None:

@@ -196,7 +196,7 @@ def cards_for(state: AppState) -> tuple[str, ...]:
         found.append("beams")
     elif run.count and (run.step(0).detail is not None or run.step(0).guidance is not None):
         found.append("mode")
-    elif len(run.started.rows) > 1 and not paints:
+    if len(run.started.rows) > 1 and not paints:
         found.append("rows")
     return tuple(found)
 

@@ -215,6 +215,7 @@ class AppState:
     plan, plan_error: what Run would do now, or why it could not begin; `plan_generation` counts the questions.
     reroll: how often the answer to the same messages was asked for again; other draws each time.
     pending: parameter name → epoch of the change that no step has run under yet.
+    waiting: parameter name → why its new value acts at the next run only.
     requested: the run asked for but not started yet. run: the branch in use of the newest run, or of one gone back to.
     stepping: the run goes on step by step, as often as it is asked to.
     selected: index of the selected step; None follows the newest one.
@@ -248,6 +249,7 @@ class AppState:
     pace: Pace = field(default_factory=Pace)
     epoch: int = 0
     pending: Mapping[str, int] = field(default_factory=lambda: EMPTY)
+    waiting: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     requested: RunRequest | None = None
     answering: Answering | None = None
     stepping: bool = False

@@ -64,7 +64,7 @@ class ModeRow(QWidget):
         self.assistant.show_key(texts.assistant or NOBODY)
         hint = {
             "force_words": self.tr("Phrases to be said, one a line, alternatives between |; begin with a space"),
-            "negative": self.tr("Negative prompt; empty: what the model says without a prompt"),
+            "negative": self.tr("Negative prompt; empty: the last token of the prompt alone"),
         }.get(mode.text, "")
         self.text.setVisible(bool(hint))
         self.text.setPlaceholderText(hint)

@@ -119,16 +119,19 @@ class ParameterRow(QObject):
         grid.addWidget(self.slider, row, SLIDER)
         grid.addWidget(self.field, row, FIELD)
 
-    def show_value(self, value: object, *, changed: bool, pending: bool, default: str, most: float | None) -> None:
-        """Show the value in force; never calls `change`."""
+    def show_value(
+        self, value: object, *, changed: bool, pending: bool, default: str, most: float | None, waiting: str = ""
+    ) -> None:
+        """Show the value in force; never calls `change`. waiting: why it acts at the next run only."""
         self._value = value
-        self.dot.show_state(changed, pending)
+        self.dot.show_state(changed, pending or bool(waiting))
         tip = explanation(self.parameter, default)
+        tip, said = (f"{waiting}\n\n{tip}", f"{waiting} {self.parameter.doc}") if waiting else (tip, self.parameter.doc)
         if tip != self.name.toolTip():
             for widget in self.widgets[1:]:
                 widget.setToolTip(tip)
-                widget.setAccessibleDescription(self.parameter.doc)
-        self.dot.setToolTip(self._dot_tip(changed, pending, default))
+                widget.setAccessibleDescription(said)
+        self.dot.setToolTip(waiting or self._dot_tip(changed, pending, default))
         if self.choice is not None:
             self.choice.show_key(_word(value, self.parameter.kind))
         elif isinstance(value, int | float) and self.slider is not None:

@@ -51,6 +51,12 @@ class ParameterError(TokenglassError):
     code = "parameter"
 
 
+class NextRunError(ParameterError):
+    """A value that is fine, but cannot act before the next run."""
+
+    code = "next_run"
+
+
 class PromptError(TokenglassError):
     """A prompt that cannot be run: empty without a BOS token, too long, unknown ids, no chat template."""
 

@@ -276,7 +276,8 @@ def _blame(run: Session, rows: Rows, scores: torch.Tensor, places: Sequence[int]
             f"The stage {names} of the pipeline" if len(stages) == 1 else f"The stages {names} of the pipeline together"
         )
         it = "it" if len(stages) == 1 else "one of them"
-        raise NonFiniteLogitsError(f"{who} {what} at token {run.new_tokens}; relax {it}.")
+        keeps = "".join(f" ({stage.keeps})" for stage in stages if stage.keeps)
+        raise NonFiniteLogitsError(f"{who} {what} at token {run.new_tokens}{keeps}; relax {it}.")
 
 
 def as_typed_error(problem: BaseException, run: Session) -> TokenglassError:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from core.contract.detail import GuidanceDetail
-from core.contract.errors import ParameterError, PromptError, ViewUnavailableError
+from core.contract.errors import NextRunError, PromptError, ViewUnavailableError
 from core.contract.params import GenerationParams
 from core.decode import prepare
 from core.decode.kv import cache_length, crop_cache, fork_cache, take_rows
@@ -64,7 +64,7 @@ class Guidance:
             self._negative = torch.tensor(row.token_ids, device=run.loaded.device)
         self.prompt_slots = 1 if self._negative is None else len(self._negative)  # N
         if self.prompt_slots + run.new_tokens > info.max_positions:
-            raise ParameterError(
+            raise NextRunError(
                 f"guidance_scale cannot act from here on: the negative prompt and what was said need more than the "
                 f"{info.max_positions:,} positions of {info.title}; it acts at the next run."
             )

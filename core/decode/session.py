@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 
 from core.contract.breakpoints import Breakpoint
-from core.contract.errors import ParameterError, TokenglassError, ViewUnavailableError
+from core.contract.errors import NextRunError, ParameterError, TokenglassError, ViewUnavailableError
 from core.contract.events import (
     BreakpointHit,
     BreakpointProblem,
@@ -189,7 +189,7 @@ class Session:
         mode, guidance, name = self.mode, self.guidance, params.infer_mode(self.assistant is not None)
         if mode.name != name:
             if not {self.mode.name, name} <= set(PLAIN):
-                raise ParameterError(
+                raise NextRunError(
                     f"The mode cannot change from {self.mode.name} to {name} while a run is in progress; "
                     "it acts at the next run."
                 )
@@ -367,10 +367,10 @@ class Session:
 
     def set_params(self, changes: Mapping[str, object], epoch: int) -> ParamsApplied:
         """New values from the next token on. Raises `ParameterError` or `OutOfMemoryError`, with nothing changed."""
-        for name in changes:
-            if name in self.mode.fixed:
-                raise ParameterError(f"{name} cannot change while a run is in progress; it acts at the next run.")
         before, asked = self.params, self.asked.replace(changes)
+        for name in self.mode.fixed.intersection(changes):
+            if getattr(asked, name) != getattr(self.asked, name):
+                raise NextRunError(f"{name} cannot change while a run is in progress; it acts at the next run.")
         check_together(asked, self.spec.assistant is not None)
         lengths = self._settled(asked, changes)
         most, padding = self.loaded.info.max_positions, max(self.padding)

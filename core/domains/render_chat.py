@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from core.contract.errors import PromptError
-from core.domains.sandboxed import serve
+from core.domains.sandboxed import Refusal, serve
 
 MOST_CHARACTERS = 1 << 20  # beyond what the messages themselves hold
 
@@ -24,7 +23,7 @@ def main() -> None:
         )
         text = str(rendered[0])
         if len(text) > MOST_CHARACTERS + sum(len(message["content"]) for message in messages):
-            raise PromptError(f"The model's chat template made {len(text):,} characters of these messages, too many.")
+            raise Refusal(f"The model's chat template made {len(text):,} characters of these messages, too many.")
         return {"text": text}
 
     serve(render)

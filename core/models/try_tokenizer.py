@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from core.contract.errors import ModelLoadError
-from core.domains.sandboxed import serve
+from core.domains.sandboxed import Refusal, serve
 
 MOST_TOKEN_CHARACTERS = 8192
 MOST_ENTRIES = 1_500_000  # of a vocabulary; the largest honest ones have a million
@@ -56,7 +55,7 @@ def main() -> None:
 
 
 def _check_file(file: Path) -> None:
-    """What can be told from the file alone. Raises `ModelLoadError`."""
+    """What can be told from the file alone. Raises `Refusal`."""
     if not file.exists():
         return
     content = json.loads(file.read_text("utf-8"))
@@ -66,13 +65,13 @@ def _check_file(file: Path) -> None:
 
 
 def _check_added(folder: Path) -> None:
-    """Tokens added by other files than the tokenizer's own. Raises `ModelLoadError`."""
+    """Tokens added by other files than the tokenizer's own. Raises `Refusal`."""
     for name, key in (("added_tokens.json", None), ("tokenizer_config.json", "added_tokens_decoder")):
         file = folder / name
         content = json.loads(file.read_text("utf-8")) if file.exists() else {}
         count = len(content if key is None else content.get(key) or ())
         if count > MOST_ADDED:
-            raise ModelLoadError(f"{name} adds {count:,} tokens to its vocabulary, more than {MOST_ADDED:,}.")
+            raise Refusal(f"{name} adds {count:,} tokens to its vocabulary, more than {MOST_ADDED:,}.")
 
 
 def _check_counts(content: dict[str, Any]) -> None:
@@ -81,21 +80,21 @@ def _check_counts(content: dict[str, Any]) -> None:
     parts = {key: model.get(key) or () for key in ("vocab", "merges")} if isinstance(model, dict) else {}
     vocab, merges, added = parts.get("vocab", ()), parts.get("merges", ()), content.get("added_tokens") or ()
     if len(vocab) > MOST_ENTRIES:
-        raise ModelLoadError(f"its vocabulary has {len(vocab):,} entries, more than {MOST_ENTRIES:,}.")
+        raise Refusal(f"its vocabulary has {len(vocab):,} entries, more than {MOST_ENTRIES:,}.")
     if len(added) > MOST_ADDED:
-        raise ModelLoadError(f"it adds {len(added):,} tokens to its vocabulary, more than {MOST_ADDED:,}.")
+        raise Refusal(f"it adds {len(added):,} tokens to its vocabulary, more than {MOST_ADDED:,}.")
     if len(merges) > MOST_MERGES_AN_ENTRY * len(vocab) + 1_000:
-        raise ModelLoadError(f"it has {len(merges):,} merges for {len(vocab):,} entries, more than can be of use.")
+        raise Refusal(f"it has {len(merges):,} merges for {len(vocab):,} entries, more than can be of use.")
     known = vocab if isinstance(vocab, dict) else {}
     ids = [str(value) for value in known.values()]
     ids += [str(token.get("id")) for token in added if isinstance(token, dict) and token.get("content") not in known]
     shared = len(ids) - len(set(ids))
     if shared > MOST_SHARED_IDS:
-        raise ModelLoadError(f"{shared:,} entries of its vocabulary share an id with another one.")
+        raise Refusal(f"{shared:,} entries of its vocabulary share an id with another one.")
 
 
 def _check_steps(content: dict[str, Any]) -> None:
-    """Replacements multiply: a text of a few characters must not become gigabytes. Raises `ModelLoadError`.
+    """Replacements multiply: a text of a few characters must not become gigabytes. Raises `Refusal`.
 
     And decoders work where nothing can stop them: their patterns must not repeat anything, which takes time without
     end on the right text.
@@ -103,10 +102,10 @@ def _check_steps(content: dict[str, Any]) -> None:
     for part in ("normalizer", "decoder"):
         grown = _growth(content.get(part))
         if grown > MOST_GROWTH:
-            raise ModelLoadError(f"its {part} makes texts {grown:,} times as long.")
+            raise Refusal(f"its {part} makes texts {grown:,} times as long.")
     pattern = next((p for p in _patterns(content.get("decoder")) if any(c in p for c in "*+{")), None)
     if pattern is not None:
-        raise ModelLoadError(f"its decoder searches for the repeating pattern {pattern[:60]!r}, which may never end.")
+        raise Refusal(f"its decoder searches for the repeating pattern {pattern[:60]!r}, which may never end.")
 
 
 def _patterns(step: object) -> Iterator[str]:
@@ -140,7 +139,7 @@ def _use(tokenizer: Any) -> int:
     vocabulary = tokenizer.get_vocab()
     longest = max(map(len, vocabulary), default=0)
     if longest > MOST_TOKEN_CHARACTERS:
-        raise ModelLoadError(f"it has a token of {longest:,} characters, more than {MOST_TOKEN_CHARACTERS:,}.")
+        raise Refusal(f"it has a token of {longest:,} characters, more than {MOST_TOKEN_CHARACTERS:,}.")
     largest_id = max(vocabulary.values(), default=0)
     for text in _PROBES:
         ids = tokenizer.encode(text, add_special_tokens=True, verbose=False)

@@ -56,6 +56,20 @@ def test_text_goes_to_standard_output_and_nothing_else(tiny_gpt2: LoadedModel, c
     assert out == tiny_gpt2.text.decode(new, skip_special_tokens=True) + "\n"
 
 
+def test_what_is_held_back_of_a_character_is_printed_where_the_run_stops(capsys: Capture) -> None:
+    held = []
+    for seed in (1, 3, 6):
+        hot = ("--set", "do_sample=true", "temperature=2", "top_k=0", "--seed", str(seed), "--break-when", "every=3")
+        status, out, err = generated("--prompt", PROMPT, *hot, model="new:gpt2", capsys=capsys)
+        params = {"do_sample": True, "temperature": 2.0, "top_k": 0}
+        result = api.run(
+            "new:gpt2", PROMPT, params=params, seed=seed, breakpoints=["every=3"], device="cpu", dtype="fp32"
+        )
+        assert (status, out, err) == (0, result.text + "\n", "")
+        held.append(result.text.removeprefix("".join(step.text for step in result.steps)))
+    assert [bool(rest) for rest in held] == [False, True, True]
+
+
 def test_json_is_one_object_a_token_and_one_for_the_run(tiny_gpt2: LoadedModel, capsys: Capture) -> None:
     *tokens, last = lines(
         "--prompt", PROMPT, "--seed", "7", "--set", "max_new_tokens=6", "--set", "top_k=12", "top_p=0.9", capsys=capsys

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from core.contract import DistributionQuery, DolaDetail, FinishReason, ParameterError, WaterfallQuery
+from core.contract import (
+    DistributionQuery,
+    DolaDetail,
+    FinishReason,
+    Grammar,
+    NonFiniteLogitsError,
+    ParameterError,
+    WaterfallQuery,
+)
 from core.decode.modes.dola import candidate_layers
 from core.decode.session import Session
 from core.models.loaded import LoadedModel
@@ -172,3 +180,10 @@ def test_the_waterfall_shows_the_contrast_of_any_greedy_step(loaded: LoadedModel
     greedy = run(loaded, [prompt_of(loaded, 9)], {"max_new_tokens": 3, "repetition_penalty": 1.2}).session
     assert greedy.answer(WaterfallQuery(1, 8, {"dola_layers": "high"})).token_id == ours.steps[0].token_id
     assert ours.session.answer(WaterfallQuery(1, 8, {"dola_layers": None})).token_id == greedy.rows[0].token_ids[0]
+
+
+def test_a_grammar_that_dola_leaves_nothing_of_names_both_and_what_dola_keeps(tiny_gpt2: LoadedModel) -> None:
+    params, digits = {"dola_layers": "high", "max_new_tokens": 5}, Grammar("regex", "[0-9]{3}")
+    said = "stages dola_layers and grammar .* together left no token .* at least a tenth as likely as the likeliest"
+    with pytest.raises(NonFiniteLogitsError, match=said):
+        run(tiny_gpt2, [tiny_gpt2.text.encode("Once upon a time")], params, grammar=digits)

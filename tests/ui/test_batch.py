@@ -12,6 +12,7 @@ from PySide6.QtWidgets import QApplication
 from app import drops
 from app.state import batch
 from app.state import intents as i
+from app.widgets.visible_text import LINE_BREAK, visible
 from tests.ui.harness import Driven
 from tests.ui.real import answered, finished, live, opened
 
@@ -69,6 +70,55 @@ def test_rows_are_reached_by_keyboard_and_said_in_words(one: Driven, qtbot: obje
     table = panel.twins.views[0].rows
     assert table.rowCount() == 3
     assert [table.data(table.index(row, 5)) for row in range(3)] == ["length"] * 3
+
+
+def test_rows_of_beams_show_what_is_returned_first(one: Driven) -> None:
+    one.do(i.ChooseMode("beams"))
+    one.do(i.SetParameter("num_return_sequences", 2))
+    run_batch(one, tokens=10)
+    run, panel = one.state.run, one.panel("rows")
+    assert run is not None
+    assert run.finish is not None
+    for row in range(3):
+        line = panel._line(row)
+        assert visible(run.finish.texts[2 * row].replace("\n", LINE_BREAK)).startswith(line.text)
+        assert (line.count, len(line.levels), line.ended) == ("10", 10, "length")
+    complete = one.panel("beams")
+    ends = [complete._line(number).ended for number in range(len(complete._ended))]
+    assert sorted(ends)[-2:] == ["returned 1", "returned 2"]
+    panel.twins.button.click()
+    one.frames(2)
+    table = panel.twins.views[0].rows
+    assert [table.data(table.index(row, 2)) for row in range(3)] == ["10"] * 3
+
+
+def test_a_card_that_was_opened_for_a_run_leaves_with_its_kind(one: Driven) -> None:
+    cards = one.window.workspace.cards
+    run_batch(one, tokens=4)
+    assert cards["rows"].isVisible()
+    one.do(i.SelectTab("text"))
+    one.do(i.Run())
+    live(one, lambda: finished(one) and len(one.state.run.started.rows) == 1)  # type: ignore[union-attr]
+    one.frames(2)
+    assert cards["rows"].isHidden()
+    run_batch(one, tokens=4)
+    live(one, lambda: cards["rows"].isVisible())
+
+
+def test_a_mode_that_lacks_something_says_what_and_does_not_run(one: Driven) -> None:
+    for mode, field, typed, words in (
+        ("constrained", "force_words", " |\n  ", "need a phrase"),
+        ("draft", "assistant", "", "No draft model is chosen"),
+    ):
+        one.do(i.ChooseMode("plain"))
+        one.do(i.ChooseMode(mode))
+        one.do(i.SetModeText(field, typed))
+        one.do(i.Run())
+        one.frames(2)
+        assert words in one.state.notices[-1].text
+        assert one.state.requested is None
+        assert one.state.run is None
+        assert words in one.panel("parameters").plan_problem.text()
 
 
 def test_several_sequences_of_one_prompt_are_rows(one: Driven) -> None:

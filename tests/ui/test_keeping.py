@@ -94,6 +94,48 @@ def test_preset_files_never_leave_their_folder(tmp_path: Path) -> None:
     assert len(read_folder(tmp_path / "p")[0]) == 1
 
 
+def test_files_of_presets_are_not_lost_to_others_of_their_name(settings: Path, tmp_path: Path) -> None:
+    folder = settings.parent / "presets"
+    file, other = folder / "mine.json", tmp_path / "mine.json"
+    other.write_text('{"temperature": 1.9}')
+
+    def value(path: Path) -> float:
+        return float(json.loads(path.read_text())["temperature"])
+
+    with driven(settings) as one:
+        one.do(i.SetParameter("temperature", 0.3))
+        one.do(i.SavePreset("mine"))
+        drop(one, other)
+        one.frames(2)
+        one.window.keeper.write()
+        assert (value(file), value(folder / "mine 2.json")) == (0.3, 1.9)
+        one.do(i.SavePreset("mine"))
+        one.frames(2)
+        one.window.keeper.write()
+        assert value(file) == 1.9
+        one.do(i.Undo())
+        one.frames(2)
+        one.window.keeper.write()
+        assert value(file) == 0.3
+        one.do(i.RemovePreset("mine"))
+        one.frames(2)
+        one.window.keeper.write()
+        assert not file.exists()
+        one.do(i.Undo())
+    assert value(file) == 0.3
+    file.write_text('{"temperature": 0.3')  # damaged, but the user may know how to mend it
+    (folder / "%6Dine 2.json").write_text('{"temperature": 0.1}')  # names the same preset
+    with driven(settings) as one:
+        assert {p.name: p.values["temperature"] for p in one.state.presets} == {"mine 2": 1.9}
+        assert any("there is another preset “mine 2”" in n.text for n in one.state.errors)
+        for _ in range(2):
+            one.do(i.SetParameter("temperature", 0.9))
+            one.do(i.SavePreset("mine"))
+    assert value(file) == 0.9
+    assert (folder / "mine.json.old").read_text() == '{"temperature": 0.3'
+    assert sorted(p.name for p in folder.iterdir()) == ["%6Dine 2.json", "mine 2.json", "mine.json", "mine.json.old"]
+
+
 NAMES = (
     "50/50 mix: a",
     "a%2Fb",

@@ -257,8 +257,17 @@ def test_a_mode_that_cannot_change_now_says_so_and_keeps_the_run(one: Driven) ->
     live(one, lambda: bool(one.state.notices))
     assert "next run" in one.state.notices[-1].text
     assert select.is_active(one.state)
+    panel = one.panel("parameters")
+    assert panel.header_right == "next run"
+    assert "acts at the next run" in panel.rows["num_beams"].field.toolTip()
+    one.do(i.SetParameter("temperature", 0.5))  # goes on acting at once
+    live(one, lambda: one.state.run.params.temperature == 0.5)  # type: ignore[union-attr]
     one.do(i.Stop())
     live(one, lambda: finished(one))
+    assert panel.header_right == ""
+    one.do(i.SetParameter("max_new_tokens", 6))
+    one.do(i.Run())
+    live(one, lambda: one.state.run.params.num_beams == 4 and finished(one))  # type: ignore[union-attr]
 
 
 def test_the_waterfall_follows_the_sliders_of_guidance_and_of_dola(one: Driven) -> None:

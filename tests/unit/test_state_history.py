@@ -171,6 +171,49 @@ def test_every_key_of_a_preset_survives_import_and_save(machine: Machine) -> Non
     assert dict(machine.state.config) == {}
 
 
+def kept(machine: Machine) -> dict[str, object]:
+    return {p.name: p.values.get("temperature") for p in machine.state.presets}
+
+
+def test_a_preset_of_a_file_never_takes_the_place_of_another_one(machine: Machine) -> None:
+    long = "x" * presets.LONGEST_NAME
+    for name in ("creative", long):
+        machine.do(i.SetParameter("temperature", 0.3))
+        machine.do(i.SavePreset(name))
+    machine.do(i.ImportPreset(Preset("creative", {"temperature": 1.9})))
+    assert kept(machine) == {"creative": 0.3, "creative 2": 1.9, long: 0.3}
+    assert select.params(machine.state).temperature == 1.9
+    assert "stays as it is; this one is “creative 2”" in machine.state.notices[-1].text
+    machine.do(i.ImportPreset(Preset("creative", {"temperature": 1.9})))  # once more is no third one
+    machine.do(i.ImportPreset(Preset("CREATIVE", {"temperature": 1.5})))
+    machine.do(i.ImportPreset(Preset(long, {"temperature": 1.1})))
+    assert kept(machine) == {
+        "creative": 0.3, "creative 2": 1.9, "CREATIVE 3": 1.5, long: 0.3, long[:-2] + " 2": 1.1
+    }  # fmt: skip
+    for _ in range(3):
+        machine.do(i.Undo())
+    assert select.params(machine.state).temperature == 0.3
+    assert len(kept(machine)) == 5  # what was imported stays at hand
+
+
+def test_a_preset_that_was_replaced_or_removed_comes_back(machine: Machine) -> None:
+    for name, value in (("mine", 0.3), ("mine", 0.6), ("new", 0.6)):
+        machine.do(i.SetParameter("temperature", value))
+        machine.do(i.SavePreset(name))
+        assert ("in place of" in machine.state.notices[-1].text) == (value == 0.6 and name == "mine")
+    machine.do(i.RemovePreset("mine"))
+    machine.do(i.RemovePreset("never there"))
+    assert kept(machine) == {"new": 0.6}
+    machine.do(i.Undo())
+    assert kept(machine) == {"mine": 0.6, "new": 0.6}
+    machine.do(i.Undo())
+    assert kept(machine) == {"mine": 0.3, "new": 0.6}  # a new one is not taken away again
+    machine.do(i.Redo())
+    machine.do(i.Redo())
+    assert kept(machine) == {"new": 0.6}
+    assert machine.state.history.future == ()
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [("{", "no JSON"), ("[1]", "JSON object"), ('{"a": NaN}', "NaN"), ('{"model_type": "gpt2"}', "drop its folder"),

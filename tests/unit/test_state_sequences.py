@@ -9,7 +9,7 @@ import pytest
 
 from app.panels.beams import labels
 from app.state import intents as i
-from app.state.run import RunView, begin, show_row, with_end, with_step
+from app.state.run import RunView, begin, columns_of, ended_as, returned_as, show_row, with_end, with_step
 from app.state.state import AppState
 from app.state.update import update
 from core.contract import (
@@ -56,6 +56,28 @@ def test_the_best_beam_is_shown_also_when_beams_change_places(beams: RunView) ->
     assert beams.place == replace(beams.place, row=0, beam=0, index=2)
 
 
+def test_a_list_of_rows_shows_the_best_beam_of_each(beams: RunView) -> None:
+    def said(row: int) -> list[int]:
+        columns = columns_of(beams, row)
+        return [s.token_id for s in columns.snapshots[: columns.count]]
+
+    assert said(0) == [20, 21, 22]
+    shown = columns_of(beams, 0)
+    beams = with_step(with_step(beams, step(0, 3, 23, 0, 0)), step(0, 3, 13, 1, 1))
+    assert columns_of(beams, 0) is shown  # it was only added to
+    assert said(0) == [20, 21, 22, 23]
+    beams = with_step(with_step(beams, step(0, 4, 14, 0, 1)), step(0, 4, 24, 1, 0))
+    assert said(0) == [10, 11, 12, 13, 14]
+    assert [float(v) for v in columns_of(beams, 0).column("token_id", 5)] == [10, 11, 12, 13, 14]
+    end = RunFinished(
+        1, "stop", ("stop", "length"), ("", ""), ((), ()), (4, 4), 5, 1.0, 1.0, places=((0, 1, 2), (0, 0, 4))
+    )
+    beams = with_end(beams, end)
+    assert said(0) == [10, 11, 12]
+    assert ended_as(beams, 0) == "stop"
+    assert [returned_as(beams, 0, *at) for at in ((1, 2), (0, 4), (0, 2))] == [0, 1, None]
+
+
 def test_as_long_as_the_best_beam_stays_steps_are_only_added() -> None:
     run = begin(started(1), synthetic.model())
     key = run.key
@@ -87,6 +109,23 @@ def finished(places: tuple[tuple[int, int, int | None], ...]) -> RunFinished:
 def test_the_best_returned_sequence_is_shown_at_the_end(beams: RunView) -> None:
     assert tokens(with_end(beams, finished(((0, 0, 1),)))) == [10, 11]
     assert with_end(beams, finished(((0, 0, 2),))).key == beams.key
+
+
+def test_what_was_held_back_of_a_character_is_told_of_every_beam_that_was_returned(beams: RunView) -> None:
+    said = beams.text()
+    other = update(AppState(model=synthetic.model(), run=beams), i.ShowBeam(0, 1, 2)).run
+    assert other is not None
+    texts = (said + "\N{REPLACEMENT CHARACTER}", other.text() + "?")
+    end = replace(finished(((0, 0, 2), (0, 1, 2))), texts=texts)
+    for run, text in ((beams, texts[0]), (other, texts[1])):
+        ended = with_end(run, end)
+        assert ended.text() == text
+        assert ended.count == 3
+    asked = update(AppState(model=synthetic.model(), run=with_end(beams, end)), i.ShowBeam(0, 1, 2)).run
+    assert asked is not None
+    assert asked.text() == texts[1]
+    assert show_row(replace(asked, follows=False), 0).text() == texts[0]
+    assert beams.text() == said
 
 
 @pytest.mark.parametrize("place", [(0, 5, 2), (0, 0, 7), (3, 0, 0)])

@@ -74,7 +74,7 @@ class GrowLayer(KindLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start, count = self.held, key_states.shape[2]
-        if start + count <= self.known:
+        if self._buffer is not None and start + count <= self.known:
             self._show(self.length + count)
             return self.keys, self.values
         parts = self._encode(key_states, value_states)

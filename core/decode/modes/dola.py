@@ -93,7 +93,9 @@ class Dola(Mode):
         def replayed(rows: Rows, scores: torch.Tensor) -> torch.Tensor:
             return contrast_with(run, layers, entering, scores)(scores)
 
-        return (Stage("dola_layers", {"dola_layers": params.dola_layers}, live if past is None else replayed),)
+        keeps = "dola_layers keeps only tokens at least a tenth as likely as the likeliest"
+        fn = live if past is None else replayed
+        return (Stage("dola_layers", {"dola_layers": params.dola_layers}, fn, keeps=keeps),)
 
     def choose(self, run: Session, processed: Processed, place: int) -> Choice:
         """One token a lane, the likeliest or drawn."""

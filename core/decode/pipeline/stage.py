@@ -47,12 +47,14 @@ class Stage:
     """One step of the pipeline.
 
     replayable: pure in (rows, parameters), so that it gives the same again for a past step.
+    keeps: what it leaves, where neither its name nor its parameters tell.
     """
 
     name: str
     params: Mapping[str, object]
     fn: StageFn
     replayable: bool = True
+    keeps: str = ""
 
 
 def run_pipeline(stages: Sequence[Stage], rows: Rows, scores: torch.Tensor) -> torch.Tensor:
