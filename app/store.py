@@ -20,9 +20,9 @@ from app.state.effects import commands
 from app.state.intents import Intent
 from app.state.state import AppState
 from app.state.update import update
+from app.tempo import Tempo
 from core.contract import Command, Event
 
-FRAME_MS = 33
 HEAVY_BUDGET_MS = 1.5  # heavy views share this much of a frame; at least one of them is rendered
 CHOSEN_BUDGET_MS = 8.0  # the same while the user waits for the moment just chosen
 CALM_FRAMES = 2  # calm views are rendered every so many frames while tokens stream
@@ -76,6 +76,7 @@ class Store(QObject):
         self.lab = lab
         self._clock = clock
         self._pacer = Pacer()
+        self._tempo = Tempo()
         self._views: list[View] = []
         self._shown: dict[int, AppState | None] = {}  # id(view) → what it rendered last
         self._last_frame_of: dict[int, int] = {}  # id(view) → the frame it was rendered in
@@ -85,7 +86,7 @@ class Store(QObject):
         self._late_ms: deque[float] = deque(maxlen=FRAMES_KEPT)
         self._timer = QTimer(self)
         self._timer.setTimerType(Qt.TimerType.PreciseTimer)
-        self._timer.setInterval(FRAME_MS)
+        self._timer.setInterval(self._tempo.interval_ms)
         self._timer.timeout.connect(self._tick)
         self._chosen = False  # another moment was chosen, and not every view shows it yet
         self._soon = QTimer(self)  # what is chosen is shown at once, not with the next frame
@@ -170,9 +171,13 @@ class Store(QObject):
     def _tick(self) -> None:
         now = self._clock()
         if self._last_tick is not None:
-            self._late_ms.append(max(0.0, (now - self._last_tick) * 1e3 - FRAME_MS))
+            self._late_ms.append(max(0.0, (now - self._last_tick) * 1e3 - self._timer.interval()))
         self._last_tick = now
         self.frame()
+        interval_ms = self._tempo.after_frame(select.is_streaming(self.state))
+        if interval_ms != self._timer.interval():
+            self._timer.setInterval(interval_ms)
+            self._last_tick = self._clock()  # it counts from here
 
     def _render(self, state: AppState) -> None:
         self._frame += 1

@@ -16,6 +16,7 @@ from core.contract.specs import Prompt, RunSpec
 from core.decode.forward import ForwardCancelled
 from core.decode.session import Session
 from core.domains.domain import Cancelled, never
+from core.domains.sandboxed import one_line
 from core.models.attention import use_our_attention
 from core.models.loaded import LoadedModel
 from core.trace.attention import attention_weights
@@ -67,7 +68,7 @@ def _status(view: str, measure: Callable[[], float], loaded: LoadedModel) -> Vie
         return ViewStatus(view, False, problem.message)
     except Exception as problem:
         what = f"{loaded.info.title} is built in a way that this view cannot read, so it is off"
-        return ViewStatus(view, False, f"{what} (the self-test met {type(problem).__name__}: {problem}).")
+        return ViewStatus(view, False, f"{what} (the self-test met {one_line(problem)}).")
     limit = _TOLERANCE.get(loaded.dtype, 1e-4)
     if error <= limit:
         return ViewStatus(view, True, max_error=error)

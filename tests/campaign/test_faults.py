@@ -106,7 +106,7 @@ SITES = [
         "core.decode.prepare:prompt_rows",
         "core.decode.prepare:pad_left",
         "core.decode.session:make_plan",
-        "core.decode.session:settle_lengths",
+        "core.decode.lengths:settle_lengths",
         "core.decode.session:Forward",
         "core.decode.session:make_cache",
         "core.decode.session:Trace",
@@ -182,7 +182,7 @@ SITES = [
         "distribution",
         "core.models.anatomy:Anatomy.read_out",
         "core.trace.record:Trace.residuals",
-        "core.decode.session:final_scores",
+        "core.decode.recorded:final_scores",
     ),
     *_sites(
         "beams",

@@ -314,7 +314,7 @@ def as_a_fresh_run(run: RunView, session: Session, since: Since) -> None:
 
 @pytest.mark.parametrize("budget_bytes", [1 << 30, 400_000], ids=["roomy", "scarce"])
 def test_every_branch_is_what_a_fresh_run_would_be(random_gpt2: LoadedModel, budget_bytes: int) -> None:
-    drive(random_gpt2, budget_bytes, 18)
+    drive(random_gpt2, budget_bytes, 18, derandomize=True)
 
 
 @pytest.mark.slow
@@ -322,14 +322,14 @@ def test_every_branch_is_what_a_fresh_run_would_be(random_gpt2: LoadedModel, bud
 def test_whatever_is_done_every_branch_is_what_a_fresh_run_would_be(
     random_gpt2: LoadedModel, budget_bytes: int
 ) -> None:
-    drive(random_gpt2, budget_bytes, 400)
+    drive(random_gpt2, budget_bytes, 400, derandomize=False)
 
 
-def drive(loaded: LoadedModel, budget_bytes: int, examples: int) -> None:
-    """So many sequences of what a user does, other ones each time."""
+def drive(loaded: LoadedModel, budget_bytes: int, examples: int, derandomize: bool) -> None:
+    """So many sequences of what a user does, the same ones or other ones each time."""
     kind = type("Driven", (User,), {"loaded": loaded, "budget_bytes": budget_bytes})
     drawn = settings(
-        max_examples=examples, stateful_step_count=14, deadline=None, derandomize=False, database=None,
+        max_examples=examples, stateful_step_count=14, deadline=None, derandomize=derandomize, database=None,
         print_blob=True, suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     run_state_machine_as_test(kind, settings=drawn)

@@ -11,7 +11,8 @@ from PySide6.QtWidgets import QApplication
 
 from app.state import intents as i
 from app.state.state import AppState
-from app.store import FRAME_MS, Store
+from app.store import Store
+from app.tempo import FRAME_MS
 from core.contract import LoadModel
 from tests.ui.fake_lab import FakeLab
 
