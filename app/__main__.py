@@ -16,7 +16,7 @@ from core.contract import TokenglassError
 if TYPE_CHECKING:
     from app.store import Lab
 
-HEADLESS = ("generate", "plan", "models", "bench", "config", "onnx", "cache")
+HEADLESS = ("generate", "compare", "plan", "models", "bench", "config", "onnx", "cache")
 EXIT_USAGE = 2
 CLOSE_S = 2.0  # the worker gets so long to end; a load or an import of torch may take longer
 

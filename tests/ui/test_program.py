@@ -24,6 +24,7 @@ from app.gc_policy import FULL_EVERY, MIDDLE_EVERY, GcPolicy
 from app.late_lab import LateLab
 from app.state import intents as i
 from app.state.state import AppState
+from core.cli import _parser as _cli_parser
 from core.contract import LoadModel, ModelSpec
 from tests.ui.fake_lab import FakeLab, model_info
 from tests.ui.harness import driven
@@ -43,6 +44,12 @@ def shown():
     QTimer.singleShot(int(sys.argv[1]), close)
 sys.exit(run_window(_parser().parse_args(["--model", "tiny-gpt2"]), shown))
 """
+
+
+def test_every_command_of_core_is_one_of_the_program(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in _cli_parser()._subparsers._group_actions[0].choices:  # type: ignore[union-attr]
+        assert program.main([command, "--help"]) == 0
+        assert f"tokenglass {command}" in capsys.readouterr().out
 
 
 def test_without_a_display_one_sentence_and_exit_2() -> None:
