@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 
 FRAME_MS = 33
-LONGEST_MS = 100  # ten frames a second are still a moving picture
-SHARE = 0.1  # of the time that the window may take while tokens stream
+LONGEST_MS = 125  # eight frames a second are still a moving picture
+SHARE = 0.08  # of the time that the window may take while tokens stream
 _NEWEST = 0.2  # weight of the newest frame in the mean
 _WORTH_CHANGING = 0.15
 

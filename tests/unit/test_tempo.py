@@ -18,7 +18,7 @@ class _Cpu:
         return self.spent_s
 
 
-@pytest.mark.parametrize("cost_ms", [0.1, 2.0, 3.2])
+@pytest.mark.parametrize("cost_ms", [0.1, 1.5, 2.5])
 def test_cheap_frames_come_thirty_times_a_second(cost_ms: float) -> None:
     tempo = Tempo(_Cpu(cost_ms))
     assert {tempo.after_frame(streams=True) for _ in range(100)} == {FRAME_MS}
