@@ -9,6 +9,7 @@ from PySide6.QtGui import QAction, QKeyEvent, QStandardItem, QStandardItemModel
 from PySide6.QtWidgets import QAbstractItemView, QDialog, QLineEdit, QListView, QVBoxLayout, QWidget
 
 ACTION_ROLE = Qt.ItemDataRole.UserRole + 1
+LONGEST = 200  # characters of a filter
 
 
 class CommandPalette(QDialog):
@@ -23,6 +24,7 @@ class CommandPalette(QDialog):
         self.filter = QLineEdit()
         self.filter.setPlaceholderText(self.tr("Type a command…"))
         self.filter.setAccessibleName(self.tr("Filter"))
+        self.filter.setMaxLength(LONGEST)  # Qt makes a regular expression of it, and warns of one too large
         model = QStandardItemModel(self)
         self._model = model
         self.add(actions)
