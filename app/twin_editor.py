@@ -135,54 +135,32 @@ class TwinEditor(QDialog):
         return page
 
     def _acts_page(self) -> QWidget:
-        page = QWidget()
         self.acts = ValueField()
         self.acts.setAlignment(Qt.AlignmentFlag.AlignLeft)
         self.acts.setAccessibleName(self.tr("Interventions of the twin"))
         self.acts.setPlaceholderText(self.tr("none; or heads 3.1 * 0; skip 5.mlp"))
         self.acts.setToolTip(self.tr("What is changed in the model of the twin, one after the other with ; between"))
         self.acts.committed.connect(self._acts_typed)
-        box = QVBoxLayout(page)
-        box.setContentsMargins(0, 0, 0, 0)
-        box.addWidget(self.acts)
-        box.addStretch(1)
-        return page
+        return _page(self.acts)
 
     def _cache_page(self) -> QWidget:
-        page = QWidget()
         self.cache = CacheRow(self._cache_chosen, self._cache_refused)
-        box = QVBoxLayout(page)
-        box.setContentsMargins(0, 0, 0, 0)
-        box.addWidget(self.cache)
-        box.addStretch(1)
-        return page
+        return _page(self.cache)
 
     def _weights_page(self) -> QWidget:
-        page = QWidget()
         self.weights = Segmented(DTYPES)
         self.weights.setToolTip(self.tr("Precision of the twin’s weights; the same model is loaded once more"))
         self.weights.chosen.connect(lambda index: self._choose(dtype=DTYPES[index]))
-        box = QVBoxLayout(page)
-        box.setContentsMargins(0, 0, 0, 0)
-        box.addWidget(self.weights)
-        box.addStretch(1)
-        return page
+        return _page(self.weights)
 
     def _model_page(self) -> QWidget:
-        page = QWidget()
         self.model = Choice("", self.tr("Model of the twin"), lambda key: self._choose(model=key))
         self.name = ValueField()
         self.name.setAccessibleName(self.tr("Name of another model"))
         self.name.setPlaceholderText(self.tr("or a folder, a GGUF file, a hub id"))
         self.name.setToolTip(self.tr("A model with the same vocabulary, by its name"))
         self.name.committed.connect(lambda text: self._choose(model=text.strip()))
-        box = QVBoxLayout(page)
-        box.setContentsMargins(0, 0, 0, 0)
-        box.setSpacing(8)
-        box.addWidget(self.model, 0, Qt.AlignmentFlag.AlignLeft)
-        box.addWidget(self.name)
-        box.addStretch(1)
-        return page
+        return _page(self.model, self.name)
 
     def _lay_out(self) -> None:
         bottom = QHBoxLayout()
@@ -411,3 +389,15 @@ class TwinEditor(QDialog):
 def parsed(text: str) -> tuple[Intervention, ...]:
     """Interventions out of their notation, `;` between them. Raises `ParameterError`."""
     return tuple(parse_intervention(part) for part in text.split(";") if part.strip())
+
+
+def _page(*widgets: QWidget) -> QWidget:
+    """The widgets from the top down; a choice is as wide as it needs to be."""
+    page = QWidget()
+    box = QVBoxLayout(page)
+    box.setContentsMargins(0, 0, 0, 0)
+    box.setSpacing(8)
+    for widget in widgets:
+        box.addWidget(widget, 0, Qt.AlignmentFlag.AlignLeft if isinstance(widget, Choice) else Qt.AlignmentFlag(0))
+    box.addStretch(1)
+    return page
