@@ -204,8 +204,10 @@ def _load_module(
     """
     with ExitStack() as files:
         weights: dict[str, Any] = {}
+        files.callback(weights.clear)  # what is not read by then would keep its file open
         for path in folder.weight_files:
-            file = files.enter_context(safe_open(str(path), framework="pt"))
+            # Read, not mapped: touching a map of a file that was cut meanwhile would kill the process.
+            file = files.enter_context(safe_open(str(path), framework="pt", backend="pread"))
             weights |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  not a dictionary
         module, report = blueprint.kind.from_pretrained(
             None,

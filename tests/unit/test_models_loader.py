@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -250,6 +251,22 @@ def test_weights_are_no_map_of_the_users_file(folder: Path) -> None:
             file.write(bytes(path.stat().st_size - header))
         assert not any(tensor.any() for tensor in load_file(path).values())
         assert torch.equal(model.module(ids).logits, before)
+
+
+def test_a_file_that_is_cut_while_it_is_read_costs_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, maps = loader.safe_open, Path("/proc/self/maps")
+
+    def opened(path: str, *args: Any, **more: Any) -> Any:
+        file = plain(path, *args, **more)
+        # Touching the map of a file that is cut ends the process: look first.
+        assert not maps.exists() or path not in maps.read_text()
+        os.truncate(path, 5000)
+        return file
+
+    monkeypatch.setattr(loader, "safe_open", opened)
+    with pytest.raises(ModelLoadError) as caught:
+        _load(folder)
+    assert "could not be loaded" in caught.value.message
 
 
 def test_progress_reaches_the_end_of_the_weights(folders: dict[str, Path]) -> None:
