@@ -11,6 +11,7 @@ from transformers import WatermarkingConfig
 from transformers.generation import SynthIDTextWatermarkingConfig
 
 from core.contract import GenerationParams, as_generation_config
+from core.decode.pipeline import processors
 from core.models.loaded import LoadedModel
 from tests.parity.reference import LANGUAGE, Rows, generate, prompt_of, run, unpadded
 from tests.parity.test_pipeline import assert_equal_distributions
@@ -74,6 +75,24 @@ def compare(loaded: LoadedModel, rows: Rows, params: dict[str, Any], *, seed: in
     assert ours.sequences == unpadded(rows, expected.sequences, EOS)
     for row in range(len(rows)):
         assert_equal_distributions(ours, expected, row)
+
+
+def test_ngrams_longer_than_the_prompt_make_nothing(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers makes a list for each place of the n-gram, and a large number ends the process."""
+    made: list[int] = []
+
+    class Watched(processors.EncoderNoRepeatNGramLogitsProcessor):
+        def __init__(self, size: int, prompt: torch.Tensor) -> None:
+            made.append(size)
+            super().__init__(min(size, 1000), prompt)
+
+    monkeypatch.setattr(processors, "EncoderNoRepeatNGramLogitsProcessor", Watched)
+    rows = [prompt_of(loaded, 6)]
+    free = run(loaded, rows, {"max_new_tokens": STEPS})
+    for size in (7, 8, 10**9, 2**63):
+        ours = run(loaded, rows, {"max_new_tokens": STEPS, "encoder_no_repeat_ngram_size": size})
+        assert ours.sequences == free.sequences
+    assert max(made) <= 7
 
 
 @pytest.mark.parametrize("sampled", [False, True])

@@ -66,7 +66,13 @@ def _encoder_no_repeat_ngram_size(params: GenerationParams, context: PipelineCon
     size, kind = params.encoder_no_repeat_ngram_size, EncoderNoRepeatNGramLogitsProcessor
     if size == 0:
         return None
-    return Parts(_on_prompts(lambda prompt: kind(size, prompt), context.prompt_slots), kind)
+
+    def make(prompt: torch.Tensor) -> Processor:
+        # Of a prompt that is shorter there is nothing to repeat; the class would make as many lists as it is told to.
+        processor: Processor = kind(min(size, prompt.shape[-1] + 1), prompt)
+        return processor
+
+    return Parts(_on_prompts(make, context.prompt_slots), kind)
 
 
 def _on_prompts(make: Callable[[torch.Tensor], Processor], prompt_slots: int) -> StageFn:
