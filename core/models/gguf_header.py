@@ -22,6 +22,7 @@ _MOST_PAIRS, _MOST_TENSORS, _MOST_DIMENSIONS = 4096, 65_536, 4
 _MOST_ITEMS = 1 << 21  # of a list; the largest vocabularies have 262,144 tokens
 _MOST_STRING_BYTES = MIB
 _MOST_HEADER_BYTES = 256 * MIB
+_MOST_READS = 1 << 22  # two a text; so many take two seconds, the largest vocabularies with their merges 1.6 million
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +55,37 @@ class _DamagedError(Exception):
     pass
 
 
+class _Header:
+    """The file, and how often something of it was asked for."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._reads = file, 0
+
+    def take(self, count: int) -> bytes:
+        """The next bytes. Raises `_DamagedError` where there are no more, or no end."""
+        self._reads += 1
+        if self._reads > _MOST_READS or self._file.tell() > _MOST_HEADER_BYTES:
+            raise _DamagedError("its header does not end")
+        data = self._file.read(count)
+        if len(data) < count:
+            raise _DamagedError("it ends inside its header; download it again")
+        return data
+
+
 def read_gguf_header(path: Path) -> GgufHeader:
     """Raises `ModelLoadError` when it is no GGUF file, or a damaged one."""
     try:
         with path.open("rb") as file:
-            return _read(file)
+            if file.read(4) != b"GGUF":
+                raise _DamagedError("it does not begin with GGUF")
+            return _read(_Header(file))
     except OSError as error:
         raise ModelLoadError(f"{path.name} cannot be read: {error.strerror}.") from error
     except _DamagedError as error:
         raise ModelLoadError(f"{path.name} is not a GGUF file that can be read: {error}.") from error
 
 
-def _read(file: BinaryIO) -> GgufHeader:
-    if file.read(4) != b"GGUF":
-        raise _DamagedError("it does not begin with GGUF")
+def _read(file: _Header) -> GgufHeader:
     version, tensors, pairs = _unpack(file, "IQQ")
     if version not in (2, 3):
         raise _DamagedError(f"its version is {version}, not 2 or 3")
@@ -85,7 +103,7 @@ def _read(file: BinaryIO) -> GgufHeader:
     return GgufHeader(values, parameters, tokens)
 
 
-def _tensor(file: BinaryIO) -> int:
+def _tensor(file: _Header) -> int:
     _string(file)
     (dimensions,) = _unpack(file, "I")
     if dimensions > _MOST_DIMENSIONS:
@@ -95,7 +113,7 @@ def _tensor(file: BinaryIO) -> int:
     return math.prod(shape)
 
 
-def _value(file: BinaryIO, kind: int, depth: int = 0) -> Any:
+def _value(file: _Header, kind: int, depth: int = 0) -> Any:
     """A single value, or the length of a list."""
     if kind == _STRING:
         return _string(file)
@@ -107,28 +125,19 @@ def _value(file: BinaryIO, kind: int, depth: int = 0) -> Any:
     if count > _MOST_ITEMS:
         raise _DamagedError(f"a list claims to have {count:,} items")
     if inner in _SCALARS:
-        _take(file, count * struct.calcsize("<" + _SCALARS[inner]))
+        file.take(count * struct.calcsize("<" + _SCALARS[inner]))
     else:
         for _ in range(count):
             _value(file, inner, depth + 1)
     return _Items(count)
 
 
-def _string(file: BinaryIO) -> str:
+def _string(file: _Header) -> str:
     (length,) = _unpack(file, "Q")
     if length > _MOST_STRING_BYTES:
         raise _DamagedError(f"a text claims to have {length:,} bytes")
-    return _take(file, length).decode("utf-8", "replace")
+    return file.take(length).decode("utf-8", "replace")
 
 
-def _unpack(file: BinaryIO, layout: str) -> tuple[Any, ...]:
-    return struct.unpack("<" + layout, _take(file, struct.calcsize("<" + layout)))
-
-
-def _take(file: BinaryIO, count: int) -> bytes:
-    if file.tell() > _MOST_HEADER_BYTES:
-        raise _DamagedError("its header does not end")
-    data = file.read(count)
-    if len(data) < count:
-        raise _DamagedError("it ends inside its header; download it again")
-    return data
+def _unpack(file: _Header, layout: str) -> tuple[Any, ...]:
+    return struct.unpack("<" + layout, file.take(struct.calcsize("<" + layout)))

@@ -138,3 +138,12 @@ def test_real_files_stay_within_the_limits() -> None:
     limits = conversion.conversion_limits(98_362_432, 134_515_008)
     assert limits.wall_s > 300
     assert (limits.memory_bytes or 0) > 6e9
+
+
+def test_a_header_of_endless_lists_is_given_up_soon(tmp_path: Path) -> None:
+    """Of 256 MB of empty texts each would be a step of Python: half a minute in which the worker does nothing else."""
+    texts = struct.pack("<Q", 1) + b"a" + struct.pack("<IIQ", 9, 8, 1 << 20) + struct.pack("<Q", 0) * (1 << 20)
+    path = tmp_path / "endless.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 8) + texts * 8)
+    with pytest.raises(ModelLoadError, match="does not end"):
+        read_gguf_header(path)
