@@ -8,7 +8,7 @@ from typing import Any
 
 from core.contract.errors import LoadCancelledError, ModelLoadError
 from core.domains.sandbox import Limits, Sandbox, SandboxError
-from core.models.hub_cache import find_snapshot, is_offline, missing_files
+from core.models.hub_cache import find_snapshot, is_offline, may_lack_tokenizer, missing_files
 from core.models.hub_names import HubModel
 from core.models.load_control import LoadControl
 
@@ -27,6 +27,12 @@ class Survey:
 
 def cached_folder(model: HubModel) -> Path | None:
     """The snapshot of this revision where it is whole; no network is asked whether there is a newer one."""
+    snapshot = _with_weights(model)
+    return snapshot if snapshot is None or is_offline() or not may_lack_tokenizer(snapshot) else None
+
+
+def _with_weights(model: HubModel) -> Path | None:
+    """The snapshot where it can be loaded, be it as a model of token ids."""
     snapshot = find_snapshot(model)
     return snapshot if snapshot is not None and not missing_files(snapshot) else None
 
@@ -36,7 +42,7 @@ def ensure_downloaded(model: HubModel, control: LoadControl) -> Path:
     folder = cached_folder(model)
     if folder is None:
         _refuse_offline(model)
-        folder = Path(_ask(model, control, weights=True)["folder"])
+        folder = Path(_ask_for_what_is_missing(model, control, weights=True)["folder"])
     return folder
 
 
@@ -46,8 +52,21 @@ def survey(model: HubModel, control: LoadControl) -> Survey:
     if folder is not None:
         return Survey(folder, 0)
     _refuse_offline(model)
-    answer = _ask(model, control, weights=False)
+    answer = _ask_for_what_is_missing(model, control, weights=False)
     return Survey(Path(answer["folder"]), int(answer["bytes"]))
+
+
+def _ask_for_what_is_missing(model: HubModel, control: LoadControl, *, weights: bool) -> dict[str, Any]:
+    """Where only a tokenizer may be, of this very commit; a hub that cannot say so leaves a model of token ids."""
+    folder = _with_weights(model)
+    if folder is None:
+        return _ask(model, control, weights=weights)
+    try:
+        return _ask(HubModel(model.repo, folder.name), control, weights=weights)
+    except LoadCancelledError:
+        raise
+    except ModelLoadError:
+        return {"folder": str(folder), "bytes": 0}
 
 
 def _refuse_offline(model: HubModel) -> None:

@@ -91,6 +91,19 @@ def missing_files(snapshot: Path) -> tuple[str, ...]:
         return (SINGLE,)
 
 
+def may_lack_tokenizer(snapshot: Path) -> bool:
+    """Whether only the model was downloaded so far, as scripts do that bring their own token ids; one may belong to it.
+
+    Where the listing of the repository is there, it is known; pictures need none.
+    """
+    if any(is_there(snapshot / name) for name in TOKENIZER_FILES) or _listing(snapshot) is not None:
+        return False
+    try:
+        return read_json_object(snapshot / CONFIG).get("model_type") != "imagegpt"
+    except ModelLoadError:
+        return False
+
+
 def wanted_files(sizes: dict[str, int]) -> tuple[str, ...]:
     """Of the files of a repository, those that are downloaded: never a pickle, nothing of other formats or folders."""
     spare = (*TOKENIZER_FILES[1:], "merges.txt") if TOKENIZER_FILES[0] in sizes else ()

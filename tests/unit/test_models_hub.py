@@ -434,3 +434,46 @@ def test_two_downloads_at_once_are_safe(hub: FakeHub) -> None:
     assert len(found) == 2
     assert found[0] == found[1]
     assert Path(found[0]).name == COMMIT
+
+
+def _without_tokenizer(cache: Path, tiny: Path, tmp_path: Path) -> Path:
+    """As AutoModel alone leaves a model in the cache."""
+    only = Path(shutil.copytree(tiny, tmp_path / "only"))
+    for file in only.glob("*token*"):
+        file.unlink()
+    return _snapshot(cache, only)
+
+
+def test_a_tokenizer_that_nobody_has_downloaded_yet_is_downloaded(
+    hub: FakeHub, cache: Path, tiny: Path, tmp_path: Path
+) -> None:
+    snapshot = _without_tokenizer(cache, tiny, tmp_path)
+    loaded = _load()
+    assert loaded.text.tokenizer is not None
+    assert loaded.info.revision == snapshot.name
+    assert not [name for name in hub.bodies if name.endswith(".safetensors")], "the weights were there"
+    hub.requests.clear()
+    assert _load().text.tokenizer is not None
+    assert not hub.requests, "now it is whole"
+
+
+def test_a_repository_without_tokenizer_is_asked_about_once(
+    hub: FakeHub, cache: Path, tiny: Path, tmp_path: Path
+) -> None:
+    _without_tokenizer(cache, tiny, tmp_path)
+    for file in hub.folder.glob("*token*"):
+        file.unlink()
+    assert _load().text.tokenizer is None
+    hub.requests.clear()
+    assert _load().text.tokenizer is None
+    assert not hub.requests
+
+
+@pytest.mark.parametrize("offline", ["1", "0"])
+def test_without_a_hub_such_a_model_takes_ids(
+    cache: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: str
+) -> None:
+    _without_tokenizer(cache, tiny, tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert _load().text.tokenizer is None
