@@ -115,8 +115,8 @@ class PromptPanel(Panel):
     def _take(self, text: str) -> None:
         tab, draft = ("text", Draft()) if self._draft is None else (self._draft.tab, self._draft)
         if tab == "batch":
-            lines = [*batch.prompts(draft.batch), text]
-            self.dispatch(EditBatch(batch.as_lines(lines), whole=True))
+            before = draft.batch.rstrip("\n")
+            self.dispatch(EditBatch(before + "\n" * bool(before) + batch.as_lines((text,)), whole=True))
         else:
             self.dispatch(EditMessage(text, whole=True) if tab == "chat" else EditText(text, whole=True))
 

@@ -4,40 +4,43 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from itertools import islice
 
 KEYS = ("prompt", "text", "content")  # of a JSONL line, the first that is there
+MOST_PROMPTS = 10_000  # of one run; each takes a row of the cache, so that more would fit on no machine
+_LINE_BREAKS = ("\r\n", "\r", "\u2029")  # what the editor makes a line break of; other separators are part of a prompt
 
 
-@lru_cache(maxsize=1)  # asked for with every plan; half a million lines take half a second
+@lru_cache(maxsize=1)  # asked for with every plan
 def prompts(text: str) -> tuple[str, ...]:
-    """The prompts that a text of lines means; lines without anything are left out."""
-    return tuple(_unescaped(line) for line in text.splitlines() if line.strip())
+    """The prompts that a text of lines means; lines without anything are left out, and all after one too many."""
+    return tuple(map(_unescaped, islice((line for line in _lines(text) if line.strip()), MOST_PROMPTS + 1)))
 
 
 def first(text: str) -> str:
     """The first of them; nothing where there is none."""
-    return next((_unescaped(line) for line in text.splitlines() if line.strip()), "")
+    return next((_unescaped(line) for line in _lines(text) if line.strip()), "")
 
 
 def count(text: str) -> int:
     """How many there are."""
-    return sum(bool(line.strip()) for line in text.splitlines())
+    return sum(bool(line.strip()) for line in _lines(text))
 
 
 def empty_lines(text: str) -> int:
     """How many lines are left out, those after the last prompt not counted."""
-    return sum(not line.strip() for line in text.rstrip().splitlines())
+    return sum(not line.strip() for line in _lines(text.rstrip())) if text.strip() else 0
 
 
 def as_lines(many: tuple[str, ...] | list[str]) -> str:
     """The text of lines that means these prompts."""
-    return "\n".join(prompt.replace("\\", "\\\\").replace("\r\n", "\n").replace("\n", "\\n") for prompt in many)
+    return "\n".join("\\n".join(_lines(prompt.replace("\\", "\\\\"))) for prompt in many)
 
 
 def read_jsonl(text: str) -> list[str]:
     """The prompts of a JSONL file: strings, or objects with `prompt`, `text` or `content`. Raises `ValueError`."""
     found = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # a text of JSON may hold all other separators
         if not line.strip():
             continue
         try:
@@ -50,6 +53,12 @@ def read_jsonl(text: str) -> list[str]:
             raise ValueError(f"line {number} is neither a text nor an object with a “prompt”")
         found.append(value)
     return found
+
+
+def _lines(text: str) -> list[str]:
+    for other in _LINE_BREAKS:
+        text = text.replace(other, "\n")
+    return text.split("\n")
 
 
 def _unescaped(line: str) -> str:

@@ -331,8 +331,12 @@ def missing_prompt(draft: Draft) -> str:
     """Why there is nothing to begin with, in a sentence; empty where there is something."""
     if draft.tab == "chat" and not chat_messages(draft):
         return tr("The chat is empty; write a message first.")
-    if draft.tab == "batch" and not batch.count(draft.batch):
+    many = batch.count(draft.batch) if draft.tab == "batch" else 1
+    if not many:
         return tr("The batch is empty; write a prompt on each line.")
+    if many > batch.MOST_PROMPTS:
+        text = tr("The batch has {0} prompts; a run takes at most {1}, each a line.")
+        return text.format(f"{many:,}", f"{batch.MOST_PROMPTS:,}")
     return ""
 
 

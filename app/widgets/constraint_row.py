@@ -67,7 +67,7 @@ class ConstraintRow(QWidget):
 
     def _kind_chosen(self, key: str) -> None:
         kind = next((kind for kind in get_args(GrammarKind) if kind == key), None)
-        self._changed(None if kind is None else Grammar(kind, self.text.toPlainText()))
+        self._changed(None if kind is None else Grammar(kind, self.text.text()))
 
     @Slot(str)
     def _edited(self, text: str) -> None:

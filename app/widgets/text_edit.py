@@ -30,6 +30,7 @@ class TextEdit(QPlainTextEdit):
         self._quiet = False
         self.replacing = False  # what `edited` tells just now was put there as a whole
         self._whole: str | None = None  # the text, where only its beginning is shown
+        self._given: str | None = None  # what is shown as it came: Qt knows one kind of line break only
         self._note = QLabel(self)
         self._note.setTextFormat(Qt.TextFormat.PlainText)
         self._note.setFont(fonts.ui(fonts.SMALL_PX))
@@ -44,16 +45,20 @@ class TextEdit(QPlainTextEdit):
 
     def text(self) -> str:
         """All of it, also what is not shown."""
-        return self.toPlainText() if self._whole is None else self._whole
+        return self._shown() if self._whole is None else self._whole
+
+    def _shown(self) -> str:
+        """To the character: `toPlainText` makes other spaces and line separators plain ones."""
+        return self.document().toRawText().replace("\u2029", "\n")
 
     def show_text(self, text: str) -> None:
         """Show a text that came from elsewhere; the cursor stays where it is if nothing changes."""
-        if text != self.text():
+        if text != self._given and text != self.text():
             self._put(text)
 
     def _put(self, text: str) -> None:
         long = _is_too_long(text)
-        self._whole = text if long else None
+        self._whole, self._given = text if long else None, text
         self._quiet = True
         self.setPlainText(text[:EXCERPT] if long else text)
         self.moveCursor(QTextCursor.MoveOperation.Start if long else QTextCursor.MoveOperation.End)
@@ -76,7 +81,14 @@ class TextEdit(QPlainTextEdit):
     def _changed(self) -> None:
         self._grow()
         if not self._quiet:
-            self.edited.emit(self.toPlainText())
+            self._given = None
+            self.edited.emit(self._shown())
+
+    def createMimeDataFromSelection(self) -> QMimeData:
+        """Copied to the character, too."""
+        data = QMimeData()
+        data.setText(self.textCursor().selectedText().replace("\u2029", "\n"))
+        return data
 
     def insertFromMimeData(self, source: QMimeData) -> None:
         """A pasted or dropped text, at the cursor; in place of one that cannot be edited."""
@@ -84,7 +96,7 @@ class TextEdit(QPlainTextEdit):
         if self._whole is not None:
             self._replace(text)
         elif len(text) > LONGEST_LINE:
-            cursor, before = self.textCursor(), self.toPlainText()
+            cursor, before = self.textCursor(), self._shown()
             # Positions count UTF-16 units.
             units = before.encode("utf-16-le", "surrogatepass")
             start, stop = (units[: 2 * cursor.selectionStart()], units[2 * cursor.selectionEnd() :])
@@ -92,7 +104,7 @@ class TextEdit(QPlainTextEdit):
             self._replace("".join(parts))
         else:
             super().insertFromMimeData(source)
-            if _is_too_long(whole := self.toPlainText()):  # piece by piece
+            if _is_too_long(whole := self._shown()):  # piece by piece
                 self._put(whole)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:

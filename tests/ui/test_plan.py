@@ -111,6 +111,11 @@ def test_a_constraint_is_typed_and_followed(one: Driven) -> None:
     assert one.state.run is not None
     assert re.fullmatch(r" (yes|no), [a-z]{3,6}", one.state.run.text())
     assert one.state.run.step(0).allowed_tokens == one.state.plan.allowed_first
+    long = "\n".join(f"choice {n:,}" for n in range(30_000))
+    one.do(i.SetGrammar(Grammar("choice", long)))
+    one.frames(2)
+    row._kind_chosen("regex")
+    assert one.state.grammar == Grammar("regex", long), "of a long text, too, all of it"
     row._kind_chosen("none")
     one.frames(2)
     assert one.state.grammar is None

@@ -245,3 +245,33 @@ def test_a_long_paste_replaces_the_selection(qtbot: QtBot) -> None:
     data.setText("z" * 60_000)
     edit.insertFromMimeData(data)
     assert edit.text() == "👍" + "z" * 60_000 + "👍"
+
+
+@pytest.mark.parametrize("text", ["a\u00a0b", "a\u2028b", "a\u202fb\u3000", "a\tb\n\nc"])
+def test_every_character_is_the_models(qtbot: QtBot, text: str) -> None:
+    edit = TextEdit()
+    qtbot.addWidget(edit)
+    told: list[str] = []
+    edit.edited.connect(told.append)
+    mime = QMimeData()
+    mime.setText(text)
+    edit.insertFromMimeData(mime)
+    assert told == [text]
+    qtbot.keyClick(edit, Qt.Key.Key_Z)
+    assert told[-1] == edit.text() == text + "z"
+    edit.selectAll()
+    edit.copy()
+    assert QApplication.clipboard().text() == text + "z"
+
+
+def test_a_text_of_other_line_breaks_is_put_in_once(qtbot: QtBot) -> None:
+    edit = TextEdit()
+    qtbot.addWidget(edit)
+    edit.show_text("one\r\ntwo")
+    cursor = edit.textCursor()
+    cursor.setPosition(1)
+    edit.setTextCursor(cursor)
+    edit.show_text("one\r\ntwo")
+    assert edit.textCursor().position() == 1, "the same text again moves nothing"
+    edit.show_text("three")
+    assert edit.text() == "three"

@@ -1,0 +1,33 @@
+"""The lines of a batch are its prompts, whatever else is in them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from app.state import batch, select
+from app.state.state import Draft
+
+
+@pytest.mark.parametrize("inside", ["\u2028", "\x0b", "\x0c", "\x1c", "\x1e", "\x85", "\u00a0", "\t", "\\n", "\\"])
+def test_no_character_within_a_prompt_ends_it(inside: str) -> None:
+    prompts = (f"one{inside}two", "three")
+    assert batch.prompts(batch.as_lines(prompts)) == prompts
+    assert batch.count(batch.as_lines(prompts)) == 2
+    assert batch.read_jsonl("\n".join(json.dumps({"prompt": p}, ensure_ascii=False) for p in prompts)) == [*prompts]
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r\n", "\r", "\u2029"])
+def test_a_line_break_within_a_prompt_stays_in_it(line_break: str) -> None:
+    assert batch.prompts(batch.as_lines((f"one{line_break}two", "three"))) == ("one\ntwo", "three")
+    assert batch.prompts(f"one{line_break}{line_break}two") == ("one", "two")
+    assert batch.empty_lines(f"one{line_break}{line_break}two{line_break}") == 1
+
+
+def test_more_lines_than_a_run_takes_are_refused_and_not_made() -> None:
+    draft = Draft(tab="batch", batch="a\n" * 500_000)
+    assert len(select.prompts(draft)) == batch.MOST_PROMPTS + 1, "enough to know that it is too many"
+    assert "500,000 prompts" in select.missing_prompt(draft)
+    assert not select.missing_prompt(replace(draft, batch="a\n" * batch.MOST_PROMPTS))
