@@ -49,7 +49,11 @@ def side_by_side(pictures: Sequence[Rgb]) -> Rgb:
 def png(pixels: Rgb) -> bytes:
     """As a PNG file."""
     height, width = pixels.shape[:2]
-    image = QImage(np.ascontiguousarray(pixels).data, width, height, 3 * width, QImage.Format.Format_RGB888)
+    return png_of(QImage(np.ascontiguousarray(pixels).data, width, height, 3 * width, QImage.Format.Format_RGB888))
+
+
+def png_of(image: QImage) -> bytes:
+    """An image as a PNG file."""
     data = QByteArray()
     buffer = QBuffer(data)
     buffer.open(QIODevice.OpenModeFlag.WriteOnly)

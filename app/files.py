@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
+import stat
 from pathlib import Path
 
 MOST_BYTES = 8 << 20
@@ -21,17 +22,23 @@ def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
     return data.decode("utf-8-sig")
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, private: bool = False) -> None:
     """`write_bytes` of the text as UTF-8."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), private)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write beside the file, then take its place in one step. Raises `OSError`; the old file is then intact."""
+def write_bytes(path: Path, data: bytes, private: bool = False) -> None:
+    """Write beside the file, then take its place in one step. Raises `OSError`; the old file is then intact.
+
+    Who may read the old file may read the new one; a new one that is private, only its owner. A link stays one.
+    """
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    name = path.with_name(f".tokenglass-{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(name, "xb", opener=lambda name, flags: os.open(name, flags, 0o600 if private else 0o666)) as file:
+            with contextlib.suppress(OSError):  # there is none yet
+                os.chmod(name, stat.S_IMODE(path.stat().st_mode))
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -38,6 +38,14 @@ class Keeper(QObject):
         self._kept: tuple[object, ...] = ()
         self._written: tuple[Preset, ...] = ()
         self._said: set[str] = set()
+        self._remembered: dict[str, object] = {  # only what this window changes is written: there may be another one
+            "theme": settings.theme,
+            "layout": settings.layout,
+            "recent_models": settings.recent("models"),
+            "recent_prompts": settings.recent("prompts"),
+            "trace_budget_mb": settings.trace_budget_mb,
+            "breakpoints": settings.breakpoints(),
+        }
         self._rest = QTimer(self)
         self._rest.setSingleShot(True)
         self._rest.setInterval(REST_MS)
@@ -74,15 +82,19 @@ class Keeper(QObject):
         if state is None:
             return
         self._rest.stop()
-        problem = self._settings.remember(
-            theme=state.theme,
-            layout=state.layout,
-            recent_models=state.recent_models,
-            recent_prompts=state.recent_prompts,
-            trace_budget_mb=state.trace_budget_mb,
-            breakpoints=[list(pair) for pair in kept_breakpoints(state)],
-        )
-        if problem is not None:
+        values: dict[str, object] = {
+            "theme": state.theme,
+            "layout": state.layout,
+            "recent_models": state.recent_models,
+            "recent_prompts": state.recent_prompts,
+            "trace_budget_mb": state.trace_budget_mb,
+            "breakpoints": kept_breakpoints(state),
+        }
+        changed = {name: value for name, value in values.items() if self._remembered.get(name) != value}
+        problem = self._settings.remember(**changed)
+        if problem is None:
+            self._remembered = values
+        else:
             self._say(problem)
         if self._folder is not None and state.presets != self._written:
             self._write_presets(self._folder, state.presets)

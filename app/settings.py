@@ -13,6 +13,7 @@ import platformdirs
 from PySide6.QtCore import QByteArray
 
 from app.files import keep, read_text, write_text
+from app.state.on_event import MOST_RECENT
 from app.state.state import LayoutName
 from app.theme.palette import ThemeName
 
@@ -81,7 +82,7 @@ class Settings:
     def recent(self, kind: str) -> tuple[str, ...]:
         """Recent `models` or `prompts`, the newest first."""
         values = self._values.get(f"recent_{kind}")
-        return tuple(v for v in values if isinstance(v, str)) if isinstance(values, list) else ()
+        return tuple(v for v in values if isinstance(v, str))[:MOST_RECENT] if isinstance(values, list) else ()
 
     def breakpoints(self) -> tuple[tuple[str, bool], ...]:
         """The breakpoints of the last time in their notation, and whether they were on."""
@@ -101,26 +102,34 @@ class Settings:
             return None
 
     def remember(self, **values: object) -> str | None:
-        """Write these values with the others; a sentence if that failed. The old file is then as it was."""
+        """Write these values beside those that are there; a sentence if that failed. The old file is then as it was."""
         changed = {n: _plain(v) for n, v in values.items()}
         if all(self._values.get(n) == v for n, v in changed.items()) and self._keep_as is None and self.path.exists():
             return None
-        after = {**self._values, **changed, "version": VERSION}
+        after = {**self._on_disk(), **changed, "version": VERSION}
         try:
             if self._keep_as is not None:
                 keep(self.path, self.path.with_suffix(self._keep_as))
-            write_text(self.path, json.dumps(after, indent=1))
+            write_text(self.path, json.dumps(after, indent=1), private=True)
             self._keep_as = None
         except (OSError, ValueError, TypeError) as error:
             why = getattr(error, "strerror", None) or error
             text = f"The settings cannot be saved to {self.path}: {why}. They last until you close."
             log.warning(text)
             return text
-        self._values = after
+        self._values |= changed
         return None
+
+    def _on_disk(self) -> dict[str, Any]:
+        """What another window has written meanwhile stays; this one's own, where that cannot be read."""
+        try:
+            values = json.loads(read_text(self.path)) if self._keep_as is None else None
+        except (OSError, ValueError, RecursionError):
+            return self._values
+        return values if isinstance(values, dict) and values.get("version", VERSION) == VERSION else self._values
 
 
 def _plain(value: object) -> object:
     if isinstance(value, QByteArray):
         return base64.b64encode(value.data()).decode("ascii")
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value

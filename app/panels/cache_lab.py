@@ -18,7 +18,8 @@ from PySide6.QtWidgets import (
 )
 
 from app import asking
-from app.files import write_text
+from app.exports import png_of
+from app.files import write_bytes, write_text
 from app.panels import tables
 from app.panels.panel import Dispatch, Panel
 from app.state import select
@@ -213,8 +214,10 @@ class CacheLabPanel(Panel):
         asking.save_file(self, self.tr("Export the picture"), write, f"{result.name}.png", "PNG (*.png)")
 
     def _paint(self, path: str, seen: QPixmap) -> None:
-        if not seen.save(path, "PNG"):
-            self._cannot(path, self.tr("the folder may be read-only"))
+        try:
+            write_bytes(Path(path), png_of(seen.toImage()))
+        except OSError as error:
+            self._cannot(path, error.strerror or str(error))
 
     def _cannot(self, path: str, reason: str) -> None:
         self.dispatch(Announce("error", self.tr("“{0}” cannot be written: {1}.").format(path, reason)))

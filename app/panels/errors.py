@@ -33,31 +33,37 @@ class ErrorRow(QWidget):
         box.setContentsMargins(0, 2, 4, 2)
         box.setSpacing(4)
         box.addLayout(top)
-        self.detail = QPlainTextEdit()
-        self.detail.setReadOnly(True)
-        self.detail.setTabChangesFocus(True)
-        self.detail.setFont(fonts.mono(fonts.SMALL_PX))
-        self.detail.setFixedHeight(DETAIL_PX)
-        self.detail.setAccessibleName(self.tr("Details"))
-        self.detail.hide()
+        self._box = box
+        self.detail: QPlainTextEdit | None = None  # made when it is first looked at: a hundred of them take 0.4 s
         self.details = self._link(self.tr("Details"), self.tr("What the program noted about it"))
         self.details.setCheckable(True)
-        self.details.toggled.connect(self.detail.setVisible)
+        self.details.toggled.connect(self._turn)
         self.copy = self._link(self.tr("Copy"), self.tr("Copy the sentence and its details"))
         self.copy.clicked.connect(lambda: QGuiApplication.clipboard().setText(written(self.notice)))
         self.dismiss = self._link(self.tr("Dismiss"), self.tr("Take this error off the list"))
         self.dismiss.clicked.connect(lambda: dispatch(DismissError(self.notice.notice_id)))
         for button in (self.details, self.copy, self.dismiss):
             top.addWidget(button, 0, Qt.AlignmentFlag.AlignTop)
-        box.addWidget(self.detail)
         self.show_notice(notice)
+
+    def _turn(self, on: bool) -> None:
+        if self.detail is None:
+            self.detail = QPlainTextEdit(self.notice.detail)
+            self.detail.setReadOnly(True)
+            self.detail.setTabChangesFocus(True)
+            self.detail.setFont(fonts.mono(fonts.SMALL_PX))
+            self.detail.setFixedHeight(DETAIL_PX)
+            self.detail.setAccessibleName(self.tr("Details"))
+            self.detail.setAccessibleDescription(self.tr("What the program noted about this error"))
+            self._box.addWidget(self.detail)
+        self.detail.setVisible(on)
 
     def show_notice(self, notice: Notice) -> None:
         """The error, or the same one come again: what is open stays open, what is selected stays so."""
         self.notice = notice
         self.text.setText(notice.text if notice.count == 1 else f"{notice.text} (×{notice.count})")
         self.details.setVisible(bool(notice.detail))
-        if notice.detail != self.detail.toPlainText():
+        if self.detail is not None and notice.detail != self.detail.toPlainText():
             self.detail.setPlainText(notice.detail)
 
     @staticmethod

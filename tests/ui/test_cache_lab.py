@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PySide6.QtGui import QImage
 from PySide6.QtWidgets import QApplication, QFileDialog, QPushButton
 from pytestqt.qtbot import QtBot
 
+from app import files
 from app.panels.cache import CachePanel
 from app.panels.cache_words import formula, storage
 from app.state import intents as i
@@ -227,7 +229,9 @@ def test_an_experiment_waits_for_the_end_of_a_run(qtbot: QtBot, qapp: object, tm
         assert one.panel("cachelab").start.isEnabled()
 
 
-def test_numbers_and_picture_are_exported(qtbot: QtBot, qapp: object, tmp_path: Path) -> None:
+def test_numbers_and_picture_are_exported(
+    qtbot: QtBot, qapp: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with opened(tmp_path / "settings.json", size=(1440, 900)) as one:
         one.do(i.SetLayout("cache"))
         one.do(i.PickExperiment("prefix"))
@@ -256,6 +260,16 @@ def test_numbers_and_picture_are_exported(qtbot: QtBot, qapp: object, tmp_path: 
         for ask in (lab.export_csv, lab.export_png):
             export(ask, blocked / "out")
             assert "cannot be written" in one.state.notices[-1].text
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(files.os, "fsync", full)
+        for ask, path in ((lab.export_csv, tmp_path / "prefix.csv"), (lab.export_png, tmp_path / "prefix.png")):
+            good = path.read_bytes()
+            export(ask, path)
+            assert one.state.notices[-1].text == f"“{path}” cannot be written: No space left on device."
+            assert path.read_bytes() == good
 
 
 def test_the_content_of_the_cache_is_seen_and_clicked(qtbot: QtBot, qapp: object, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -280,6 +281,10 @@ def test_the_list_of_errors_groups_copies_and_dismisses(settings: Path) -> None:
         assert row.detail.isVisible()
         row.copy.click()
         assert "<b>trace</b>" in QApplication.clipboard().text()
+        one.do(i.Announce("error", "Another.", "x" * 10_000))
+        one.frames(2)
+        assert panel.rows[0].detail is None, "made when it is looked at"
+        panel.rows[0].dismiss.click()
         row.dismiss.click()
         one.frames(2)
         assert panel.rows == []
@@ -326,3 +331,39 @@ def test_how_many_records_a_run_keeps_is_chosen_and_remembered(settings: Path) -
         started = [command for command in one.lab.commands if isinstance(command, StartRun)]
         assert started[-1].spec.trace_budget_bytes == 256 << 20
     assert Settings(settings).trace_budget_mb == 256
+
+
+def test_two_windows_keep_what_each_of_them_has_changed(settings: Path) -> None:
+    def write(one: Driven, intent: i.Intent) -> None:
+        one.do(intent)
+        one.frames(2)
+        one.window.keeper.write()
+
+    with driven(settings) as first, driven(settings) as second:
+        write(first, i.SetTraceBudget(256))
+        write(second, i.SetTheme("dark"))
+        write(first, i.SetLayout("cache"))
+        kept = Settings(settings)
+        assert (kept.trace_budget_mb, kept.theme, kept.layout) == (256, "dark", "cache")
+        write(second, i.SetTheme("light"))
+        assert Settings(settings).theme == "light", "back to what it was is a change, too"
+
+
+def test_a_file_that_is_replaced_keeps_its_readers_and_its_link(tmp_path: Path) -> None:
+    shared, link, private = tmp_path / "far" / "shared.json", tmp_path / "link.json", tmp_path / "private.json"
+    files.write_text(shared, "1")
+    shared.chmod(0o664)
+    link.symlink_to(shared)
+    files.write_text(link, "2")
+    assert link.is_symlink()
+    assert shared.read_text() == "2"
+    assert shared.stat().st_mode & 0o777 == 0o664
+    umask = os.umask(0o022)
+    try:
+        files.write_text(tmp_path / "new.json", "3")
+        files.write_text(private, "4", private=True)
+    finally:
+        os.umask(umask)
+    assert (tmp_path / "new.json").stat().st_mode & 0o777 == 0o644
+    assert private.stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["far", "link.json", "new.json", "private.json"]
