@@ -272,6 +272,16 @@ class Window(QMainWindow):
         if isinstance(prompt, PromptPanel):
             prompt.open_picture(path)
 
+    def focusNextPrevChild(self, forward: bool) -> bool:
+        """Tab passes over the cards that another tab covers: Qt takes them for visible."""
+        passed: list[QWidget | None] = []
+        while super().focusNextPrevChild(forward):
+            now = QApplication.focusWidget()
+            if self.workspace.shows(now) or now in passed[:1]:  # once around
+                return True
+            passed.append(now)
+        return False
+
     def _fit_screen(self) -> None:
         """The first size, or what the screen has room for with a title bar above."""
         room = self.screen().availableSize() - QSize(0, TITLE_BAR_PX)

@@ -197,6 +197,13 @@ class Workspace(QMainWindow):
             QApplication.sendPostedEvents(self, QEvent.Type.LayoutRequest)
         self._name_tabs()
 
+    def shows(self, widget: QWidget | None) -> bool:
+        """Whether anybody can see where this widget is: not in a card, or its row of tabs, that another one covers."""
+        own = [card for card in self.cards.values() if widget is not None and card.isAncestorOf(widget)]
+        if not own and isinstance(widget, QTabBar) and widget.parent() is self:
+            return not widget.visibleRegion().isEmpty()
+        return all(card.isFloating() or not card.visibleRegion().isEmpty() for card in own)
+
     def _stacks(self) -> list[list[Card]]:
         """The cards in front, column by column from left to right, each from top to bottom."""
         columns: dict[int, list[Card]] = {}

@@ -175,6 +175,32 @@ def test_every_button_can_have_the_focus_but_those_with_another_way(tmp_path: Pa
         assert stuck == []
 
 
+def test_tab_passes_over_cards_that_another_one_covers(tmp_path: Path, qtbot: Any) -> None:
+    with driven(tmp_path / "settings.json") as one:
+        cards = one.window.workspace.cards
+        cards["interventions"].toggleViewAction().trigger()
+        one.frames(2)
+        cards["timeline"].raise_()
+        one.frames(2)
+        assert cards["interventions"].isVisible(), "as Qt sees it"
+        assert cards["interventions"].visibleRegion().isEmpty()
+        first = cards["prompt"].panel.text
+        for key in (Qt.Key.Key_Tab, Qt.Key.Key_Backtab):
+            first.setFocus()
+            met = []
+            while len(met) < 300 and (not met or met[-1] is not first):
+                qtbot.keyClick(QApplication.focusWidget(), key)
+                met.append(QApplication.focusWidget())
+            assert met[-1] is first, "all the way round"
+            homes = {name for name, card in cards.items() for widget in met if card.isAncestorOf(widget)}
+            assert {"prompt", "parameters", "output", "cache"} <= homes
+            assert "interventions" not in homes
+        cards["interventions"].raise_()
+        one.frames(2)
+        assert one.window.workspace.shows(cards["interventions"].panel)
+        assert not one.window.workspace.shows(cards["timeline"].panel)
+
+
 def test_every_card_can_be_closed_and_comes_back(tmp_path: Path) -> None:
     with driven(tmp_path / "settings.json") as one:
         for name, card in one.window.workspace.cards.items():
