@@ -17,6 +17,7 @@ from app.state.texts import tr
 from core.contract import ParameterError, validate
 
 LONGEST_NAME = 60  # characters
+LONGEST_KEY = 40  # of a key that is named in a sentence
 MOST_NAMED = 4  # keys without effect that are named, the others are counted
 
 
@@ -174,4 +175,10 @@ def _applied(name: str, idle: list[str]) -> str:
     if not idle:
         return text
     more = f", … ({len(idle)})" if len(idle) > MOST_NAMED else ""
-    return text + " " + tr("Kept, but without effect here: {0}.").format(", ".join(idle[:MOST_NAMED]) + more)
+    return text + " " + tr("Kept, but without effect here: {0}.").format(", ".join(map(_key, idle[:MOST_NAMED])) + more)
+
+
+def _key(key: str) -> str:
+    """A key in a sentence: it may be long, or hold what would turn the sentence around."""
+    shown = "".join(c if c.isprintable() else "�" for c in key[:LONGEST_KEY])
+    return shown if len(key) <= LONGEST_KEY else f"{shown}…"

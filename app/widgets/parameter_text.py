@@ -26,6 +26,8 @@ def parse(parameter: Parameter, text: str) -> object:
             return json.loads(words)
         except (ValueError, RecursionError):
             return words
+    if parameter.kind in ("int", "id") and re.fullmatch(r"[0-9]{1,3}(,[0-9]{3}){1,5}", words):
+        words = words.replace(",", "")  # between thousands, where there are no decimals
     return _number(words)
 
 

@@ -367,3 +367,13 @@ def test_a_file_that_is_replaced_keeps_its_readers_and_its_link(tmp_path: Path) 
     assert (tmp_path / "new.json").stat().st_mode & 0o777 == 0o644
     assert private.stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in tmp_path.iterdir()) == ["far", "link.json", "new.json", "private.json"]
+
+
+def test_odd_keys_of_a_preset_are_kept_and_do_not_garble_the_sentence(settings: Path, tmp_path: Path) -> None:
+    odd = {"a" * 5000: 1, "one\ntwo": 2, "\u202eabc": 3}
+    (tmp_path / "odd.json").write_text(json.dumps(odd))
+    with driven(settings) as one:
+        drop(one, tmp_path / "odd.json")
+        said = one.state.notices[-1].text
+        assert said == f"Preset “odd” applied. Kept, but without effect here: {'a' * 40}…, one�two, �abc."
+        assert odd.items() <= dict(one.state.config).items()

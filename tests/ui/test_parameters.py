@@ -337,3 +337,11 @@ def test_lists_survive_the_field() -> None:
         ("sequence_bias", (((1, 2), -2.5),)),
     ):
         assert validate({name: parse(PARAMETERS[name], written(values))}) == {name: values}
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "meant"),
+    [("max_new_tokens", "1,000", 1000), ("max_new_tokens", "1,234,567", 1234567), ("temperature", "0,7", 0.7)],
+)
+def test_a_comma_stands_between_thousands_or_before_decimals(name: str, typed: str, meant: float) -> None:
+    assert parse(PARAMETERS[name], typed) == meant
