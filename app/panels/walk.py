@@ -16,6 +16,7 @@ from app.theme import fonts
 from app.widgets import numbers
 from app.widgets.empty_view import EmptyView
 from app.widgets.focus_ring import FocusRing
+from app.widgets.parameter_text import shortened, whole_number
 from app.widgets.readout import Readout, share_room
 from app.widgets.value_field import ValueField
 from app.widgets.walk_tree import WalkTree, merged
@@ -160,10 +161,10 @@ class WalkPanel(Panel):
 
     def _type_chosen(self, text: str) -> None:
         """A whole number within the vocabulary, or nothing."""
-        chosen = int(text) if text.strip().isdecimal() else None
-        if text.strip() and (chosen is None or chosen >= self._types):
+        chosen = whole_number(text, 0, self._types - 1)
+        if text.strip() and chosen is None:
             said = self.tr("“{0}” is no token type; ids go from 0 to {1}, and empty means none.")
-            self.dispatch(Announce("error", said.format(text, f"{self._types - 1:,}")))
+            self.dispatch(Announce("error", said.format(shortened(text), f"{self._types - 1:,}")))
             return
         self._choose_type(chosen)
 

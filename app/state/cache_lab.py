@@ -38,6 +38,7 @@ SIZES: dict[ExperimentName, tuple[ExperimentSize, ...]] = {
     "chunks": ("positions", "chunk_sizes"),
 }
 MOST = 10**9
+LONGEST = 20  # characters of a number
 
 
 def sized(asked: Experiment, name: ExperimentSize, text: str) -> Experiment | None:
@@ -63,7 +64,8 @@ def sized(asked: Experiment, name: ExperimentSize, text: str) -> Experiment | No
 
 
 def _whole(text: str, least: int = 1) -> int | None:
-    return int(text) if text.isdecimal() and least <= int(text) <= MOST else None
+    short = text.isdecimal() and len(text) <= LONGEST  # Python refuses thousands of digits with an exception
+    return int(text) if short and least <= int(text) <= MOST else None
 
 
 def _wanted(name: ExperimentSize) -> str:

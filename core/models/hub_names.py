@@ -49,10 +49,13 @@ def parse_hub(name: str) -> HubModel | None:
 
 def _path_of_address(text: str) -> list[str] | None:
     """The parts of the path of a hub address; None for anything else."""
-    own = urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc
     if text.startswith("hf://"):
         return text.removeprefix("hf://").strip("/").split("/")
-    parts = urlsplit(text if "://" in text else f"https://{text}")
+    try:
+        own = urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc
+        parts = urlsplit(text if "://" in text else f"https://{text}")
+    except ValueError:  # a bracket that is not closed
+        return None
     if parts.scheme not in ("http", "https") or parts.netloc.lower() not in (*_HOSTS, own.lower() or _HOSTS[0]):
         return None
     return [unquote(part) for part in parts.path.strip("/").split("/")]

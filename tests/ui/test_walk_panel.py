@@ -89,6 +89,11 @@ def test_a_token_type_is_given_only_where_the_family_takes_one(qtbot: QtBot, ben
         assert isinstance(told, Announce)
         assert f"“{wrong}” is no token type" in told.text
         assert panel.token_type.text() == ""
+    panel.token_type.committed.emit("9" * 5000)  # as pasted; Python itself refuses that many digits
+    told = bench.intents[-1]
+    assert isinstance(told, Announce)
+    assert "9…” is no token type" in told.text
+    assert len(told.text) < 200
     qtbot.keyClick(panel.token_type, Qt.Key.Key_Up)
     assert bench.asked(FIRST_SLOT)[-1] == WalkQuery(2, (0, P), token_type=0)
 

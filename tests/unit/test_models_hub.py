@@ -124,6 +124,8 @@ NAMES = {
     "org/na..me": None,
     "org/-name": None,
     "https://example.com/org/name": None,
+    "http://[": None,
+    "https://[::1": None,
     "": None,
     "a\0b": None,
 }
