@@ -6,15 +6,16 @@ import json
 from functools import lru_cache
 from itertools import islice
 
+from core.contract.specs import MOST_SEQUENCES
+
 KEYS = ("prompt", "text", "content")  # of a JSONL line, the first that is there
-MOST_PROMPTS = 10_000  # of one run; each takes a row of the cache, so that more would fit on no machine
 _LINE_BREAKS = ("\r\n", "\r", "\u2029")  # what the editor makes a line break of; other separators are part of a prompt
 
 
 @lru_cache(maxsize=1)  # asked for with every plan
 def prompts(text: str) -> tuple[str, ...]:
     """The prompts that a text of lines means; lines without anything are left out, and all after one too many."""
-    return tuple(map(_unescaped, islice((line for line in _lines(text) if line.strip()), MOST_PROMPTS + 1)))
+    return tuple(map(_unescaped, islice((line for line in _lines(text) if line.strip()), MOST_SEQUENCES + 1)))
 
 
 def first(text: str) -> str:

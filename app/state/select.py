@@ -31,6 +31,7 @@ from core.contract import (
     WorkerState,
     of_row,
 )
+from core.contract.specs import MOST_SEQUENCES
 
 LN2 = math.log(2.0)
 ENTROPY_TOP_BITS = 8.0  # upper end of the entropy and surprisal colours
@@ -334,9 +335,8 @@ def missing_prompt(draft: Draft) -> str:
     many = batch.count(draft.batch) if draft.tab == "batch" else 1
     if not many:
         return tr("The batch is empty; write a prompt on each line.")
-    if many > batch.MOST_PROMPTS:
-        text = tr("The batch has {0} prompts; a run takes at most {1}, each a line.")
-        return text.format(f"{many:,}", f"{batch.MOST_PROMPTS:,}")
+    if many > MOST_SEQUENCES:
+        return tr("The batch has {0} prompts, but {1} is the most; split it.").format(f"{many:,}", MOST_SEQUENCES)
     return ""
 
 

@@ -75,6 +75,9 @@ class Grammar:
             )
 
 
+MOST_SEQUENCES = 512  # in one batch; beyond it a step takes seconds, and its snapshots megabytes
+
+
 @dataclass(frozen=True, slots=True)
 class RunSpec:
     """One run. `params` holds only what the user chose; the rest comes from the model, then from the defaults.

@@ -8,10 +8,9 @@ from core.contract.cache import CacheSpec
 from core.contract.cache_formula import CacheShape, predict
 from core.contract.errors import OutOfMemoryError, PromptError
 from core.contract.events import ModelInfo
+from core.contract.specs import MOST_SEQUENCES
 from core.models.loaded import LoadedModel
 from core.models.placement import available_bytes
-
-MOST_LANES = 512  # sequences in one batch; beyond it a step takes seconds, and its snapshots megabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +29,22 @@ class Feeding:
 def check_room(loaded: LoadedModel, lanes: int, feeding: Feeding, spec: CacheSpec | None = None) -> None:
     """Raises `PromptError` for too many sequences, `OutOfMemoryError` where their keys and values cannot be held."""
     spec = spec or CacheSpec()
-    if lanes > MOST_LANES:
-        raise PromptError(
-            f"This run would have {lanes:,} sequences at once, but {MOST_LANES} is the most; split the batch, or take "
-            "fewer beams or return sequences."
-        )
+    check_lanes(lanes)
     needed, free = lanes * most_bytes(loaded.info, spec, feeding), available_bytes(loaded.device)
     if needed > free:
         once = " at once" if spec.kind == "static" else ""
         raise OutOfMemoryError(
             f"{lanes:,} × {feeding.slots:,} positions need {needed / 1e9:.3g} GB of KV cache{once}, but "
             f"{loaded.info.device} has {free / 1e9:.3g} GB free; take fewer or shorter sequences."
+        )
+
+
+def check_lanes(lanes: int) -> None:
+    """Raises `PromptError` for too many sequences."""
+    if lanes > MOST_SEQUENCES:
+        raise PromptError(
+            f"This run would have {lanes:,} sequences at once, but {MOST_SEQUENCES} is the most; split the batch, or "
+            "take fewer beams or return sequences."
         )
 
 

@@ -44,7 +44,7 @@ from core.decode.modes import PLAIN, Mode, Past, make_mode
 from core.decode.pipeline import PipelineContext, Rows, Stage, build_pipeline
 from core.decode.plan import make_plan
 from core.decode.recorded import recording_of
-from core.decode.room import Feeding, check_room
+from core.decode.room import Feeding, check_lanes, check_room
 from core.decode.rows import Clock, PastLane, Row
 from core.decode.sequences import result_of
 from core.decode.stopping import RowStop, Timer
@@ -94,6 +94,7 @@ class Session:
         if parting is not None:
             prompts = [parting.prompt]
         elif embeds is None:
+            check_lanes(len(spec.prompts) * (copies if self.mode.copies else self.asked.num_beams))
             prompts = prepare.prompt_rows(loaded, spec.prompts, copies, cancelled)
         else:
             prompts = [given.embedded_row(embeds)] * copies
@@ -132,6 +133,7 @@ class Session:
         lanes = len(self.rows) * (1 if self.mode.copies else self.params.num_beams)
         feeding = Feeding(self.limit, self.prompt_slots, spec.prefill_chunk, max(self.padding))
         check_room(loaded, lanes, feeding, spec.cache)
+        self.mode.check(self, self.params)
         self.cache = self.new_cache(self.limit)
         self.several: bool = (
             len(self.rows) > 1 or self.mode.moves_lanes or (parting is not None and parting.parent.several)
@@ -367,6 +369,7 @@ class Session:
         check_together(asked, self.spec.assistant is not None)
         lengths = settled(self, asked, changes)
         limit = room_for(self, lengths.params)
+        self.mode.check(self, lengths.params)
         self._configure(lengths.params)
         reach(self, limit)
         self.asked, self.lengths, self.changed = asked, lengths, self.changed | set(changes)

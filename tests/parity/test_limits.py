@@ -7,6 +7,7 @@ import torch
 from transformers import StopStringCriteria
 
 from core.contract import FinishReason, Prompt, PromptError, RunSpec
+from core.decode import prepare
 from core.decode.session import Session
 from core.models.loaded import LoadedModel
 from tests.parity.reference import Ours, finish, full_logits, generate, open_session, prompt_of, run, unpadded
@@ -150,3 +151,18 @@ def test_min_new_tokens_holds_eos_back(loaded: LoadedModel) -> None:
     assert len(ours.steps) >= 7 or ours.finished.finish_reason == FinishReason.LENGTH
     assert first not in ours.sequences[0][6:12]
     assert ours.sequences == unpadded(rows, generate(loaded, rows, **params).sequences, [first])
+
+
+def test_too_many_sequences_are_refused_before_a_prompt_is_read(
+    random_llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: object) -> None:
+        raise AssertionError("ten thousand prompts, 64 times each, take half a minute")
+
+    monkeypatch.setattr(prepare, "tokenize", read)
+    many = RunSpec(tuple(Prompt(text="a") for _ in range(9)), {"do_sample": True, "num_return_sequences": 64})
+    with pytest.raises(PromptError, match="576 sequences at once, but 512 is the most"):
+        Session(random_llama, many)
+    beams = RunSpec(many.prompts, {"do_sample": False, "num_beams": 64})
+    with pytest.raises(PromptError, match="576 sequences"):
+        Session(random_llama, beams)

@@ -9,6 +9,7 @@ import pytest
 
 from app.state import batch, select
 from app.state.state import Draft
+from core.contract.specs import MOST_SEQUENCES
 
 
 @pytest.mark.parametrize("inside", ["\u2028", "\x0b", "\x0c", "\x1c", "\x1e", "\x85", "\u00a0", "\t", "\\n", "\\"])
@@ -28,6 +29,6 @@ def test_a_line_break_within_a_prompt_stays_in_it(line_break: str) -> None:
 
 def test_more_lines_than_a_run_takes_are_refused_and_not_made() -> None:
     draft = Draft(tab="batch", batch="a\n" * 500_000)
-    assert len(select.prompts(draft)) == batch.MOST_PROMPTS + 1, "enough to know that it is too many"
+    assert len(select.prompts(draft)) == MOST_SEQUENCES + 1, "enough to know that it is too many"
     assert "500,000 prompts" in select.missing_prompt(draft)
-    assert not select.missing_prompt(replace(draft, batch="a\n" * batch.MOST_PROMPTS))
+    assert not select.missing_prompt(replace(draft, batch="a\n" * MOST_SEQUENCES))

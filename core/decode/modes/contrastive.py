@@ -16,8 +16,11 @@ from torch.nn.functional import normalize
 from core.contract.detail import ContrastiveDetail
 from core.contract.errors import ParameterError
 from core.contract.events import FinishReason
+from core.contract.params import GenerationParams
+from core.contract.specs import MOST_SEQUENCES
 from core.decode.kv import cache_length, crop_cache, take_rows
 from core.decode.modes.mode import Choice, Mode
+from core.decode.room import Feeding, check_room
 from core.decode.rows import Row
 
 if TYPE_CHECKING:
@@ -52,6 +55,17 @@ class Contrastive(Mode):
                 f"Contrastive search needs the model's final norm, which {title} hides; choose another mode."
             )
         run.forward.keeps_residuals = True
+
+    def check(self, run: Session, params: GenerationParams) -> None:
+        """Every candidate takes a row of the cache."""
+        rows = len(run.lanes) * min(params.top_k, run.loaded.info.output_size)
+        if rows > MOST_SEQUENCES:
+            raise ParameterError(
+                f"Contrastive search would try {rows:,} candidates at once, but {MOST_SEQUENCES} is the most; lower "
+                "top_k, or run fewer prompts."
+            )
+        feeding = Feeding(run.limit, run.prompt_slots, run.spec.prefill_chunk, max(run.padding))
+        check_room(run.loaded, rows, feeding, run.spec.cache)
 
     def cache_rows(self, run: Session) -> int:
         """One a candidate of each lane."""

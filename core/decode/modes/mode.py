@@ -141,6 +141,9 @@ class Mode:
         """The cache of another model that the mode runs; None where there is none."""
         return None
 
+    def check(self, run: Session, params: GenerationParams) -> None:
+        """Raises `ParameterError` or `OutOfMemoryError` where these, which fit each other, are too much for the run."""
+
     def cache_rows(self, run: Session) -> int:
         """Rows that the cache has at most."""
         return len(run.lanes)
