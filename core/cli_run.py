@@ -140,6 +140,6 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"“{setting}” is not a parameter; write key=value, such as temperature=0.8.")
         try:
             params[key.strip()] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # no JSON, or a number of thousands of digits
             params[key.strip()] = value
     return validate(params)

@@ -184,7 +184,7 @@ def _prompt(text: str) -> str | tuple[int, ...]:
     """Token ids in brackets, else a text as it is."""
     try:
         ids = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     if isinstance(ids, list) and ids and all(type(i) is int for i in ids):
         return tuple(ids)

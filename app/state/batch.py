@@ -46,7 +46,7 @@ def read_jsonl(text: str) -> list[str]:
             continue
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError(f"line {number} is not JSON") from None
         if isinstance(value, dict):
             value = next((value[key] for key in KEYS if isinstance(value.get(key), str)), None)

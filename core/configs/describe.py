@@ -145,7 +145,7 @@ def _not_finite(text: str) -> bool:
     found: list[str] = []
     try:
         json.loads(text, parse_constant=found.append)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return bool(found)
 

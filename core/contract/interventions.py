@@ -153,7 +153,7 @@ def parse_intervention(text: str) -> Intervention:
         if found := _HIDE.fullmatch(stripped):
             kind = MutePositions if found[1] == "mute" else DeletePositions
             return kind(int(found[2] or 0), parse_positions(found[3]))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         pass
     raise ParameterError(f"“{_short(text)}” is no intervention; write one such as {EXAMPLES}.")
 

@@ -161,10 +161,10 @@ def choices(text: str) -> tuple[str, ...]:
     """The texts of a choice: a JSON array of them, or one a line. Raises `GrammarError`."""
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         values = None
     if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
-        values = text.splitlines()
+        values = text.replace("\r\n", "\n").split("\n")  # other separators are part of a text
     found = tuple(dict.fromkeys(v for v in values if v))
     if not found:
         raise GrammarError("The choice is empty; write one text a line.")
@@ -195,7 +195,11 @@ def _source(grammar: Grammar) -> str:
     if grammar.kind == "choice":
         quoted = " | ".join(json.dumps(text, ensure_ascii=False) for text in choices(grammar.text))
         return str(LLMatcher.grammar_from_lark(f"start: {quoted}"))
-    if not isinstance(json.loads(grammar.text), dict):  # whose own message names line and column of the user's text
+    try:
+        schema = json.loads(grammar.text)  # whose own message names line and column of the user's text
+    except RecursionError:
+        raise GrammarError("The JSON schema cannot be used: it is nested too deeply.") from None
+    if not isinstance(schema, dict):
         raise GrammarError('The JSON schema cannot be used: it is no JSON object such as {"type": "object"}.')
     return str(LLMatcher.grammar_from_json_schema(grammar.text, defaults={"whitespace_pattern": WHITESPACE}))
 

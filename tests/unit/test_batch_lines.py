@@ -27,6 +27,12 @@ def test_a_line_break_within_a_prompt_stays_in_it(line_break: str) -> None:
     assert batch.empty_lines(f"one{line_break}{line_break}two{line_break}") == 1
 
 
+@pytest.mark.parametrize("line", ["{", "[" * 50_000, "9" * 5000, "1", '{"other": "key"}'])
+def test_a_line_that_is_no_prompt_is_named(line: str) -> None:
+    with pytest.raises(ValueError, match="line 2 is"):
+        batch.read_jsonl(f'"one"\n{line}')
+
+
 def test_more_lines_than_a_run_takes_are_refused_and_not_made() -> None:
     draft = Draft(tab="batch", batch="a\n" * 500_000)
     assert len(select.prompts(draft)) == MOST_SEQUENCES + 1, "enough to know that it is too many"

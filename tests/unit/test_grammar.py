@@ -187,6 +187,7 @@ def test_scores_may_be_narrower_or_wider_than_the_vocabulary(tiny_gpt2: LoadedMo
         (Grammar("json_schema", '{"type":\n'), "line 2 column 1"),
         (Grammar("json_schema", '{"type": "objec"}'), "objec"),
         (Grammar("json_schema", "[1]"), "no JSON object"),
+        (Grammar("json_schema", '{"items":' * 50_000 + "1" + "}" * 50_000), "nested too deeply"),
         (Grammar("json_schema", '{"not": {}}'), "not"),
         (Grammar("json_schema", '{"$ref": "http://127.0.0.1:1/x"}'), "cannot be used"),
         (Grammar("choice", "\n\n"), "empty"),
@@ -220,6 +221,8 @@ def test_choices_are_lines_or_a_json_array() -> None:
     assert choices("a\n\nb\na") == ("a", "b")
     assert choices('["two\\nlines", "x"]') == ("two\nlines", "x")
     assert choices("[not json") == ("[not json",)
+    assert choices("one\u2028line\r\ntwo") == ("one\u2028line", "two")
+    assert choices("[" * 50_000) == ("[" * 50_000,)
 
 
 def test_no_tokenizer_and_no_package_are_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
