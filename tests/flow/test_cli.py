@@ -369,8 +369,8 @@ def test_the_plan_names_the_interventions(capsys: pytest.CaptureFixture[str]) ->
     [
         (("--intervene", "mute everything"), "is no intervention; write one such as"),
         (("--intervene", "heads 99.0"), "There is no layer 99"),
-        (("--set", "temperature=" + "9" * 5000), "temperature cannot be"),
-        (("--set", "eos_token_id=" + "[" * 50_000), "eos_token_id cannot be"),
+        pytest.param(("--set", "temperature=" + "9" * 5000), "temperature cannot be", id="digits"),
+        pytest.param(("--set", "eos_token_id=" + "[" * 50_000), "eos_token_id cannot be", id="brackets"),
         (("--break-when", "entropy"), "is no breakpoint; write one such as"),
         (("--break-when", "text~(a"), "cannot be used"),
     ],

@@ -27,7 +27,7 @@ def test_a_line_break_within_a_prompt_stays_in_it(line_break: str) -> None:
     assert batch.empty_lines(f"one{line_break}{line_break}two{line_break}") == 1
 
 
-@pytest.mark.parametrize("line", ["{", "[" * 50_000, "9" * 5000, "1", '{"other": "key"}'])
+@pytest.mark.parametrize("line", ["{", "[" * 50_000, "9" * 5000, "1", '{"other": "key"}'], ids=len)
 def test_a_line_that_is_no_prompt_is_named(line: str) -> None:
     with pytest.raises(ValueError, match="line 2 is"):
         batch.read_jsonl(f'"one"\n{line}')

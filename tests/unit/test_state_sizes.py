@@ -17,7 +17,7 @@ def test_a_size_is_a_whole_number(text: str, meant: int) -> None:
     assert found.new_tokens == (meant if text else Experiment("kinds", PROMPT).new_tokens)
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "1.5", "many", "9" * 5000, "1" * 12])
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "many", "9" * 5000, "1" * 12], ids=len)
 def test_anything_else_is_none(text: str) -> None:
     assert sized(Experiment("kinds", PROMPT), "new_tokens", text) is None
     assert sized(Experiment("chunks", PROMPT), "chunk_sizes", f"8, {text}") is None
