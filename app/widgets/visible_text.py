@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 SPACE, LINE_BREAK, TAB = "␣", "⏎", "⇥"
 # Characters that draw nothing or reorder their neighbours; joiners and variation selectors stay, emoji need them.
+# Not so tags and the further variation selectors: whole texts are hidden in them.
 _INVISIBLE = {
-    *range(0x80, 0xA1), 0xAD, 0x200B, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), 0x2060,
-    *range(0x2066, 0x206A), 0xFEFF,
+    *range(0x80, 0xA1), 0xAD, 0x034F, 0x061C, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x200B, 0x200E,
+    0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0x3164, 0xFEFF, 0xFFA0,
+    *range(0xFFF9, 0xFFFC), *range(0x1D173, 0x1D17B), *range(0xE0000, 0xE0200),
 }  # fmt: skip
 _LONGEST = 2000  # characters of one token that are drawn; the tooltip says how many there are
 

@@ -7,7 +7,7 @@ from operator import index
 
 import torch
 
-from core.contract.errors import PromptError
+from core.contract.errors import PromptCancelledError, PromptError
 from core.contract.events import PromptRow
 from core.contract.params import GenerationParams
 from core.contract.specs import Prompt, RunSpec
@@ -63,7 +63,14 @@ def prompt_rows(
     loaded: LoadedModel, prompts: tuple[Prompt, ...], copies: int, cancelled: Cancelled = never
 ) -> list[PromptRow]:
     """The rows of a run: every prompt `copies` times, an empty one begun with BOS. Raises `PromptError`."""
-    rows = [runnable(loaded, tokenize(loaded, prompt, cancelled)) for prompt in prompts]
+    rows = []
+    for number, prompt in enumerate(prompts, start=1):
+        try:
+            rows.append(runnable(loaded, tokenize(loaded, prompt, cancelled)))
+        except PromptError as error:
+            if len(prompts) == 1 or isinstance(error, PromptCancelledError):
+                raise
+            raise PromptError(f"Prompt {number:,} of {len(prompts):,}: {error.message}", detail=error.detail) from error
     if not rows:
         raise PromptError("There is no prompt to run.")
     return [row for row in rows for _ in range(copies)]

@@ -40,6 +40,7 @@ def test_a_longer_prompt_is_refused_with_both_numbers(loaded: LoadedModel) -> No
         started = loaded.info.image is not None  # a picture begins with a token that is no pixel
         assert f"{length - started:,}" in refused.value.message
         assert f"{positions:,}" in refused.value.message
+        assert refused.value.message.startswith("Prompt 2 of 2: ")
 
 
 def test_the_asked_length_comes_before_the_limit(loaded: LoadedModel) -> None:
