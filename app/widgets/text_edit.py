@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QMimeData, QRect, QSize, Qt, Signal, Slot
+from PySide6.QtCore import QEvent, QMimeData, QRect, QSize, Qt, Signal, Slot
 from PySide6.QtGui import QKeyEvent, QKeySequence, QResizeEvent, QTextCursor
 from PySide6.QtWidgets import QApplication, QLabel, QPlainTextEdit, QSizePolicy, QWidget
 
@@ -106,6 +106,16 @@ class TextEdit(QPlainTextEdit):
             super().insertFromMimeData(source)
             if _is_too_long(whole := self._shown()):  # piece by piece
                 self._put(whole)
+
+    def event(self, event: QEvent) -> bool:
+        """What was typed here is taken back here; where there is nothing left of it, Ctrl+Z is the window's."""
+        if event.type() == QEvent.Type.ShortcutOverride and isinstance(event, QKeyEvent):
+            undoes, redoes = event.matches(QKeySequence.StandardKey.Undo), event.matches(QKeySequence.StandardKey.Redo)
+            document = self.document()
+            if (undoes and not document.isUndoAvailable()) or (redoes and not document.isRedoAvailable()):
+                event.ignore()
+                return True
+        return super().event(event)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """A text that cannot be edited can be cleared and replaced."""

@@ -275,3 +275,22 @@ def test_a_text_of_other_line_breaks_is_put_in_once(qtbot: QtBot) -> None:
     assert edit.textCursor().position() == 1, "the same text again moves nothing"
     edit.show_text("three")
     assert edit.text() == "three"
+
+
+def test_ctrl_z_in_the_editor_takes_back_what_was_not_typed_there(one: Driven, qtbot: QtBot) -> None:
+    editor, control = one.panel("prompt").text, Qt.KeyboardModifier.ControlModifier
+    editor.setFocus()
+    editor.selectAll()
+    qtbot.keyClicks(editor, "mine")
+    one.panel("prompt")._take("once more")
+    one.frames(2)
+    qtbot.keyClick(editor, Qt.Key.Key_Z, control)
+    one.frames(2)
+    assert editor.text() == one.state.draft.text == "mine"
+    qtbot.keyClick(editor, Qt.Key.Key_Z, control | Qt.KeyboardModifier.ShiftModifier)
+    one.frames(2)
+    assert editor.text() == one.state.draft.text == "once more"
+    qtbot.keyClicks(editor, "!")
+    qtbot.keyClick(editor, Qt.Key.Key_Z, control)
+    one.frames(2)
+    assert editor.text() == one.state.draft.text == "once more", "what is typed goes first"
