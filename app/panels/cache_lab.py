@@ -60,6 +60,7 @@ class CacheLabPanel(Panel):
         self.sizes = LabFields(lambda name, text: self.dispatch(SizeExperiment(name, text)))
         self.plot = LinePlot()
         self.plot.setAccessibleName(self.tr("What the experiment measured"))
+        self.plot.setAccessibleDescription(self.tr("Nothing was measured yet"))
         self.plot.set_empty(
             self.tr("What the experiment measures appears here"),
             self.tr("Press Run experiment; it uses the loaded model and the prompt."),
@@ -169,7 +170,7 @@ class CacheLabPanel(Panel):
         plots = () if result is None else tuple(Plot(tr(n.title), n.unit, tr(n.x_name), n.log) for n in result.lanes)
         lines = () if result is None else tuple(Line(s.name, s.lane, s.x, s.y) for s in result.series)
         self.plot.show_lines(plots, lines)
-        self.plot.setAccessibleDescription("" if result is None else _told(result))
+        self.plot.setAccessibleDescription(tr("Nothing was measured yet") if result is None else _told(result))
         self._show_table()
 
     def _show_findings(self, lab: CacheLab) -> None:

@@ -118,8 +118,10 @@ class CanvasStart(QWidget):
         if image is None:
             self.draw.setChecked(False)
             self.canvas.show_pixels(None)
+            said = self.tr("The picture to begin with appears here")
+            self.canvas.setAccessibleDescription(said)
             self.canvas.set_message(
-                self.tr("The picture to begin with appears here"),
+                said,
                 self.tr("Load an image model: the small one below, or another one in the toolbar."),
             )
             return
