@@ -65,6 +65,7 @@ QLineEdit, QPlainTextEdit, QComboBox {
     selection-background-color: $accent; selection-color: $on_accent;
 }
 QLineEdit { min-height: 26px; max-height: 26px; padding: 0 6px; }
+QLineEdit[figures="true"] { padding: 0 4px 0 1px; }
 QLineEdit:focus, QPlainTextEdit:focus, QComboBox:focus { border-color: $accent; }
 QLineEdit:disabled, QPlainTextEdit:disabled, QComboBox:disabled { color: $faint; }
 QLineEdit[bad="true"] { border-color: $error; }

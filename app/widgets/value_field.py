@@ -1,12 +1,20 @@
-"""An exact field: takes any precision, commits on Enter or when it loses the focus, Esc takes the edit back."""
+"""An exact field: takes any precision, commits on Enter or when it loses the focus, Esc takes the edit back.
+
+A number that is too long for its field is shown in three digits until the field has the focus: without its first ones
+it would be another number.
+"""
 
 from __future__ import annotations
 
+import re
+
 from PySide6.QtCore import QEvent, Qt, Signal, Slot
-from PySide6.QtGui import QFocusEvent, QKeyEvent, QKeySequence
-from PySide6.QtWidgets import QLineEdit, QWidget
+from PySide6.QtGui import QFocusEvent, QKeyEvent, QKeySequence, QResizeEvent
+from PySide6.QtWidgets import QLineEdit, QStyle, QStyleOptionFrame, QWidget
 
 from app.theme import fonts
+
+MARGIN_PX = 4  # that Qt keeps free within the padding, both sides together
 
 
 class ValueField(QLineEdit):
@@ -34,12 +42,34 @@ class ValueField(QLineEdit):
         """Drop what was typed."""
         self._replace(self._shown)
 
+    def setAlignment(self, flag: Qt.AlignmentFlag) -> None:
+        """Numbers stand at the right, close to the frame."""
+        super().setAlignment(flag)
+        self.setProperty("figures", bool(flag & Qt.AlignmentFlag.AlignRight))
+
     def _replace(self, text: str) -> None:
         self._shown = text
-        self.setText(text)
+        self._show()
+
+    def _show(self) -> None:
+        right = bool(self.alignment() & Qt.AlignmentFlag.AlignRight)
+        text = self._shown if self.hasFocus() or not right or self._fits(self._shown) else in_short(self._shown)
+        if text != self.text():
+            self.setText(text)
         self.setModified(False)
         if self.alignment() & Qt.AlignmentFlag.AlignLeft:
             self.setCursorPosition(0)
+
+    def _fits(self, text: str) -> bool:
+        option = QStyleOptionFrame()
+        self.initStyleOption(option)
+        room = self.style().subElementRect(QStyle.SubElement.SE_LineEditContents, option, self).width() - MARGIN_PX
+        return self.fontMetrics().horizontalAdvance(text) <= room
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        if not self.isModified():
+            self._show()
 
     @Slot()
     def _commit(self) -> None:
@@ -68,7 +98,23 @@ class ValueField(QLineEdit):
         else:
             super().keyPressEvent(event)
 
+    def focusOutEvent(self, event: QFocusEvent) -> None:
+        super().focusOutEvent(event)
+        if not self.isModified():
+            self._show()
+
     def focusInEvent(self, event: QFocusEvent) -> None:
         super().focusInEvent(event)
+        if not self.isModified():
+            self._show()
         if event.reason() in (Qt.FocusReason.TabFocusReason, Qt.FocusReason.BacktabFocusReason):
             self.selectAll()
+
+
+def in_short(text: str) -> str:
+    """A number in three significant digits, `1.23e6`; anything else as it is."""
+    try:
+        short = f"{float(text):.3g}"
+    except (ValueError, OverflowError):
+        return text
+    return re.sub(r"e\+?(-?)0*", r"e\1", short)

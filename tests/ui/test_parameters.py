@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QStyle, QStyleOptionFrame
 from pytestqt.qtbot import QtBot
 
 from app.state import intents as i
@@ -135,6 +136,37 @@ def test_any_precision_can_be_typed_and_stays_visible(one: Driven, qtbot: object
     type_into(one, qtbot, "temperature", "3.5")  # beyond the slider
     assert select.params(one.state).temperature == 3.5
     assert row(one, "temperature").slider.value() == TICKS
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "seen"),
+    [
+        ("temperature", 0.8125, "0.8125"),
+        ("max_new_tokens", 123456, "123456"),
+        ("max_new_tokens", 1234567, "1.23e6"),
+        ("repetition_penalty", 1.23456, "1.23"),
+        ("temperature", 1e-3, "0.001"),
+        ("temperature", 1e300, "1e300"),
+    ],
+)
+def test_no_number_is_seen_without_its_first_digits(
+    one: Driven, qtbot: QtBot, name: str, value: float, seen: str
+) -> None:
+    one.do(i.SetParameter(name, value))
+    one.frames(2)
+    field = row(one, name).field
+    assert field.text() == seen
+    option = QStyleOptionFrame()
+    field.initStyleOption(option)
+    room = field.style().subElementRect(QStyle.SubElement.SE_LineEditContents, option, field).width()
+    assert field.fontMetrics().horizontalAdvance(seen) < room
+    field.setFocus()
+    assert float(field.text()) == value, "all of it, to be edited"
+    qtbot.keyClick(field, Qt.Key.Key_Return)
+    one.panel("prompt").text.setFocus()
+    one.frames(2)
+    assert field.text() == seen
+    assert getattr(select.params(one.state), name) == value, "looking at it changes nothing"
 
 
 @pytest.mark.parametrize(
