@@ -29,6 +29,7 @@ from app.widgets.model_facts import ModelFacts
 from app.widgets.parameter_text import MOST_SEED, whole_number
 from app.widgets.segmented import Segmented
 from app.widgets.value_field import ValueField
+from app.widgets.visible_text import plain_tip
 
 Catalogue = Callable[[], tuple[ModelChoice, ...]]
 NAME_ROLE = Qt.ItemDataRole.UserRole + 1
@@ -282,6 +283,6 @@ def _item(choice: ModelChoice) -> QStandardItem:
     item = QStandardItem(choice.title)
     item.setData(choice.name, NAME_ROLE)
     item.setEnabled(choice.available)
-    item.setToolTip(choice.description if choice.available else choice.reason)
+    item.setToolTip(plain_tip(choice.description if choice.available else choice.reason))
     item.setAccessibleDescription(choice.description if choice.available else choice.reason)
     return item

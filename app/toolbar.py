@@ -15,6 +15,7 @@ from app.state.intents import ChooseModel, SetTheme
 from app.state.state import AppState, ModelChoice
 from app.theme import fonts
 from app.theme.palette import PALETTES, Palette
+from app.widgets.visible_text import plain_tip
 from core.contract import ModelSpec
 
 HEIGHT_PX = 44
@@ -162,7 +163,7 @@ class ToolBar(QWidget):
         action.setCheckable(True)
         action.setChecked(current)
         action.setEnabled(choice.available)
-        action.setToolTip(choice.description if choice.available else choice.reason)
+        action.setToolTip(plain_tip(choice.description if choice.available else choice.reason))
         action.triggered.connect(_call(self._dispatch, ChooseModel(name=choice.name)))
         return action
 

@@ -32,7 +32,7 @@ from app.widgets.image_editor import ImageEditor
 from app.widgets.late_menu import LateMenu
 from app.widgets.text_edit import TextEdit
 from app.widgets.token_summary import TokenSummary
-from app.widgets.visible_text import one_line
+from app.widgets.visible_text import one_line, plain_tip
 from core.contract import ModelInfo, Picture
 
 SLOW_MS = 400  # reading a picture for longer is told
@@ -169,12 +169,12 @@ class PromptPanel(Panel):
         if model is not None and not usable:
             reason = self.tr("{0} has no chat template, so it cannot chat.").format(model.title)
         self.tabs.setTabEnabled(1, usable)
-        self.tabs.setTabToolTip(1, "" if usable else reason)
+        self.tabs.setTabToolTip(1, "" if usable else plain_tip(reason))
         paints = model is not None and model.image is not None
         if model is not None:
             reason = self.tr("{0} reads text; load an image model, such as tiny-imagegpt.").format(model.title)
         self.tabs.setTabEnabled(3, paints)
-        self.tabs.setTabToolTip(3, "" if paints else reason)
+        self.tabs.setTabToolTip(3, "" if paints else plain_tip(reason))
         self.tabs.blockSignals(True)
         self.tabs.setCurrentIndex(TABS.index(state.draft.tab))
         self.tabs.blockSignals(False)

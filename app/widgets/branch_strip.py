@@ -22,6 +22,7 @@ from PySide6.QtWidgets import QAbstractScrollArea, QFrame, QLineEdit, QMenu, QTo
 from app.theme import fonts
 from app.theme.palette import LIGHT, Palette
 from app.widgets.text_cache import TextCache
+from app.widgets.visible_text import plain_tip
 
 LANE_PX, MOST_LANES = 24, 5  # more are scrolled
 PAD_PX, DOT_PX, GAP_PX = 8, 8, 12
@@ -224,7 +225,7 @@ class BranchStrip(QAbstractScrollArea):
         """Everything about a branch."""
         if isinstance(event, QHelpEvent) and event.type() == QEvent.Type.ToolTip:
             lane = self.lane_at(QPointF(event.pos()))
-            QToolTip.showText(event.globalPos(), "" if lane is None else lane.tooltip, self.viewport())
+            QToolTip.showText(event.globalPos(), "" if lane is None else plain_tip(lane.tooltip), self.viewport())
             return True
         return super().viewportEvent(event)
 

@@ -9,6 +9,7 @@ from PySide6.QtWidgets import QAbstractButton, QSizePolicy, QWidget
 from app.theme import fonts
 from app.theme.palette import LIGHT, Palette
 from app.widgets.text_cache import TextCache
+from app.widgets.visible_text import plain_tip
 
 HEIGHT_PX, PAD_PX, DOT_PX = 24, 8, 8
 
@@ -44,7 +45,7 @@ class ColumnHead(QAbstractButton):
         self.setAccessibleName(self.tr("Branch {0}").format(text))
         lines = [line for line in (text, note, end, "" if in_use else self.tr("Click to use this side")) if line]
         self.setAccessibleDescription(", ".join(lines[1:]))
-        self.setToolTip("\n".join(lines))
+        self.setToolTip(plain_tip("\n".join(lines)))
         self.setChecked(in_use)
         self.update()
 

@@ -13,6 +13,7 @@ from app.theme import fonts
 from app.widgets.elided_label import ElidedLabel
 from app.widgets.scroll_column import ScrollColumn
 from app.widgets.value_field import ValueField
+from app.widgets.visible_text import plain_tip
 
 VALUE_PX = 60
 
@@ -91,7 +92,7 @@ class SwitchRow(QWidget):
         """The note gives way to the text in a narrow card; it can still be read on the row."""
         super().resizeEvent(event)
         self.note.setMaximumWidth(max(0, self.width() // 2))
-        self.setToolTip(self.entry.note)
+        self.setToolTip(plain_tip(self.entry.note))
 
 
 class SwitchList(ScrollColumn):

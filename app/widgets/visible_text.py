@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -67,3 +68,10 @@ def _mark(char: str) -> str:
 def one_line(text: str) -> str:
     """A token for a list or an axis: every space as ␣, a line break as ⏎."""
     return visible(text.replace("\r\n", "\n").replace("\n", LINE_BREAK)).replace(" ", SPACE)
+
+
+def plain_tip(text: str) -> str:
+    """A tooltip that Qt shows as it is written: what looks like markup to it (a folder, a name) would be rendered."""
+    if "<" not in text and "&" not in text:
+        return text
+    return "<span>" + html.escape(text).replace("\n", "<br>") + "</span>"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PySide6.QtCore import Qt
+from PySide6.QtGui import QAction, Qt, QTextDocumentFragment
 
 from app.chooser import NAME_ROLE
 from app.state import intents as i
@@ -148,3 +148,15 @@ def test_the_chooser_does_not_stop_a_run(tmp_path: Path) -> None:
         one.frames(5)
         assert not one.window.chooser.isModal()
         assert one.state.run.count >= 4
+
+
+def test_a_folder_whose_name_looks_like_markup_is_named_as_it_is(one: Driven) -> None:
+    name = "/models/<b>bold</b> & <img src=x>"
+    one.do(i.OfferModels((*CHOICES, ModelChoice("odd", "odd", f"Local folder {name}"))))
+    one.frames(2)
+    model = one.window.chooser.model
+    tips = [model.item(row).toolTip() for row in range(model.rowCount())]
+    tips += [action.toolTip() for action in one.window.toolbar.findChildren(QAction) if action.text() == "odd"]
+    shown = [QTextDocumentFragment.fromHtml(t).toPlainText() if Qt.mightBeRichText(t) else t for t in tips]
+    assert shown.count(f"Local folder {name}") >= 1
+    assert not [tip for tip in shown if "bold" in tip and name not in tip]

@@ -7,10 +7,11 @@ from unicodedata import name
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PySide6.QtGui import Qt, QTextDocumentFragment
 
 from app.widgets import numbers
 from app.widgets.flow_layout import FlowLayout, FlowMetrics
-from app.widgets.visible_text import one_line, parts, visible
+from app.widgets.visible_text import one_line, parts, plain_tip, visible
 
 CELL = 10.0
 NOTHING = ("FILLER", "GRAPHEME JOINER", "VARIATION SELECTOR", "VOWEL INHERENT")  # printable, but nothing is drawn
@@ -160,3 +161,10 @@ def test_bytes_have_three_digits_and_powers_of_1000(count: float, text: str) -> 
 )
 def test_durations_have_two_units(ms: float, text: str) -> None:
     assert numbers.duration(ms) == text
+
+
+@pytest.mark.parametrize("text", ["plain", "2 < 3\nnext", "<b>bold</b>", "a &lt; b", "first\n<img src=x>"])
+def test_a_tooltip_is_never_markup(text: str) -> None:
+    tip = plain_tip(text)
+    shown = QTextDocumentFragment.fromHtml(tip).toPlainText() if Qt.mightBeRichText(tip) else tip
+    assert shown == text
