@@ -17,6 +17,7 @@ from app.widgets.modified_dot import ModifiedDot
 from app.widgets.scale import Scale, format_number, scale_of
 from app.widgets.slider import QuietSlider
 from app.widgets.value_field import ValueField
+from app.widgets.visible_text import plain_tip
 from core.contract import Parameter
 
 DOT, NAME, SLIDER, GAP, FIELD = range(5)  # columns of the grid
@@ -131,7 +132,7 @@ class ParameterRow(QObject):
             for widget in self.widgets[1:]:
                 widget.setToolTip(tip)
                 widget.setAccessibleDescription(said)
-        self.dot.setToolTip(waiting or self._dot_tip(changed, pending, default))
+        self.dot.setToolTip(plain_tip(waiting or self._dot_tip(changed, pending, default)))
         if self.choice is not None:
             self.choice.show_key(_word(value, self.parameter.kind))
         elif isinstance(value, int | float) and self.slider is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PySide6.QtCore import Qt
+from PySide6.QtGui import Qt
 from PySide6.QtWidgets import QStyle, QStyleOptionFrame
 from pytestqt.qtbot import QtBot
 
@@ -179,6 +179,13 @@ def test_what_is_not_allowed_is_explained_and_taken_back(one: Driven, qtbot: obj
     assert one.state.overrides == {}
     (notice,) = one.state.notices
     assert notice.text.startswith(f"{name} cannot be ")
+
+
+def test_the_name_of_a_model_is_no_markup(one: Driven) -> None:
+    one_row = row(one, "top_p")
+    one_row.show_value(0.5, changed=True, pending=False, waiting="", default="Default: 1, from <b>x</b>.", most=None)
+    assert "&lt;b&gt;x" in one_row.dot.toolTip()
+    assert not Qt.mightBeRichText(one_row.field.toolTip())
 
 
 def test_slider_field_and_dot_move_together(one: Driven) -> None:
