@@ -109,7 +109,7 @@ def _spec(parent: Session, command: StartBranch, parting: Parting) -> RunSpec:
         changed = {"do_sample": parent.asked.do_sample, **changed}
     asked = parent.acts.now.asked if command.interventions is None else command.interventions
     asked = parent.acts.parted(parting.row.padding + command.position - 1, asked)
-    copies = max(1, len(parent.rows) // max(1, len(parent.spec.prompts)))
+    copies = max(1, len(parent.rows) // parent.prompt_count)
     return dataclasses.replace(
         parent.spec,
         prompts=parent.spec.prompts[command.row // copies :][:1],
