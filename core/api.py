@@ -119,7 +119,7 @@ def run(
     grammar: what each continuation must be: a regular expression, a JSON schema or one of several texts.
     assistant_model: a smaller model with the same vocabulary that drafts tokens (assisted generation).
     negative_prompt: text or token ids that classifier-free guidance (`guidance_scale`) steers away from; with a
-        scale and no negative prompt it is the last token of each prompt, as in `generate()`.
+        scale and no negative prompt, or an empty one, it is the last token of each prompt, as in `generate()`.
     interventions: changes to what the model computes, from the first position on: `ScaleHeads`, `SkipPart`, `Steer`,
         `MutePositions`, `DeletePositions` of `core.contract`, or texts such as `"heads 3.1"`, `"delete 3-5"` or
         `'steer 6 * 4 = "love" - "hate"'`.
@@ -446,7 +446,7 @@ def open_session(
         )
     for problem in session.breaks.take_problems():
         raise ParameterError(problem.reason)
-    if spec.negative_prompt is not None and session.params.guidance_scale == 1:
+    if spec.steers_from is not None and session.params.guidance_scale == 1:
         raise ParameterError("A negative prompt has no effect while guidance_scale is 1; set it, to 1.5 for example.")
     return session
 

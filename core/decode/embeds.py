@@ -119,7 +119,7 @@ def check_unseen(run: Session, params: GenerationParams) -> None:
             "A draft model reads tokens, and inputs_embeds has none; draft by assistant_early_exit or "
             "prompt_lookup_num_tokens, or give token ids."
         )
-    if params.guidance_scale != 1 and run.spec.negative_prompt is None:
+    if params.guidance_scale != 1 and run.spec.steers_from is None:
         raise ParameterError(
             "Guidance without a negative prompt steers away from the prompt's last token, and inputs_embeds has none; "
             "give a negative_prompt."
