@@ -131,6 +131,48 @@ def test_another_smaller_model_drafts_and_the_text_stays_the_same(one: Driven, t
     assert "draft model’s cache" in storage(shown, shown.step(shown.count - 1)).replace("\u00a0", " ")
 
 
+@pytest.mark.parametrize("size", [(1440, 900), (1024, 640)])
+def test_cards_of_the_mode_before_leave_and_those_of_this_one_are_in_sight(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
+    with opened(tmp_path / "settings.json", size=size) as one:
+        one.do(i.EditText(PROMPT))
+        one.do(i.SetParameter("max_new_tokens", 6))
+        cards = one.window.workspace.cards
+        run(one, "beams")
+        live(one, lambda: cards["beams"].isVisible())
+        run(one, "contrastive")
+        live(one, lambda: cards["beams"].isHidden() and not cards["mode"].visibleRegion().isEmpty())
+        rows = one.panel("mode").rows
+        assert len(rows.rows) == 4
+        assert rows.verticalScrollBar().maximum() == 0, "all candidates are in sight"
+
+
+def test_what_will_run_is_said_before_it_runs(one: Driven) -> None:
+    row = one.panel("parameters").mode_row
+    for mode, greedy, drawn in (
+        ("beams", "the best as a whole wins", "beam sampling: they are drawn, because do_sample is on"),
+        ("lookup", "tried as a draft.", "Tokens are drawn, because do_sample is on"),
+        ("guidance", "to a negative prompt.", "Tokens are drawn, because do_sample is on"),
+    ):
+        one.do(i.ChooseMode(mode))
+        for sampled, words in ((False, greedy), (True, drawn)):
+            one.do(i.SetParameter("do_sample", sampled))
+            one.frames(1)
+            assert row.doc.isVisible()
+            assert words in row.doc.text()
+            assert ("drawn" in row.doc.text()) == sampled
+        one.do(i.SetParameter("temperature", 0.0))  # which means the likeliest
+        one.frames(1)
+        assert "drawn" not in row.doc.text()
+        one.do(i.ResetParameter("temperature"))
+        if mode == "beams":
+            one.do(i.Run())
+            live(one, lambda: finished(one))
+            assert one.state.run is not None
+            assert one.state.run.plan.mode == "beam_sample"
+
+
 def test_an_empty_negative_prompt_does_what_its_field_says(one: Driven, tiny_gpt2: LoadedModel) -> None:
     one.do(i.SetParameter("do_sample", False))
     one.do(i.ChooseMode("guidance"))
