@@ -14,10 +14,11 @@ import core
 from core.contract import ParameterError, PromptError
 from core.models.loaded import LoadedModel
 from tests.parity.reference import generate, pad_left, plain, prompt_of, unpadded
-from tests.parity.test_results import CLOSE, FAMILIES, NEW, api_model, embedded, go, seeded
+from tests.parity.test_results import FAMILIES, NEW, api_model, embedded, go, seeded
 
 EOS = list(range(7, 40))
 LENGTHS = (9, 4, 6)
+CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 BEAMS: dict[str, Any] = {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.6}
 MODES: dict[str, dict[str, Any]] = {
     "greedy": {"eos_token_id": EOS},
@@ -240,6 +241,10 @@ def test_the_rows_of_an_earlier_run_go_on(params: dict[str, Any], loaded: Loaded
         assert ours.sequences == unpadded(rows, theirs.sequences, params.get("eos_token_id", ()), copies)
         if ours.sequences_scores is not None:
             assert ours.sequences_scores == pytest.approx(theirs.sequences_scores.tolist(), rel=1e-5, abs=1e-4)
+            continue
+        for row in range(3):
+            scores = torch.stack([step[row] for step in theirs.scores]).numpy()
+            assert np.allclose(ours.scores(row=row), scores, **CLOSE)
 
 
 def test_views_of_continued_rows_are_those_of_a_fresh_run(loaded: LoadedModel) -> None:
@@ -373,3 +378,28 @@ def test_a_past_of_other_rows_is_refused_in_a_sentence(
         past = go(llama, prompts_of(llama), interventions=acts, **more)
     with pytest.raises((ParameterError, PromptError), match=sentence):
         go(llama, prompts, params, past_key_values=past, **more)
+
+
+def test_interventions_act_on_continued_rows_from_there_on(llama: LoadedModel) -> None:
+    rows, acts = prompts_of(llama), ["skip 0.mlp", "heads 1.0"]
+    muted = ["mute 1"]  # of the first row
+    ours = go(llama, None, past_key_values=go(llama, rows), interventions=acts + muted)
+    for row, ids in enumerate(rows):
+        alone = go(llama, None, past_key_values=go(llama, ids), interventions=acts + (muted if row == 0 else []))
+        assert ours.sequences[row] == alone.sequences[0]
+        assert np.allclose(ours.hidden_states(row=row), alone.hidden_states(), **CLOSE)
+        assert np.allclose(ours.attention(1, row=row), alone.attention(1), atol=1e-4)
+    assert ours.sequences != go(llama, None, past_key_values=go(llama, rows)).sequences
+
+
+def test_a_branch_of_a_continued_row_is_that_of_a_fresh_run(llama: LoadedModel) -> None:
+    first = go(llama, prompts_of(llama))
+    ours, fresh = go(llama, None, past_key_values=first), go(llama, first.sequences)
+    for row in (0, 1):
+        position = len(first.sequences[row]) + 3
+        branches = [core.branch(result, position, token_ids=[9], row=row) for result in (ours, fresh)]
+        assert branches[0].sequences == branches[1].sequences
+        assert np.allclose(branches[0].hidden_states(), branches[1].hidden_states(), **CLOSE)
+    inside = [core.branch(result, 5, token_ids=[9], row=2) for result in (ours, fresh)]
+    assert inside[0].sequences == inside[1].sequences
+    assert np.allclose(inside[0].attention(0), inside[1].attention(0), atol=1e-4)
