@@ -139,7 +139,8 @@ def run(
         are here. What an earlier result holds no more (rows that ended before the others, beams) is fed again:
         `started.reused_positions` says how many positions, padding included, were not. Not in contrastive search.
     inputs_embeds: a tensor or array (B, T, E) in the place of the prompts. As in `generate()`, `sequences` and what
-        processors see begin after it. In all modes, but for a draft model, which reads tokens.
+        processors see begin after it, unless there is a prompt, too: then its tokens, one a position, are in there and
+        the embeddings are fed. In all modes; a draft model reads tokens, so it needs such a prompt.
     attention_mask: (B, T) for inputs_embeds of unequal lengths: 0 for the padding, on the left, and else 1.
 
     Raises `ModelLoadError`, `PromptError`, `ParameterError`, or what ended the run, all of them `TokenglassError`

@@ -25,11 +25,9 @@ def to_beginning(past: object, embeds: object, *given: Any) -> tuple[Prompt, ...
     """
     nothing = all(one is None for one in given)
     if embeds is not None:
-        if not nothing or isinstance(past, RunResult):
-            raise PromptError(
-                "inputs_embeds takes the place of the prompt; give it without one and without an earlier run."
-            )
-        return ()
+        if isinstance(past, RunResult):
+            raise PromptError("inputs_embeds begins a text; give it without an earlier run.")
+        return () if nothing else to_prompts(*given)
     if nothing and isinstance(past, RunResult):
         return tuple(Prompt(ids=tuple(ids)) for ids in past.sequences)
     return to_prompts(*given)

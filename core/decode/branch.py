@@ -139,7 +139,7 @@ def _check_mode(parent: Session, spec: RunSpec) -> None:
 
 
 def _parting(parent: Session, command: StartBranch, donors: tuple[Session, ...]) -> Parting:
-    if parent.unseen:
+    if parent.embeds is not None:
         raise PromptError("A run that began with embeddings has no branches; begin it with tokens.")
     row = next((row for row in parent.rows if row.index == command.row), None)
     if row is None:

@@ -1,4 +1,4 @@
-"""A run that begins with embeddings in the place of tokens.
+"""A run that begins with embeddings in the place of tokens, or of the model's own embeddings of its tokens.
 
 P prompts, B rows (each prompt as often as it is continued), T slots, E the width of an embedding.
 """
@@ -15,6 +15,9 @@ import torch
 from core.contract.errors import ParameterError, PromptError
 from core.contract.events import PromptRow
 from core.contract.params import GenerationParams
+from core.contract.specs import RunSpec
+from core.decode import prepare
+from core.domains.domain import Cancelled
 from core.models.anatomy import find_anatomy
 from core.models.loaded import LoadedModel
 
@@ -46,6 +49,21 @@ class Embeds:
         counts = [self.slots - padding for padding in self.padding]
         rows = [PromptRow(tuple(range(-1, -count - 1, -1)), (EMBEDDING,) * count, "") for count in counts]
         return [row for row in rows for _ in range(self.copies)]
+
+    def check_tokens(self, rows: Sequence[PromptRow]) -> None:
+        """Raises `PromptError` where tokens that were given, too, are not one a position."""
+        if len(rows) != len(self.padding) * self.copies:
+            raise PromptError(
+                f"inputs_embeds is for a batch of {len(self.padding):,}, but the prompts are one of "
+                f"{len(rows) // self.copies:,}; give as many, or no prompt."
+            )
+        for number, (row, padding) in enumerate(zip(rows[:: self.copies], self.padding, strict=True)):
+            count, there = len(row.token_ids), self.slots - padding
+            if count != there:
+                raise PromptError(
+                    f"Prompt {number} has {count:,} tokens, but inputs_embeds {there:,} positions for it; give a token "
+                    "for each, or no prompt."
+                )
 
     def fed(self, rows: Sequence[int], start: int, stop: int) -> torch.Tensor:
         """(B, stop - start, E): what some rows of the run are fed at these slots."""
@@ -90,6 +108,18 @@ def to_embeds(loaded: LoadedModel, extras: Extras, copies: int) -> Embeds | None
     return Embeds(values, padding, copies)
 
 
+def first_rows(
+    loaded: LoadedModel, spec: RunSpec, embeds: Embeds | None, copies: int, cancelled: Cancelled
+) -> list[PromptRow]:
+    """The prompts of a run, each `copies` times, with their tokens if these are known. Raises `PromptError`."""
+    if embeds is not None and not spec.prompts:
+        return embeds.prompts()
+    rows = prepare.prompt_rows(loaded, spec.prompts, copies, cancelled)
+    if embeds is not None:
+        embeds.check_tokens(rows)
+    return rows
+
+
 def _to_mask(given: object, values: torch.Tensor) -> torch.Tensor:
     """(P, T), false for padding, which is on the left of each prompt. Raises `PromptError`."""
     if given is None:
@@ -112,7 +142,7 @@ def _to_mask(given: object, values: torch.Tensor) -> torch.Tensor:
 
 def check_unseen(run: Session, params: GenerationParams) -> None:
     """Raises `ParameterError` for what needs the tokens of the prompt, where nobody knows them."""
-    if run.embeds is None:
+    if not run.unseen:
         return
     if run.assistant is not None:
         raise ParameterError(

@@ -27,7 +27,7 @@ class Extras:
     logits_processor: called with rows of equal length, without padding: ids (B, T), scores (B, V) → scores.
     stopping_criteria: all are called for each row after each of its tokens, without padding.
     prefix_allowed_tokens_fn: number of the prompt, ids (T,) → the ids that may follow.
-    inputs_embeds: a tensor or array (B, T, E) in the place of the prompts. attention_mask: (B, T), 0 for their padding.
+    inputs_embeds: a tensor or array (B, T, E), fed in the place of the prompts. attention_mask: (B, T), 0 for padding.
     past: a run on the same model, or a cache of transformers, that holds the first positions of the prompts.
     """
 

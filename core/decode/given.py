@@ -25,7 +25,9 @@ def reuse(run: Session, before: Session) -> int:
     """Take over what `before` has fed of this very prompt; returns the positions. The last one is always fed."""
     single = not run.several and not before.several
     recorded = before.trace is not None or run.trace is None
-    if not (run.spec.reuse_prefix and single and recorded and before.loaded.module is run.loaded.module):
+    tokens = run.embeds is None and before.embeds is None
+    same_model = before.loaded.module is run.loaded.module
+    if not (run.spec.reuse_prefix and single and recorded and tokens and same_model):
         return 0
     until = run.acts.same_until(before.acts)  # what was fed under other interventions is no use
     same = _same(run, before) if until is None else min(until, _same(run, before))
@@ -73,7 +75,7 @@ def _check_run(run: Session, past: Session) -> None:
             f"past_key_values comes from {past.loaded.info.title}, loaded as model {past.loaded.info.model_id}, and "
             f"fits no other model than that one, not {run.loaded.info.title} as it is loaded now."
         )
-    if past.unseen:
+    if past.embeds is not None:
         raise ParameterError("The earlier run began with embeddings, so that its cache fits no prompt of tokens.")
     if past.spec.cache != run.spec.cache:
         raise ParameterError(

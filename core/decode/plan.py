@@ -138,7 +138,7 @@ def _inputs(run: Session) -> InputPlan:
 
 
 def _given_as(run: Session) -> str:
-    if run.unseen:
+    if run.embeds is not None:
         return "embeddings"
     given = run.spec.prompts[0]
     return "chat" if given.messages is not None else "ids" if given.ids is not None else "text"

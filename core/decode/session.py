@@ -34,7 +34,7 @@ from core.contract.views import ViewAnswer, ViewQuery
 from core.decode import again, branch, engine, given, prepare
 from core.decode.acts import Acts
 from core.decode.breakpoints import Breaks
-from core.decode.embeds import check_unseen, to_embeds
+from core.decode.embeds import check_unseen, first_rows, to_embeds
 from core.decode.extras import NONE, Extras
 from core.decode.forward import Forward, ForwardCancelled
 from core.decode.guidance import Guidance
@@ -91,13 +91,10 @@ class Session:
         early_exit = self.asked.assistant_early_exit is not None and assistant is None
         check_mode(spec.cache, self.mode.name, early_exit, loaded.info.sliding_window is not None)
         self.embeds = to_embeds(loaded, extras, copies)
-        self.unseen = 0 if self.embeds is None else self.embeds.slots  # first slots, of which nobody knows the tokens
-        if parting is not None:
-            prompts = [parting.prompt]
-        elif self.embeds is None:
-            prompts = prepare.prompt_rows(loaded, spec.prompts, copies, cancelled)
-        else:
-            prompts = self.embeds.prompts()
+        # First slots, of which nobody knows the tokens.
+        self.unseen = 0 if self.embeds is None or spec.prompts else self.embeds.slots
+        own = None if parting is None else [parting.prompt]
+        prompts = own or first_rows(loaded, spec, self.embeds, copies, cancelled)
         self.prompt_count = max(1, len(spec.prompts)) if self.embeds is None else len(self.embeds.padding)
         self.prompts, self.cancelled = tuple(prompts), cancelled
         least = 0 if self.embeds is None else min(self.embeds.padding)

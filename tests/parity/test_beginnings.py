@@ -160,6 +160,35 @@ def test_own_criteria_see_what_follows_the_embeddings(beams: int, loaded: Loaded
     assert {len(ids) for ids in seen} == set(range(1, NEW + 1))
 
 
+@pytest.mark.parametrize("params", ["penalties", "sampled", "beams", "lengths"])
+def test_embeddings_of_known_tokens_are_fed_and_the_tokens_are_seen(params: str, loaded: LoadedModel) -> None:
+    """What `generate()` makes of `input_ids` and `inputs_embeds` together."""
+    asked = {**MODES, "penalties": {"repetition_penalty": 1.6, "no_repeat_ngram_size": 2}}[params]
+    rows = prompts_of(loaded)
+    ids, mask = pad_left(loaded, rows)
+    embeds, _ = embeds_of(loaded)
+    with seeded(loaded, 3) as model:
+        theirs = model.generate(
+            ids,
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            return_dict_in_generate=True,
+            output_scores=True,
+            **{"max_new_tokens": NEW, "pad_token_id": 0, "do_sample": False, "top_k": 0, **asked},
+        )
+    ours = go(loaded, rows, asked, inputs_embeds=embeds, attention_mask=mask, seed=3, draw_source="torch")
+    copies = asked.get("num_return_sequences", 1)
+    assert ours.sequences == unpadded(rows, theirs.sequences, asked.get("eos_token_id", ()), copies)
+    assert ours.sequences != go(loaded, rows, asked, seed=3, draw_source="torch").sequences
+    if ours.sequences_scores is not None:
+        assert ours.sequences_scores == pytest.approx(theirs.sequences_scores.tolist(), rel=1e-5, abs=1e-4)
+        return
+    unseen = go(loaded, None, {}, inputs_embeds=embeds, attention_mask=mask)  # the same was fed
+    assert np.allclose(ours.hidden_states(0, (0, 3), row=copies), unseen.hidden_states(0, (0, 3), row=1), **CLOSE)
+    assert ours.started.plan.inputs.kind == "embeddings"
+    assert ours.started.rows[0].token_ids == tuple(rows[0])
+
+
 def test_padding_before_all_rows_counts_as_generate_counts_it(llama: LoadedModel) -> None:
     embeds, mask = embeds_of(llama, (4, 2), extra=3)
     for params in ({"max_length": 12}, {"min_length": 11, "eos_token_id": EOS}):
@@ -216,6 +245,13 @@ def test_what_needs_the_tokens_of_a_prompt_is_refused(llama: LoadedModel) -> Non
         go(llama, None, {"prompt_lookup_num_tokens": 3}, inputs_embeds=torch.zeros(2, 3, llama.info.hidden_size))
     with pytest.raises(PromptError, match="without an earlier run"):
         go(llama, inputs_embeds=zeros, past_key_values=go(llama, [1, 2]))
+    soft = go(llama, [1, 2, 3], inputs_embeds=zeros)
+    with pytest.raises(ParameterError, match="began with embeddings"):
+        go(llama, None, past_key_values=soft)
+    with pytest.raises(PromptError, match="began with embeddings has no branches"):
+        core.branch(soft, 4, token_ids=[3])
+    drafted = go(llama, [1, 2, 3], inputs_embeds=zeros, assistant_model=llama.info.spec.name)
+    assert drafted.sequences == soft.sequences
 
 
 # -- past_key_values
