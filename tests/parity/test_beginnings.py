@@ -144,6 +144,25 @@ def test_embeddings_of_tokens_are_those_tokens_in_every_mode(params: dict[str, A
         assert np.allclose(ours.logits(row=row), tokens.logits(row=row), **CLOSE)
 
 
+def test_a_walk_over_embeddings_is_that_over_their_tokens_without_looking_them_up(loaded: LoadedModel) -> None:
+    rows = prompts_of(loaded)
+    ids, mask = pad_left(loaded, rows)
+    with torch.inference_mode():
+        embeds = loaded.module.get_input_embeddings()(ids)
+    ours, tokens = go(loaded, inputs_embeds=embeds, attention_mask=mask), go(loaded, rows)
+    for span, missing in (((0, 3), 1), ((6, 9), 0)):  # within the prompt of the second row, and after it
+        walked = {node.key: node for node in ours.walk(span, row=1).nodes}
+        expected = {node.key: node for node in tokens.walk(span, row=1).nodes}
+        assert len(set(expected) - set(walked)) == missing
+        assert not set(walked) - set(expected)
+        for key, node in walked.items():
+            assert [one.shape for one in node.made] == [one.shape for one in expected[key].made]
+            if key.endswith(":scores"):  # before the mask, so of what is in the padding, too
+                continue
+            means = [[one.mean for one in n.made] for n in (node, expected[key])]
+            assert np.allclose(*(np.array(m, dtype=float) for m in means), atol=1e-3, equal_nan=True)
+
+
 @pytest.mark.parametrize("beams", [1, 3])
 def test_own_criteria_see_what_follows_the_embeddings(beams: int, loaded: LoadedModel) -> None:
     embeds, mask = embeds_of(loaded)
