@@ -10,7 +10,8 @@ import torch
 
 import core
 from core.contract import CacheSpec, ParameterError, PromptError, ViewUnavailableError
-from core.contract.interventions import ScaleHeads, SkipPart
+from core.contract.errors import PromptCancelledError
+from core.contract.interventions import ScaleHeads, SkipPart, Steer
 from core.decode import embeds, forward, interventions
 from core.decode.extras import Extras
 from core.decode.kv import kinds
@@ -72,6 +73,15 @@ def test_parts_that_are_not_found_are_named(
     monkeypatch.setattr(interventions, "find_parts", bare)
     with pytest.raises(ParameterError, match=sentence):
         open_session(random_llama, [[1, 2, 3]], interventions=(one,))
+
+
+def test_a_steering_prompt_that_something_else_broke_off(random_llama: LoadedModel) -> None:
+    steered = replace(
+        open_session(random_llama, [[1, 2, 3]]).spec, interventions=(Steer(1, 2.0, toward=(7, 8, 9), away=(4,)),)
+    )
+    with pytest.raises(PromptCancelledError, match="was not read to its end, because something else came"):
+        Session(random_llama, steered, cancelled=lambda: True)
+    assert Session(random_llama, steered).acts.now.asked == steered.interventions
 
 
 def test_layers_of_a_type_of_their_own_have_the_growing_cache_alone(
