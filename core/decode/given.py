@@ -42,7 +42,7 @@ def adopt(run: Session, past: Session | Cache) -> int:
     """Begin with the cache that the caller gives; returns its positions. Raises `ParameterError` or `PromptError`.
 
     An earlier run is continued row by row, or all rows of this one go on with its only one. What its cache does not
-    hold any more (rows that ended before the others, beams, candidates that were tried) is fed again.
+    hold any more (rows that ended before the others, beams) is fed again.
     """
     if run.mode.name == "contrastive_search":
         raise ParameterError(
@@ -124,7 +124,7 @@ def _adopt_rows(run: Session, past: Session, sources: list[Row]) -> int:
             f"The earlier run kept {past.spec.cache.words()}, which is not all of its positions, so several rows "
             "cannot go on with it; run it with the growing cache."
         )
-    lanes = {id(lane): number for number, lane in enumerate(past.lanes) if not past.mode.moves_lanes}
+    lanes = {id(lane): number for number, lane in enumerate(past.lanes) if not past.mode.has_beams}
     moves, slots = [], run.prompt_slots
     for row, source in zip(run.rows, sources, strict=True):
         there = id(source) in lanes and source.fed is None

@@ -337,6 +337,12 @@ def test_what_the_earlier_run_holds_no_more_is_fed_again(loaded: LoadedModel) ->
     ours = go(loaded, None, past_key_values=first)
     assert ours.started.reused_positions == ours.started.plan.inputs.padding[1] > 0
     assert ours.sequences == go(loaded, first.sequences).sequences
+    for prompts in (rows, rows[0]):  # the candidates that were tried are gone, those that were chosen are not
+        contrastive = go(loaded, prompts, OTHERS["contrastive"])
+        ours = go(loaded, None, past_key_values=contrastive)
+        assert ours.started.reused_positions == 9 + NEW - 1
+        assert ours.sequences == go(loaded, contrastive.sequences).sequences
+        assert np.allclose(ours.logits(), go(loaded, contrastive.sequences).logits(), **CLOSE)
     beams = go(loaded, rows[0], BEAMS)  # nothing of what it returned is sure to be in the cache
     ours = go(loaded, None, past_key_values=beams)
     assert ours.started.reused_positions == 0
