@@ -121,8 +121,8 @@ def _adopt_rows(run: Session, past: Session, sources: list[Row]) -> int:
         )
     if not past.cache.holds_all:
         raise ParameterError(
-            f"The earlier run kept {past.spec.cache.words()}, which is not all of its positions, so several rows "
-            "cannot go on with it; run it with the growing cache."
+            f"With its cache kept as {past.spec.cache.words()} the earlier run does not hold all of its positions, so "
+            "several rows cannot go on with it; run it with the growing cache."
         )
     lanes = {id(lane): number for number, lane in enumerate(past.lanes) if not past.mode.has_beams}
     moves, slots = [], run.prompt_slots

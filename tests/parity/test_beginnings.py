@@ -315,6 +315,17 @@ def test_views_of_continued_rows_are_those_of_a_fresh_run(loaded: LoadedModel) -
             assert torch.allclose(ours_keys, keys, **CLOSE)
 
 
+@pytest.mark.parametrize("family", ["random_imagegpt", "random_qwen2_sliding"])
+def test_rows_of_pictures_and_of_models_with_a_window_go_on(family: str, request: pytest.FixtureRequest) -> None:
+    loaded = api_model(request.getfixturevalue(family))
+    first = go(loaded, prompts_of(loaded))
+    for params in ({}, BEAMS):
+        ours, fresh = go(loaded, None, params, past_key_values=first), go(loaded, first.sequences, params)
+        assert ours.started.reused_positions == 9 + NEW - 1
+        assert ours.sequences == fresh.sequences
+        assert np.allclose(ours.attention(0, row=1), fresh.attention(0, row=1), atol=1e-4)
+
+
 def test_rows_and_beams_go_on_with_the_only_one_there_is(loaded: LoadedModel) -> None:
     first = go(loaded, prompt_of(loaded, 8))
     ids, fed = first.sequences[0], first.positions()
@@ -416,7 +427,8 @@ def test_other_kinds_of_cache_go_on(cache: str, llama: LoadedModel) -> None:
         ("rows", None, {"penalty_alpha": 0.6, "top_k": 4}, "Contrastive search compares with the hidden states"),
         ("rows", [[1, 2, 3], [4, 5], [6, 7]], {}, "prompt of row 0 differs from the earlier run at position 0"),
         ("muted", None, {}, "under interventions, which are known of one row alone"),
-        ("window", None, {}, "which is not all of its positions, so several rows cannot go on"),
+        ("window", None, {}, "does not hold all of its positions, so several rows cannot go on"),
+        ("off", None, {}, "With its cache kept as off the earlier run does not hold all of its positions"),
         ("cache of 1", [[1, 2, 3], [4, 5]], {}, "holds 1 row, but this run has 2 prompts"),
         ("cache of 3", [[1, 2, 3], [4, 5]], {}, "holds 3 rows, but this run has 2 rows"),
         ("cache of 3", [1, 2, 3], {"num_beams": 2}, "holds 3 rows, but this run has 1 row"),
@@ -426,7 +438,8 @@ def test_other_kinds_of_cache_go_on(cache: str, llama: LoadedModel) -> None:
 def test_a_past_of_other_rows_is_refused_in_a_sentence(
     kind: str, prompts: Any, params: dict[str, Any], sentence: str, llama: LoadedModel
 ) -> None:
-    more: dict[str, Any] = {"cache": "sliding_window,window=4"} if kind == "window" else {}
+    kept = {"window": "sliding_window,window=4", "off": "off"}.get(kind)
+    more: dict[str, Any] = {} if kept is None else {"cache": kept}
     past: Any
     if kind.startswith("cache"):
         shape = (int(kind[-1]), llama.info.kv_heads, 2, llama.info.head_dim)
