@@ -117,7 +117,7 @@ def test_each_experiment_runs_with_one_click(qtbot: QtBot, qapp: object, tmp_pat
         lab = one.panel("cachelab")
         pick(lab.choice, EXPERIMENT_TITLES[name])
         one.frames(2)
-        assert lab.plot.accessibleDescription() == ""
+        assert lab.plot.accessibleDescription() == "Nothing was measured yet"
         press(qtbot, lab.start)
         one.frames(1)
         assert lab.stop.isVisible()
