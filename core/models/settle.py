@@ -16,8 +16,8 @@ _WHOLE, _SAMPLE = 1 << 14, 1 << 10  # values: of small parameters all, of large 
 def settle(module: PreTrainedModel, device: torch.device, control: LoadControl) -> None:
     """Evaluation mode, no gradients, weights in memory of our own.
 
-    What safetensors loads stays a map of the user's file; should that file be cut, the next forward pass would
-    kill the process with SIGBUS. Parameters keep their identity, so tied weights stay tied.
+    Nothing may stay a map of the user's file, should a version of transformers make one: once that file is cut, the
+    next forward pass would kill the process with SIGBUS. Parameters keep their identity, so tied weights stay tied.
     """
     module.eval()
     module.requires_grad_(False)
