@@ -176,13 +176,18 @@ def _steer(layer: int, scale: float, prompts: str) -> Steer:
     return Steer(layer, scale, toward, away)
 
 
+MOST_NAMED = 1_000_000  # positions in one text, those named twice counted twice
+
+
 def parse_positions(text: str) -> tuple[int, ...]:
     """`3, 5-7` → (3, 5, 6, 7). Raises `ValueError`."""
     found: set[int] = set()
+    named = 0
     for part in text.replace(" ", "").split(","):
         first, dash, last = part.partition("-")
         span = range(int(first), int(last) + 1 if dash else int(first) + 1)
-        if not span or len(span) > 1_000_000:
+        named += len(span)
+        if not span or named > MOST_NAMED:
             raise ValueError(part)
         found.update(span)
     return tuple(sorted(found))
