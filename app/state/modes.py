@@ -52,7 +52,7 @@ MODES: tuple[ModeChoice, ...] = (
     ModeChoice("guidance", "Guidance", "Away from what the model would say to a negative prompt.",
                {"guidance_scale": 1.5}, ("guidance_scale",), "negative"),
 )  # fmt: skip
-_OWN = frozenset(name for mode in MODES for name in (*mode.rows, *mode.values)) - {
+_OWN = frozenset(name for mode in MODES for name in (*mode.rows, *mode.values, "force_words_ids")) - {
     "do_sample", "top_k", "repetition_penalty"
 }  # fmt: skip
 
@@ -87,7 +87,8 @@ def current(state: AppState) -> ModeChoice:
 def missing(state: AppState) -> str:
     """What the mode chosen needs and has not been given yet; empty where it can run."""
     texts = state.mode_texts
-    if texts.force_words is not None and not select.phrases(texts.force_words):
+    given = select.params(state).force_words_ids
+    if texts.force_words is not None and not (given or select.phrases(texts.force_words)):
         return tr("Constrained beams need a phrase to say; type one below the mode, or choose another mode.")
     if texts.assistant == "":
         return tr("No draft model is chosen; choose one below the mode, or choose another mode.")

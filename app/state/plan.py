@@ -27,7 +27,7 @@ def problem(state: AppState) -> str:
 
 def asked_anew(before: AppState, after: AppState, intent: i.Intent) -> AppState:
     """With another question for core where the next run would be another one; typing asks once it rests."""
-    decisive = ("overrides", "seed", "grammar", "mode_texts", "cache")
+    decisive = ("overrides", "config", "seed", "grammar", "mode_texts", "cache")
     changed = any(getattr(before, n) != getattr(after, n) for n in decisive)
     changed = changed or before.acting.interventions != after.acting.interventions
     if after.model is None or not (changed or isinstance(intent, i.TokenizeDraft)):

@@ -22,6 +22,7 @@ from core.contract import (
     GenerationParams,
     Intervention,
     MutePositions,
+    ParameterError,
     Prompt,
     RunSpec,
     ScaleHeads,
@@ -30,6 +31,7 @@ from core.contract import (
     ViewStatus,
     WorkerState,
     of_row,
+    validate,
 )
 
 LN2 = math.log(2.0)
@@ -359,10 +361,26 @@ def run_spec(state: AppState, max_steps: int | None = None) -> RunSpec:
         trace_budget_bytes=state.trace_budget_mb << 20,
         grammar=state.grammar,
         cache=state.cache,
+        preset=of_preset(state),
         interventions=tuple(x for x in state.acting.interventions if not isinstance(x, DeletePositions)),  # of one run
         breakpoints=state.acting.breakpoints,
         **_mode_texts(state),
     )
+
+
+def of_preset(state: AppState) -> frozenset[str]:
+    """The overrides that are as the preset applied last has them; what it does not name of do_sample means off."""
+
+    def is_its(name: str, value: object) -> bool:
+        written = state.config.get(name)
+        if written is None:
+            return name == "do_sample" and bool(state.config) and value is False
+        try:
+            return bool(validate({name: written})[name] == value)
+        except ParameterError:
+            return False
+
+    return frozenset(name for name, value in state.overrides.items() if is_its(name, value))
 
 
 def _mode_texts(state: AppState) -> dict[str, Any]:

@@ -114,6 +114,7 @@ def _spec(parent: Session, command: StartBranch, parting: Parting) -> RunSpec:
         parent.spec,
         prompts=parent.spec.prompts[command.row // copies :][:1],
         params={**parent.spec.params, **changed, **command.params},
+        preset=parent.spec.preset - changed.keys() - command.params.keys(),
         mode=mode,
         reroll=parent.spec.reroll if command.reroll is None else command.reroll,
         reuse_prefix=False,
