@@ -281,3 +281,19 @@ def test_the_waterfall_follows_the_sliders_of_guidance_and_of_dola(one: Driven) 
         changed = next(line for line in panel.rows.lines if line.changed)
         assert changed.name == name
         assert panel._answer.token_id is not None
+
+
+def test_the_waterfall_of_constrained_beams_says_that_nothing_has_changed(one: Driven) -> None:
+    one.do(i.ChooseMode("constrained"))
+    one.do(i.SetModeText("force_words", " moon"))
+    for name, value in (("min_length", 15), ("min_new_tokens", 3)):  # of which the first is given up for the second
+        one.do(i.SetParameter(name, value))
+    one.do(i.Run())
+    live(one, lambda: finished(one) and one.state.run is not None)
+    one.do(i.SetLayout("sample"))
+    one.do(i.SelectStep(6))
+    panel = one.panel("waterfall")
+    live(one, lambda: answered(one) and panel._answer is not None)
+    assert not panel._answer.query.changes
+    assert not panel.which.isEnabled()
+    assert panel._answer.mode == "constrained_beam_search"

@@ -30,6 +30,7 @@ from core.contract import (
     Tokenize,
     Tokenized,
     WorkerState,
+    check_together,
 )
 from tests.ui.fake_lab import FakeLab, model_info
 
@@ -423,3 +424,17 @@ def test_a_model_that_is_loaded_is_not_loaded_again_unless_asked_to() -> None:
     assert machine.state.notices[-1].text == "This model is loaded already."
     machine.do(i.ChooseModel(again=True))
     assert len(machine.lab.sent(LoadModel)) == loads + 1
+
+
+@pytest.mark.parametrize("mode", ["groups", "constrained", "contrastive"])
+def test_a_sampling_slider_leaves_a_mode_that_cannot_sample_as_it_is(machine: Machine, mode: str) -> None:
+    machine.do(i.ChooseMode(mode))
+    for name, value in (("temperature", 0.5), ("top_p", 0.9)):
+        machine.do(i.SetParameter(name, value))
+        assert getattr(select.params(machine.state), name) == value
+        assert not select.params(machine.state).do_sample
+        assert machine.state.notices[-1].text == f"{name} has no effect here: this mode does not sample."
+    check_together(select.params(machine.state))  # so that Run still begins
+    machine.do(i.ChooseMode("dola"))
+    machine.do(i.SetParameter("temperature", 0.6))
+    assert select.params(machine.state).do_sample
