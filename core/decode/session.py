@@ -131,7 +131,7 @@ class Session:
         self.limit = slots_at_most(self, self.params)
         lanes = len(self.rows) * (1 if self.mode.copies else self.params.num_beams)
         feeding = Feeding(self.limit, self.prompt_slots, spec.prefill_chunk, max(self.padding))
-        check_room(loaded, lanes, feeding, spec.cache)
+        check_room(loaded, lanes, feeding, spec.cache, self.mode.tried(self, self.params))
         self.cache = self.new_cache(self.limit)
         self.several: bool = (
             len(self.rows) > 1 or self.mode.moves_lanes or (parting is not None and parting.parent.several)

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from core.contract.detail import ContrastiveDetail
 from core.contract.errors import ParameterError
 from core.contract.events import FinishReason
+from core.contract.params import GenerationParams
 from core.decode.kv import cache_length, crop_cache, take_rows
 from core.decode.modes.mode import Choice, Mode
 from core.decode.rows import Row
@@ -55,7 +56,11 @@ class Contrastive(Mode):
 
     def cache_rows(self, run: Session) -> int:
         """One a candidate of each lane."""
-        return len(run.lanes) * min(run.params.top_k, run.loaded.info.output_size)
+        return len(run.lanes) * self.tried(run, run.params)
+
+    def tried(self, run: Session, params: GenerationParams) -> int:
+        """One a candidate."""
+        return min(params.top_k, run.loaded.info.output_size)
 
     def prefilled(self, run: Session) -> None:
         """The hidden states of the prompt are what the first candidates are compared with."""

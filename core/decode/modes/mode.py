@@ -145,6 +145,10 @@ class Mode:
         """Rows that the cache has at most."""
         return len(run.lanes)
 
+    def tried(self, run: Session, params: GenerationParams) -> int:
+        """Rows of the cache that a lane takes at once, under these parameters."""
+        return 1
+
     def lost(self, run: Session, dead: list[int]) -> list[int]:
         """Of the lanes that have no token left, those without which the run cannot go on."""
         return dead
