@@ -1,43 +1,53 @@
-"""Several prompts at once: one a line, `\\n` inside a line for a line break; or a JSONL file of them."""
+"""Several prompts at once: one a line, `\\n` inside a line for a line break; or a JSONL file of them.
+
+Lines end where an editor ends them. The breaks that a prompt itself has are written as in JSON: `\\n`, `\\u2028`.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from functools import lru_cache
 
 KEYS = ("prompt", "text", "content")  # of a JSONL line, the first that is there
+_BREAK = re.compile("\r\n|[\n\r\u2028\u2029]")
+_WRITTEN = {"\\": "\\\\", "\n": "\\n", "\r": "\\u000d", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+_MEANT = {written: character for character, written in _WRITTEN.items()}
+_SPECIAL = re.compile("[\\\\\n\r\u2028\u2029]")
+_ESCAPE = re.compile("|".join(map(re.escape, _MEANT)))
 
 
 @lru_cache(maxsize=1)  # asked for with every plan; half a million lines take half a second
 def prompts(text: str) -> tuple[str, ...]:
     """The prompts that a text of lines means; lines without anything are left out."""
-    return tuple(_unescaped(line) for line in text.splitlines() if line.strip())
+    return tuple(_unescaped(line) for line in _lines(text) if line.strip())
 
 
 def first(text: str) -> str:
     """The first of them; nothing where there is none."""
-    return next((_unescaped(line) for line in text.splitlines() if line.strip()), "")
+    return next((_unescaped(line) for line in _lines(text) if line.strip()), "")
 
 
 def count(text: str) -> int:
     """How many there are."""
-    return sum(bool(line.strip()) for line in text.splitlines())
+    return sum(bool(line.strip()) for line in _lines(text))
 
 
 def empty_lines(text: str) -> int:
     """How many lines are left out, those after the last prompt not counted."""
-    return sum(not line.strip() for line in text.rstrip().splitlines())
+    return sum(not line.strip() for line in _lines(text.rstrip())) if text.strip() else 0
 
 
 def as_lines(many: tuple[str, ...] | list[str]) -> str:
     """The text of lines that means these prompts."""
-    return "\n".join(prompt.replace("\\", "\\\\").replace("\r\n", "\n").replace("\n", "\\n") for prompt in many)
+    return "\n".join(_SPECIAL.sub(lambda found: _WRITTEN[found[0]], prompt.replace("\r\n", "\n")) for prompt in many)
 
 
 def read_jsonl(text: str) -> list[str]:
     """The prompts of a JSONL file: strings, or objects with `prompt`, `text` or `content`. Raises `ValueError`."""
     found = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -52,15 +62,13 @@ def read_jsonl(text: str) -> list[str]:
     return found
 
 
+def _lines(text: str) -> Iterator[str]:
+    start = 0
+    for found in _BREAK.finditer(text):
+        yield text[start : found.start()]
+        start = found.end()
+    yield text[start:]
+
+
 def _unescaped(line: str) -> str:
-    parts, rest = [], line
-    while "\\" in rest:
-        before, _, rest = rest.partition("\\")
-        parts.append(before)
-        if rest[:1] == "n":
-            parts.append("\n")
-            rest = rest[1:]
-        else:
-            parts.append("\\")
-            rest = rest[1:] if rest[:1] == "\\" else rest
-    return "".join([*parts, rest])
+    return _ESCAPE.sub(lambda found: _MEANT[found[0]], line)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PySide6.QtCore import QPoint, Qt
-from PySide6.QtWidgets import QApplication
+from PySide6.QtWidgets import QApplication, QPlainTextEdit
 
 from app import drops
 from app.state import batch
@@ -165,6 +166,23 @@ def test_empty_lines_are_left_out_and_said(one: Driven, qtbot: object) -> None:
 
     qtbot.waitUntil(said)  # type: ignore[attr-defined]
     assert one.panel("prompt").summary.count.text().startswith("2 prompts")
+
+
+def test_a_prompt_of_a_file_stays_one_whatever_breaks_are_in_it(one: Driven, tmp_path: Path) -> None:
+    given = ["a\u2028b", "a\rb", "a\x85b\x0bc\x0cd\x1ce", "a\\u2028b", "C:\\new\\", "one\ntwo"]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": text}, ensure_ascii=False) for text in given), encoding="utf-8")
+    drops.take(path, one.do, lambda _name: None)
+    one.frames(2)
+    assert one.state.notices == ()
+    assert batch.prompts(one.state.draft.batch) == tuple(given)
+    editor = QPlainTextEdit()  # what an editor makes of the lines is the same prompts
+    editor.setPlainText(one.state.draft.batch)
+    assert batch.prompts(editor.toPlainText()) == tuple(given)
+    editor.deleteLater()
+    assert batch.prompts("a\r\nb\rc\n\n") == ("a", "b", "c")
+    assert batch.empty_lines("") == 0
+    assert batch.count("") == 0
 
 
 def test_files_of_prompts_are_dropped_in(one: Driven, tmp_path: Path) -> None:
