@@ -83,7 +83,7 @@ def test_the_chosen_step_stays_in_view_until_the_user_scrolls(qtbot: object) -> 
 
     def add(steps: int) -> None:
         for _ in range(steps):
-            lanes.add({beam: cell for beam in range(4)}, "1234")
+            lanes.add(dict.fromkeys(range(4), cell), "1234")
 
     def seen(step: int) -> bool:
         return lanes.cell_at(lanes._box(step, 0).center()) is not None
