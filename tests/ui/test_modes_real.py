@@ -91,6 +91,22 @@ def test_prompt_lookup_shows_what_was_accepted_and_where_it_came_from(one: Drive
     assert here[1] == shown.prompt_tokens + copied - detail.place
 
 
+def test_words_without_numbers_beside_them_are_written_in_full(one: Driven) -> None:
+    run(one, "lookup")
+    shown = one.state.run
+    assert shown is not None
+    one.do(i.SelectStep(0))  # the pass of the prompt drafts nothing
+    rows = one.panel("mode").rows
+    for size in ((1024, 640), (1440, 900)):
+        one.window.resize(*size)
+        one.do(i.SetLayout("sample"))
+        one.frames(3)
+        [row] = rows.rows
+        assert row.name == "nothing drafted"
+        assert rows._mono.elided(row.name, rows.name_room(row)) == row.name
+    assert rows._ui.elided(rows._name, rows.name_room(None)) == rows._name == "drafted by prompt lookup"
+
+
 def test_a_draft_of_the_first_layers_shows_both_probabilities(one: Driven) -> None:
     run(one, "early_exit", assistant_confidence_threshold=0.0)
     shown = one.state.run
