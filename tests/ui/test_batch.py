@@ -13,6 +13,7 @@ from PySide6.QtWidgets import QApplication, QPlainTextEdit
 from app import drops
 from app.state import batch
 from app.state import intents as i
+from app.widgets import numbers
 from app.widgets.visible_text import LINE_BREAK, visible
 from tests.ui.harness import Driven
 from tests.ui.real import answered, finished, live, opened
@@ -55,6 +56,29 @@ def test_lines_become_rows_and_a_click_shows_one_in_every_panel(one: Driven, qtb
     assert queries
     assert all(query.row == 1 for query in queries)
     assert all(answer.error is None for answer in one.state.answers.values())
+
+
+def test_the_rows_say_how_much_of_the_cache_is_padding(one: Driven) -> None:
+    run_batch(one)
+    run, panel = one.state.run, one.panel("rows")
+    assert run is not None
+    widths = [len(row.token_ids) for row in run.started.rows]
+    padding = sum(max(widths) - width for width in widths)
+    held = run.step(run.count - 1).cache.length
+    assert held == max(widths) + 11  # the last token is not fed
+    assert panel.padding.text() == f"cache {numbers.percent(padding / (3 * held))} padding"
+    ends = run.step(4).token_id
+    one.do(i.SetParameter("eos_token_id", [ends]))  # the shortest rows may leave before the others
+    one.do(i.Run())
+    live(one, lambda: finished(one) and one.state.run is not run)
+    shown = one.state.run
+    assert shown is not None
+    said = [len(ids) - width for ids, width in zip(shown.finish.sequences, widths, strict=True)]  # type: ignore[union-attr]
+    there = [width for width, tokens in zip(widths, said, strict=True) if tokens == max(said)]
+    assert len(there) < 3, "no row has left"
+    left = sum(max(widths) - width for width in there)
+    share = numbers.percent(left / (len(there) * (max(widths) + max(said) - 1)))
+    assert panel.padding.text() == (f"cache {share} padding" if left else "no padding")
 
 
 def test_rows_are_reached_by_keyboard_and_said_in_words(one: Driven, qtbot: object) -> None:
