@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from app.state import params, select
 from app.state.state import AppState, ModeTexts
 from app.state.texts import tr
+from core.contract import GenerationParams
 
 _GREEDY: Mapping[str, object] = {"do_sample": False}
 
@@ -55,6 +56,11 @@ MODES: tuple[ModeChoice, ...] = (
 _OWN = frozenset(name for mode in MODES for name in (*mode.rows, *mode.values, "force_words_ids")) - {
     "do_sample", "top_k", "repetition_penalty"
 }  # fmt: skip
+# What chooses a mode; where a model's own defaults do, another mode has to take them back.
+_DECISIVE = (
+    "num_beams", "num_beam_groups", "diversity_penalty", "force_words_ids", "penalty_alpha", "dola_layers",
+    "prompt_lookup_num_tokens", "assistant_early_exit", "guidance_scale",
+)  # fmt: skip
 
 
 def is_particular(name: str) -> bool:
@@ -106,8 +112,10 @@ def choose(state: AppState, key: str) -> AppState:
     values = {n: v for n, v in state.overrides.items() if n not in gone}
     if key == "early_exit" and state.model is not None:
         values["assistant_early_exit"] = max(1, state.model.layers // 2)
+    own = params.differences(select.defaults(state), GenerationParams())
+    values = {**{n: own[n] for n in _DECISIVE if n in own}, **after.values, **values}
     texts = ModeTexts(**({after.text: ""} if after.text else {}))
-    return params.with_overrides(replace(state, mode_texts=texts), {**after.values, **values})
+    return params.with_overrides(replace(state, mode_texts=texts), values)
 
 
 def set_text(state: AppState, name: str, text: str) -> AppState:

@@ -294,9 +294,12 @@ def is_waiting(state: AppState, slot: str) -> bool:
 
 
 def defaults(state: AppState) -> GenerationParams:
-    """What applies without any change by the user: the model's values, and sampling (the window's own default)."""
+    """What applies without any change by the user: the model's values, and sampling (the window's own default).
+
+    That is for models that would take the likeliest token; those that ask for beams, or another mode, are left theirs.
+    """
     base = state.model.defaults if state.model else GenerationParams()
-    return base.replace({"do_sample": True})
+    return base.replace({"do_sample": True}) if base.mode == "greedy_search" else base
 
 
 def params(state: AppState) -> GenerationParams:
@@ -349,11 +352,11 @@ def prompt(draft: Draft) -> Prompt:
 
 def run_spec(state: AppState, max_steps: int | None = None) -> RunSpec:
     """The run that Run would start now."""
-    samples = state.model is not None and state.model.defaults.do_sample
+    own = state.model is None or defaults(state).do_sample != state.model.defaults.do_sample
     return RunSpec(
         prompts=prompts(state.draft),
         params=dict(state.overrides),
-        host_defaults={} if samples else {"do_sample": True},  # the window samples where the model itself would not
+        host_defaults={"do_sample": True} if own else {},  # the window samples where the model itself would not
         seed=state.seed,
         reroll=state.reroll,
         reuse_prefix=state.draft.tab == "chat",

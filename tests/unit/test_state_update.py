@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app.state import intents as i
-from app.state import select
+from app.state import modes, select
 from app.state.effects import commands
 from app.state.state import AppState
 from app.state.update import update
@@ -232,6 +232,30 @@ def test_sampling_is_the_default_of_the_window_even_where_the_model_says_greedy(
     machine.do(i.Run())
     assert machine.last(StartRun).spec.params == {}  # type: ignore[attr-defined]
     assert machine.last(StartRun).spec.host_defaults == {"do_sample": True}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("values", "mode"),
+    [
+        ({"penalty_alpha": 0.6, "top_k": 4}, "contrastive_search"),
+        ({"num_beams": 4}, "beam_search"),
+        ({"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5}, "group_beam_search"),
+        ({"num_beams": 4, "do_sample": True}, "beam_sample"),
+    ],
+)
+def test_a_model_that_asks_for_another_mode_is_left_its_own(values: dict[str, object], mode: str) -> None:
+    machine = Machine()
+    info = model_info(9)
+    own = info.defaults.replace({"do_sample": False, **values})
+    machine.state = update(machine.state, ModelReady(replace(info, defaults=own)))
+    assert select.params(machine.state).mode == mode
+    check_together(select.params(machine.state))
+    machine.do(i.Run())
+    assert machine.last(StartRun).spec.host_defaults == {}  # type: ignore[attr-defined]
+    for key in ("plain", "lookup", "contrastive", "guidance", "beams", "groups", "plain"):  # and can be left for others
+        machine.do(i.ChooseMode(key))
+        assert modes.current(machine.state).key == key
+        check_together(select.params(machine.state))
 
 
 def test_choosing_sampling_with_temperature_zero_takes_the_zero_back(machine: Machine) -> None:
