@@ -71,7 +71,8 @@ class Guidance:
         self.limit = self._slots_at_most(run)
         self.cache = run.new_cache(self.limit)
         self.trace = Trace(run.spec.trace_budget_bytes, only_final=True) if run.spec.trace else None
-        self._begun = cache_length(run.cache)  # slots of the run itself that were fed without this stream
+        # Slots of the run itself that were fed without this stream, or, of a branch, shared with others.
+        self._begun = max(cache_length(run.cache), run.opening_slots - 1)
         self._logits: torch.Tensor | None = None  # (B, V) after the newest slot
         self._guided: _Guided | None = None
 
