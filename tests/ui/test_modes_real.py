@@ -14,7 +14,7 @@ from app.panels import tables
 from app.panels.cache_words import storage
 from app.state import intents as i
 from app.state import select
-from core.contract import BeamDetail
+from core.contract import BeamDetail, Grammar
 from tests.models import build_draft
 from tests.ui.harness import Driven
 from tests.ui.real import answered, finished, live, opened
@@ -313,3 +313,21 @@ def test_the_waterfall_of_constrained_beams_says_that_nothing_has_changed(one: D
     assert not panel._answer.query.changes
     assert not panel.which.isEnabled()
     assert panel._answer.mode == "constrained_beam_search"
+
+
+def test_a_beam_that_nothing_is_left_for_has_no_draw_to_show(one: Driven) -> None:
+    one.do(i.EditText("Once upon a time, a lighthouse keeper named Mara"))
+    one.do(i.SetGrammar(Grammar("choice", '["a","b"]')))
+    run(one, "groups")
+    shown = one.state.run
+    assert shown is not None
+    steps = [(at, beam, s) for at, lanes in enumerate(shown.sequences.lanes[0]) for beam, s in lanes.items()]
+    dead = [(at, beam) for at, beam, s in steps if s.top.final_logprob.max() == -math.inf]
+    assert dead
+    for at, beam in dead:
+        one.do(i.ShowBeam(0, beam, at))
+        one.frames(2)
+        step = select.step(one.state)
+        assert step is not None
+        assert (step.id.beam, step.id.index) == (beam, at)
+        assert one.panel("candidates").needle._segments == ()
