@@ -180,7 +180,8 @@ class Workspace(QMainWindow):
         self._name_tabs()
 
     def _came(self, card: Card, visible: bool) -> None:
-        self._newest = card if visible else None
+        if visible or self._newest is card:  # one that leaves does not hide another that has just come
+            self._newest = card if visible else None
         self._fit_later.start()
 
     @Slot()

@@ -95,6 +95,7 @@ def run(
     prefix_allowed_tokens_fn: AllowedTokens | None = None,
     past_key_values: RunResult | Cache | None = None,
     inputs_embeds: object = None,
+    attention_mask: object = None,
 ) -> RunResult:
     """Generate until every row has ended; blocks, and works in the calling thread.
 
@@ -118,7 +119,7 @@ def run(
     grammar: what each continuation must be: a regular expression, a JSON schema or one of several texts.
     assistant_model: a smaller model with the same vocabulary that drafts tokens (assisted generation).
     negative_prompt: text or token ids that classifier-free guidance (`guidance_scale`) steers away from; with a
-        scale and no negative prompt it is the last token of each prompt, as in `generate()`.
+        scale and no negative prompt, or an empty one, it is the last token of each prompt, as in `generate()`.
     interventions: changes to what the model computes, from the first position on: `ScaleHeads`, `SkipPart`, `Steer`,
         `MutePositions`, `DeletePositions` of `core.contract`, or texts such as `"heads 3.1"`, `"delete 3-5"` or
         `'steer 6 * 4 = "love" - "hate"'`.
@@ -133,9 +134,14 @@ def run(
     prefix_allowed_tokens_fn: number of the prompt and ids (T,) of a row → the ids that may follow.
     past_key_values: where the run starts: an earlier result on the same model, whose tokens the prompt begins with (or
         goes on with all of it, if there is no prompt), or a cache of transformers together with all ids, those in the
-        cache included. `started.reused_positions` says how many positions were not fed again.
-    inputs_embeds: a tensor or array (1, T, E) in the place of a prompt. As in `generate()`, `sequences` and what
-        processors see begin after it.
+        cache included. Several rows go on each with its own, or all with the only one there is; `num_beams` rows a
+        prompt will do as well, as `generate()` takes them. A cache of transformers is padded on the left as prompts
+        are here. What an earlier result holds no more (rows that ended before the others, beams) is fed again:
+        `started.reused_positions` says how many positions, padding included, were not. Not in contrastive search.
+    inputs_embeds: a tensor or array (B, T, E) in the place of the prompts. As in `generate()`, `sequences` and what
+        processors see begin after it, unless there is a prompt, too: then its tokens, one a position, are in there and
+        the embeddings are fed. In all modes; a draft model reads tokens, so it needs such a prompt.
+    attention_mask: (B, T) for inputs_embeds of unequal lengths: 0 for the padding, on the left, and else 1.
 
     Raises `ModelLoadError`, `PromptError`, `ParameterError`, or what ended the run, all of them `TokenglassError`
     with one sentence for the user.
@@ -151,7 +157,7 @@ def run(
         interventions=to_interventions(interventions), breakpoints=to_breakpoints(breakpoints),
     )  # fmt: skip
     extras = to_extras(
-        logits_processor, stopping_criteria, prefix_allowed_tokens_fn, past_key_values, inputs_embeds
+        logits_processor, stopping_criteria, prefix_allowed_tokens_fn, past_key_values, inputs_embeds, attention_mask
     )  # fmt: skip
     session = open_session(load_model(model, device, dtype), spec, extras=extras)
     seen = list(events(session))
@@ -189,6 +195,7 @@ def stream(
     prefix_allowed_tokens_fn: AllowedTokens | None = None,
     past_key_values: RunResult | Cache | None = None,
     inputs_embeds: object = None,
+    attention_mask: object = None,
 ) -> Generator[StepSnapshot, None, None]:
     """Yield the snapshot of each token as it comes; the arguments and errors are those of `run`.
 
@@ -206,7 +213,7 @@ def stream(
         interventions=to_interventions(interventions), breakpoints=to_breakpoints(breakpoints),
     )  # fmt: skip
     extras = to_extras(
-        logits_processor, stopping_criteria, prefix_allowed_tokens_fn, past_key_values, inputs_embeds
+        logits_processor, stopping_criteria, prefix_allowed_tokens_fn, past_key_values, inputs_embeds, attention_mask
     )  # fmt: skip
     return _steps(open_session(load_model(model, device, dtype), spec, extras=extras))
 
@@ -327,6 +334,7 @@ def plan(
     prefix_allowed_tokens_fn: AllowedTokens | None = None,
     past_key_values: RunResult | Cache | None = None,
     inputs_embeds: object = None,
+    attention_mask: object = None,
 ) -> GenerationPlan:
     """What `run` would do with these arguments, in ten steps, without generating; the errors are those of `run`."""
     prompts = to_beginning(
@@ -339,7 +347,7 @@ def plan(
         interventions=to_interventions(interventions),
     )  # fmt: skip
     extras = to_extras(
-        logits_processor, stopping_criteria, prefix_allowed_tokens_fn, past_key_values, inputs_embeds
+        logits_processor, stopping_criteria, prefix_allowed_tokens_fn, past_key_values, inputs_embeds, attention_mask
     )  # fmt: skip
     session = open_session(load_model(model, device, dtype), spec, extras=extras)
     try:
@@ -439,7 +447,7 @@ def open_session(
         )
     for problem in session.breaks.take_problems():
         raise ParameterError(problem.reason)
-    if spec.negative_prompt is not None and session.params.guidance_scale == 1:
+    if spec.steers_from is not None and session.params.guidance_scale == 1:
         raise ParameterError("A negative prompt has no effect while guidance_scale is 1; set it, to 1.5 for example.")
     return session
 

@@ -25,11 +25,11 @@ def to_beginning(past: object, embeds: object, *given: Any) -> tuple[Prompt, ...
     """
     nothing = all(one is None for one in given)
     if embeds is not None:
-        if not nothing or past is not None:
-            raise PromptError("inputs_embeds takes the place of the prompt; give it without one and without a cache.")
-        return ()
+        if isinstance(past, RunResult):
+            raise PromptError("inputs_embeds begins a text; give it without an earlier run.")
+        return () if nothing else to_prompts(*given)
     if nothing and isinstance(past, RunResult):
-        return (Prompt(ids=tuple(past.sequences[0])),)
+        return tuple(Prompt(ids=tuple(ids)) for ids in past.sequences)
     return to_prompts(*given)
 
 
@@ -46,6 +46,7 @@ def to_extras(
     allowed: AllowedTokens | None,
     past: RunResult | Cache | None,
     embeds: object,
+    mask: object,
 ) -> Extras:
     """What only Python can bring. Raises `ParameterError`."""
     from transformers.cache_utils import Cache
@@ -59,7 +60,7 @@ def to_extras(
         )
     held = past.session if isinstance(past, RunResult) else past
     own = to_functions("logits_processor", processors), to_functions("stopping_criteria", criteria)
-    return Extras(*own, allowed, embeds, held)
+    return Extras(*own, allowed, embeds, held, mask)
 
 
 def to_cache(cache: CacheSpec | str | None) -> CacheSpec:

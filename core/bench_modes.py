@@ -27,6 +27,9 @@ class ModeCase:
 
 STEADY = {"num_assistant_tokens_schedule": "constant"}  # as many drafts in both
 CASES = (
+    ModeCase("greedy_search"),
+    ModeCase("sample, temperature 1", {"do_sample": True, "top_k": 0}),
+    ModeCase("sample, top_k 50, top_p 0.9", {"do_sample": True, "top_k": 50, "top_p": 0.9}),
     ModeCase("beam_search, 4 beams", {"num_beams": 4}),
     ModeCase("beam_sample, 4 beams", {"num_beams": 4, "do_sample": True, "top_k": 0}),
     ModeCase("group_beam_search, 2 × 2", {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0}, None),

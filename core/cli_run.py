@@ -45,8 +45,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--assistant-model", metavar="NAME|FOLDER", help="a smaller model that drafts tokens")
     parser.add_argument(
-        "--negative-prompt", metavar="TEXT", help="what guidance steers away from; goes with --set guidance_scale=1.5"
-    )
+        "--negative-prompt", metavar="TEXT",
+        help="what guidance steers away from (default, or empty: the last token of the prompt alone); goes with --set "
+        "guidance_scale=1.5",
+    )  # fmt: skip
     parser.add_argument(
         "--force-words", action="append", default=[], metavar="A|B",
         help="a phrase that beams must say, or one of several; goes with --set num_beams=5; may be given several times",

@@ -250,7 +250,7 @@ class ParametersPanel(Panel):
         self._seed = state.seed
         params, defaults = select.params(state), select.defaults(state)
         mode = modes.current(state)
-        self.mode_row.show_mode(mode, state.mode_texts, plan.draft_models(state))
+        self.mode_row.show_mode(mode, modes.explained(state), state.mode_texts, plan.draft_models(state))
         self._show_rows(plan.shown_rows(state))
         self.more.setText(self.tr("Fewer parameters") if state.more else self.tr("All parameters"))
         for name in self._seen:

@@ -18,6 +18,7 @@ class ModeChoice:
     """A way to decode.
 
     values: what choosing it sets. rows: the parameters that belong to it. text: the field of `ModeTexts` it needs.
+    drawn: what is to be said besides where do_sample is on; empty for modes that do not sample.
     """
 
     key: str
@@ -26,15 +27,17 @@ class ModeChoice:
     values: Mapping[str, object] = field(default_factory=dict)
     rows: tuple[str, ...] = ()
     text: str = ""
+    drawn: str = ""
 
 
+_DRAWN = "Tokens are drawn, because do_sample is on."
 _BEAMS = ("num_beams", "length_penalty", "early_stopping")
 _DRAFTS = ("num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold")
 MODES: tuple[ModeChoice, ...] = (
     ModeChoice("plain", "Greedy or sampling", "One token after the other, the likeliest or drawn."),
-    ModeChoice("beams", "Beam search",
-               "Several continuations side by side; the best as a whole wins. They are drawn if do_sample is on.",
-               {"num_beams": 4, **_GREEDY}, _BEAMS),
+    ModeChoice("beams", "Beam search", "Several continuations side by side; the best as a whole wins.",
+               {"num_beams": 4, **_GREEDY}, _BEAMS,
+               drawn="This is beam sampling: they are drawn, because do_sample is on."),
     ModeChoice("groups", "Diverse beams", "Groups of beams that are kept from saying the same.",
                {"num_beams": 6, "num_beam_groups": 3, "diversity_penalty": 1.0, **_GREEDY},
                (*_BEAMS, "num_beam_groups", "diversity_penalty")),
@@ -43,15 +46,17 @@ MODES: tuple[ModeChoice, ...] = (
     ModeChoice("contrastive", "Contrastive search", "Likely, and unlike what was said before.",
                {"penalty_alpha": 0.6, "top_k": 4, **_GREEDY}, ("penalty_alpha", "top_k")),
     ModeChoice("dola", "DoLa", "What the last layer knows better than an earlier one.",
-               {"dola_layers": "high", "repetition_penalty": 1.2, **_GREEDY}, ("dola_layers",)),
+               {"dola_layers": "high", "repetition_penalty": 1.2, **_GREEDY}, ("dola_layers",), drawn=_DRAWN),
     ModeChoice("draft", "Assisted by a draft model", "A smaller model drafts, this one checks several tokens at once.",
-               {}, _DRAFTS, "assistant"),
+               {}, _DRAFTS, "assistant", _DRAWN),
     ModeChoice("early_exit", "Assisted by its own first layers", "The first layers draft, the whole model checks.",
-               {"assistant_early_exit": 2, "num_assistant_tokens": 4}, ("assistant_early_exit", *_DRAFTS)),
+               {"assistant_early_exit": 2, "num_assistant_tokens": 4}, ("assistant_early_exit", *_DRAFTS),
+               drawn=_DRAWN),
     ModeChoice("lookup", "Prompt lookup", "What followed the same words before is tried as a draft.",
-               {"prompt_lookup_num_tokens": 10}, ("prompt_lookup_num_tokens", "max_matching_ngram_size")),
+               {"prompt_lookup_num_tokens": 10}, ("prompt_lookup_num_tokens", "max_matching_ngram_size"),
+               drawn=_DRAWN),
     ModeChoice("guidance", "Guidance", "Away from what the model would say to a negative prompt.",
-               {"guidance_scale": 1.5}, ("guidance_scale",), "negative"),
+               {"guidance_scale": 1.5}, ("guidance_scale",), "negative", _DRAWN),
 )  # fmt: skip
 _OWN = frozenset(name for mode in MODES for name in (*mode.rows, *mode.values, "force_words_ids")) - {
     "do_sample", "top_k", "repetition_penalty"
@@ -88,6 +93,13 @@ def current(state: AppState) -> ModeChoice:
     else:
         key = "guidance" if now.guidance_scale != 1.0 else "plain"
     return next(mode for mode in MODES if mode.key == key)
+
+
+def explained(state: AppState) -> str:
+    """What the mode chosen will do, drawing included."""
+    mode = current(state)
+    drawn = mode.drawn and select.params(state).samples
+    return f"{tr(mode.doc)} {tr(mode.drawn)}" if drawn else tr(mode.doc)
 
 
 def missing(state: AppState) -> str:

@@ -16,6 +16,7 @@ from app.widgets.text_cache import TextCache
 
 ROW_PX, HEAD_PX, PAD_PX, GAP_PX, BAR_PX = 20, 18, 8, 10, 8
 LEAST_BAR_PX = 12  # shorter bars show nothing
+LEAST_ROWS = 4  # as many as contrastive search has candidates
 NAME_SHARE = 0.3
 
 
@@ -47,7 +48,7 @@ class DetailRows(QAbstractScrollArea):
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setMinimumHeight(HEAD_PX + 3 * ROW_PX)
+        self.setMinimumHeight(HEAD_PX + LEAST_ROWS * ROW_PX)
         self._quantities: tuple[Quantity, ...] = ()
         self._rows: Sequence[DetailRow] = ()
         self._name = ""

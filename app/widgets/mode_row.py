@@ -49,15 +49,15 @@ class ModeRow(QWidget):
         box.addWidget(self.text)
         self._field = ""
 
-    def show_mode(self, mode: ModeChoice, texts: ModeTexts, models: Sequence[tuple[str, str]]) -> None:
-        """Show the mode in force and its text; `models` are those that could draft. Never calls back."""
-        shown = (mode.key, texts, tuple(models))
+    def show_mode(self, mode: ModeChoice, doc: str, texts: ModeTexts, models: Sequence[tuple[str, str]]) -> None:
+        """Show the mode in force, what it will do, and its text; `models` could draft. Never calls back."""
+        shown = (mode.key, doc, texts, tuple(models))
         if shown == self._shown:
             return
         self._shown, self._field = shown, mode.text
         self.mode.show_key(mode.key)
-        self.mode.setToolTip(tr(mode.doc))
-        self.doc.setText(tr(mode.doc))
+        self.mode.setToolTip(doc)
+        self.doc.setText(doc)
         self.doc.setVisible(mode.key != "plain")
         self.assistant.setVisible(mode.text == "assistant")
         self.assistant.set_options([(NOBODY, self.tr("choose one…")), *models])

@@ -19,8 +19,8 @@ from app.widgets.heat_matrix import packed
 from app.widgets.text_cache import TextCache
 
 ROW_PX, PAD_PX, GAP_PX = 28, 8, 12
-NUMBER_PX, STRIP_SHARE, STRIP_PX = 28, 0.28, 14
-TEXT_PX = 140  # the strip gives way to a text that is narrower
+STRIP_SHARE, LEAST_STRIP_SHARE, STRIP_PX = 0.28, 0.15, 14
+TEXT_PX = 180  # the strip gives way to a text that is narrower, up to its least share
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +134,15 @@ class RowList(QAbstractScrollArea):
         widths = (
             max((self._mono.width(line.count) for line in lines), default=0.0),
             max((self._ui.width(line.ended) for line in lines), default=0.0),
+            max((self._mono.width(line.number) for line in lines), default=0.0),
         )
         for row, line in zip(rows, lines, strict=True):
             self._paint_row(painter, row, row * ROW_PX - top, line, widths)
 
-    def _paint_row(self, painter: QPainter, row: int, y: int, line: RowLine, widths: tuple[float, float]) -> None:
-        """widths: of the longest count and the longest end in sight, so that what is not there takes no room."""
+    def _paint_row(
+        self, painter: QPainter, row: int, y: int, line: RowLine, widths: tuple[float, float, float]
+    ) -> None:
+        """widths: of the longest count, end and number in sight, so that what is not there takes no room."""
         palette, width = self._palette, self.viewport().width()
         box = QRectF(0.5, y + 0.5, width - 1, ROW_PX - 1)
         if row == self._selected:
@@ -149,14 +152,14 @@ class RowList(QAbstractScrollArea):
         else:
             painter.setPen(QColor(palette.grid))
             painter.drawLine(QPointF(0, y + ROW_PX - 0.5), QPointF(width, y + ROW_PX - 0.5))
-        right, left = width - PAD_PX, PAD_PX + NUMBER_PX
+        right, left = width - PAD_PX, PAD_PX + widths[2] + GAP_PX
         ended = right - widths[1]
         count = ended - (GAP_PX if widths[1] else 0) - widths[0]
         spare = count - 2 * GAP_PX - left
-        strip = int(min(width * STRIP_SHARE, max(spare - TEXT_PX, 0.25 * spare, 0.0)))
+        strip = int(min(width * STRIP_SHARE, max(spare - TEXT_PX, LEAST_STRIP_SHARE * spare, 0.0)))
         painter.setPen(QColor(palette.secondary))
         middle = y + ROW_PX / 2
-        self._words(painter, self._mono, line.number, PAD_PX, middle, NUMBER_PX)
+        self._words(painter, self._mono, line.number, PAD_PX, middle, widths[2])
         self._words(painter, self._ui, line.ended, ended, middle, widths[1])
         number = self._mono.width(line.count)
         self._words(painter, self._mono, line.count, count + widths[0] - number, middle, widths[0])

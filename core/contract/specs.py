@@ -97,7 +97,8 @@ class RunSpec:
     cache: how keys and values are kept; of the negative prompt's stream, too.
     branch_budget_bytes: cache and records that the branches not in use may hold together; beyond it the one used
         longest ago gives its cache up first.
-    negative_prompt: what classifier-free guidance (guidance_scale) steers away from; None: the last token alone.
+    negative_prompt: what classifier-free guidance (guidance_scale) steers away from; None or an empty text: the last
+        token of each prompt alone, as in `generate()`.
     interventions: changes to what the model computes, in force from the first position on.
     breakpoints: conditions that stop the run between two tokens.
     """
@@ -124,3 +125,8 @@ class RunSpec:
     breakpoints: tuple[Breakpoint, ...] = ()
     branch_budget_bytes: int = 1 << 30
     preset: frozenset[str] = frozenset()
+
+    @property
+    def steers_from(self) -> Prompt | None:
+        """The negative prompt, if it says anything."""
+        return None if self.negative_prompt == Prompt(text="") else self.negative_prompt

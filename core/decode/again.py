@@ -48,13 +48,15 @@ def feed_again(
     trace.source = CacheSight(cache) if alone or run.several else None
     # The positions meant are passes of their own, and so are embeddings.
     changes = [slot - strand.padding for slot in run.acts.marks(strand.padding + begin, strand.padding + stop)]
-    marks = sorted({begin, start, stop, min(max(run.unseen, begin), stop), *changes})
+    embeds = None if run.embeds is None else run.embeds.of_row(strand.row)  # (1, positions, E)
+    unseen = 0 if embeds is None else embeds.shape[1]
+    marks = sorted({begin, start, stop, min(max(unseen, begin), stop), *changes})
     if run.spec.cache.kind == "heavy_hitters":
         marks = _portions(run, strand, stop)
         ids = torch.tensor([strand.token_ids[: marks[-1]]], device=run.ids.device)
     with run.attached(), run.forward.rows_placed([padding], [strand.row]):
         for first, last in pairwise(marks):
-            source = ids if run.embeds is None or first >= run.unseen else run.embeds
+            source = ids if embeds is None or first >= unseen else embeds
             others = acts if acts is not None and first >= start else run.acts.at(strand.padding + first)
             with run.forward.acting(others):
                 at = first

@@ -109,7 +109,7 @@ def _spec(parent: Session, command: StartBranch, parting: Parting) -> RunSpec:
         changed = {"do_sample": parent.asked.do_sample, **changed}
     asked = parent.acts.now.asked if command.interventions is None else command.interventions
     asked = parent.acts.parted(parting.row.padding + command.position - 1, asked)
-    copies = max(1, len(parent.rows) // max(1, len(parent.spec.prompts)))
+    copies = max(1, len(parent.rows) // parent.prompt_count)
     return dataclasses.replace(
         parent.spec,
         prompts=parent.spec.prompts[command.row // copies :][:1],
@@ -140,7 +140,7 @@ def _check_mode(parent: Session, spec: RunSpec) -> None:
 
 
 def _parting(parent: Session, command: StartBranch, donors: tuple[Session, ...]) -> Parting:
-    if parent.unseen:
+    if parent.embeds is not None:
         raise PromptError("A run that began with embeddings has no branches; begin it with tokens.")
     row = next((row for row in parent.rows if row.index == command.row), None)
     if row is None:

@@ -27,8 +27,8 @@ class Extras:
     logits_processor: called with rows of equal length, without padding: ids (B, T), scores (B, V) → scores.
     stopping_criteria: all are called for each row after each of its tokens, without padding.
     prefix_allowed_tokens_fn: number of the prompt, ids (T,) → the ids that may follow.
-    inputs_embeds: a tensor or array (1, T, E) in the place of a prompt.
-    past: a run on the same model, or a cache of transformers, that holds the first positions of the prompt.
+    inputs_embeds: a tensor or array (B, T, E), fed in the place of the prompts. attention_mask: (B, T), 0 for padding.
+    past: a run on the same model, or a cache of transformers, that holds the first positions of the prompts.
     """
 
     logits_processor: tuple[Processor, ...] = ()
@@ -36,6 +36,7 @@ class Extras:
     prefix_allowed_tokens_fn: AllowedTokens | None = None
     inputs_embeds: object = None
     past: Session | Cache | None = None
+    attention_mask: object = None
 
     @property
     def criteria(self) -> tuple[Criterion, ...]:

@@ -1,18 +1,15 @@
-"""What a run can begin with besides tokens: a cache that holds the first of them, or embeddings in their place."""
+"""A run that begins with a cache of its first tokens: of the run before, of an earlier one, of transformers."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
 from transformers.cache_utils import Cache
 
 from core.contract.errors import ParameterError, PromptError
-from core.contract.events import PromptRow
-from core.decode.kv import cache_length, copy_in, foreign_lengths, foreign_shape, fork_cache
-from core.models.anatomy import find_anatomy
-from core.models.loaded import LoadedModel
+from core.decode.interventions import History
+from core.decode.kv import cache_length, copy_in, copy_moved, foreign_lengths, foreign_shape, fork_cache
+from core.decode.rows import Row
 from core.trace.record import Trace
 
 if TYPE_CHECKING:
@@ -22,46 +19,15 @@ HEAVY_PAST = (
     "What heavy hitters keep depends on the portions that a text was fed in, so a cache of the kind heavy_hitters "
     "cannot begin with past_key_values; choose another kind."
 )
-EMBEDDING = "⟨embedding⟩"  # shown where a position has no token
-
-
-def to_embeds(loaded: LoadedModel, given: object) -> torch.Tensor:
-    """Embeddings (1, T, E) on the model's device, in its precision. Raises `PromptError` or `ParameterError`."""
-    info = loaded.info
-    if "inputs_embeds" not in find_anatomy(loaded.module).accepts:
-        raise ParameterError(f"{info.title} takes no inputs_embeds; give it token ids.")
-    if info.image is not None:
-        raise ParameterError(
-            f"{info.title} paints pictures from the first pixel on; give it an image, no inputs_embeds."
-        )
-    if not isinstance(given, np.ndarray | torch.Tensor):
-        raise PromptError(f"inputs_embeds is a tensor or a numpy array (1, T, E), not a {type(given).__name__}.")
-    embeds = torch.as_tensor(given).detach()
-    width = loaded.module.get_input_embeddings().weight.shape[-1]
-    if embeds.ndim != 3 or embeds.shape[0] != 1 or embeds.shape[1] == 0 or embeds.shape[2] != width:
-        shape = " × ".join(map(str, embeds.shape))
-        raise PromptError(f"inputs_embeds has the shape {shape}, but {info.title} takes 1 × T × {width}.")
-    if not embeds.is_floating_point() or not bool(embeds.isfinite().all()):
-        raise PromptError("inputs_embeds holds values that are no finite floating-point numbers.")
-    if embeds.shape[1] > info.max_positions:
-        raise PromptError(
-            f"inputs_embeds has {embeds.shape[1]:,} positions, but {info.title} has only {info.max_positions:,}; "
-            "shorten it."
-        )
-    return embeds.to(loaded.device, loaded.module.dtype)
-
-
-def embedded_row(embeds: torch.Tensor) -> PromptRow:
-    """The prompt of such a run: negative ids, no two alike, because no position is known to be another's token."""
-    count = embeds.shape[1]
-    return PromptRow(tuple(range(-1, -count - 1, -1)), (EMBEDDING,) * count, "")
 
 
 def reuse(run: Session, before: Session) -> int:
     """Take over what `before` has fed of this very prompt; returns the positions. The last one is always fed."""
     single = not run.several and not before.several
     recorded = before.trace is not None or run.trace is None
-    if not (run.spec.reuse_prefix and single and recorded and before.loaded.module is run.loaded.module):
+    tokens = run.embeds is None and before.embeds is None
+    same_model = before.loaded.module is run.loaded.module
+    if not (run.spec.reuse_prefix and single and recorded and tokens and same_model):
         return 0
     until = run.acts.same_until(before.acts)  # what was fed under other interventions is no use
     same = _same(run, before) if until is None else min(until, _same(run, before))
@@ -73,41 +39,27 @@ def reuse(run: Session, before: Session) -> int:
 
 
 def adopt(run: Session, past: Session | Cache) -> int:
-    """Begin with the cache that the caller gives; returns its positions. Raises `ParameterError` or `PromptError`."""
-    if run.several:
-        why = f"{run.mode.name} keeps several side by side" if len(run.rows) == 1 else f"there are {len(run.rows)} here"
-        raise ParameterError(f"past_key_values holds one sequence, but {why}; run without it.")
-    if isinstance(past, Cache):
-        return _adopt_cache(run, past)
-    if past.loaded.module is not run.loaded.module:
+    """Begin with the cache that the caller gives; returns its positions. Raises `ParameterError` or `PromptError`.
+
+    An earlier run is continued row by row, or all rows of this one go on with its only one. What its cache does not
+    hold any more (rows that ended before the others, beams) is fed again.
+    """
+    if run.mode.name == "contrastive_search":
         raise ParameterError(
-            f"past_key_values comes from {past.loaded.info.title}, loaded as model {past.loaded.info.model_id}, and "
-            f"fits no other model than that one, not {run.loaded.info.title} as it is loaded now."
-        )
-    if past.several:
-        raise ParameterError(
-            "The earlier run has several rows; pass its past_key_values(row=…) with the ids of that row."
-        )
-    if past.unseen:
-        raise ParameterError("The earlier run began with embeddings, so that its cache fits no prompt of tokens.")
-    if past.spec.cache != run.spec.cache:
-        raise ParameterError(
-            f"The earlier run kept its cache as {past.spec.cache.words()}, and this one is to keep it as "
-            f"{run.spec.cache.words()}; ask for the same."
+            "Contrastive search compares with the hidden states of all that was said, which a cache does not hold; "
+            "run it without past_key_values."
         )
     if run.spec.cache.kind == "heavy_hitters":
         raise ParameterError(HEAVY_PAST)
-    fed = min(cache_length(past.cache), past.ids.shape[1])
-    if fed == 0:
-        raise ParameterError("The earlier run was closed and holds no cache any more; run it again.")
-    reused, most = _same(run, past), min(fed, run.prompt_slots - 1)
-    if reused < most:
-        piece, ids = run.loaded.text.piece, (run.ids[0, reused], past.ids[0, reused])
-        ours, theirs = (piece(int(i)) for i in ids)
-        raise PromptError(
-            f"The prompt differs from the earlier run at position {reused} ({ours!r}, there {theirs!r}); its "
-            "past_key_values fits only a prompt that begins with its tokens."
-        )
+    if isinstance(past, Cache):
+        return _adopt_cache(run, past)
+    _check_run(run, past)
+    sources = [past.rows[number] for number in _sources(run, len(past.rows))]
+    if run.several or past.several:
+        return _adopt_rows(run, past, sources)
+    [row], [source] = run.rows, sources
+    fed = min(cache_length(past.cache), source.position)
+    reused = _in_common(run, row, source, fed)
     if past.cache.reusable(reused) < reused:
         raise PromptError(
             f"The earlier run has dropped what position {reused:,} would see, so its cache cannot be continued there; "
@@ -115,6 +67,75 @@ def adopt(run: Session, past: Session | Cache) -> int:
         )
     _continue(run, past, reused)
     return reused
+
+
+def _check_run(run: Session, past: Session) -> None:
+    if past.loaded.module is not run.loaded.module:
+        raise ParameterError(
+            f"past_key_values comes from {past.loaded.info.title}, loaded as model {past.loaded.info.model_id}, and "
+            f"fits no other model than that one, not {run.loaded.info.title} as it is loaded now."
+        )
+    if past.embeds is not None:
+        raise ParameterError("The earlier run began with embeddings, so that its cache fits no prompt of tokens.")
+    if past.spec.cache != run.spec.cache:
+        raise ParameterError(
+            f"The earlier run kept its cache as {past.spec.cache.words()}, and this one is to keep it as "
+            f"{run.spec.cache.words()}; ask for the same."
+        )
+    if cache_length(past.cache) == 0:
+        raise ParameterError("The earlier run was closed and holds no cache any more; run it again.")
+
+
+def _sources(run: Session, held: int) -> list[int]:
+    """Which of the `held` rows each row of the run goes on with: of as many its own, or that of its prompt."""
+    rows, prompts = len(run.rows), run.prompt_count
+    if held == 1:
+        return [0] * rows
+    if held not in (rows, prompts):
+        here = f"{rows} rows" if rows == prompts else f"{prompts} prompts in {rows} rows"
+        raise ParameterError(
+            f"past_key_values holds {held} rows, but this run has {here}; give the rows it goes on with."
+        )
+    return [row * held // rows for row in range(rows)]
+
+
+def _in_common(run: Session, row: Row, source: Row, fed: int) -> int:
+    """Positions that a row takes over of one that fed so many. Raises `PromptError` where another text follows."""
+    ours, theirs = row.prompt.token_ids, (*source.prompt.token_ids, *source.token_ids)
+    most = min(fed, len(ours) - 1)
+    at = next((n for n in range(most) if ours[n] != theirs[n]), most)
+    if at < most:
+        piece, which = run.loaded.text.piece, f" of row {row.index}" if len(run.rows) > 1 else ""
+        raise PromptError(
+            f"The prompt{which} differs from the earlier run at position {at} ({piece(ours[at])!r}, there "
+            f"{piece(theirs[at])!r}); its past_key_values fits only a prompt that begins with its tokens."
+        )
+    return most
+
+
+def _adopt_rows(run: Session, past: Session, sources: list[Row]) -> int:
+    """Each row goes on with the one of the earlier run, moved to where it is in this batch; what is missing is fed."""
+    if any(asked for _, asked in past.acts.asked):
+        raise ParameterError(
+            "The earlier run was under interventions, which are known of one row alone; run without past_key_values."
+        )
+    if not past.cache.holds_all:
+        raise ParameterError(
+            f"With its cache kept as {past.spec.cache.words()} the earlier run does not hold all of its positions, so "
+            "several rows cannot go on with it; run it with the growing cache."
+        )
+    lanes = {id(lane): number for number, lane in enumerate(past.lanes) if not past.mode.has_beams}
+    moves, slots = [], run.prompt_slots
+    for row, source in zip(run.rows, sources, strict=True):
+        there = id(source) in lanes and source.fed is None
+        held = min(cache_length(past.cache) - source.padding, source.position) if there else 0
+        slots = min(slots, row.padding + _in_common(run, row, source, held))
+        moves.append((lanes.get(id(source), 0), source.padding, row.padding))
+    if slots:
+        run.acts.take(past.acts, slots)
+        copy_moved(run.cache, past.cache, moves, slots)
+        run.trace = None if run.trace is None else _unrecorded(run, slots)
+    return slots
 
 
 def _same(run: Session, before: Session) -> int:
@@ -133,8 +154,6 @@ def _continue(run: Session, before: Session, reused: int) -> None:
 def _adopt_cache(run: Session, past: Cache) -> int:
     """A cache of transformers: its ids cannot be compared, its sizes can."""
     info, lengths = run.loaded.info, foreign_lengths(past)
-    if run.spec.cache.kind == "heavy_hitters":
-        raise ParameterError(HEAVY_PAST)
     if run.spec.cache.kind == "off":
         raise ParameterError(
             f"A cache of the kind {run.spec.cache.kind} cannot begin with past_key_values; choose another kind."
@@ -147,21 +166,34 @@ def _adopt_cache(run: Session, past: Cache) -> int:
             f"past_key_values has {len(lengths)} layers of {heads} heads × {width}, but {info.title} has {info.layers} "
             f"of {info.kv_heads} × {info.head_dim}."
         )
-    if batch != 1:
-        raise ParameterError(f"past_key_values holds {batch} rows, but a run begins with one.")
-    if len(set(lengths)) > 1:
+    if len(set(lengths)) > 1 or -1 in lengths:
         raise ParameterError("The layers of past_key_values hold different positions; a sliding window dropped some.")
-    if lengths[0] > run.prompt_slots:
+    length = lengths[0]
+    if length > run.prompt_slots:
         raise PromptError(
-            f"past_key_values holds {lengths[0]} positions, but the prompt has only {run.prompt_slots} tokens; give "
+            f"past_key_values holds {length} positions, but the prompt has only {run.prompt_slots} tokens; give "
             "all ids, those in the cache included."
         )
-    reused = min(lengths[0], run.prompt_slots - 1)
+    reused = min(length, run.prompt_slots - 1)
     if reused:
-        copy_in(run.cache, past, reused, run.loaded.module.dtype, run.loaded.device)
+        run.acts.take(History(), reused)  # as far as anybody knows
+        copy_in(run.cache, past, reused, run.loaded.module.dtype, run.loaded.device, _foreign_rows(run, batch))
         run.trace = None if run.trace is None else _unrecorded(run, reused)
     return reused
 
 
+def _foreign_rows(run: Session, held: int) -> list[int]:
+    """The rows of a cache of transformers that the rows of the run begin with.
+
+    `generate()` wants one for each beam, and goes on with the first of each prompt, the others being alike.
+    """
+    beams = run.params.num_beams if run.mode.has_beams else 1
+    if beams > 1 and held == beams * len(run.rows):
+        return list(range(0, held, beams))
+    if held == 1 and run.prompt_count > 1:
+        raise ParameterError(f"past_key_values holds 1 row, but this run has {run.prompt_count} prompts; give as many.")
+    return _sources(run, held)
+
+
 def _unrecorded(run: Session, reused: int) -> Trace:
-    return Trace(run.spec.trace_budget_bytes, start=reused)
+    return Trace(run.spec.trace_budget_bytes, start=reused, keeps_keys=run.several)

@@ -54,7 +54,7 @@ class Guidance:
     """
 
     def __init__(self, run: Session) -> None:
-        prompt, info = run.spec.negative_prompt, run.loaded.info
+        prompt, info = run.spec.steers_from, run.loaded.info
         self._negative: torch.Tensor | None = None  # (N,); None: the last token of each row's own prompt
         if prompt is not None:
             try:

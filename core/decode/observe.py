@@ -68,15 +68,12 @@ def observe(
     raw, unchanged = processed.raw, processed.final is processed.raw
     logprobs = raw if processed.normalised else torch.log_softmax(raw, dim=-1)  # (B, V)
     finals = logprobs if unchanged else torch.log_softmax(processed.final, dim=-1)
-    entropy = _entropy_bits(logprobs)  # (B,)
-    entropies = torch.stack([entropy, entropy if unchanged else _entropy_bits(finals)]).tolist()  # 2 × B
-    places = raw.new_tensor(rows, dtype=torch.long)  # (L,)
-    chosen = places.new_tensor(token_ids)
-    ids = torch.cat([processed.top_ids[places], chosen[:, None]], dim=1)  # (L, K + 1)
-    flat = ids + places[:, None] * raw.shape[-1]
-    scores = torch.stack([part.take(flat) for part in (raw, logprobs, finals)], dim=1).cpu().numpy()  # (L, 3, K + 1)
-    killers = processed.killed_by[places].cpu().numpy()  # (L, K)
-    host_ids = ids.cpu().numpy()
+    entropy = _entropy_bits(logprobs)  # B
+    final_entropy = entropy if unchanged else _entropy_bits(finals, some_out=True)
+    places, chosen = np.array(rows, dtype=np.int64)[:, None], np.array(token_ids, dtype=np.int64)[:, None]  # (L, 1)
+    ids = np.concatenate([processed.top_ids.cpu().numpy()[places[:, 0]], chosen], axis=1)  # (L, K + 1)
+    scores = _at((raw, logprobs, finals), places, ids)
+    killers = processed.killed_by.cpu().numpy()[places[:, 0]]  # (L, K)
     seen = []
     for lane, (row, token_id) in enumerate(zip(rows, token_ids, strict=True)):
         logprob, final_logprob = scores[lane, 1:, -1].tolist()
@@ -84,20 +81,31 @@ def observe(
             Observation(
                 logprob=logprob,
                 final_logprob=final_logprob,
-                entropy_bits=entropies[0][row],
-                final_entropy_bits=entropies[1][row],
-                rank=_rank(raw[row], host_ids[lane], scores[lane, 0], token_id),
-                top=_candidates(host_ids[lane], scores[lane, 1:], killers[lane], processed.stages, piece),
+                entropy_bits=entropy[row],
+                final_entropy_bits=final_entropy[row],
+                rank=_rank(raw[row], ids[lane], scores[lane, 0], token_id),
+                top=_candidates(ids[lane], scores[lane, 1:], killers[lane], processed.stages, piece),
             )
         )
     return seen
 
 
-def _entropy_bits(logprobs: torch.Tensor) -> torch.Tensor:
-    """Of each row (B, V)."""
-    # Tokens ruled out have -inf; bounded, they add 0 · -1e4 = 0.
-    products = torch.bmm(logprobs.exp()[:, None], logprobs.clamp(min=-1e4)[:, :, None])
-    return products.flatten() / -_LN2
+def _entropy_bits(logprobs: torch.Tensor, some_out: bool = False) -> list[float]:
+    """Of each row (B, V). some_out: of tokens that are ruled out there are probably some."""
+    # Those have -inf; bounded, they add 0 · -1e4 = 0.
+    factors = logprobs.clamp(min=-1e4) if some_out else logprobs
+    products: list[float] = torch.bmm(logprobs.exp()[:, None], factors[:, :, None]).flatten().tolist()
+    if not some_out and any(map(math.isnan, products)):
+        return _entropy_bits(logprobs, some_out=True)
+    return [product / -_LN2 for product in products]
+
+
+def _at(parts: Sequence[torch.Tensor], places: NDArray[np.int64], ids: NDArray[np.int64]) -> FloatArray:
+    """(L, parts, K + 1) numbers of each part (B, V), in rows `places` (L, 1) at `ids` (L, K + 1)."""
+    if parts[0].device.type != "cpu":
+        flat = torch.from_numpy(ids + places * parts[0].shape[-1]).to(parts[0].device)
+        return torch.stack([part.take(flat) for part in parts], dim=1).cpu().numpy()
+    return np.stack([part.numpy()[places, ids] for part in parts], axis=1)  # the same memory, nothing to move
 
 
 def _rank(raw: torch.Tensor, ids: NDArray[np.int64], values: FloatArray, token_id: int) -> int:
@@ -108,7 +116,9 @@ def _rank(raw: torch.Tensor, ids: NDArray[np.int64], values: FloatArray, token_i
     own, top = values[-1], values[:-1]
     if len(top) and own > top[-1]:  # everything larger or equal is among the top ones
         return int(np.count_nonzero(top > own) + np.count_nonzero((top == own) & (ids[:-1] < token_id)))
-    return int(torch.count_nonzero(raw > raw[token_id]) + torch.count_nonzero(raw[:token_id] == raw[token_id]))
+    own = float(own)
+    reached = int(torch.count_nonzero(raw >= own))
+    return reached - int(torch.count_nonzero(raw[token_id:] == own)) if reached > 1 else 0
 
 
 def _candidates(

@@ -126,7 +126,7 @@ def _inputs(run: Session) -> InputPlan:
         kind=_given_as(run),
         prompt_tokens=tuple(len(prompt.token_ids) for prompt in prompts),
         padding=tuple(row.padding for row in run.rows),
-        copies=len(run.rows) // max(1, len(run.spec.prompts)),
+        copies=len(run.rows) // run.prompt_count,
         bos=tuple(bos is not None and prompt.token_ids[0] == bos for prompt in prompts),
         bos_alone=any(prompt.token_ids == (bos,) and not prompt.rendered for prompt in prompts),
         bos_token_id=bos,
@@ -139,7 +139,7 @@ def _inputs(run: Session) -> InputPlan:
 
 
 def _given_as(run: Session) -> str:
-    if run.unseen:
+    if run.embeds is not None:
         return "embeddings"
     given = run.spec.prompts[0]
     return "chat" if given.messages is not None else "ids" if given.ids is not None else "text"
@@ -155,7 +155,9 @@ def _length(run: Session) -> LengthPlan:
         max_new_tokens=params.max_new_tokens,
         min_new_tokens=max(params.min_new_tokens, params.min_length - run.prompt_slots, 0),
         min_new_by_row=tuple(
-            max(params.min_new_tokens, params.min_length - len(row.prompt.token_ids), 0) for row in run.rows
+            # `generate()` takes the length of embeddings off for all rows alike, padding included.
+            max(params.min_new_tokens, params.min_length - (run.unseen or len(row.prompt.token_ids)), 0)
+            for row in run.rows
         ),
         max_length=length,
         max_positions=most,

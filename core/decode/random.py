@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 HEAD = 256  # the likeliest tokens, searched first
 _MOST_SELECTED = 16  # selecting more than one in so many takes longer than sorting all
+_SORTED_AT_ONCE = 1 << 14  # scores; of fewer, sorting all is faster than looking for the likeliest
+_LEAST_LEFT = 1e-6
 _BLOCK = 4  # numbers that Philox makes of one counter
 
 
@@ -48,9 +50,19 @@ def uniforms(seed: int, row: int, position: int, purpose: Purpose, count: int, r
 
 def inverse_cdf(scores: torch.Tensor, u: float) -> int:
     """The token that `u` falls on, for processed scores (V,) with -inf for killed tokens."""
+    if scores.shape[0] > _SORTED_AT_ONCE:
+        return _of_a_large_vocabulary(scores, u)
+    order = _descending(scores)
+    weights = _weights(scores, order)
+    cumulative = np.cumsum(weights)
+    place = int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
+    return int(order[min(place, int(np.count_nonzero(weights)) - 1)])
+
+
+def _of_a_large_vocabulary(scores: torch.Tensor, u: float) -> int:
+    """The same where sorting takes long: among the likeliest tokens, unless `u` falls behind those."""
     probabilities = torch.softmax(scores.double(), dim=-1)  # (V,)
-    head = min(HEAD, probabilities.shape[0])
-    values = torch.topk(probabilities, head).values
+    values = torch.topk(probabilities, HEAD).values
     if u < float(values[:-1].sum()):
         # All tokens at least as likely as the head's last, so that ties are complete.
         ids = torch.nonzero(probabilities >= values[-1]).squeeze(-1)
@@ -60,6 +72,13 @@ def inverse_cdf(scores: torch.Tensor, u: float) -> int:
     cumulative = np.cumsum(probabilities[ids].cpu().numpy()[order])
     place = int(np.searchsorted(cumulative, u, side="right"))
     return int(ids[int(order[min(place, len(order) - 1)])])
+
+
+def _weights(scores: torch.Tensor, order: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Of scores (N,) in descending order, the first one's 1."""
+    ordered: NDArray[np.float64] = scores.double().cpu().numpy()[order]
+    weights: NDArray[np.float64] = np.exp(ordered - ordered[0])
+    return weights
 
 
 def _descending(scores: torch.Tensor) -> NDArray[np.int64]:
@@ -83,6 +102,20 @@ def draw_without_replacement(scores: torch.Tensor, draws: Sequence[float]) -> li
     replacement: successive sampling (Plackett and Luce). Where nothing of any weight is left, the first free place is
     taken.
     """
+    size = scores.shape[0]
+    if size <= _SORTED_AT_ONCE:
+        if not math.isfinite(float(scores.max())):
+            return list(range(len(draws)))
+        order = _descending(scores)
+        taken = _successive(_weights(scores, order), draws, True)
+        assert taken is not None  # nothing can fall behind what is complete
+        at_once: list[int] = order[taken].tolist()
+        return at_once
+    return _of_many(scores, draws)
+
+
+def _of_many(scores: torch.Tensor, draws: Sequence[float]) -> list[int]:
+    """The same where sorting takes long: the likeliest ones first, more of them where a draw falls behind those."""
     whole = torch.logsumexp(scores.double(), dim=-1)
     if not math.isfinite(whole):
         return list(range(len(draws)))
@@ -136,6 +169,8 @@ def _successive(probabilities: NDArray[np.float64], draws: Sequence[float], comp
         taken.add(place)
         result.append(place)
         left -= float(weights[place])
+        if left < _LEAST_LEFT and not complete and len(result) < len(draws):
+            return None  # what is left is known too roughly as a difference
         blocks[divmod(place, width)] = 0.0
         sums[place // width] = blocks[place // width].sum()
     return result

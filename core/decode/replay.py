@@ -81,7 +81,8 @@ def _step(run: Session, strand: Strand, position: int) -> int:
 
 def _rows(run: Session, strand: Strand, position: int, logits: torch.Tensor) -> Rows:
     ids = torch.tensor([[0] * strand.padding + list(strand.token_ids[: position + 1])], device=logits.device)
-    return Rows(ids[:, run.unseen :], (strand.padding,), (run.first_row + strand.row,))
+    padding = 0 if run.unseen else strand.padding
+    return Rows(ids[:, run.unseen :], (padding,), (run.first_row + strand.row,))
 
 
 def _start(run: Session, logits: torch.Tensor) -> torch.Tensor:

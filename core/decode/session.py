@@ -34,6 +34,7 @@ from core.contract.views import ViewAnswer, ViewQuery
 from core.decode import again, branch, engine, given, prepare
 from core.decode.acts import Acts
 from core.decode.breakpoints import Breaks
+from core.decode.embeds import check_unseen, first_rows, to_embeds
 from core.decode.extras import NONE, Extras
 from core.decode.forward import Forward, ForwardCancelled
 from core.decode.guidance import Guidance
@@ -89,17 +90,15 @@ class Session:
         copies = self.asked.num_return_sequences if self.mode.copies else 1
         early_exit = self.asked.assistant_early_exit is not None and assistant is None
         check_mode(spec.cache, self.mode.name, early_exit, loaded.info.sliding_window is not None)
-        embeds = None if extras.inputs_embeds is None else given.to_embeds(loaded, extras.inputs_embeds)
-        self.unseen = 0 if embeds is None else embeds.shape[1]  # first slots, of which nobody knows the tokens
-        if parting is not None:
-            prompts = [parting.prompt]
-        elif embeds is None:
-            prompts = prepare.prompt_rows(loaded, spec.prompts, copies, cancelled)
-        else:
-            prompts = [given.embedded_row(embeds)] * copies
-        self.embeds = embeds  # (1, T, E)
+        self.embeds = to_embeds(loaded, extras, copies)
+        # First slots, of which nobody knows the tokens.
+        self.unseen = 0 if self.embeds is None or spec.prompts else self.embeds.slots
+        own = None if parting is None else [parting.prompt]
+        prompts = own or first_rows(loaded, spec, self.embeds, copies, cancelled)
+        self.prompt_count = max(1, len(spec.prompts)) if self.embeds is None else len(self.embeds.padding)
         self.prompts, self.cancelled = tuple(prompts), cancelled
-        least = 0 if parting is None else parting.row.padding  # its slots are those of the records
+        least = 0 if self.embeds is None else min(self.embeds.padding)
+        least = least if parting is None else parting.row.padding  # its slots are those of the records
         slots = prepare.pad_left(prompts, engine.pad_id(loaded, self.asked), loaded.device, least)
         self.prompt_slots = slots.ids.shape[1]
         self.lengths = settled(self, self.asked)
@@ -187,11 +186,9 @@ class Session:
                     "it acts at the next run."
                 )
             mode = make_mode(params, self.spec, self.loaded)
+        check_unseen(self, params)
         if guidance is None and params.guidance_scale != 1:
             guidance = Guidance(self)
-        if self.unseen and (name not in PLAIN or params.guidance_scale != 1):
-            what = name if name not in PLAIN else "guidance_scale"
-            raise ParameterError(f"{what} does not go with inputs_embeds; take greedy_search or sample, or prompt_ids.")
         stages = self._build(params, self._opening(mode, guidance, params))
         self.params, self.stages, self.mode, self.guidance = params, stages, mode, guidance
         if guidance is not None:
@@ -246,7 +243,9 @@ class Session:
     def pipeline_rows(self) -> Rows:
         """The batch as stages see it."""
         numbers = (self.first_row + lane.index for lane in self.lanes)
-        return Rows(self.ids[:, self.unseen :], tuple(self.padding), tuple(numbers))
+        # Of what begins with embeddings nothing but the tokens after them, so no padding.
+        padding = (0,) * len(self.lanes) if self.unseen else tuple(self.padding)
+        return Rows(self.ids[:, self.unseen :], padding, tuple(numbers))
 
     def new_cache(self, limit: int) -> RunCache:
         """An empty cache of the run's kind, for so many slots."""
@@ -289,7 +288,7 @@ class Session:
         """What is fed for these slots of the prompt: ids (B, n), or embeddings (B, n, E)."""
         if self.embeds is None:
             return self.ids[:, start:stop]
-        return self.embeds[:, start:stop].expand(len(self.lanes), -1, -1)
+        return self.embeds.fed([lane.index for lane in self.lanes], start, stop)
 
     def feed_newest(self) -> torch.Tensor:
         """The logits (B, V) that follow each lane's newest token, which is fed unless it was."""

@@ -2,7 +2,9 @@
 
 A small model spends a tenth of each step in `nn.Module.__call__`, in looking up submodules and parameters, and in
 dropout layers that drop nothing. For the time of one pass the instances carry what those look-ups would have found, and
-in the place of each submodule its own `forward`; afterwards they are as before. What runs is the model's own code.
+in the place of each submodule its own `forward`; afterwards they are as before. What runs is the model's own code, with
+one exception: in float32 the activation of GPT-2, written as eight operations, is torch's single one, equal within
+rounding (2e-7). Narrower numbers are computed as written, since there rounding decides between tokens.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import gelu
+from transformers.activations import NewGELUActivation
 
 _Spot = tuple[dict[str, Any], str, Callable[..., Any], Mapping[int, Any], Mapping[int, Any]]
 
@@ -71,8 +75,19 @@ def _is_plain(module: nn.Module) -> bool:
 def _way(module: nn.Module) -> Callable[..., Any]:
     if type(module) is nn.Dropout and not module.training:
         return _same
+    if type(module) is NewGELUActivation:
+        return _gelu
     return _Entered(module.forward)
 
 
 def _same(states: torch.Tensor) -> torch.Tensor:
     return states
+
+
+def _gelu(states: torch.Tensor) -> torch.Tensor:
+    if states.dtype == torch.float32:
+        return gelu(states, approximate="tanh")
+    return _AS_WRITTEN.forward(states)  # type: ignore[no-any-return]
+
+
+_AS_WRITTEN = NewGELUActivation()

@@ -81,6 +81,12 @@ def _given(recording: Recording, query: WalkQuery) -> dict[str, Any]:
     return found
 
 
+def _fed(arguments: Mapping[str, Any]) -> torch.Tensor | None:
+    """The ids (B, n) of a pass, or the embeddings (B, n, E) in their place."""
+    ids: torch.Tensor | None = arguments.get("input_ids")
+    return arguments.get("inputs_embeds") if ids is None else ids
+
+
 @dataclass
 class _Open:
     """A module that was entered and has not returned."""
@@ -155,8 +161,8 @@ class Walk:
         begun = self._now()
         arguments = by_name(module, args, kwargs)
         if module is self.model:
-            ids = arguments.get("input_ids")
-            self.fed = 0 if ids is None else int(ids.shape[1])
+            fed = _fed(arguments)
+            self.fed = 0 if fed is None else int(fed.shape[1])
             self._reader.remembers = self.named and self.fed == 1  # those families change nothing in place
         given = self._reader.facts((), arguments)
         if self.named:
@@ -178,10 +184,10 @@ class Walk:
 
     def _extras(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """`given`, token types as many as ids."""
-        ids, types = by_name(self.model, args, kwargs).get("input_ids"), self.given.get("token_type_ids")
-        if types is None or ids is None:
+        fed, types = _fed(by_name(self.model, args, kwargs)), self.given.get("token_type_ids")
+        if types is None or fed is None:
             return dict(self.given)
-        return {**self.given, "token_type_ids": types.expand(ids.shape)}
+        return {**self.given, "token_type_ids": types.expand(fed.shape[:2])}
 
     def _skips(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether this belongs to a pass that only fills the cache for the one that is meant."""

@@ -162,6 +162,24 @@ def test_the_command_line_tells_what_they_looked_at(mode: str, capsys: pytest.Ca
             assert ("score" in token["detail"]) == (mode == "contrastive")
 
 
+def test_an_empty_negative_prompt_is_none_for_the_command_line_and_for_python(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["generate", "--model", "tiny-gpt2", "--device", "cpu", "--dtype", "fp32", "--json", "--prompt", TEXT]
+    command += ["--set", "guidance_scale=2.5", "max_new_tokens=6", "do_sample=false"]
+    said = []
+    for negative in ([], ["--negative-prompt", ""], ["--negative-prompt", NEGATIVE]):
+        capsys.readouterr()
+        assert cli.main([*command, *negative]) == 0
+        *tokens, _ = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        said.append([token["token_id"] for token in tokens])
+    assert said[0] == said[1] != said[2]
+    params = {"guidance_scale": 2.5, "max_new_tokens": 6, "do_sample": False}
+    for empty in (None, ""):
+        result = core.run("tiny-gpt2", TEXT, params=params, negative_prompt=empty, device="cpu", dtype="fp32")
+        assert [step.token_id for step in result.steps] == said[0]
+
+
 def test_a_negative_prompt_without_a_scale_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["generate", "--model", "tiny-gpt2", "--prompt", TEXT, "--negative-prompt", NEGATIVE]
     capsys.readouterr()

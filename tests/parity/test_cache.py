@@ -22,8 +22,9 @@ def test_keys_and_values_are_bit_identical_to_dynamic_cache(loaded: LoadedModel,
     fed = session.ids[:, :-1]
     with torch.inference_mode(), session.attached():
         for start, stop in [(0, 5), (5, 10), (10, PROMPT), *((n, n + 1) for n in range(PROMPT, PROMPT + NEW - 1))]:
-            # `Forward` knows the run's masks and positions; it is given the other cache.
-            session.forward.model(**_arguments(session, fed[:, start:stop], start, stop, theirs))
+            # The run's masks, positions and arithmetic, the other cache.
+            with session.forward._shortcuts.taken():
+                session.forward.model(**_arguments(session, fed[:, start:stop], start, stop, theirs))
     assert cache_length(session.cache) == theirs.get_seq_length() == PROMPT + NEW - 1
     for mine, other in zip(session.cache.layers, theirs.layers, strict=True):
         assert torch.equal(mine.keys, other.keys)

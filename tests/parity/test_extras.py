@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 import pytest
@@ -11,10 +13,13 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     MaxLengthCriteria,
+    MaxTimeCriteria,
     RepetitionPenaltyLogitsProcessor,
     StoppingCriteria,
     StoppingCriteriaList,
+    StopStringCriteria,
 )
+from transformers.generation import ConfidenceCriteria
 
 import core
 from core.contract import (
@@ -131,6 +136,72 @@ def test_an_own_end_takes_the_place_of_eos(random_llama: LoadedModel) -> None:
     lines = {line.name: line.reason for line in ours.session.started.plan.stopping}
     assert lines["EosTokenCriteria"] == "in the place of eos_token_id"
     assert "eos_token_id" not in lines
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("kind", ["time is over", "time is left", "eos", "two lengths", "strings"])
+def test_each_class_of_generate_ends_a_run_as_there(
+    kind: str, sampled: bool, beams: int, tiny_gpt2: LoadedModel
+) -> None:
+    tokenizer = tiny_gpt2.text.tokenizer
+    rows = [tiny_gpt2.text.encode("Once upon a time there was")]
+    params: dict[str, Any] = {"max_new_tokens": 9, "do_sample": sampled, "top_k": 0, "num_beams": beams}
+    plain_run = run_with(tiny_gpt2, rows, params, Extras(), seed=6, draw_source="torch").sequences[0][len(rows[0]) :]
+    theirs: dict[str, Any] = {}
+    own: list[StoppingCriteria] = []
+    replaced, line = "", ""
+    if kind == "time is over":
+        own, params["max_time"] = [MaxTimeCriteria(1.0, initial_timestamp=time.time() - 100)], 1000.0
+        replaced, line = "max_time", "MaxTimeCriteria"
+    elif kind == "time is left":
+        own, params["max_time"] = [MaxTimeCriteria(1000.0)], 1e-9
+        replaced, line = "max_time", "MaxTimeCriteria"
+    elif kind == "eos":
+        own, params["eos_token_id"] = [EosTokenCriteria([plain_run[4], plain_run[6]])], [plain_run[1]]
+        replaced, line = "eos_token_id", "EosTokenCriteria"
+    elif kind == "two lengths":
+        own = [MaxLengthCriteria(len(rows[0]) + 7), MaxLengthCriteria(len(rows[0]) + 4)]
+    else:
+        wanted, other = tokenizer.decode(plain_run[3:5]), tokenizer.decode(plain_run[1:2])
+        own = [StopStringCriteria(tokenizer, [wanted])]
+        params["stop_strings"], theirs["tokenizer"] = [other], tokenizer
+        replaced, line = "stop_strings", "StopStringCriteria"
+    expected = generate(tiny_gpt2, rows, seed=6, stopping_criteria=StoppingCriteriaList(own), **params, **theirs)
+    ours = run_with(tiny_gpt2, rows, params, Extras((), tuple(own)), seed=6, draw_source="torch")
+    assert ours.sequences == unpadded(rows, expected.sequences, () if kind != "eos" else own[0].eos_token_id.tolist())
+    length = len(ours.sequences[0]) - len(rows[0])
+    # Of beams that end early, one that went on may still be the best.
+    assert {"time is over": length == 1, "time is left": length == 9}.get(kind, length < 9 or beams > 1)
+    reasons = {line.name: line.reason for line in ours.session.started.plan.stopping}
+    assert replaced not in reasons
+    assert not line or reasons[line] == f"in the place of {replaced}"
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_criterion_of_confidence_is_asked_about_the_final_scores(sampled: bool, tiny_gpt2: LoadedModel) -> None:
+    """`generate()` makes one for drafts alone, so that it takes nobody's place; it judges the token just chosen."""
+    rows = [tiny_gpt2.text.encode("Once upon a time there was")]
+    params = {"max_new_tokens": 12, "do_sample": sampled, "temperature": 1.5, "top_k": 0, "eos_token_id": []}
+    steps = run_with(tiny_gpt2, rows, params, Extras(), seed=6, draw_source="torch").steps
+    least = sorted(math.exp(step.final_logprob) for step in steps)
+    own = ConfidenceCriteria((least[0] + least[1]) / 2)
+    expected = generate(tiny_gpt2, rows, seed=6, stopping_criteria=StoppingCriteriaList([own]), **params)
+    ours = run_with(tiny_gpt2, rows, params, Extras((), (own,)), seed=6, draw_source="torch")
+    assert ours.sequences == expected.sequences.tolist()
+    assert math.exp(ours.steps[-1].final_logprob) == pytest.approx(least[0])
+    assert ours.finished.finish_reason == FinishReason.STOP or ours.finished.new_tokens == 12
+    lines = {line.name: line.reason for line in ours.session.started.plan.stopping}
+    assert lines["ConfidenceCriteria"] == "asked after each token of a row"
+
+
+def test_the_rows_of_a_batch_are_confident_each_for_itself(tiny_gpt2: LoadedModel) -> None:
+    """`generate()` asks the criterion about the first row only."""
+    rows = [tiny_gpt2.text.encode(text) for text in ("Once upon a time there was", "The fox said", "One day")]
+    own = ConfidenceCriteria(0.5)
+    alone = [run_with(tiny_gpt2, [row], {}, Extras((), (own,))).sequences[0] for row in rows]
+    assert run_with(tiny_gpt2, rows, {}, Extras((), (own,))).sequences == alone
+    assert len({len(ids) - len(row) for ids, row in zip(alone, rows, strict=True)}) > 1
 
 
 def halved(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:

@@ -278,14 +278,15 @@ def test_drafts_cannot_be_guided_and_say_so(loaded: LoadedModel) -> None:
         open_session(loaded, [[1, 2]], {**GUIDED, "prompt_lookup_num_tokens": 3})
 
 
-def test_an_empty_negative_prompt_is_a_bos(tiny_gpt2: LoadedModel) -> None:
-    bos = tiny_gpt2.info.bos_token_id
-    assert bos is not None
-    empty = run(tiny_gpt2, [prompt_of(tiny_gpt2, 5)], GUIDED, negative_prompt=Prompt(text=""))
-    assert (
-        empty.sequences
-        == run(tiny_gpt2, [prompt_of(tiny_gpt2, 5)], GUIDED, negative_prompt=Prompt(ids=(bos,))).sequences
-    )
+def test_an_empty_negative_prompt_is_the_last_token_of_each_prompt(tiny_gpt2: LoadedModel) -> None:
+    rows = [prompt_of(tiny_gpt2, 5), prompt_of(tiny_gpt2, 3)]
+    empty = run(tiny_gpt2, rows, GUIDED, negative_prompt=Prompt(text=""))
+    assert empty.sequences == run(tiny_gpt2, rows, GUIDED).sequences == expected(tiny_gpt2, rows, None, **GUIDED)
+    for row, ids in enumerate(rows):
+        alone = run(tiny_gpt2, [ids], GUIDED, negative_prompt=Prompt(ids=(ids[-1],)))
+        assert alone.sequences == [empty.sequences[row]]
+    other = run(tiny_gpt2, rows, GUIDED, negative_prompt=Prompt(ids=(tiny_gpt2.info.bos_token_id or 0,)))
+    assert other.sequences != empty.sequences
 
 
 def test_bf16_runs(random_llama: LoadedModel) -> None:

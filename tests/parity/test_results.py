@@ -14,7 +14,7 @@ from transformers import DynamicCache
 import core
 from core import api
 from core.contract import ParameterError, PromptError, TokenglassError, ViewUnavailableError
-from core.decode.given import EMBEDDING
+from core.decode.embeds import EMBEDDING
 from core.models.loaded import LoadedModel
 from tests.parity.reference import plain, prompt_of, twin
 
@@ -263,11 +263,8 @@ def test_drafts_and_guidance_continue_an_earlier_run(gpt2: LoadedModel) -> None:
     ("prompt", "params", "past", "sentence"),
     [
         ([9, 9, 9], {}, "run", "differs from the earlier run at position 0"),
-        (None, {"num_return_sequences": 2, "do_sample": True}, "run", "holds one sequence"),
-        (None, {"penalty_alpha": 0.6, "top_k": 4}, "run", "contrastive_search"),
-        (None, {"num_beams": 2}, "run", "beam_search"),
+        (None, {"penalty_alpha": 0.6, "top_k": 4}, "run", "Contrastive search"),
         (None, {}, "closed", "was closed"),
-        (None, {}, "batch", "several rows"),
         (None, {}, "embeds", "began with embeddings"),
         (None, {}, "llama", "fits no other model"),
         ([1, 2, 3], {}, "cache", "has only 3 tokens"),
@@ -294,7 +291,7 @@ def make_past(kind: str, gpt2: LoadedModel, llama: LoadedModel) -> Any:
     if kind == "embeds":
         return go(gpt2, inputs_embeds=torch.zeros(1, 3, gpt2.info.hidden_size))
     first = prompt_of(gpt2, 5)
-    result = go(gpt2, [first, first] if kind == "batch" else first)
+    result = go(gpt2, first)
     if kind == "closed":
         result.close()
     return result.past_key_values() if kind == "cache" else result
@@ -370,14 +367,13 @@ def test_several_continuations_of_embeddings(gpt2: LoadedModel) -> None:
 @pytest.mark.parametrize(
     ("shape", "kwargs", "sentence"),
     [
-        ((2, 3, 48), {}, "1 × T × 48"),
+        ((3, 48), {}, "takes B × T × 48"),
+        ((0, 3, 48), {}, "0 × 3 × 48"),
         ((1, 3, 47), {}, "1 × 3 × 47"),
         ((1, 0, 48), {}, "1 × 0 × 48"),
         ((1, 65, 48), {}, "only 64"),
-        ((1, 3, 48), {"prompt": [1, 2]}, "place of the prompt"),
-        ((1, 3, 48), {"params": {"guidance_scale": 1.5}}, "guidance_scale does not go"),
-        ((1, 3, 48), {"params": {"prompt_lookup_num_tokens": 3}}, "assisted_generation does not go"),
-        ((1, 3, 48), {"params": {"num_beams": 2}}, "beam_search does not go"),
+        ((1, 3, 48), {"prompt": [1, 2]}, "Prompt 0 has 2 tokens, but inputs_embeds 3 positions"),
+        ((1, 3, 48), {"prompt": [[1, 2, 3], [4]]}, "is for a batch of 1, but the prompts are one of 2"),
     ],
 )
 def test_embeddings_that_cannot_run_are_refused(

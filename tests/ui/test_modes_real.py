@@ -14,7 +14,9 @@ from app.panels import tables
 from app.panels.cache_words import storage
 from app.state import intents as i
 from app.state import select
+from app.widgets.mode_row import ModeRow
 from core.contract import BeamDetail, Grammar
+from core.models.loaded import LoadedModel
 from tests.models import build_draft
 from tests.ui.harness import Driven
 from tests.ui.real import answered, finished, live, opened
@@ -143,6 +145,66 @@ def test_another_smaller_model_drafts_and_the_text_stays_the_same(one: Driven, t
     assert "drafted tokens accepted" in one.panel("mode").words.whole
     assert shown.plan.beside[0].name == "draft, at most"
     assert "draft model’s cache" in storage(shown, shown.step(shown.count - 1)).replace("\u00a0", " ")
+
+
+@pytest.mark.parametrize("size", [(1440, 900), (1024, 640)])
+def test_cards_of_the_mode_before_leave_and_those_of_this_one_are_in_sight(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
+    with opened(tmp_path / "settings.json", size=size) as one:
+        one.do(i.EditText(PROMPT))
+        one.do(i.SetParameter("max_new_tokens", 6))
+        cards = one.window.workspace.cards
+        run(one, "beams")
+        live(one, lambda: cards["beams"].isVisible())
+        run(one, "contrastive")
+        live(one, lambda: cards["beams"].isHidden() and not cards["mode"].visibleRegion().isEmpty())
+        rows = one.panel("mode").rows
+        assert len(rows.rows) == 4
+        assert rows.verticalScrollBar().maximum() == 0, "all candidates are in sight"
+
+
+def test_what_will_run_is_said_before_it_runs(one: Driven) -> None:
+    row = one.panel("parameters").mode_row
+    for mode, greedy, drawn in (
+        ("beams", "the best as a whole wins", "beam sampling: they are drawn, because do_sample is on"),
+        ("lookup", "tried as a draft.", "Tokens are drawn, because do_sample is on"),
+        ("guidance", "to a negative prompt.", "Tokens are drawn, because do_sample is on"),
+    ):
+        one.do(i.ChooseMode(mode))
+        for sampled, words in ((False, greedy), (True, drawn)):
+            one.do(i.SetParameter("do_sample", sampled))
+            one.frames(1)
+            assert row.doc.isVisible()
+            assert words in row.doc.text()
+            assert ("drawn" in row.doc.text()) == sampled
+        one.do(i.SetParameter("temperature", 0.0))  # which means the likeliest
+        one.frames(1)
+        assert "drawn" not in row.doc.text()
+        one.do(i.ResetParameter("temperature"))
+        if mode == "beams":
+            one.do(i.Run())
+            live(one, lambda: finished(one))
+            assert one.state.run is not None
+            assert one.state.run.plan.mode == "beam_sample"
+
+
+def test_an_empty_negative_prompt_does_what_its_field_says(one: Driven, tiny_gpt2: LoadedModel) -> None:
+    one.do(i.SetParameter("do_sample", False))
+    one.do(i.ChooseMode("guidance"))
+    one.do(i.SetParameter("max_new_tokens", 8))
+    one.frames(1)
+    field = next(row for row in one.window.findChildren(ModeRow) if row.text.isVisible()).text
+    assert "empty: the last token of the prompt" in field.placeholderText()
+    said = []
+    last = tiny_gpt2.text.encode(one.state.draft.text)[-1]
+    for negative in ("", "It was a sad day.", "", tiny_gpt2.text.decode([last])):
+        one.do(i.SetModeText("negative", negative))
+        one.do(i.Run())
+        live(one, lambda: finished(one))
+        assert one.state.run is not None
+        said.append([step.token_id for step in one.state.run.steps()])
+    assert said[0] == said[2] == said[3] != said[1]
 
 
 def test_guidance_shows_three_distributions(one: Driven) -> None:

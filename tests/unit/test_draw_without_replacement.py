@@ -48,12 +48,13 @@ def test_nothing_is_taken_twice_and_the_dead_only_when_the_living_are_used_up(si
         assert len(set(taken) & alive) == min(3, len(alive))
 
 
-def test_the_head_alone_gives_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = torch.randn(3000, generator=torch.Generator().manual_seed(3)) * 4
+@pytest.mark.parametrize("spread", [0.5, 4.0, 60.0])  # 60: a single place has nearly all of the weight
+def test_the_head_alone_gives_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch, spread: float) -> None:
+    scores = torch.randn(3000, generator=torch.Generator().manual_seed(3)) * spread
     numbers = [uniforms(5, 0, position, Purpose.BEAM, 8) for position in range(100)]
-    short = [draw_without_replacement(scores, us) for us in numbers]
-    monkeypatch.setattr(draws, "HEAD", 3000 - 8)
-    assert short == [draw_without_replacement(scores, us) for us in numbers]
+    whole = [draw_without_replacement(scores, us) for us in numbers]
+    monkeypatch.setattr(draws, "_SORTED_AT_ONCE", 0)
+    assert whole == [draw_without_replacement(scores, us) for us in numbers]
 
 
 def test_the_largest_number_falls_on_the_last_that_is_left() -> None:

@@ -261,7 +261,12 @@ def test_a_draft_model_makes_greedy_search_and_sampling_assisted() -> None:
         ({"dola_layers": "low", "num_beams": 2}, "only with greedy search and sampling"),
         ({"dola_layers": "low", "prompt_lookup_num_tokens": 3}, "not with assisted_generation"),
         ({"prompt_lookup_num_tokens": 3, "do_sample": True, "num_return_sequences": 2}, "one sequence only"),
+        (
+            {"force_words_ids": [[1]], "num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1},
+            "Constrained beams know no groups",
+        ),
         ({"suppress_tokens": [3, 4], "forced_eos_token_id": 3}, "also in suppress_tokens"),
+        ({"suppress_tokens": [3, 4], "forced_bos_token_id": 4}, "Every token of forced_bos_token_id is also in"),
     ],
 )
 def test_contradictions_are_refused_in_a_sentence(values: dict[str, Any], words: str) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from core.decode import random as draws
 from core.decode.random import HEAD, _descending, inverse_cdf, uniform
 
 
@@ -39,10 +40,12 @@ def test_tokens_follow_descending_probability_and_ties_go_by_id() -> None:
 
 def test_killed_tokens_are_never_drawn() -> None:
     scores = torch.tensor([0.0, -torch.inf, 0.0, -torch.inf])
-    assert {inverse_cdf(scores, u) for u in np.linspace(0, 0.999999, 50)} == {0, 2}
+    assert {inverse_cdf(scores, u) for u in (*np.linspace(0, 0.999999, 50), 1 - 2**-53)} == {0, 2}
 
 
-def test_the_short_search_equals_the_full_sort() -> None:
+@pytest.mark.parametrize("at_once", [0, draws._SORTED_AT_ONCE])
+def test_either_search_equals_the_full_sort(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(draws, "_SORTED_AT_ONCE", at_once)
     generator = torch.Generator().manual_seed(0)
     scores = (torch.randn(5 * HEAD, generator=generator) * 2).bfloat16().float()  # many ties
     probabilities = torch.softmax(scores.double(), -1).numpy()

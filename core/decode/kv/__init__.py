@@ -29,6 +29,7 @@ __all__ = [
     "check_kind",
     "check_mode",
     "copy_in",
+    "copy_moved",
     "copy_out",
     "crop_cache",
     "foreign_lengths",
@@ -93,9 +94,10 @@ def storages(cache: RunCache) -> dict[int, int]:
 
 
 def foreign_lengths(cache: Cache) -> list[int]:
-    """Positions that each layer of a cache of transformers holds; 0 for one that was never used."""
+    """Positions that each layer of a cache of transformers holds; 0 if never used, -1 if some were dropped."""
     held = [0 if layer.keys is None or layer.keys.ndim != 4 else layer.keys.shape[2] for layer in cache.layers]
-    return [min(n, int(layer.get_seq_length())) for n, layer in zip(held, cache.layers, strict=True)]
+    fed = [int(layer.get_seq_length()) for layer in cache.layers]
+    return [-1 if 0 < n < count else min(n, count) for n, count in zip(held, fed, strict=True)]
 
 
 def foreign_shape(cache: Cache) -> tuple[int, int, int]:
@@ -104,11 +106,31 @@ def foreign_shape(cache: Cache) -> tuple[int, int, int]:
     return batch, heads, width
 
 
-def copy_in(cache: RunCache, past: Cache, length: int, dtype: torch.dtype, device: torch.device) -> None:
-    """Begin an empty cache with copies of the first `length` positions of a cache of transformers."""
+def copy_in(
+    cache: RunCache, past: Cache, length: int, dtype: torch.dtype, device: torch.device, rows: Sequence[int]
+) -> None:
+    """Begin an empty cache with copies of the first `length` slots of some rows of a cache of transformers."""
+    chosen = list(rows)
     for layer, theirs in zip(cache.kind_layers(), past.layers, strict=True):
-        keys, values = (states[:, :, :length].to(device, dtype) for states in (theirs.keys, theirs.values))
+        keys, values = (states[chosen, :, :length].to(device, dtype) for states in (theirs.keys, theirs.values))
         layer.update(keys, values)
+
+
+def copy_moved(cache: RunCache, past: RunCache, moves: Sequence[tuple[int, int, int]], length: int) -> None:
+    """Begin an empty cache with the first `length` slots of rows of another one, which holds all of its own.
+
+    moves: for each row the one it is there, and the slots of padding in front of it there and here.
+    """
+
+    def moved(states: torch.Tensor) -> torch.Tensor:
+        found = states.new_zeros(len(moves), states.shape[1], length, states.shape[3])
+        for place, (row, theirs, ours) in enumerate(moves):
+            if ours < length:
+                found[place, :, ours:] = states[row, :, theirs : theirs + length - ours]
+        return found
+
+    for layer, source in zip(cache.kind_layers(), past.kind_layers(), strict=True):
+        layer.update(moved(source.held_keys()), moved(source.held_values()))
 
 
 def copy_out(cache: RunCache, row: int, start: int, stop: int) -> DynamicCache:

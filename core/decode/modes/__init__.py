@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import torch
 
-from core.contract.errors import ParameterError
 from core.contract.params import GenerationParams
 from core.contract.specs import RunSpec
 from core.decode.modes.assisted import Assisted
@@ -33,7 +32,7 @@ def make_mode(
     assistant: LoadedModel | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Mode:
-    """The mode that these parameters ask for. Raises `ParameterError`."""
+    """The mode that these parameters ask for. Raises `ParameterError` for a draft that does not fit the model."""
     name = params.infer_mode(assistant is not None)
     generator = None
     if spec.draw_source == "torch":
@@ -57,7 +56,7 @@ def make_mode(
             return GroupBeamSearch()
         case "constrained_beam_search":
             return ConstrainedBeamSearch()
-    raise ParameterError(f"The mode “{name}” cannot run here yet; choose greedy_search or sample.")
+    raise AssertionError(f"no mode {name}")  # of those that `infer_mode` tells
 
 
 def _sampler(generator: torch.Generator | None) -> Mode:

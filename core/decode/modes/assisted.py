@@ -144,7 +144,9 @@ class _Picker:
     def __call__(self, logits: torch.Tensor, place: int) -> tuple[int, torch.Tensor] | None:
         run = self.run
         try:
-            scores = run_pipeline(run.stages, replace(run.pipeline_rows(), ids=self.ids), logits)  # (1, V)
+            scores = run_pipeline(
+                run.stages, replace(run.pipeline_rows(), ids=self.ids[:, run.unseen :]), logits
+            )  # (1, V)
         except ValueError:
             return None  # some of transformers' classes fail where no token is left
         if not math.isfinite(float(scores.max())):

@@ -179,7 +179,8 @@ class Beams(Mode):
         """Why lane number `lane` would end with this token, chosen from the scores (B, V); None if it would not."""
         reason = run.lanes[lane].reason_to_end(token_id, run.params)
         if run.extras.criteria:
-            ids = torch.cat([run.ids[lane, run.lanes[lane].padding :], run.ids.new_tensor([token_id])])[None]
+            said = run.ids[lane, max(run.lanes[lane].padding, run.unseen) :]
+            ids = torch.cat([said, run.ids.new_tensor([token_id])])[None]
             if asked_to_stop(run.extras.criteria, ids, final[lane : lane + 1]):
                 return reason or FinishReason.STOP
         return reason
