@@ -178,7 +178,7 @@ class Sandbox:
 
 def _read(stdout: IO[bytes], lines: queue.SimpleQueue[dict[str, Any] | None]) -> None:
     """Everything up to and including the answer to one request; None at the end of the pipe."""
-    while line := stdout.readline(_MOST_LINE_BYTES):
+    while line := _line(stdout):
         try:
             message = json.loads(line)
         except (ValueError, RecursionError):
@@ -187,6 +187,13 @@ def _read(stdout: IO[bytes], lines: queue.SimpleQueue[dict[str, Any] | None]) ->
         if "answer" in message or "error" in message:
             return
     lines.put(None)
+
+
+def _line(stdout: IO[bytes]) -> bytes:
+    """The next one; none after another thread has ended the child."""
+    with suppress(ValueError, OSError):
+        return stdout.readline(_MOST_LINE_BYTES)
+    return b""
 
 
 def _takes_more_than(memory_bytes: int | None, pid: int) -> bool:

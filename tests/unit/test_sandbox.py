@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -156,6 +158,21 @@ def test_a_listener_that_fails_ends_it(child: Sandbox) -> None:
     with pytest.raises(RuntimeError, match="the window is gone"):
         child.ask({"stages": ["one"]}, QUICK, progress=fail)
     assert not child.alive
+
+
+def test_another_thread_may_end_it_before_the_answer_is_read(child: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = sandbox_module._read
+
+    def late(*args: Any) -> None:
+        threading.Thread(target=child.close).start()
+        while not args[0].closed:
+            time.sleep(0.001)
+        read(*args)
+
+    monkeypatch.setattr(sandbox_module, "_read", late)
+    with pytest.raises(SandboxError) as caught:
+        child.ask({"text": "hello"}, QUICK)
+    assert caught.value.failure == "died"
 
 
 def test_it_imports_nothing_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
