@@ -19,6 +19,7 @@ from core.contract import (
     StepSnapshot,
     ViewUnavailableError,
     WaterfallQuery,
+    parse_intervention,
 )
 from core.decode.branch import begin_branch
 from core.decode.kv import cache_length
@@ -217,6 +218,17 @@ def test_what_a_branch_of_a_row_that_left_has_in_common_is_guided_again(random_l
     for step in ours.of_row(1)[: end - 1]:
         answer = branch.answer(WaterfallQuery(1, step.id.position - 1, branch_id=1))
         assert answer.token_id == step.token_id
+        finals = dict(zip(answer.token_ids.tolist(), answer.final_logprob.tolist(), strict=True))
+        assert finals[step.token_id] == pytest.approx(step.final_logprob, abs=1e-4)
+
+
+def test_what_a_branch_has_in_common_was_guided_under_the_interventions_of_then(random_llama: LoadedModel) -> None:
+    rows, mute = [prompt_of(random_llama, length, seed=length) for length in (7, 2)], parse_intervention("heads 0.0,1")
+    ours = run(random_llama, rows, GUIDED, interventions=(mute,))
+    branch, _ = begin_branch(ours.session, StartBranch(1, 1, 2 + 8, row=1, token_ids=(17,), interventions=()))
+    finish(branch)
+    for step in ours.of_row(1)[:8]:
+        answer = branch.answer(WaterfallQuery(1, step.id.position - 1, branch_id=1))
         finals = dict(zip(answer.token_ids.tolist(), answer.final_logprob.tolist(), strict=True))
         assert finals[step.token_id] == pytest.approx(step.final_logprob, abs=1e-4)
 
