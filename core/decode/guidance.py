@@ -100,7 +100,7 @@ class Guidance:
         end = self.cache.portion(fed, ids.shape[1], self.prompt_slots)
         stop, acts = fed + self.cache.chunk(run.spec.prefill_chunk, end - fed), run.forward.acts
         own, shared = run.prompt_slots - self.prompt_slots + fed, run.opening_slots - 1
-        if run.kept_tokens and own < shared:  # what a branch has in common is fed as it was
+        if run.past_slots and own < shared:  # what a branch has in common is fed as it was
             acts = run.acts.at(max(0, own))
             stop = min(stop, fed + run.acts.upto(max(0, own), shared) - own)
         with run.forward.rows_placed([0] * len(run.lanes), [-1] * len(run.lanes)), run.forward.acting(acts):
