@@ -108,8 +108,16 @@ def run_spec(options: argparse.Namespace) -> RunSpec:
         negative_prompt=None if options.negative_prompt is None else Prompt(text=options.negative_prompt),
         interventions=tuple(map(parse_intervention, options.intervene)),
         breakpoints=tuple(map(parse_breakpoint, options.break_when)),
-        force_words=tuple(tuple(part for part in text.split("|") if part) for text in options.force_words),
+        force_words=tuple(map(_alternatives, options.force_words)),
     )
+
+
+def _alternatives(text: str) -> tuple[str, ...]:
+    """The phrases of `--force-words`, one of which has to be said. Raises `UsageError`."""
+    found = tuple(part for part in text.split("|") if part)
+    if not found:
+        raise UsageError(f"--force-words “{text}” has no phrase; write one, such as “ moon”, or several, “ moon| sun”.")
+    return found
 
 
 def _grammar(options: argparse.Namespace) -> Grammar | None:

@@ -291,7 +291,9 @@ class ParametersPanel(Panel):
         changed = "do_sample" in state.overrides
         waiting = state.waiting.get("do_sample", "")
         self.mode_dot.show_state(changed, "do_sample" in state.pending or bool(waiting))
-        tip = explanation(PARAMETERS["do_sample"], plan.default_source(state.model, "do_sample", True))
+        tip = explanation(
+            PARAMETERS["do_sample"], plan.default_source(state.model, "do_sample", select.defaults(state).do_sample)
+        )
         tip = f"{waiting}\n\n{tip}" if waiting else tip
         self.mode.setToolTip(tip)
         self.mode_name.setToolTip(tip)

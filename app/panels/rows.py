@@ -114,7 +114,19 @@ class RowsPanel(Panel):
 
 
 def padding_text(run: RunView) -> str:
-    """How much of the prompts' slots is padding."""
+    """How much of what the cache holds is padding, of the rows that were in it at the newest step."""
+    padding, length = _padding(run)
+    if not any(padding):
+        return tr("no padding")
+    return tr("cache {0} padding").format(numbers.percent(sum(padding) / (len(padding) * length)))
+
+
+def _padding(run: RunView) -> tuple[list[int], int]:
+    """Slots of padding in front of each row that is still in the cache, and the slots that each of them has."""
     lengths = [len(row.token_ids) for row in run.started.rows]
-    share = 1.0 - sum(lengths) / (max(lengths) * len(lengths))
-    return tr("prompts {0} padding").format(numbers.percent(share)) if share else tr("no padding")
+    said = [columns_of(run, row) for row in range(len(lengths))]
+    newest = max(columns.count for columns in said)
+    there = [row for row, columns in enumerate(said) if columns.count == newest or not ended_as(run, row)]
+    furthest = next(columns for columns in said if columns.count == newest)
+    slots = int(furthest.column("cache_length", newest)[-1]) if newest else max(lengths)
+    return [max(lengths) - lengths[row] for row in there], slots

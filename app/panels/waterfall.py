@@ -108,6 +108,8 @@ class WaterfallPanel(Panel):
         if ran.guidance_scale != 1.0:
             own.add("guidance_scale")  # there is a record of the negative prompt
         differ = params.differences(ran, now)
+        if now.min_new_tokens:
+            differ.pop("min_length", None)  # it has no say then
         return {n: v for n, v in differ.items() if n in own or not (n in NO_STAGE or is_particular(n))}
 
     def _query(self, state: AppState) -> WaterfallQuery | None:

@@ -1,15 +1,24 @@
-"""Several prompts at once: one a line, `\\n` inside a line for a line break; or a JSONL file of them."""
+"""Several prompts at once: one a line, `\\n` inside a line for a line break; or a JSONL file of them.
+
+Lines end where an editor ends them. The breaks that a prompt itself has are written as in JSON: `\\n`, `\\u2028`.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import islice
 
 from core.contract.specs import MOST_SEQUENCES
 
 KEYS = ("prompt", "text", "content")  # of a JSONL line, the first that is there
-_LINE_BREAKS = ("\r\n", "\r", "\u2029")  # what the editor makes a line break of; other separators are part of a prompt
+_BREAK = re.compile("\r\n|[\n\r\u2028\u2029]")
+_WRITTEN = {"\\": "\\\\", "\n": "\\n", "\r": "\\u000d", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+_MEANT = {written: character for character, written in _WRITTEN.items()}
+_SPECIAL = re.compile("[\\\\\n\r\u2028\u2029]")
+_ESCAPE = re.compile("|".join(map(re.escape, _MEANT)))
 
 
 @lru_cache(maxsize=1)  # asked for with every plan
@@ -35,13 +44,13 @@ def empty_lines(text: str) -> int:
 
 def as_lines(many: tuple[str, ...] | list[str]) -> str:
     """The text of lines that means these prompts."""
-    return "\n".join("\\n".join(_lines(prompt.replace("\\", "\\\\"))) for prompt in many)
+    return "\n".join(_SPECIAL.sub(lambda found: _WRITTEN[found[0]], prompt.replace("\r\n", "\n")) for prompt in many)
 
 
 def read_jsonl(text: str) -> list[str]:
     """The prompts of a JSONL file: strings, or objects with `prompt`, `text` or `content`. Raises `ValueError`."""
     found = []
-    for number, line in enumerate(text.split("\n"), start=1):  # a text of JSON may hold all other separators
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -56,21 +65,13 @@ def read_jsonl(text: str) -> list[str]:
     return found
 
 
-def _lines(text: str) -> list[str]:
-    for other in _LINE_BREAKS:
-        text = text.replace(other, "\n")
-    return text.split("\n")
+def _lines(text: str) -> Iterator[str]:
+    start = 0
+    for found in _BREAK.finditer(text):
+        yield text[start : found.start()]
+        start = found.end()
+    yield text[start:]
 
 
 def _unescaped(line: str) -> str:
-    parts, rest = [], line
-    while "\\" in rest:
-        before, _, rest = rest.partition("\\")
-        parts.append(before)
-        if rest[:1] == "n":
-            parts.append("\n")
-            rest = rest[1:]
-        else:
-            parts.append("\\")
-            rest = rest[1:] if rest[:1] == "\\" else rest
-    return "".join([*parts, rest])
+    return _ESCAPE.sub(lambda found: _MEANT[found[0]], line)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from app.state import params, select
 from app.state.state import AppState, ModeTexts
 from app.state.texts import tr
+from core.contract import GenerationParams
 
 _GREEDY: Mapping[str, object] = {"do_sample": False}
 
@@ -57,9 +58,14 @@ MODES: tuple[ModeChoice, ...] = (
     ModeChoice("guidance", "Guidance", "Away from what the model would say to a negative prompt.",
                {"guidance_scale": 1.5}, ("guidance_scale",), "negative", _DRAWN),
 )  # fmt: skip
-_OWN = frozenset(name for mode in MODES for name in (*mode.rows, *mode.values)) - {
+_OWN = frozenset(name for mode in MODES for name in (*mode.rows, *mode.values, "force_words_ids")) - {
     "do_sample", "top_k", "repetition_penalty"
 }  # fmt: skip
+# What chooses a mode; where a model's own defaults do, another mode has to take them back.
+_DECISIVE = (
+    "num_beams", "num_beam_groups", "diversity_penalty", "force_words_ids", "penalty_alpha", "dola_layers",
+    "prompt_lookup_num_tokens", "assistant_early_exit", "guidance_scale",
+)  # fmt: skip
 
 
 def is_particular(name: str) -> bool:
@@ -99,7 +105,8 @@ def explained(state: AppState) -> str:
 def missing(state: AppState) -> str:
     """What the mode chosen needs and has not been given yet; empty where it can run."""
     texts = state.mode_texts
-    if texts.force_words is not None and not select.phrases(texts.force_words):
+    given = select.params(state).force_words_ids
+    if texts.force_words is not None and not (given or select.phrases(texts.force_words)):
         return tr("Constrained beams need a phrase to say; type one below the mode, or choose another mode.")
     if texts.assistant == "":
         return tr("No draft model is chosen; choose one below the mode, or choose another mode.")
@@ -117,8 +124,10 @@ def choose(state: AppState, key: str) -> AppState:
     values = {n: v for n, v in state.overrides.items() if n not in gone}
     if key == "early_exit" and state.model is not None:
         values["assistant_early_exit"] = max(1, state.model.layers // 2)
+    own = params.differences(select.defaults(state), GenerationParams())
+    values = {**{n: own[n] for n in _DECISIVE if n in own}, **after.values, **values}
     texts = ModeTexts(**({after.text: ""} if after.text else {}))
-    return params.with_overrides(replace(state, mode_texts=texts), {**after.values, **values})
+    return params.with_overrides(replace(state, mode_texts=texts), values)
 
 
 def set_text(state: AppState, name: str, text: str) -> AppState:

@@ -23,7 +23,7 @@ from app.state import (
     twins,
 )
 from app.state import intents as i
-from app.state.state import AppState, AttentionFocus, Draft, Loading, Pace, Preview, Question, RunRequest
+from app.state.state import AppState, AttentionFocus, Draft, Loading, ModeTexts, Pace, Preview, Question, RunRequest
 from app.state.texts import tr
 from app.state.twin_intents import RunTwin, TwinIntent
 from core.contract import ChatMessage
@@ -71,7 +71,7 @@ def on_intent(state: AppState, intent: i.Intent) -> AppState:
         case i.ResetParameter(name):
             return params.reset_parameter(state, name)
         case i.ResetParameters():
-            return params.with_overrides(state, {})
+            return params.with_overrides(replace(state, mode_texts=ModeTexts()), {})
         case i.ChooseMode(key):
             return modes.choose(state, key)
         case i.SetModeText(name, text):

@@ -11,7 +11,7 @@ from app.state import select
 from app.state.notices import announce
 from app.state.state import AppState
 from app.state.texts import tr
-from core.contract import PARAMETERS, GenerationParams, ParameterError, inactive_reason, validate
+from core.contract import PARAMETERS, GenerationParams, ParameterError, check_together, inactive_reason, validate
 
 
 def differences(before: GenerationParams, after: GenerationParams) -> dict[str, Any]:
@@ -27,17 +27,17 @@ def set_parameter(state: AppState, name: str, value: object) -> AppState:
         return announce(state, "error", error.message)
     overrides, now = {**state.overrides, **clean}, of_run(state)
     text = None
+    wants = clean[name] > 0 if name == "temperature" else _needs_a_draw(now, name)
     if name == "do_sample" and clean[name] and now.temperature == 0:
         overrides.pop("temperature", None)
-    elif PARAMETERS[name].needs_sampling and name != "temperature" and _needs_a_draw(now, name):
-        if not now.do_sample:
+    elif PARAMETERS[name].needs_sampling and wants and not now.do_sample:
+        if _may_draw(state, now):
             overrides["do_sample"] = True
             text = tr("Switched to sampling, because {0} has no effect in greedy mode.").format(name)
-        elif now.temperature == 0:
-            text = tr("{0} has no effect while temperature is 0, which means greedy.").format(name)
-    elif name == "temperature" and clean[name] > 0 and not now.do_sample:
-        overrides["do_sample"] = True
-        text = tr("Switched to sampling, because {0} has no effect in greedy mode.").format(name)
+        else:
+            text = tr("{0} has no effect here: this mode does not sample.").format(name)
+    elif PARAMETERS[name].needs_sampling and name != "temperature" and wants and now.temperature == 0:
+        text = tr("{0} has no effect while temperature is 0, which means greedy.").format(name)
     state = with_overrides(state, overrides)
     return announce(state, "info", text) if text else state
 
@@ -52,6 +52,21 @@ def _needs_a_draw(now: GenerationParams, name: str) -> bool:
     """Whether a parameter that acts on draws would have no effect without them."""
     trial = now.replace({"do_sample": False})
     return bool(inactive_reason(name, trial)) if name != "num_return_sequences" else trial.num_beams == 1
+
+
+def _may_draw(state: AppState, now: GenerationParams) -> bool:
+    """Whether the mode can sample; where the values contradict each other anyway, that is not the reason."""
+    if state.mode_texts.force_words is not None:
+        return False
+    try:
+        check_together(now.replace({"do_sample": False}))
+    except ParameterError:
+        return True
+    try:
+        check_together(now.replace({"do_sample": True}))
+    except ParameterError:
+        return False
+    return True
 
 
 def reset_parameter(state: AppState, name: str) -> AppState:

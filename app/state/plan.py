@@ -27,7 +27,7 @@ def problem(state: AppState) -> str:
 
 def asked_anew(before: AppState, after: AppState, intent: i.Intent) -> AppState:
     """With another question for core where the next run would be another one; typing asks once it rests."""
-    decisive = ("overrides", "seed", "grammar", "mode_texts", "cache")
+    decisive = ("overrides", "config", "seed", "grammar", "mode_texts", "cache")
     changed = any(getattr(before, n) != getattr(after, n) for n in decisive)
     changed = changed or before.acting.interventions != after.acting.interventions
     if after.model is None or not (changed or isinstance(intent, i.TokenizeDraft)):
@@ -49,7 +49,7 @@ def draft_models(state: AppState) -> tuple[tuple[str, str], ...]:
 
 def default_source(model: ModelInfo | None, name: str, default: object) -> str:
     """One sentence: the default value and where it comes from."""
-    if name == "do_sample":
+    if name == "do_sample" and default:
         return tr("Default: sampling, the choice of this window.")
     shown = written(default)
     if model is not None and name in model.from_generation_config:

@@ -9,12 +9,12 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from app.state import params, select
+from app.state import modes, params, select
 from app.state.notices import announce
 from app.state.plan import parameter_rows
-from app.state.state import AppState, Preset
+from app.state.state import AppState, ModeTexts, Preset
 from app.state.texts import tr
-from core.contract import ParameterError, validate
+from core.contract import ParameterError, as_generation_config, validate
 
 LONGEST_NAME = 60  # characters
 LONGEST_KEY = 40  # of a key that is named in a sentence
@@ -51,7 +51,7 @@ def write(values: Mapping[str, object]) -> str:
 
 def names() -> tuple[str, ...]:
     """The parameters that a preset can set in this window."""
-    return ("do_sample", *parameter_rows())
+    return ("do_sample", "force_words_ids", *parameter_rows())
 
 
 def values_in_force(state: AppState) -> dict[str, object]:
@@ -61,7 +61,10 @@ def values_in_force(state: AppState) -> dict[str, object]:
     The ids that end a text belong to the model, so they are written only where the user set them.
     """
     values = dict(state.config)
-    now = select.params(state)
+    now, phrases = select.params(state), _phrases(state)
+    if phrases:
+        now = now.replace({"force_words_ids": phrases})
+    shaped = as_generation_config(now)
     for name in names():
         value = getattr(now, name)
         chosen = name in state.overrides
@@ -71,8 +74,14 @@ def values_in_force(state: AppState) -> dict[str, object]:
             if name in values:
                 values[name] = None
         else:
-            values[name] = list(value) if isinstance(value, tuple) else value
+            values[name] = shaped[name] if isinstance(value, tuple) else value
     return values
+
+
+def _phrases(state: AppState) -> object:
+    """What was typed for constrained beams, as the ids that the plan made of it; empty where there is none."""
+    typed = state.mode_texts.force_words is not None and state.plan is not None and state.plan_error is None
+    return state.plan.value("force_words_ids").value if typed and state.plan is not None else ()
 
 
 def _means(name: str, written: object, value: object, chosen: bool) -> bool:
@@ -153,7 +162,11 @@ def _without(state: AppState, name: str) -> AppState:
 
 
 def apply(state: AppState, name: str) -> AppState:
-    """Every parameter as the preset has it, the rest at its default; says what had no effect or was refused."""
+    """Every parameter as the preset has it, the rest at its default; says what had no effect or was refused.
+
+    So its mode is in force, and what the one before needed is gone. Where it says nothing of do_sample, modes that are
+    not made for draws take what a GenerationConfig means by that: off.
+    """
     preset = find(state, name)
     if preset is None:
         return state
@@ -165,8 +178,12 @@ def apply(state: AppState, name: str) -> AppState:
             overrides |= validate({key: preset.values[key]})
         except ParameterError as error:
             state = announce(state, "error", error.message)
+    state = replace(state, config=MappingProxyType(dict(preset.values)), mode_texts=ModeTexts())
+    mode = modes.current(replace(state, overrides=MappingProxyType(overrides)))
+    if preset.values.get("do_sample") is None and "do_sample" in mode.values:
+        overrides["do_sample"] = mode.values["do_sample"]
     idle = [key for key, value in preset.values.items() if key not in names() and value is not None]
-    state = params.with_overrides(replace(state, config=MappingProxyType(dict(preset.values))), overrides)
+    state = params.with_overrides(state, overrides)
     return announce(state, "info", _applied(name, idle))
 
 

@@ -22,6 +22,7 @@ from core.contract import (
     GenerationParams,
     Intervention,
     MutePositions,
+    ParameterError,
     Prompt,
     RunSpec,
     ScaleHeads,
@@ -30,6 +31,7 @@ from core.contract import (
     ViewStatus,
     WorkerState,
     of_row,
+    validate,
 )
 from core.contract.specs import MOST_SEQUENCES
 
@@ -293,9 +295,12 @@ def is_waiting(state: AppState, slot: str) -> bool:
 
 
 def defaults(state: AppState) -> GenerationParams:
-    """What applies without any change by the user: the model's values, and sampling (the window's own default)."""
+    """What applies without any change by the user: the model's values, and sampling (the window's own default).
+
+    That is for models that would take the likeliest token; those that ask for beams, or another mode, are left theirs.
+    """
     base = state.model.defaults if state.model else GenerationParams()
-    return base.replace({"do_sample": True})
+    return base.replace({"do_sample": True}) if base.mode == "greedy_search" else base
 
 
 def params(state: AppState) -> GenerationParams:
@@ -351,11 +356,11 @@ def prompt(draft: Draft) -> Prompt:
 
 def run_spec(state: AppState, max_steps: int | None = None) -> RunSpec:
     """The run that Run would start now."""
-    samples = state.model is not None and state.model.defaults.do_sample
+    own = state.model is None or defaults(state).do_sample != state.model.defaults.do_sample
     return RunSpec(
         prompts=prompts(state.draft),
         params=dict(state.overrides),
-        host_defaults={} if samples else {"do_sample": True},  # the window samples where the model itself would not
+        host_defaults={"do_sample": True} if own else {},  # the window samples where the model itself would not
         seed=state.seed,
         reroll=state.reroll,
         reuse_prefix=state.draft.tab == "chat",
@@ -363,10 +368,26 @@ def run_spec(state: AppState, max_steps: int | None = None) -> RunSpec:
         trace_budget_bytes=state.trace_budget_mb << 20,
         grammar=state.grammar,
         cache=state.cache,
+        preset=of_preset(state),
         interventions=tuple(x for x in state.acting.interventions if not isinstance(x, DeletePositions)),  # of one run
         breakpoints=state.acting.breakpoints,
         **_mode_texts(state),
     )
+
+
+def of_preset(state: AppState) -> frozenset[str]:
+    """The overrides that are as the preset applied last has them; what it does not name of do_sample means off."""
+
+    def is_its(name: str, value: object) -> bool:
+        written = state.config.get(name)
+        if written is None:
+            return name == "do_sample" and bool(state.config) and value is False
+        try:
+            return bool(validate({name: written})[name] == value)
+        except ParameterError:
+            return False
+
+    return frozenset(name for name, value in state.overrides.items() if is_its(name, value))
 
 
 def _mode_texts(state: AppState) -> dict[str, Any]:

@@ -73,6 +73,7 @@ class BeamLanes(QAbstractScrollArea):
         self._path: Mapping[int, int] = {}
         self._selected: int | None = None
         self._at_end = True  # the newest step stays in view until the user scrolls away from it
+        self._held: int | None = None  # so does a step that was chosen
         self.setMinimumHeight(HEAD_PX + LEAST_LANES * LANE_PX + self.horizontalScrollBar().sizeHint().height())
         self.horizontalScrollBar().actionTriggered.connect(self._scrolled)
         self.set_palette(LIGHT)
@@ -95,7 +96,7 @@ class BeamLanes(QAbstractScrollArea):
     def clear(self, titles: tuple[str, ...] = ()) -> None:
         """Forget all lanes. titles: of the notes that the next ones will have."""
         self._cells, self._alive, self._labels, self._titles = [], [], (), titles
-        self._path, self._selected = {}, None
+        self._path, self._selected, self._held = {}, None, None
         self._fit()
         self.viewport().update()
 
@@ -127,8 +128,10 @@ class BeamLanes(QAbstractScrollArea):
             moved = selected != self._selected
             self._path, self._selected = path, selected
             self.viewport().update()
-            if pinned and moved and selected is not None:
-                self._bring(selected)
+            if moved:
+                self._at_end |= self._held is not None and not pinned  # the newest is followed again
+                self._held = selected if pinned else None
+                self._fit()
 
     def _bring(self, step: int) -> None:
         across, left = self.horizontalScrollBar(), step * COLUMN_PX
@@ -149,7 +152,7 @@ class BeamLanes(QAbstractScrollArea):
 
     @Slot(int)
     def _scrolled(self, action: int) -> None:
-        bar = self.horizontalScrollBar()
+        bar, self._held = self.horizontalScrollBar(), None
         self._at_end = bar.sliderPosition() >= bar.maximum()
 
     def wheelEvent(self, event: QWheelEvent) -> None:
@@ -163,11 +166,13 @@ class BeamLanes(QAbstractScrollArea):
         across.setPageStep(max(1, width))
         across.setSingleStep(COLUMN_PX)
         across.setRange(0, max(0, len(self._cells) * COLUMN_PX - width))
-        if self._at_end:
-            across.setValue(across.maximum())
         down.setPageStep(max(1, height))
         down.setSingleStep(LANE_PX)
         down.setRange(0, max(0, len(self._labels) * LANE_PX - height))
+        if self._held is not None:
+            self._bring(self._held)
+        elif self._at_end:
+            across.setValue(across.maximum())
 
     # where things are
 

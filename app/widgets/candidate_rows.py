@@ -69,8 +69,7 @@ def segments(top: Candidates, chosen_id: int) -> tuple[Segment, ...]:
     order = np.lexsort((top.token_ids, -final))
     order = order[final[order] > 0]
     stops = np.minimum(np.cumsum(final[order]), 1.0).tolist()
-    starts = [0.0, *stops[:-1]]
-    pairs = zip(order.tolist(), starts, stops, strict=True)
+    pairs = zip(order.tolist(), [0.0, *stops][:-1], stops, strict=True)  # of a dead beam none are kept
     ids = top.token_ids.tolist()
     return tuple(Segment(top.pieces[i], a, b, ids[i] == chosen_id, ids[i]) for i, a, b in pairs)
 

@@ -124,9 +124,18 @@ class DetailRows(QAbstractScrollArea):
         each = (width - left) / max(1, len(self._quantities))
         return [(left + n * each + GAP_PX, left + (n + 1) * each) for n in range(len(self._quantities))]
 
+    def name_room(self, row: DetailRow | None) -> float:
+        """Pixels for the name of a row, of the first column for None: as far as nothing is written beside it."""
+        width = self.viewport().width()
+        if row is not None:
+            return (width * NAME_SHARE if any(row.texts) else width) - PAD_PX
+        ends = zip(self._columns(), self._quantities, strict=True)
+        first = min((right - self._ui.width(one.title) for (_, right), one in ends if one.title), default=width)
+        return max(width * NAME_SHARE - PAD_PX, first - GAP_PX - PAD_PX)
+
     def _paint_head(self, painter: QPainter) -> None:
         painter.setPen(QColor(self._palette.secondary))
-        name = self._ui.elided(self._name, self.viewport().width() * NAME_SHARE)
+        name = self._ui.elided(self._name, self.name_room(None))
         self._ui.draw(painter, PAD_PX, HEAD_PX - 6.0, name)
         for (left, right), quantity in zip(self._columns(), self._quantities, strict=True):
             title = self._ui.elided(quantity.title, right - left)
@@ -137,8 +146,7 @@ class DetailRows(QAbstractScrollArea):
         if row.chosen:
             painter.fillRect(QRectF(0, y, self.viewport().width(), ROW_PX), QColor(palette.accent_soft))
         painter.setPen(QColor(palette.secondary if row.struck else palette.text))
-        room = self.viewport().width() * NAME_SHARE - PAD_PX
-        name = self._mono.elided(row.name, room)
+        name = self._mono.elided(row.name, self.name_room(row))
         self._mono.draw(painter, PAD_PX, middle + self._mono.rise, name)
         if row.struck:
             painter.drawLine(PAD_PX, round(middle), round(PAD_PX + self._mono.width(name)), round(middle))

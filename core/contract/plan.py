@@ -13,13 +13,14 @@ from typing import Literal
 from core.contract.cache import CacheSpec
 from core.contract.specs import DrawSource, Grammar
 
-Origin = Literal["user", "host", "model", "default"]
+Origin = Literal["user", "preset", "host", "model", "default"]
 
 
 @dataclass(frozen=True, slots=True)
 class ParameterValue:
-    """A parameter in force. origin: the user, the front end's own default, the model's generation_config, the library.
+    """A parameter in force.
 
+    origin: the user, a preset, the front end's own default, the model's generation_config, the library.
     note: why it has no effect, or what replaced the value that was asked for; empty otherwise.
     """
 

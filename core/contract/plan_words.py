@@ -9,11 +9,12 @@ from types import MappingProxyType
 from core.contract.plan import GenerationPlan, InputPlan, Origin, ParameterValue, PlanLine, PlanStep
 
 ORIGIN_WORDS: Mapping[Origin, str] = MappingProxyType(
-    {"user": "yours", "host": "window default", "model": "model", "default": "default"}
+    {"user": "yours", "preset": "preset", "host": "window default", "model": "model", "default": "default"}
 )
 _ORIGIN_REASONS: Mapping[Origin, str] = MappingProxyType(
     {
         "user": "yours",
+        "preset": "the preset",
         "host": "the window's default",
         "model": "the model's generation_config",
         "default": "library default",
@@ -97,7 +98,7 @@ def _count(count: int, noun: str) -> str:
 
 def _parameters(plan: GenerationPlan) -> _Step:
     """What somebody chose, then the defaults that act; defaults without effect stay out."""
-    order: tuple[Origin, ...] = ("user", "host", "model", "default")
+    order: tuple[Origin, ...] = ("user", "preset", "host", "model", "default")
     shown = [p for origin in order for p in plan.parameters if p.origin == origin and _is_worth_a_line(p)]
     counts = [
         f"{n} {_COUNTED[o]}" for o in order if (n := sum(p.origin == o for p in plan.parameters)) and o != "default"
@@ -108,7 +109,7 @@ def _parameters(plan: GenerationPlan) -> _Step:
     return " · ".join(counts) or "all library defaults", tuple(lines)
 
 
-_COUNTED = {"user": "yours", "host": "of the window", "model": "of the model"}
+_COUNTED = {"user": "yours", "preset": "of the preset", "host": "of the window", "model": "of the model"}
 _ALWAYS = ("do_sample", "max_new_tokens", "eos_token_id", "num_beams")
 
 

@@ -83,6 +83,7 @@ class RunSpec:
     """One run. `params` holds only what the user chose; the rest comes from the model, then from the defaults.
 
     prompts: one a row; shorter ones are padded on the left.
+    preset: names in `params` whose values a preset has set, and nobody since.
     host_defaults: what the window sets where the user chose nothing; stronger than the model's own defaults.
     draw_source: `counter` (counter-based, reproducible per row and position) or `torch` (torch.multinomial
         on a torch generator, equal to `generate()` under the same seed).
@@ -126,6 +127,7 @@ class RunSpec:
     interventions: tuple[Intervention, ...] = ()
     breakpoints: tuple[Breakpoint, ...] = ()
     branch_budget_bytes: int = 1 << 30
+    preset: frozenset[str] = frozenset()
 
     @property
     def steers_from(self) -> Prompt | None:

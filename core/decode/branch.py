@@ -114,6 +114,7 @@ def _spec(parent: Session, command: StartBranch, parting: Parting) -> RunSpec:
         parent.spec,
         prompts=parent.spec.prompts[command.row // copies :][:1],
         params={**parent.spec.params, **changed, **command.params},
+        preset=parent.spec.preset - changed.keys() - command.params.keys(),
         mode=mode,
         reroll=parent.spec.reroll if command.reroll is None else command.reroll,
         reuse_prefix=False,
@@ -126,11 +127,8 @@ def _spec(parent: Session, command: StartBranch, parting: Parting) -> RunSpec:
 def _check_mode(parent: Session, spec: RunSpec) -> None:
     params = prepare.resolve_params(parent.loaded, spec)
     name = params.infer_mode(parent.assistant is not None)
-    if parent.mode.has_beams or "beam" in name:
-        raise ParameterError(
-            "Beams are chosen together, so no branch can part from one of them; take greedy_search or sample, and run "
-            "again."
-        )
+    if "beam" in name:
+        raise ParameterError(_BEAMS)
     if spec.draw_source == "torch" and params.samples:
         raise ParameterError(
             "torch's generator cannot be set back to a token, so a branch would draw other numbers; take draw_source "
@@ -138,9 +136,16 @@ def _check_mode(parent: Session, spec: RunSpec) -> None:
         )
 
 
+_BEAMS = (
+    "Beams are chosen together, so no branch can part from one of them; take greedy_search or sample, and run again."
+)
+
+
 def _parting(parent: Session, command: StartBranch, donors: tuple[Session, ...]) -> Parting:
     if parent.embeds is not None:
         raise PromptError("A run that began with embeddings has no branches; begin it with tokens.")
+    if parent.mode.has_beams:  # while they run there are no rows yet
+        raise ParameterError(_BEAMS)
     row = next((row for row in parent.rows if row.index == command.row), None)
     if row is None:
         raise PromptError(f"There is no row {command.row}; the run has {len(parent.rows)}.")

@@ -71,7 +71,8 @@ class Guidance:
         self.limit = self._slots_at_most(run)
         self.cache = run.new_cache(self.limit)
         self.trace = Trace(run.spec.trace_budget_bytes, only_final=True) if run.spec.trace else None
-        self._begun = cache_length(run.cache)  # slots of the run itself that were fed without this stream
+        # Slots of the run itself that were fed without this stream, or, of a branch, shared with others.
+        self._begun = max(cache_length(run.cache), run.opening_slots - 1)
         self._logits: torch.Tensor | None = None  # (B, V) after the newest slot
         self._guided: _Guided | None = None
 
@@ -97,9 +98,13 @@ class Guidance:
         fed = self.fed
         ids = self._ids(run)
         end = self.cache.portion(fed, ids.shape[1], self.prompt_slots)
-        ids = ids[:, fed : fed + self.cache.chunk(run.spec.prefill_chunk, end - fed)]
-        with run.forward.rows_placed([0] * len(run.lanes), [-1] * len(run.lanes)):
-            self._logits = run.forward(ids, self.cache, self.trace)
+        stop, acts = fed + self.cache.chunk(run.spec.prefill_chunk, end - fed), run.forward.acts
+        own, shared = run.prompt_slots - self.prompt_slots + fed, run.opening_slots - 1
+        if run.past_slots and own < shared:  # what a branch has in common is fed as it was
+            acts = run.acts.at(max(0, own))
+            stop = min(stop, fed + run.acts.upto(max(0, own), shared) - own)
+        with run.forward.rows_placed([0] * len(run.lanes), [-1] * len(run.lanes)), run.forward.acting(acts):
+            self._logits = run.forward(ids[:, fed:stop], self.cache, self.trace)
 
     @contextmanager
     def abreast(self, run: Session) -> Iterator[None]:

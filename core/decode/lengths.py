@@ -105,11 +105,12 @@ def slots_at_most(run: Session, params: GenerationParams) -> int:
 
 
 def room_for(run: Session, params: GenerationParams) -> int:
-    """The same, where there is room for it. Raises `OutOfMemoryError`."""
+    """The same, where there is room for it, and for what is tried at once. Raises `OutOfMemoryError`."""
     limit = slots_at_most(run, params)
-    if limit > run.limit:
-        feeding = Feeding(limit, run.prompt_slots, run.spec.prefill_chunk, max(run.padding))
-        check_room(run.loaded, run.mode.cache_rows(run), feeding, run.spec.cache)
+    tried, now = run.mode.tried(run, params), run.mode.tried(run, run.params)
+    if limit > run.limit or tried > now:
+        feeding = Feeding(max(limit, run.limit), run.prompt_slots, run.spec.prefill_chunk, max(run.padding))
+        check_room(run.loaded, run.mode.cache_rows(run) // now, feeding, run.spec.cache, tried)
     return limit
 
 

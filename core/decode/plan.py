@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from core.decode.session import Session
 
 _DRAWN = {"sample", "beam_sample"}
+_CHOSEN = ("user", "preset")
 _NEED_EOS = ("min_new_tokens", "min_length", "exponential_decay_length_penalty")
 _PARAMETERS, _LENGTH, _STOP = 1, 4, 8  # numbers of the steps that warnings belong to
 
@@ -79,7 +80,7 @@ def make_plan(run: Session) -> GenerationPlan:
 def origin(name: str, info: ModelInfo, spec: RunSpec, changed: frozenset[str] = frozenset()) -> Origin:
     """Who chose the value in force. changed: set by the user since the run began."""
     if name in spec.params or name in changed:
-        return "user"
+        return "preset" if name in spec.preset and name not in changed else "user"
     if name in spec.host_defaults:
         return "host"
     return "model" if name in info.from_generation_config else "default"
@@ -171,7 +172,14 @@ def _mode_origin(run: Session) -> str:
         return ORIGIN_WORDS["user"]
     if run.params.do_sample and run.params.temperature == 0:
         return "temperature is 0"
+    if run.mode.name == "assisted_generation":
+        return ORIGIN_WORDS["user" if run.assistant is not None else _origin(run, _drafting(run.params))]
     return ORIGIN_WORDS[_origin(run, _DECIDES.get(run.mode.name, "do_sample"))]
+
+
+def _drafting(params: GenerationParams) -> str:
+    """The parameter that asks for drafts."""
+    return "assistant_early_exit" if params.prompt_lookup_num_tokens is None else "prompt_lookup_num_tokens"
 
 
 _DECIDES = {
@@ -281,14 +289,14 @@ def _warnings(run: Session, length: LengthPlan, assisted: bool) -> tuple[tuple[i
     found = []
     for name in PARAMETERS:
         why = inactive_reason(name, params, assisted)
-        if why and _origin(run, name) == "user":
+        if why and _origin(run, name) in _CHOSEN:
             found.append((_PARAMETERS, f"{name} = {plain(getattr(params, name))} has {why}."))
     if not params.eos_token_id:
         idle = [name for name in _NEED_EOS if getattr(params, name)]
         found += [(_PARAMETERS, f"{name} has no effect, because no EOS token is set.") for name in idle]
     found += [(_LENGTH, sentence) for sentence in run.lengths.warnings]
     image = run.loaded.info.image
-    if length.limited and (image is None or _origin(run, "max_new_tokens") == "user"):
+    if length.limited and (image is None or _origin(run, "max_new_tokens") in _CHOSEN):
         left = length.max_length - max(len(row.prompt.token_ids) for row in run.rows)
         found.append(
             (

@@ -12,6 +12,8 @@ from core.contract.specs import MOST_SEQUENCES
 from core.models.loaded import LoadedModel
 from core.models.placement import available_bytes
 
+SCORE_BYTES = 4 + 4  # of a token after a candidate, in float32: the model's own, and those that are looked at
+
 
 @dataclass(frozen=True, slots=True)
 class Feeding:
@@ -26,11 +28,23 @@ class Feeding:
     padding: int = 0
 
 
-def check_room(loaded: LoadedModel, lanes: int, feeding: Feeding, spec: CacheSpec | None = None) -> None:
-    """Raises `PromptError` for too many sequences, `OutOfMemoryError` where their keys and values cannot be held."""
+def check_room(
+    loaded: LoadedModel, lanes: int, feeding: Feeding, spec: CacheSpec | None = None, tried: int = 1
+) -> None:
+    """Raises `PromptError` for too many sequences, `OutOfMemoryError` where their keys and values cannot be held.
+
+    tried: rows of the cache that each sequence takes, to try so many continuations at once.
+    """
     spec = spec or CacheSpec()
     check_lanes(lanes)
-    needed, free = lanes * most_bytes(loaded.info, spec, feeding), available_bytes(loaded.device)
+    rows, info = lanes * tried, loaded.info
+    needed, free = rows * most_bytes(info, spec, feeding), available_bytes(loaded.device)
+    if tried > 1 and needed + rows * info.output_size * SCORE_BYTES > free:
+        needed += rows * info.output_size * SCORE_BYTES
+        raise OutOfMemoryError(
+            f"Trying {rows:,} candidates at once takes {needed / 1e9:.3g} GB of KV cache and scores, but "
+            f"{info.device} has {free / 1e9:.3g} GB free; lower top_k, or take fewer or shorter sequences."
+        )
     if needed > free:
         once = " at once" if spec.kind == "static" else ""
         raise OutOfMemoryError(

@@ -132,8 +132,7 @@ class Session:
         self.limit = slots_at_most(self, self.params)
         lanes = len(self.rows) * (1 if self.mode.copies else self.params.num_beams)
         feeding = Feeding(self.limit, self.prompt_slots, spec.prefill_chunk, max(self.padding))
-        check_room(loaded, lanes, feeding, spec.cache)
-        self.mode.check(self, self.params)
+        check_room(loaded, lanes, feeding, spec.cache, self.mode.tried(self, self.params))
         self.cache = self.new_cache(self.limit)
         self.several: bool = (
             len(self.rows) > 1 or self.mode.moves_lanes or (parting is not None and parting.parent.several)
@@ -369,7 +368,6 @@ class Session:
         check_together(asked, self.spec.assistant is not None)
         lengths = settled(self, asked, changes)
         limit = room_for(self, lengths.params)
-        self.mode.check(self, lengths.params)
         self._configure(lengths.params)
         reach(self, limit)
         self.asked, self.lengths, self.changed = asked, lengths, self.changed | set(changes)

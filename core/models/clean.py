@@ -10,6 +10,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from core.contract.errors import ParameterError
+from core.contract.params import validate
+
 # Keys that steer the library, and labels, which a language model has none of but which may be a million.
 _DROPPED_FROM_CONFIG = frozenset({
     "attn_implementation", "experts_implementation", "dtype", "torch_dtype", "transformers_weights", "fusion_config",
@@ -27,6 +30,7 @@ _SPECIAL_FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan
 _GENERATION_COUNTS = {"num_beams": 16, "num_beam_groups": 16, "num_return_sequences": 64}
 _MOST_IN_GENERATION = 1 << 31
 _MOST_ITEMS = 10_000
+_WATERMARK = "watermarking_config"
 _LAST = "num_return_sequences"  # whether it is right depends on num_beams and do_sample
 
 
@@ -101,7 +105,13 @@ def _is_accepted(config: dict[str, Any]) -> bool:
 def _problem(key: str, value: object) -> str | None:
     """Why a value is left out; empty where there is nothing to say about it."""
     if isinstance(value, Mapping):
-        return ""  # settings of watermarks, caches and compilers, none of which the engine has
+        if key != _WATERMARK:
+            return ""  # settings of caches and compilers, which the engine does not have
+        try:
+            validate({key: value})
+        except ParameterError:
+            return "which cannot be used"
+        return None
     if isinstance(value, list):
         short = len(value) <= _MOST_ITEMS
         return None if short and all(_problem("", item) is None for item in value) else "which is no list of ids"

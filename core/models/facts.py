@@ -115,6 +115,8 @@ def generation_defaults(config: Any, vocab_size: int) -> tuple[GenerationParams,
         if name == "eos_token_id":
             ids = value if isinstance(value, list | tuple) else [value]
             value = [n for n in ids if isinstance(n, int) and 0 <= n < vocab_size]
+        elif name == "watermarking_config":
+            value = value.to_dict()
         try:
             defaults = defaults.replace({name: value})
         except ParameterError:

@@ -167,6 +167,7 @@ def test_a_chat_template_is_applied(tmp_path: Path, capsys: Capture) -> None:
         (["generate", "--model", "tiny-gpt2", "--prompt-ids", "1,x"], "“1,x”"),
         (["generate", "--model", "tiny-gpt2", "--prompt-ids", "1", "--chat"], "--chat needs a text"),
         (["generate", "--model", "tiny-gpt2", "--prompt", "x", "--set", "top_k"], "key=value"),
+        (["generate", "--model", "tiny-gpt2", "--prompt", "x", "--force-words", "|"], "“|” has no phrase; write one"),
         (["generate", "--model", "tiny-gpt2", "--prompt", "x", "--set", "max_tokens=3"], "“max_new_tokens”"),
         (["generate", "--model", "tiny-gpt2", "--prompt", "x", "--set", "temperature=-1"], "at least 0"),
         (["generate", "--model", "tiny-gpt2", "--prompt", "x", "--set", "temperature=1e-9"], "0 for greedy"),

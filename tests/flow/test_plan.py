@@ -116,14 +116,25 @@ def test_ten_numbered_steps_in_the_order_of_generate(tiny_gpt2: LoadedModel) -> 
 
 
 def test_every_value_says_who_chose_it(tiny_gpt2: LoadedModel) -> None:
-    spec = RunSpec((Prompt(text=TEXT),), params={"top_p": 0.9}, host_defaults={"top_k": 7})
+    chosen = {"top_p": 0.9, "typical_p": 0.8}
+    spec = RunSpec((Prompt(text=TEXT),), params=chosen, host_defaults={"top_k": 7}, preset=frozenset({"typical_p"}))
     run = api.open_session(tiny_gpt2, spec)
     plan = run.started.plan
     run.close()
-    origins = {name: plan.value(name).origin for name in ("top_p", "top_k", "temperature", "min_p")}
-    assert origins == {"top_p": "user", "top_k": "host", "temperature": "model", "min_p": "default"}
+    origins = {name: plan.value(name).origin for name in ("top_p", "typical_p", "top_k", "temperature", "min_p")}
+    assert origins == {
+        "top_p": "user", "typical_p": "preset", "top_k": "host", "temperature": "model", "min_p": "default"
+    }  # fmt: skip
     assert {p.name for p in plan.parameters} == set(core.contract.PARAMETERS)
     assert plan.value("temperature").value == tiny_gpt2.info.defaults.temperature
+
+
+@pytest.mark.parametrize(
+    "params", [{"prompt_lookup_num_tokens": 3}, {"assistant_early_exit": 2}, {"num_beams": 2}, {"dola_layers": "high"}]
+)
+def test_the_mode_is_put_down_to_who_asked_for_it(tiny_gpt2: LoadedModel, params: dict[str, object]) -> None:
+    assert tiny_gpt2.info.defaults.do_sample  # which the model's own config says
+    assert plan_of(tiny_gpt2, **params).mode_origin == "yours"
 
 
 def test_a_value_that_another_replaced_says_which(tiny_gpt2: LoadedModel) -> None:

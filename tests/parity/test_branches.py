@@ -452,6 +452,9 @@ def test_a_beam_and_torchs_draws_have_no_branches(random_gpt2: LoadedModel) -> N
     beams = begun(random_gpt2, [prompt_of(random_gpt2, 6)], {"num_beams": 3, "max_new_tokens": 5})
     with pytest.raises(ParameterError, match="Beams"):
         begin_branch(beams, StartBranch(1, 1, 7))
+    half = begun(random_gpt2, [prompt_of(random_gpt2, 6)], {"num_beams": 3, "max_new_tokens": 5}, 3)
+    with pytest.raises(ParameterError, match="Beams are chosen together"):  # at a token that a beam has said
+        begin_branch(half, StartBranch(1, 1, 8))
     torchs = open_session(random_gpt2, [prompt_of(random_gpt2, 6)], SAMPLED, draw_source="torch")
     advance(torchs)
     with pytest.raises(ParameterError, match="draw_source"):

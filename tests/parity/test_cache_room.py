@@ -48,3 +48,27 @@ def test_sliding_layers_are_asked_for_their_window_only(
     open_session(random_qwen2_sliding, prompt, params, cache=CacheSpec("hybrid"), prefill_chunk=8)
     with pytest.raises(OutOfMemoryError, match=r"60 positions need"):
         open_session(random_qwen2_sliding, prompt, params, cache=CacheSpec(), prefill_chunk=8)
+
+
+def test_contrastive_search_asks_for_room_for_all_its_candidates(
+    random_llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info, prompt = random_llama.info, [prompt_of(random_llama, 10)]
+    params = {"max_new_tokens": NEW, "do_sample": False, "penalty_alpha": 0.6}
+    each = room.most_bytes(info, CacheSpec(), room.Feeding(22, 10, 256)) + 8 * info.output_size
+    monkeypatch.setattr(room, "available_bytes", lambda device: 5 * each)
+    with pytest.raises(OutOfMemoryError, match=r"Trying 6 candidates at once .*; lower top_k"):
+        open_session(random_llama, prompt, {**params, "top_k": 6})
+    with pytest.raises(OutOfMemoryError, match=r"Trying 300 candidates"):  # the vocabulary has no more
+        open_session(random_llama, prompt, {**params, "top_k": 10_000})
+    session = open_session(random_llama, prompt, {**params, "top_k": 5})
+    with session.attached():
+        while session.new_tokens < 2:
+            session.advance()
+        with pytest.raises(OutOfMemoryError, match=r"Trying 6 candidates"):
+            session.set_params({"top_k": 6}, 1)
+        assert session.params.top_k == 5
+        session.set_params({"top_k": 4}, 2)
+        while not session.finished:
+            session.advance()
+    assert session.new_tokens == NEW

@@ -12,15 +12,12 @@ from torch.nn.functional import normalize
 
 from core.contract import (
     AttentionQuery,
-    CacheSpec,
     ContrastiveDetail,
     DistributionQuery,
     FinishReason,
-    OutOfMemoryError,
     ParameterError,
     StepSnapshot,
 )
-from core.decode import room
 from core.decode.kv import cache_length
 from core.decode.session import Session
 from core.models.loaded import LoadedModel
@@ -242,25 +239,3 @@ def test_bf16_runs(random_llama: LoadedModel) -> None:
     found = run(loaded, [prompt_of(loaded, 9), prompt_of(loaded, 5)], CONTRASTIVE)
     assert [len(ids) for ids in found.sequences] == [19, 15]
     assert all(step.detail.penalty.min() >= -1.01 and step.detail.penalty.max() <= 1.01 for step in found.steps)
-
-
-def test_more_candidates_than_there_is_room_for_are_refused(
-    random_llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each is a row of the cache: thousands of them take the memory of the whole machine."""
-    rows = [prompt_of(random_llama, 5 + n) for n in range(9)]  # 9 × 57 are more than 512
-    with pytest.raises(ParameterError, match="513 candidates at once"):
-        open_session(random_llama, rows, {**CONTRASTIVE, "top_k": 57})
-    session = open_session(random_llama, rows, {**CONTRASTIVE, "top_k": 2})
-    with session.attached():
-        session.advance()
-        with pytest.raises(ParameterError, match="lower top_k"):
-            session.set_params({"top_k": 10**9}, epoch=1)
-        assert session.params.top_k == 2
-    session.close()
-    alone = [prompt_of(random_llama, 5)]
-    needed = room.most_bytes(random_llama.info, CacheSpec(), room.Feeding(15, 5, 256))
-    monkeypatch.setattr(room, "available_bytes", lambda _: 10 * needed)
-    open_session(random_llama, alone, {**CONTRASTIVE, "top_k": 10}).close()
-    with pytest.raises(OutOfMemoryError):
-        open_session(random_llama, alone, {**CONTRASTIVE, "top_k": 11})

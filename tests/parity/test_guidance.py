@@ -15,10 +15,13 @@ from core.contract import (
     ParameterError,
     Prompt,
     PromptError,
+    StartBranch,
     StepSnapshot,
     ViewUnavailableError,
     WaterfallQuery,
+    parse_intervention,
 )
+from core.decode.branch import begin_branch
 from core.decode.kv import cache_length
 from core.decode.outputs import step_scores
 from core.decode.session import Session
@@ -201,6 +204,33 @@ def test_rows_that_stay_are_guided_again_by_their_own_stream(random_qwen2: Loade
             _, final = dense(step, random_qwen2.info.output_size)
             shown = torch.log_softmax(step_scores(ours.session, row, [step.id.index])[0], -1)
             torch.testing.assert_close(shown, final, atol=1e-4, rtol=1e-4)
+
+
+def test_what_a_branch_of_a_row_that_left_has_in_common_is_guided_again(random_llama: LoadedModel) -> None:
+    rows = [prompt_of(random_llama, length, seed=length) for length in (7, 2)]
+    longer, said = (ids[len(row) :] for ids, row in zip(run(random_llama, rows, GUIDED).sequences, rows, strict=True))
+    last = next(token for token in said if token not in longer and said.index(token) > 2)
+    end = said.index(last) + 1  # the shorter row leaves before the other
+    ours = run(random_llama, rows, {**GUIDED, "eos_token_id": [last]})
+    assert len(ours.of_row(0)) > len(ours.of_row(1)) == end
+    branch, _ = begin_branch(ours.session, StartBranch(1, 1, 2 + end - 1, row=1, token_ids=(17,)))
+    finish(branch)
+    for step in ours.of_row(1)[: end - 1]:
+        answer = branch.answer(WaterfallQuery(1, step.id.position - 1, branch_id=1))
+        assert answer.token_id == step.token_id
+        finals = dict(zip(answer.token_ids.tolist(), answer.final_logprob.tolist(), strict=True))
+        assert finals[step.token_id] == pytest.approx(step.final_logprob, abs=1e-4)
+
+
+def test_what_a_branch_has_in_common_was_guided_under_the_interventions_of_then(random_llama: LoadedModel) -> None:
+    rows, mute = [prompt_of(random_llama, length, seed=length) for length in (7, 2)], parse_intervention("heads 0.0,1")
+    ours = run(random_llama, rows, GUIDED, interventions=(mute,))
+    branch, _ = begin_branch(ours.session, StartBranch(1, 1, 2 + 8, row=1, token_ids=(17,), interventions=()))
+    finish(branch)
+    for step in ours.of_row(1)[:8]:
+        answer = branch.answer(WaterfallQuery(1, step.id.position - 1, branch_id=1))
+        finals = dict(zip(answer.token_ids.tolist(), answer.final_logprob.tolist(), strict=True))
+        assert finals[step.token_id] == pytest.approx(step.final_logprob, abs=1e-4)
 
 
 def test_raw_stays_the_model_s_own(loaded: LoadedModel) -> None:

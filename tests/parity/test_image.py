@@ -8,10 +8,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from transformers import EncoderNoRepeatNGramLogitsProcessor, EncoderRepetitionPenaltyLogitsProcessor
 from transformers.models.imagegpt.modeling_imagegpt import ImageGPTAttention
 
 from core.contract import (
     FinishReason,
+    ParameterError,
     Picture,
     PictureAnswer,
     PictureQuery,
@@ -20,6 +22,7 @@ from core.contract import (
     RunSpec,
     ViewUnavailableError,
 )
+from core.decode.extras import Extras
 from core.decode.score import derive_picture
 from core.decode.session import Session
 from core.models.loaded import LoadedModel
@@ -116,6 +119,32 @@ def test_beams_of_pixels_equal_those_of_generate(random_imagegpt: LoadedModel) -
     ours = paint(random_imagegpt, Prompt(image=PICTURE, keep_rows=6), **params)
     assert ours.sequences == unpadded(given, expected.sequences, copies=2)
     assert all(len(ids) == 1 + SIDE * SIDE for ids in ours.sequences)
+
+
+@pytest.mark.parametrize(
+    ("params", "kind"),
+    [
+        ({"encoder_repetition_penalty": 4.0}, EncoderRepetitionPenaltyLogitsProcessor),
+        ({"encoder_no_repeat_ngram_size": 1}, EncoderNoRepeatNGramLogitsProcessor),
+    ],
+)
+def test_the_start_token_takes_no_part_in_what_is_said_of_the_pixels_given(
+    random_imagegpt: LoadedModel, params: dict[str, float], kind: type
+) -> None:
+    given = ids_of(random_imagegpt, 24)
+    [value] = params.values()
+    own = kind(value, torch.tensor([given[1:]]))  # generate() fails, since the start token has no score
+    prompt, drawn = Prompt(image=PICTURE, keep_pixels=24), {"do_sample": True, "max_new_tokens": 30}
+    extras = Extras((lambda ids, scores: own(ids[:, 1:], scores),))
+    wanted = finish(Session(random_imagegpt, RunSpec((prompt,), drawn), run_id=1, extras=extras)).sequences
+    assert paint(random_imagegpt, prompt, **drawn, **params).sequences == wanted
+    assert paint(random_imagegpt, prompt, **drawn).sequences != wanted
+
+
+def test_a_phrase_of_pixels_cannot_have_the_start_token(random_imagegpt: LoadedModel) -> None:
+    start = random_imagegpt.info.output_size
+    with pytest.raises(ParameterError, match=f"Token id {start} in force_words_ids does not exist"):
+        paint(random_imagegpt, Prompt(image=PICTURE, keep_rows=7), num_beams=2, force_words_ids=[[start]])
 
 
 def test_pictures_given_to_different_depths_are_completed_together(random_imagegpt: LoadedModel) -> None:

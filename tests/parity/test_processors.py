@@ -10,8 +10,9 @@ import torch
 from transformers import WatermarkingConfig
 from transformers.generation import SynthIDTextWatermarkingConfig
 
-from core.contract import GenerationParams, as_generation_config
-from core.decode.pipeline import processors
+from core.contract import GenerationParams, ParameterError, as_generation_config
+from core.decode import pipeline
+from core.decode.pipeline import PipelineContext, build_pipeline, processors
 from core.models.loaded import LoadedModel
 from tests.parity.reference import LANGUAGE, Rows, generate, prompt_of, run, unpadded
 from tests.parity.test_pipeline import assert_equal_distributions
@@ -153,3 +154,11 @@ def test_beams_keep_as_many_tokens_as_there_are_ends_and_one() -> None:
     for stage in build_pipeline(params, context):
         alive = stage.fn(PipelineRows(torch.zeros(2, 1, dtype=torch.long), (0, 0)), scores).isfinite().sum(-1)
         assert alive.tolist() == [3, 3]
+
+
+def test_a_vocabulary_too_small_for_a_watermark_is_told_so() -> None:
+    params = GenerationParams().replace({"watermarking_config": {"seeding_scheme": "selfhash"}})
+    with pytest.raises(ParameterError, match=r"tries 40 tokens, but this model has 39 only; take lefthash"):
+        build_pipeline(params, PipelineContext(prompt_slots=2, vocab_size=39, device=torch.device("cpu")))
+    [stage] = build_pipeline(params, PipelineContext(prompt_slots=2, vocab_size=40, device=torch.device("cpu")))
+    assert stage.fn(pipeline.Rows(torch.tensor([[1, 2]]), (0,)), torch.zeros(1, 40)).isfinite().all()

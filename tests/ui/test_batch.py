@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PySide6.QtCore import QPoint, Qt
-from PySide6.QtWidgets import QApplication
+from PySide6.QtWidgets import QApplication, QPlainTextEdit
 
 from app import drops
 from app.state import batch
 from app.state import intents as i
+from app.widgets import numbers
 from app.widgets.visible_text import LINE_BREAK, visible
 from tests.ui.harness import Driven
 from tests.ui.real import answered, finished, live, opened
@@ -54,6 +56,29 @@ def test_lines_become_rows_and_a_click_shows_one_in_every_panel(one: Driven, qtb
     assert queries
     assert all(query.row == 1 for query in queries)
     assert all(answer.error is None for answer in one.state.answers.values())
+
+
+def test_the_rows_say_how_much_of_the_cache_is_padding(one: Driven) -> None:
+    run_batch(one)
+    run, panel = one.state.run, one.panel("rows")
+    assert run is not None
+    widths = [len(row.token_ids) for row in run.started.rows]
+    padding = sum(max(widths) - width for width in widths)
+    held = run.step(run.count - 1).cache.length
+    assert held == max(widths) + 11  # the last token is not fed
+    assert panel.padding.text() == f"cache {numbers.percent(padding / (3 * held))} padding"
+    ends = run.step(4).token_id
+    one.do(i.SetParameter("eos_token_id", [ends]))  # the shortest rows may leave before the others
+    one.do(i.Run())
+    live(one, lambda: finished(one) and one.state.run is not run)
+    shown = one.state.run
+    assert shown is not None
+    said = [len(ids) - width for ids, width in zip(shown.finish.sequences, widths, strict=True)]  # type: ignore[union-attr]
+    there = [width for width, tokens in zip(widths, said, strict=True) if tokens == max(said)]
+    assert len(there) < 3, "no row has left"
+    left = sum(max(widths) - width for width in there)
+    share = numbers.percent(left / (len(there) * (max(widths) + max(said) - 1)))
+    assert panel.padding.text() == (f"cache {share} padding" if left else "no padding")
 
 
 def test_rows_are_reached_by_keyboard_and_said_in_words(one: Driven, qtbot: object) -> None:
@@ -165,6 +190,23 @@ def test_empty_lines_are_left_out_and_said(one: Driven, qtbot: object) -> None:
 
     qtbot.waitUntil(said)  # type: ignore[attr-defined]
     assert one.panel("prompt").summary.count.text().startswith("2 prompts")
+
+
+def test_a_prompt_of_a_file_stays_one_whatever_breaks_are_in_it(one: Driven, tmp_path: Path) -> None:
+    given = ["a\u2028b", "a\rb", "a\x85b\x0bc\x0cd\x1ce", "a\\u2028b", "C:\\new\\", "one\ntwo"]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": text}, ensure_ascii=False) for text in given), encoding="utf-8")
+    drops.take(path, one.do, lambda _name: None)
+    one.frames(2)
+    assert one.state.notices == ()
+    assert batch.prompts(one.state.draft.batch) == tuple(given)
+    editor = QPlainTextEdit()  # what an editor makes of the lines is the same prompts
+    editor.setPlainText(one.state.draft.batch)
+    assert batch.prompts(editor.toPlainText()) == tuple(given)
+    editor.deleteLater()
+    assert batch.prompts("a\r\nb\rc\n\n") == ("a", "b", "c")
+    assert batch.empty_lines("") == 0
+    assert batch.count("") == 0
 
 
 def test_files_of_prompts_are_dropped_in(one: Driven, tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PySide6.QtWidgets import QAbstractSlider
 
 from app.state import intents as i
+from app.widgets.beam_lanes import BeamLanes, Cell
 from tests.ui.harness import Driven
 from tests.ui.real import answered, finished, live, opened
 
@@ -70,3 +72,33 @@ def test_beams_at_reading_speed_tell_their_hypotheses_when_their_tokens_are_show
     assert one.state.run is not None
     assert one.state.run.sequences.hypotheses
     assert not one.state.errors
+
+
+def test_the_chosen_step_stays_in_view_until_the_user_scrolls(qtbot: object) -> None:
+    lanes = BeamLanes()
+    qtbot.addWidget(lanes)  # type: ignore[attr-defined]
+    lanes.resize(300, 120)
+    lanes.show()
+    cell = Cell("token", 0xFFFFFF, 0, "-1.0", "")
+
+    def add(steps: int) -> None:
+        for _ in range(steps):
+            lanes.add(dict.fromkeys(range(4), cell), "1234")
+
+    def seen(step: int) -> bool:
+        return lanes.cell_at(lanes._box(step, 0).center()) is not None
+
+    add(20)
+    lanes.show_path(dict.fromkeys(range(20), 0), 15, pinned=True)
+    for width in (300, 1600, 400):  # a layout makes cards wide for a moment
+        lanes.resize(width, 120)
+        assert seen(15)
+    lanes.show_path(dict.fromkeys(range(20), 0), 19, pinned=True)
+    add(10)  # the run goes on
+    assert seen(19)
+    lanes.show_path(dict.fromkeys(range(30), 0), 29)
+    assert seen(29)
+    lanes.horizontalScrollBar().triggerAction(QAbstractSlider.SliderAction.SliderToMinimum)
+    lanes.resize(500, 120)
+    assert seen(0)
+    assert not seen(29)

@@ -15,7 +15,7 @@ from app.panels.cache_words import storage
 from app.state import intents as i
 from app.state import select
 from app.widgets.mode_row import ModeRow
-from core.contract import BeamDetail
+from core.contract import BeamDetail, Grammar
 from core.models.loaded import LoadedModel
 from tests.models import build_draft
 from tests.ui.harness import Driven
@@ -91,6 +91,22 @@ def test_prompt_lookup_shows_what_was_accepted_and_where_it_came_from(one: Drive
     assert ids[there[0] : there[1]] == ids[here[0] : here[1]]
     assert tuple(ids[start:stop]) == detail.drafted
     assert here[1] == shown.prompt_tokens + copied - detail.place
+
+
+def test_words_without_numbers_beside_them_are_written_in_full(one: Driven) -> None:
+    run(one, "lookup")
+    shown = one.state.run
+    assert shown is not None
+    one.do(i.SelectStep(0))  # the pass of the prompt drafts nothing
+    rows = one.panel("mode").rows
+    for size in ((1024, 640), (1440, 900)):
+        one.window.resize(*size)
+        one.do(i.SetLayout("sample"))
+        one.frames(3)
+        [row] = rows.rows
+        assert row.name == "nothing drafted"
+        assert rows._mono.elided(row.name, rows.name_room(row)) == row.name
+    assert rows._ui.elided(rows._name, rows.name_room(None)) == rows._name == "drafted by prompt lookup"
 
 
 def test_a_draft_of_the_first_layers_shows_both_probabilities(one: Driven) -> None:
@@ -343,3 +359,37 @@ def test_the_waterfall_follows_the_sliders_of_guidance_and_of_dola(one: Driven) 
         changed = next(line for line in panel.rows.lines if line.changed)
         assert changed.name == name
         assert panel._answer.token_id is not None
+
+
+def test_the_waterfall_of_constrained_beams_says_that_nothing_has_changed(one: Driven) -> None:
+    one.do(i.ChooseMode("constrained"))
+    one.do(i.SetModeText("force_words", " moon"))
+    for name, value in (("min_length", 15), ("min_new_tokens", 3)):  # of which the first is given up for the second
+        one.do(i.SetParameter(name, value))
+    one.do(i.Run())
+    live(one, lambda: finished(one) and one.state.run is not None)
+    one.do(i.SetLayout("sample"))
+    one.do(i.SelectStep(6))
+    panel = one.panel("waterfall")
+    live(one, lambda: answered(one) and panel._answer is not None)
+    assert not panel._answer.query.changes
+    assert not panel.which.isEnabled()
+    assert panel._answer.mode == "constrained_beam_search"
+
+
+def test_a_beam_that_nothing_is_left_for_has_no_draw_to_show(one: Driven) -> None:
+    one.do(i.EditText("Once upon a time, a lighthouse keeper named Mara"))
+    one.do(i.SetGrammar(Grammar("choice", '["a","b"]')))
+    run(one, "groups")
+    shown = one.state.run
+    assert shown is not None
+    steps = [(at, beam, s) for at, lanes in enumerate(shown.sequences.lanes[0]) for beam, s in lanes.items()]
+    dead = [(at, beam) for at, beam, s in steps if s.top.final_logprob.max() == -math.inf]
+    assert dead
+    for at, beam in dead:
+        one.do(i.ShowBeam(0, beam, at))
+        one.frames(2)
+        step = select.step(one.state)
+        assert step is not None
+        assert (step.id.beam, step.id.index) == (beam, at)
+        assert one.panel("candidates").needle._segments == ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import DynamicCache
 from transformers.utils import logging
 
+import core
 from core.contract import LoadCancelledError, ModelLoadError, ModelSpec, PromptError
 from core.models import loader, placement
 from core.models.loaded import LoadedModel
@@ -122,6 +122,30 @@ def test_defaults_come_from_the_generation_config(folder: Path) -> None:
     assert defaults.num_beams == 4
     assert info.from_generation_config == {"do_sample", "temperature", "top_k", "min_p", "eos_token_id", "num_beams"}
     assert info.notices == ("The generation config says top_p = 7.0, which cannot be used; it is ignored.",)
+
+
+def test_the_watermark_of_a_generation_config_is_in_force_as_in_generate(folder: Path) -> None:
+    _edit(folder, "generation_config.json", watermarking_config={"bias": 3.0, "seeding_scheme": "selfhash"})
+    ids = [5, 9, 40, 7]
+    ours = core.run(folder, prompt_ids=ids, params={"max_new_tokens": 8}, device="cpu", dtype="fp32")
+    plan = ours.started.plan
+    assert plan.value("watermarking_config").origin == "model"
+    assert [stage.name for stage in plan.processors] == ["watermarking_config"]
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert ours.sequences == theirs.generate(torch.tensor([ids]), max_new_tokens=8, pad_token_id=0).tolist()
+    without = {"max_new_tokens": 8, "watermarking_config": None}
+    assert core.run(folder, prompt_ids=ids, params=without, device="cpu", dtype="fp32").sequences != ours.sequences
+    core.unload(folder)
+
+
+def test_a_watermark_that_cannot_be_used_is_ignored_and_said(folder: Path) -> None:
+    for wrong in ({"bias": "much"}, {"greenlist_ratio": 2.0}, {"colour": "green"}):
+        _edit(folder, "generation_config.json", watermarking_config=wrong)
+        info = _load(folder).info
+        assert info.defaults.watermarking_config == ()
+        [notice] = info.notices
+        assert notice.startswith("The generation config says watermarking_config = {")
+        assert notice.endswith("which cannot be used; it is ignored.")
 
 
 def test_what_a_generation_config_asks_beyond_bounds_is_ignored_and_said(folder: Path) -> None:
@@ -251,22 +275,6 @@ def test_weights_are_no_map_of_the_users_file(folder: Path) -> None:
             file.write(bytes(path.stat().st_size - header))
         assert not any(tensor.any() for tensor in load_file(path).values())
         assert torch.equal(model.module(ids).logits, before)
-
-
-def test_a_file_that_is_cut_while_it_is_read_costs_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, maps = loader.safe_open, Path("/proc/self/maps")
-
-    def opened(path: str, *args: Any, **more: Any) -> Any:
-        file = plain(path, *args, **more)
-        # Touching the map of a file that is cut ends the process: look first.
-        assert not maps.exists() or path not in maps.read_text()
-        os.truncate(path, 5000)
-        return file
-
-    monkeypatch.setattr(loader, "safe_open", opened)
-    with pytest.raises(ModelLoadError) as caught:
-        _load(folder)
-    assert "could not be loaded" in caught.value.message
 
 
 def test_progress_reaches_the_end_of_the_weights(folders: dict[str, Path]) -> None:

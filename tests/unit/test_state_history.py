@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from app.state import intents as i
-from app.state import presets, select
+from app.state import modes, presets, select
 from app.state.state import Preset
 from app.state.turns import spans, turn_rows
 from core.contract import ChatMessage, ParameterError, PromptRow, SetParams, StartRun
+from core.contract.together import check_together
 from tests.unit.test_state_update import Machine
 
 
@@ -250,3 +252,69 @@ def test_recent_prompts_and_models_are_kept_newest_first(machine: Machine) -> No
         machine.drain()
     assert machine.state.recent_prompts == ("one", "two")
     assert machine.state.recent_models == ("tiny-gpt2",)
+
+
+def test_a_preset_brings_its_mode_and_takes_away_what_the_one_before_needed(machine: Machine) -> None:
+    machine.do(i.ChooseMode("draft"))
+    machine.do(i.SetModeText("assistant", "tiny-gpt2"))
+    machine.do(i.ImportPreset(Preset("beams", {"num_beams": 4})))
+    assert modes.current(machine.state).key == "beams"
+    spec = select.run_spec(machine.state)
+    assert spec.assistant is None
+    assert spec.params["do_sample"] is False  # as a GenerationConfig that says nothing means it
+    machine.do(i.Undo())
+    assert select.run_spec(machine.state).assistant is not None
+    machine.do(i.ImportPreset(Preset("likes draws", {"num_beams": 4, "do_sample": True})))
+    assert select.params(machine.state).mode == "beam_sample"
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "name"),
+    [
+        ("contrastive", {"penalty_alpha": 0.6, "top_k": 4}, "contrastive_search"),
+        ("groups", {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0}, "group_beam_search"),
+        ("constrained", {"num_beams": 4, "force_words_ids": [[5, 6], [[7], [8, 9]]]}, "constrained_beam_search"),
+    ],
+)
+def test_a_preset_of_a_mode_that_cannot_sample_can_be_run(
+    machine: Machine, key: str, values: dict[str, object], name: str
+) -> None:
+    machine.do(i.ImportPreset(Preset("mine", values)))
+    assert modes.current(machine.state).key == key
+    assert modes.missing(machine.state) == ""
+    check_together(select.params(machine.state))
+    assert select.params(machine.state).mode == name
+    assert machine.state.notices[-1].text == "Preset “mine” applied."
+    machine.do(i.ChooseMode("plain"))
+    assert select.params(machine.state).force_words_ids == ()
+    assert select.params(machine.state).mode == "sample"
+
+
+def test_typed_phrases_and_a_watermark_are_saved_as_a_generation_config_has_them(machine: Machine) -> None:
+    machine.do(i.ChooseMode("constrained"))
+    machine.do(i.SetModeText("force_words", " moon| sun\n sea"))
+    machine.do(i.SetParameter("watermarking_config", {"bias": 1.5}))
+    machine.drain()
+    plan = machine.state.plan
+    assert plan is not None
+    ids = (((1,), (2,)), (3, 4))
+    known = tuple(replace(p, value=ids) if p.name == "force_words_ids" else p for p in plan.parameters)
+    machine.state = replace(machine.state, plan=replace(plan, parameters=known), plan_error=None)
+    machine.do(i.SavePreset("mine"))
+    saved = next(p for p in machine.state.presets if p.name == "mine").values
+    assert saved["force_words_ids"] == [[[1], [2]], [3, 4]]
+    assert saved["watermarking_config"] == {"bias": 1.5}
+    machine.do(i.ResetParameters())
+    assert modes.current(machine.state).key == "plain"
+    machine.do(i.ApplyPreset("mine"))
+    assert select.params(machine.state).force_words_ids == ids
+    assert modes.current(machine.state).key == "constrained"
+
+
+def test_the_run_is_told_which_values_are_those_of_the_preset(machine: Machine) -> None:
+    machine.do(i.SetParameter("top_k", 7))
+    assert select.run_spec(machine.state).preset == frozenset()
+    machine.do(i.ImportPreset(Preset("mine", {"temperature": 0.5, "num_beams": 3, "repetition_penalty": 1.2})))
+    machine.do(i.SetParameter("repetition_penalty", 1.3))
+    machine.do(i.SetParameter("no_repeat_ngram_size", 2))
+    assert select.run_spec(machine.state).preset == {"temperature", "num_beams", "do_sample"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app.state import intents as i
-from app.state import select
+from app.state import modes, select
 from app.state.effects import commands
 from app.state.state import AppState
 from app.state.update import update
@@ -30,6 +30,7 @@ from core.contract import (
     Tokenize,
     Tokenized,
     WorkerState,
+    check_together,
 )
 from tests.ui.fake_lab import FakeLab, model_info
 
@@ -233,6 +234,30 @@ def test_sampling_is_the_default_of_the_window_even_where_the_model_says_greedy(
     assert machine.last(StartRun).spec.host_defaults == {"do_sample": True}  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("values", "mode"),
+    [
+        ({"penalty_alpha": 0.6, "top_k": 4}, "contrastive_search"),
+        ({"num_beams": 4}, "beam_search"),
+        ({"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5}, "group_beam_search"),
+        ({"num_beams": 4, "do_sample": True}, "beam_sample"),
+    ],
+)
+def test_a_model_that_asks_for_another_mode_is_left_its_own(values: dict[str, object], mode: str) -> None:
+    machine = Machine()
+    info = model_info(9)
+    own = info.defaults.replace({"do_sample": False, **values})
+    machine.state = update(machine.state, ModelReady(replace(info, defaults=own)))
+    assert select.params(machine.state).mode == mode
+    check_together(select.params(machine.state))
+    machine.do(i.Run())
+    assert machine.last(StartRun).spec.host_defaults == {}  # type: ignore[attr-defined]
+    for key in ("plain", "lookup", "contrastive", "guidance", "beams", "groups", "plain"):  # and can be left for others
+        machine.do(i.ChooseMode(key))
+        assert modes.current(machine.state).key == key
+        check_together(select.params(machine.state))
+
+
 def test_choosing_sampling_with_temperature_zero_takes_the_zero_back(machine: Machine) -> None:
     machine.do(i.SetParameter("temperature", 0))
     assert select.params(machine.state).mode == "greedy_search"
@@ -423,3 +448,17 @@ def test_a_model_that_is_loaded_is_not_loaded_again_unless_asked_to() -> None:
     assert machine.state.notices[-1].text == "This model is loaded already."
     machine.do(i.ChooseModel(again=True))
     assert len(machine.lab.sent(LoadModel)) == loads + 1
+
+
+@pytest.mark.parametrize("mode", ["groups", "constrained", "contrastive"])
+def test_a_sampling_slider_leaves_a_mode_that_cannot_sample_as_it_is(machine: Machine, mode: str) -> None:
+    machine.do(i.ChooseMode(mode))
+    for name, value in (("temperature", 0.5), ("top_p", 0.9)):
+        machine.do(i.SetParameter(name, value))
+        assert getattr(select.params(machine.state), name) == value
+        assert not select.params(machine.state).do_sample
+        assert machine.state.notices[-1].text == f"{name} has no effect here: this mode does not sample."
+    check_together(select.params(machine.state))  # so that Run still begins
+    machine.do(i.ChooseMode("dola"))
+    machine.do(i.SetParameter("temperature", 0.6))
+    assert select.params(machine.state).do_sample

@@ -34,7 +34,7 @@ class ConstrainedBeamSearch(ClassicBeams):
     def begin(self, run: Session) -> None:
         """Raises `ParameterError` where a constraint cannot be fulfilled."""
         super().begin(run)
-        size = run.loaded.info.vocab_size
+        size = run.loaded.info.output_size
         self._refused: dict[int, dict[int, None]] = {}  # by row, the tokens that would fulfil more but are ruled out
         self._first = [begin_progress(run.params, size, row.prompt.token_ids) for row in run.rows]
 

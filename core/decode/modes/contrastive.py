@@ -17,10 +17,8 @@ from core.contract.detail import ContrastiveDetail
 from core.contract.errors import ParameterError
 from core.contract.events import FinishReason
 from core.contract.params import GenerationParams
-from core.contract.specs import MOST_SEQUENCES
 from core.decode.kv import cache_length, crop_cache, take_rows
 from core.decode.modes.mode import Choice, Mode
-from core.decode.room import Feeding, check_room
 from core.decode.rows import Row
 
 if TYPE_CHECKING:
@@ -56,20 +54,13 @@ class Contrastive(Mode):
             )
         run.forward.keeps_residuals = True
 
-    def check(self, run: Session, params: GenerationParams) -> None:
-        """Every candidate takes a row of the cache."""
-        rows = len(run.lanes) * min(params.top_k, run.loaded.info.output_size)
-        if rows > MOST_SEQUENCES:
-            raise ParameterError(
-                f"Contrastive search would try {rows:,} candidates at once, but {MOST_SEQUENCES} is the most; lower "
-                "top_k, or run fewer prompts."
-            )
-        feeding = Feeding(run.limit, run.prompt_slots, run.spec.prefill_chunk, max(run.padding))
-        check_room(run.loaded, rows, feeding, run.spec.cache)
-
     def cache_rows(self, run: Session) -> int:
         """One a candidate of each lane."""
-        return len(run.lanes) * min(run.params.top_k, run.loaded.info.output_size)
+        return len(run.lanes) * self.tried(run, run.params)
+
+    def tried(self, run: Session, params: GenerationParams) -> int:
+        """One a candidate."""
+        return min(params.top_k, run.loaded.info.output_size)
 
     def prefilled(self, run: Session) -> None:
         """The hidden states of the prompt are what the first candidates are compared with."""

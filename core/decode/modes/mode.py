@@ -141,12 +141,13 @@ class Mode:
         """The cache of another model that the mode runs; None where there is none."""
         return None
 
-    def check(self, run: Session, params: GenerationParams) -> None:
-        """Raises `ParameterError` or `OutOfMemoryError` where these, which fit each other, are too much for the run."""
-
     def cache_rows(self, run: Session) -> int:
         """Rows that the cache has at most."""
         return len(run.lanes)
+
+    def tried(self, run: Session, params: GenerationParams) -> int:
+        """Rows of the cache that a lane takes at once, under these parameters."""
+        return 1
 
     def lost(self, run: Session, dead: list[int]) -> list[int]:
         """Of the lanes that have no token left, those without which the run cannot go on."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import pad as pad_to_the_right
 from transformers import (
     EncoderNoRepeatNGramLogitsProcessor,
     EncoderRepetitionPenaltyLogitsProcessor,
@@ -82,7 +83,10 @@ def _on_prompts(make: Callable[[torch.Tensor], Processor], prompt_slots: int) ->
         result = torch.empty_like(scores)
         for pad, places in rows.groups():
             ids = rows.ids[places, pad:]
-            result[places] = make(ids[:, : prompt_slots - pad])(ids, scores[places])
+            # A prompt may hold what cannot be chosen, as the start token of an image: it gets a score for the time.
+            more = max(0, int(ids.max()) + 1 - scores.shape[-1]) if ids.numel() else 0
+            wide = pad_to_the_right(scores[places], (0, more))
+            result[places] = make(ids[:, : prompt_slots - pad])(ids, wide)[:, : scores.shape[-1]]
         return result
 
     return fn

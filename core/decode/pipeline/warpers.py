@@ -14,10 +14,13 @@ from transformers import (
     WatermarkLogitsProcessor,
 )
 
+from core.contract.errors import ParameterError
 from core.contract.params import GenerationParams
 from core.decode.pipeline.partial_sort import PartialSort, PartialTopP, PartialTypical
 from core.decode.pipeline.stage import Processor, Stage, StageFn, on_batch, on_rows
 from core.decode.pipeline.synthid import synthid
+
+_SELFHASH_TRIES = 40  # of the likeliest tokens, in transformers' class
 
 
 def warpers(params: GenerationParams, device: torch.device) -> list[Stage]:
@@ -63,4 +66,9 @@ def last(params: GenerationParams, vocab_size: int, prompt_slots: int, device: t
 def _watermark(config: dict[str, object], vocab_size: int, prompt_slots: int, device: torch.device) -> StageFn:
     if "keys" in config:
         return synthid(config, prompt_slots, device)
+    if config.get("seeding_scheme") == "selfhash" and vocab_size < _SELFHASH_TRIES:
+        raise ParameterError(
+            f"watermarking_config with the seeding scheme selfhash tries {_SELFHASH_TRIES} tokens, but this model has "
+            f"{vocab_size} only; take lefthash."
+        )
     return on_rows(WatermarkLogitsProcessor(vocab_size, device, **config))
