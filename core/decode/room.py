@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from core.contract.cache import CacheSpec
 from core.contract.cache_formula import CacheShape, predict
-from core.contract.errors import OutOfMemoryError, PromptError
+from core.contract.errors import OutOfMemoryError, ParameterError, PromptError
 from core.contract.events import ModelInfo
 from core.contract.specs import MOST_SEQUENCES
 from core.models.loaded import LoadedModel
@@ -38,6 +38,11 @@ def check_room(
     spec = spec or CacheSpec()
     check_lanes(lanes)
     rows, info = lanes * tried, loaded.info
+    if tried > 1 and rows > MOST_SEQUENCES:  # a pass of so many takes several times the memory of their cache
+        raise ParameterError(
+            f"Trying {rows:,} candidates at once is too much, {MOST_SEQUENCES} is the most; lower top_k, or take fewer "
+            "sequences."
+        )
     needed, free = rows * most_bytes(info, spec, feeding), available_bytes(loaded.device)
     if tried > 1 and needed + rows * info.output_size * SCORE_BYTES > free:
         needed += rows * info.output_size * SCORE_BYTES

@@ -239,3 +239,17 @@ def test_bf16_runs(random_llama: LoadedModel) -> None:
     found = run(loaded, [prompt_of(loaded, 9), prompt_of(loaded, 5)], CONTRASTIVE)
     assert [len(ids) for ids in found.sequences] == [19, 15]
     assert all(step.detail.penalty.min() >= -1.01 and step.detail.penalty.max() <= 1.01 for step in found.steps)
+
+
+def test_more_candidates_than_sequences_of_a_batch_are_refused(random_llama: LoadedModel) -> None:
+    """Thousands of them took the memory of the whole machine, and the process with it."""
+    rows = [prompt_of(random_llama, 5 + n) for n in range(9)]  # 9 × 57 are more than 512
+    with pytest.raises(ParameterError, match="513 candidates at once"):
+        open_session(random_llama, rows, {**CONTRASTIVE, "top_k": 57})
+    session = open_session(random_llama, rows, {**CONTRASTIVE, "top_k": 2})
+    with session.attached():
+        session.advance()
+        with pytest.raises(ParameterError, match="lower top_k"):
+            session.set_params({"top_k": 10**9}, epoch=1)
+        assert session.params.top_k == 2
+    session.close()
