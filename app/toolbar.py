@@ -15,7 +15,7 @@ from app.state.intents import ChooseModel, SetTheme
 from app.state.state import AppState, ModelChoice
 from app.theme import fonts
 from app.theme.palette import PALETTES, Palette
-from app.widgets.visible_text import plain_tip
+from app.widgets.visible_text import plain_label, plain_tip
 from core.contract import ModelSpec
 
 HEIGHT_PX = 44
@@ -143,7 +143,7 @@ class ToolBar(QWidget):
         titles = {m.name: m.title for m in state.models}
         spec = state.spec
         title = titles.get(spec.name) or _short(spec.name)
-        self.model.setText(f"{title} ▾")
+        self.model.setText(f"{plain_label(title)} ▾")
         menu = self.model.menu()
         menu.clear()
         group = QActionGroup(menu)
@@ -159,7 +159,7 @@ class ToolBar(QWidget):
             menu.addAction(self._actions[key])
 
     def _model_action(self, choice: ModelChoice, group: QActionGroup, current: bool) -> QAction:
-        action = QAction(choice.title, group)
+        action = QAction(plain_label(choice.title), group)
         action.setCheckable(True)
         action.setChecked(current)
         action.setEnabled(choice.available)
