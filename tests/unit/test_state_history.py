@@ -13,7 +13,8 @@ from app.state import intents as i
 from app.state import modes, presets, select
 from app.state.state import Preset
 from app.state.turns import spans, turn_rows
-from core.contract import ChatMessage, ParameterError, PromptRow, SetParams, StartRun
+from app.state.update import update
+from core.contract import ChatMessage, ErrorReport, ParameterError, PromptRow, SetParams, StartRun
 from core.contract.together import check_together
 from tests.unit.test_state_update import Machine
 
@@ -316,6 +317,10 @@ def test_typed_phrases_and_a_watermark_are_saved_as_a_generation_config_has_them
     known = tuple(replace(p, value=ids) if p.name == "force_words_ids" else p for p in plan.parameters)
     machine.state = replace(machine.state, plan=replace(plan, parameters=known), plan_error=None)
     machine.do(i.SavePreset("mine"))
+    assert machine.state.notices[-1].text == "Saved as preset “mine”."
+    refused = replace(machine.state, plan_error=ErrorReport("parameter", "They contradict each other."))
+    said = update(refused, i.SavePreset("half")).notices[-1].text
+    assert said.startswith("Saved as preset “half”. The phrases typed are not part of it")
     saved = next(p for p in machine.state.presets if p.name == "mine").values
     assert saved["force_words_ids"] == [[[1], [2]], [3, 4]]
     assert saved["watermarking_config"] == {"bias": 1.5}
