@@ -51,7 +51,7 @@ class Actions(QObject):
         self,
         name: str,
         text: str,
-        do: Intent | Callable[[], None],
+        do: Intent | Callable[[], object],
         shortcuts: tuple[str, ...] = (),
         enabled: Predicate = lambda _: True,
         checked: Predicate | None = None,

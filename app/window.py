@@ -93,6 +93,7 @@ class Window(QMainWindow):
         self.statusbar = StatusBar(store.cost)
         self.statusbar.errors.clicked.connect(self.show_errors)
         self.actions_.add("errors", self.tr("Show errors"), self.show_errors, ("Ctrl+E",))
+        self.actions_.add("quit", self.tr("Quit"), self.close, ("Ctrl+Q",))
         self.notices = NoticeBar(store.dispatch, self.workspace)
         errors = self.workspace.cards.get("errors")
         if errors is not None:

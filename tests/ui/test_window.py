@@ -18,6 +18,7 @@ from PySide6.QtWidgets import (
     QTabBar,
     QWidget,
 )
+from pytestqt.qtbot import QtBot
 
 from app.settings import Settings
 from app.state import intents as i
@@ -44,6 +45,14 @@ def press(
     qtbot: object, target: QWidget, key: Qt.Key, modifier: Qt.KeyboardModifier = Qt.KeyboardModifier.NoModifier
 ) -> None:
     qtbot.keyClick(target, key, modifier)  # type: ignore[attr-defined]
+
+
+def test_the_program_can_be_left_by_keyboard(settings: Path, qtbot: QtBot) -> None:
+    with driven(settings) as one:
+        one.do(i.SetTheme("dark"))
+        press(qtbot, one.window, Qt.Key.Key_Q, Qt.KeyboardModifier.ControlModifier)
+        qtbot.waitUntil(lambda: not one.window.isVisible())
+        assert Settings(settings).theme == "dark"
 
 
 @pytest.mark.parametrize("size", [(1024, 640), (1440, 900)])
