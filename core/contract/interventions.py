@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from operator import index
 from typing import Literal
 
 from core.contract.errors import ParameterError
@@ -170,7 +171,7 @@ def _steer(layer: int, scale: float, prompts: str) -> Steer:
         if not rest.startswith("-"):
             raise ValueError
         second = json.loads(rest[1:])
-    toward, away = (tuple(map(int, p)) if isinstance(p, list) else p for p in (first, second))
+    toward, away = (tuple(map(index, p)) if isinstance(p, list) else p for p in (first, second))
     if not isinstance(toward, str | tuple) or not isinstance(away, str | tuple):
         raise TypeError
     return Steer(layer, scale, toward, away)
