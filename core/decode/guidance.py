@@ -99,14 +99,10 @@ class Guidance:
         fed = self.fed
         ids = self._ids(run)
         end = self.cache.portion(fed, ids.shape[1], self.prompt_slots)
-        stop, acts, trace = fed + self.cache.chunk(run.spec.prefill_chunk, end - fed), run.forward.acts, self.trace
-        own, shared = run.prompt_slots - self.prompt_slots + fed, run.opening_slots - 1
-        if run.past_slots and own < shared:  # what a branch has in common is fed as it was
-            acts = run.acts.at(max(0, own))
-            stop = min(stop, fed + run.acts.upto(max(0, own), shared) - own)
-        elif fed < self._given_up:  # and so is what is fed again
-            stop, since = min(stop, self._given_up), max(own, self._begun)
-            acts, stop = run.acts.at(since), fed + run.acts.upto(since, own + stop - fed) - own
+        stop, trace = fed + self.cache.chunk(run.spec.prefill_chunk, end - fed), self.trace
+        # Each slot under what is in force for that of the run, also where it is fed later, or again.
+        own = run.prompt_slots - self.prompt_slots + fed
+        acts, stop = run.acts.at(max(0, own)), fed + run.acts.upto(max(0, own), own + stop - fed) - own
         if trace is not None and fed < trace.stop:  # recorded already, only keys and values are missing
             stop, trace = min(stop, trace.stop), None
         with run.forward.rows_placed([0] * len(run.lanes), [-1] * len(run.lanes)), run.forward.acting(acts):

@@ -260,6 +260,32 @@ def test_a_stream_that_was_given_up_is_fed_again_under_the_interventions_of_then
     assert finals_again == pytest.approx(finals, abs=1e-4)
 
 
+@pytest.mark.parametrize("lengths", [(7,), (7, 4)])
+def test_a_stream_that_begins_late_is_fed_alike_in_a_branch(
+    random_llama: LoadedModel, lengths: tuple[int, ...]
+) -> None:
+    """Interventions had changed before it began, and it is fed from the beginning in both."""
+    rows, mute = [prompt_of(random_llama, length) for length in lengths], parse_intervention("heads 0.0,1")
+    late = open_session(random_llama, rows, {"max_new_tokens": NEW}, interventions=(mute,))
+    steps: list[StepSnapshot] = []
+    with late.attached():
+        while not late.finished:
+            if late.new_tokens == 3 and late.acts.now.asked:
+                late.set_interventions((), epoch=1)
+            if late.new_tokens == 5 and late.params.guidance_scale == 1:
+                late.set_params({"guidance_scale": 2.0}, epoch=2)
+            steps += [event for event in late.advance() if isinstance(event, StepSnapshot)]
+    row = len(rows) - 1
+    if row == 0:
+        give_up_cache(late)
+    branch, _ = begin_branch(late, StartBranch(1, 1, lengths[row] + 9, row=row, token_ids=(17,)))
+    finish(branch)
+    for step in [step for step in steps if step.id.row == row][:9]:
+        answer = branch.answer(WaterfallQuery(1, step.id.position - 1, branch_id=1))
+        finals = dict(zip(answer.token_ids.tolist(), answer.final_logprob.tolist(), strict=True))
+        assert finals[step.token_id] == pytest.approx(step.final_logprob, abs=1e-4)
+
+
 def test_past_steps_are_guided_again_after_the_cache_was_given_up(random_llama: LoadedModel) -> None:
     """Of a branch, too, whose record of the stream continues that of its parent."""
     ours = run(random_llama, [prompt_of(random_llama, 7)], GUIDED, negative_prompt=negative_of(random_llama, 5))
