@@ -106,7 +106,9 @@ class Settings:
         changed = {n: _plain(v) for n, v in values.items()}
         if all(self._values.get(n) == v for n, v in changed.items()) and self._keep_as is None and self.path.exists():
             return None
-        after = {**self._on_disk(), **changed, "version": VERSION}
+        there = self._on_disk()
+        joined = {n: _joined(v, there.get(n)) if n.startswith("recent_") else v for n, v in changed.items()}
+        after = {**there, **joined, "version": VERSION}
         try:
             if self._keep_as is not None:
                 keep(self.path, self.path.with_suffix(self._keep_as))
@@ -121,12 +123,23 @@ class Settings:
         return None
 
     def _on_disk(self) -> dict[str, Any]:
-        """What another window has written meanwhile stays; this one's own, where that cannot be read."""
+        """What another window has written meanwhile stays; this one's own, where that cannot be read.
+
+        What had to be kept aside, that window has kept.
+        """
         try:
-            values = json.loads(read_text(self.path)) if self._keep_as is None else None
+            values = json.loads(read_text(self.path))
         except (OSError, ValueError, RecursionError):
             return self._values
-        return values if isinstance(values, dict) and values.get("version", VERSION) == VERSION else self._values
+        if not isinstance(values, dict) or values.get("version", VERSION) != VERSION:
+            return self._values
+        self._keep_as = None
+        return values
+
+
+def _joined(own: Any, there: object) -> Any:
+    """The newest of this window, then those of others that are still there."""
+    return (own + [one for one in there if one not in own])[:MOST_RECENT] if isinstance(there, list) else own
 
 
 def _plain(value: object) -> object:

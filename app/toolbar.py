@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import qtawesome as qta
 from PySide6.QtCore import QSize, Qt, Slot
-from PySide6.QtGui import QAction, QActionGroup, QColor
+from PySide6.QtGui import QAction, QActionGroup, QColor, QResizeEvent
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QMenu, QToolButton, QWidget
 
 from app.actions import Actions
@@ -15,10 +15,11 @@ from app.state.intents import ChooseModel, SetTheme
 from app.state.state import AppState, ModelChoice
 from app.theme import fonts
 from app.theme.palette import PALETTES, Palette
-from app.widgets.visible_text import plain_tip
+from app.widgets.visible_text import plain_label, plain_tip
 from core.contract import ModelSpec
 
 HEIGHT_PX = 44
+NARROW_PX = 1200  # a window below it has no room for words that do nothing
 DEVICES = ("auto", "cpu", "cuda", "mps")
 MOST_RECENT = 6
 DTYPES = ("auto", "bf16", "fp32")
@@ -44,8 +45,8 @@ class ToolBar(QWidget):
         self._shown: tuple[object, ...] = ()
         self._theme: Palette | None = None
         self._paused: bool | None = None
-        name = QLabel("Tokenglass")
-        name.setFont(fonts.ui(bold=True))
+        self.name = QLabel("Tokenglass")
+        self.name.setFont(fonts.ui(bold=True))
         self.model = self._menu_button(self.tr("Model"))
         self.model.setMaximumWidth(220)
         self.placement = self._menu_button(self.tr("Device, weights and records"))
@@ -66,7 +67,7 @@ class ToolBar(QWidget):
         row = QHBoxLayout(self)
         row.setContentsMargins(12, 0, 12, 0)
         row.setSpacing(8)
-        row.addWidget(name)
+        row.addWidget(self.name)
         row.addWidget(self.model)
         row.addWidget(self.placement)
         row.addSpacing(8)
@@ -113,6 +114,14 @@ class ToolBar(QWidget):
         for key in ("theme.light", "theme.dark", "theme.contrast"):
             menu.addAction(self._actions[key])
 
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """The name, which the window's title has too, gives way to the texts of the buttons."""
+        super().resizeEvent(event)
+        narrow, row = self.width() < NARROW_PX, self.layout()
+        self.name.setHidden(narrow)
+        if row is not None:
+            row.setSpacing(4 if narrow else 8)
+
     def render(self, state: AppState) -> None:  # type: ignore[override]
         """Actions follow every state; menus only when models, spec or layout change."""
         self._actions.show_state(state)
@@ -143,7 +152,7 @@ class ToolBar(QWidget):
         titles = {m.name: m.title for m in state.models}
         spec = state.spec
         title = titles.get(spec.name) or _short(spec.name)
-        self.model.setText(f"{title} ▾")
+        self.model.setText(f"{plain_label(title)} ▾")
         menu = self.model.menu()
         menu.clear()
         group = QActionGroup(menu)
@@ -159,7 +168,7 @@ class ToolBar(QWidget):
             menu.addAction(self._actions[key])
 
     def _model_action(self, choice: ModelChoice, group: QActionGroup, current: bool) -> QAction:
-        action = QAction(choice.title, group)
+        action = QAction(plain_label(choice.title), group)
         action.setCheckable(True)
         action.setChecked(current)
         action.setEnabled(choice.available)

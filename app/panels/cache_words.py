@@ -87,9 +87,10 @@ def storage(run: RunView, step: StepSnapshot) -> str:
         parts.append(tr("{0} of scales").format(numbers.byte_count(report.scales_bytes)))
     if report.score_ms:
         parts.append(tr("choosing what to keep took {0} ms").format(f"{report.score_ms:.3g}"))
-    share = padding_share(report, run.plan.inputs.padding)
+    share = padding_share(report, padding_at(run, step.id.index))
     if share:
-        parts.append(tr("{0} of it padding, in {1} rows").format(numbers.percent(share), rows_in(run, report)))
+        several = tr("{0} of it padding, in {1} rows") if rows_in(run, report) > 1 else tr("{0} of it padding")
+        parts.append(several.format(numbers.percent(share), rows_in(run, report)))
     if second is not None:
         whose = tr("draft model’s cache {0} used, {1} allocated, apart")
         if step.guidance is not None:
@@ -98,6 +99,17 @@ def storage(run: RunView, step: StepSnapshot) -> str:
         parts.append(whose.format(*map(numbers.byte_count, held)))
     parts.append(tr("records of the views {0}, apart").format(numbers.byte_count(step.trace_bytes)))
     return "\u00a0· ".join(part.replace(" ", "\u00a0") for part in parts)
+
+
+def padding_at(run: RunView, index: int) -> tuple[int, ...]:
+    """Slots of padding in front of each row that the cache held at the step with this index; rows leave when they end.
+
+    Of a branch, which is alone, its own.
+    """
+    if run.slots is not None:
+        return (run.slots,)
+    rows, widest = run.started.rows, max(len(row.token_ids) for row in run.started.rows)
+    return tuple(widest - len(row.token_ids) for n, row in enumerate(rows) if run.sequences.reached(n) > index)
 
 
 def padding_share(report: CacheReport, padding: Sequence[int]) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
 
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QVBoxLayout, QWidget
@@ -21,7 +20,7 @@ from app.widgets.detail_rows import DetailRow, DetailRows, Quantity
 from app.widgets.focus_ring import FocusRing
 from app.widgets.readout import Readout
 from app.widgets.twin import Twin, TwinStack
-from app.widgets.visible_text import one_line
+from app.widgets.visible_text import one_line, plain_tip
 from core.contract import AssistedDetail, ContrastiveDetail, DolaDetail, GuidanceDetail, StepSnapshot
 
 Shown = tuple[str, tuple[Quantity, ...], list[DetailRow], tuple[str, ...]]  # first title, columns, rows, words
@@ -92,7 +91,7 @@ class ModePanel(Panel):
 
     def _say(self, *words: str) -> None:
         self.words.set_wordings(*words)
-        self.words.setToolTip(escape(words[0]))
+        self.words.setToolTip(plain_tip(words[0]))
         self.words.setVisible(bool(words[0]))
 
     def describe(self) -> str:

@@ -51,6 +51,7 @@ from app.widgets.plan_table import PlanTable
 from app.widgets.scroll_column import ScrollColumn
 from app.widgets.segmented import Segmented
 from app.widgets.value_field import ValueField
+from app.widgets.visible_text import plain_label
 from core.contract import PARAMETERS, CacheSpec, GenerationPlan, Grammar, ParameterError, plan_summary, validate
 
 SEED_BITS = 16  # a thrown seed stays short enough to be read aloud
@@ -124,13 +125,13 @@ class ParametersPanel(Panel):
 
     def _fill(self, menu: QMenu) -> None:
         for preset in self._presets:
-            menu.addAction(preset.name, partial(self.dispatch, ApplyPreset(preset.name)))
+            menu.addAction(plain_label(preset.name), partial(self.dispatch, ApplyPreset(preset.name)))
         menu.addSeparator()
         menu.addAction(self.tr("Save as preset…"), self.save_preset)
         remove = menu.addMenu(self.tr("Remove"))
         remove.setEnabled(bool(self._presets))
         for preset in self._presets:
-            remove.addAction(preset.name, partial(self.dispatch, RemovePreset(preset.name)))
+            remove.addAction(plain_label(preset.name), partial(self.dispatch, RemovePreset(preset.name)))
         menu.addAction(self.tr("Import…"), self.import_preset)
         menu.addAction(self.tr("Export…"), self.export_preset)
 

@@ -32,7 +32,7 @@ from app.widgets.image_editor import ImageEditor
 from app.widgets.late_menu import LateMenu
 from app.widgets.text_edit import TextEdit
 from app.widgets.token_summary import TokenSummary
-from app.widgets.visible_text import one_line, plain_tip
+from app.widgets.visible_text import one_line, plain_label, plain_tip
 from core.contract import ModelInfo, Picture
 
 SLOW_MS = 400  # reading a picture for longer is told
@@ -110,7 +110,7 @@ class PromptPanel(Panel):
         for text in self._recent:
             line = one_line(text[:200])
             shown = line if len(line) <= LONGEST_ENTRY else line[: LONGEST_ENTRY - 1] + "…"
-            menu.addAction(shown.replace("&", "&&"), partial(self._take, text))
+            menu.addAction(plain_label(shown), partial(self._take, text))
 
     def _take(self, text: str) -> None:
         tab, draft = ("text", Draft()) if self._draft is None else (self._draft.tab, self._draft)

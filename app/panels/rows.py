@@ -6,6 +6,7 @@ import numpy as np
 from PySide6.QtWidgets import QLabel, QVBoxLayout, QWidget
 
 from app.panels import tables
+from app.panels.cache_words import padding_at, padding_share
 from app.panels.panel import Dispatch, Panel
 from app.panels.pixels import show_swatches
 from app.state import select
@@ -114,19 +115,12 @@ class RowsPanel(Panel):
 
 
 def padding_text(run: RunView) -> str:
-    """How much of what the cache holds is padding, of the rows that were in it at the newest step."""
-    padding, length = _padding(run)
+    """How much of what the cache holds is padding at the newest step; empty where that is not known."""
+    step = run.sequences.newest()
+    padding = padding_at(run, step.id.index if step is not None else -1)
     if not any(padding):
         return tr("no padding")
-    return tr("cache {0} padding").format(numbers.percent(sum(padding) / (len(padding) * length)))
-
-
-def _padding(run: RunView) -> tuple[list[int], int]:
-    """Slots of padding in front of each row that is still in the cache, and the slots that each of them has."""
-    lengths = [len(row.token_ids) for row in run.started.rows]
-    said = [columns_of(run, row) for row in range(len(lengths))]
-    newest = max(columns.count for columns in said)
-    there = [row for row, columns in enumerate(said) if columns.count == newest or not ended_as(run, row)]
-    furthest = next(columns for columns in said if columns.count == newest)
-    slots = int(furthest.column("cache_length", newest)[-1]) if newest else max(lengths)
-    return [max(lengths) - lengths[row] for row in there], slots
+    if step is None or not step.cache.layouts or step.cache.kind == "heavy_hitters":  # each head keeps others
+        return ""
+    share = padding_share(step.cache, padding)
+    return tr("cache {0} padding").format(numbers.percent(share)) if share else tr("no padding")

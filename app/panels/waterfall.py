@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from html import escape
 
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QVBoxLayout, QWidget
@@ -23,7 +22,7 @@ from app.widgets.focus_ring import FocusRing
 from app.widgets.readout import Readout
 from app.widgets.segmented import Segmented
 from app.widgets.twin import Twin, TwinStack
-from app.widgets.visible_text import one_line
+from app.widgets.visible_text import one_line, plain_tip
 from app.widgets.waterfall_rows import StageLine, WaterfallRows
 from core.contract import StageReport, WaterfallAnswer, WaterfallQuery
 
@@ -164,7 +163,7 @@ class WaterfallPanel(Panel):
 
     def _tell(self, *words: str) -> None:
         self.outcome.set_wordings(*words)
-        self.outcome.setToolTip(escape(words[0]))
+        self.outcome.setToolTip(plain_tip(words[0]))
         self.outcome.setVisible(bool(words[0]))
 
     def _run_token(self, answer: WaterfallAnswer) -> str | None:

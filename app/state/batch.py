@@ -34,12 +34,19 @@ def first(text: str) -> str:
 
 def count(text: str) -> int:
     """How many there are."""
-    return sum(bool(line.strip()) for line in _lines(text))
+    return _counted(text)[0]
 
 
 def empty_lines(text: str) -> int:
     """How many lines are left out, those after the last prompt not counted."""
-    return sum(not line.strip() for line in _lines(text.rstrip())) if text.strip() else 0
+    return _counted(text)[1]
+
+
+@lru_cache(maxsize=1)  # of half a million lines at every look, too
+def _counted(text: str) -> tuple[int, int]:
+    lines = _BREAK.split(text.rstrip())
+    there = sum(map(bool, map(str.strip, lines)))
+    return there, len(lines) - there if there else 0
 
 
 def as_lines(many: tuple[str, ...] | list[str]) -> str:

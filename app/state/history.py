@@ -70,7 +70,19 @@ def record(before: AppState, after: AppState, intent: i.Intent) -> AppState:
         past = (*past[:-1], replace(last, values={**changed, **last.values}))
     else:
         past = (*past, Edit(_label(intent), key, changed))[-MOST_EDITS:]
-    return replace(after, history=History(past))
+    return replace(after, history=History(_without_way_back(past, new)))
+
+
+def _without_way_back(past: tuple[Edit, ...], now: Mapping[str, Any]) -> tuple[Edit, ...]:
+    """Without typing that an editor's own undo has taken back, or the next step of undo would bring it again."""
+    *before, last = past
+    if last.key is None or last.values.keys() - DRAFT_FIELDS or len(last.values) != 1:
+        return past
+    (name,) = last.values
+    earlier = next((edit for edit in reversed(before) if name in edit.values), None)
+    if earlier is None or (earlier.label, earlier.values) != (last.label, {name: now[name]}):
+        return past
+    return tuple(edit for edit in before if edit is not earlier)
 
 
 def moved(before: AppState, after: AppState) -> AppState:

@@ -96,10 +96,15 @@ def current(state: AppState) -> ModeChoice:
 
 
 def explained(state: AppState) -> str:
-    """What the mode chosen will do, drawing included."""
-    mode = current(state)
-    drawn = mode.drawn and select.params(state).samples
-    return f"{tr(mode.doc)} {tr(mode.drawn)}" if drawn else tr(mode.doc)
+    """What the mode chosen will do, drawing included, and phrases that no field shows."""
+    mode, now = current(state), select.params(state)
+    said = [tr(mode.doc)]
+    if mode.drawn and now.samples:
+        said.append(tr(mode.drawn))
+    if count := len(now.force_words_ids):
+        more = tr("{0} phrases are given as token ids; what is typed is added to them.")
+        said.append(more.format(count) if count > 1 else tr("A phrase is given as token ids; what is typed is added."))
+    return " ".join(said)
 
 
 def missing(state: AppState) -> str:

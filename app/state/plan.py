@@ -49,7 +49,7 @@ def draft_models(state: AppState) -> tuple[tuple[str, str], ...]:
 
 def default_source(model: ModelInfo | None, name: str, default: object) -> str:
     """One sentence: the default value and where it comes from."""
-    if name == "do_sample" and default:
+    if name == "do_sample" and default and not (model is not None and model.defaults.do_sample):
         return tr("Default: sampling, the choice of this window.")
     shown = written(default)
     if model is not None and name in model.from_generation_config:

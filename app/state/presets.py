@@ -92,12 +92,16 @@ def _means(name: str, written: object, value: object, chosen: bool) -> bool:
 
 
 def save(state: AppState, name: str) -> AppState:
-    """With the parameters in force as a preset; says so if that takes the place of another one."""
+    """With the parameters in force as a preset; says if that replaces another one, and what is left out."""
     preset, earlier = Preset(name, MappingProxyType(values_in_force(state))), find(state, name)
     text = tr("Saved as preset “{0}”.")
     if earlier is not None and earlier != preset:
         text = tr("Saved as preset “{0}”, in place of the one of that name; Undo brings that one back.")
-    return announce(add(state, preset), "info", text.format(name))
+    text = text.format(name)
+    if select.phrases(state.mode_texts.force_words or "") and not _phrases(state):
+        more = tr("The phrases typed are not part of it: they are known as tokens only once the run can begin.")
+        text = f"{text} {more}"
+    return announce(add(state, preset), "info", text)
 
 
 def imported(state: AppState, preset: Preset) -> AppState:

@@ -152,6 +152,17 @@ class Sequences:
         """The columns of a row; empty ones at first."""
         return self.rows.setdefault(row, RunColumns())
 
+    def reached(self, row: int) -> int:
+        """How many steps this row, or its beams, took part in."""
+        return len(self.lanes[row]) if row in self.lanes else self.row(row).count
+
+    def newest(self) -> StepSnapshot | None:
+        """A step of a row that went furthest."""
+        row = max((*self.rows, *self.lanes), key=self.reached, default=0)
+        if not self.reached(row):
+            return None
+        return next(iter(self.lanes[row][-1].values())) if row in self.lanes else self.rows[row].snapshots[-1]
+
     def append(self, step: StepSnapshot) -> None:
         """Add a step where it belongs."""
         if not isinstance(step.detail, BeamDetail):

@@ -376,18 +376,22 @@ def run_spec(state: AppState, max_steps: int | None = None) -> RunSpec:
 
 
 def of_preset(state: AppState) -> frozenset[str]:
-    """The overrides that are as the preset applied last has them; what it does not name of do_sample means off."""
+    """The overrides that are as the preset applied last has them.
+
+    Where it does not name do_sample, its beams, contrastive search or DoLa mean that it is off.
+    """
 
     def is_its(name: str, value: object) -> bool:
-        written = state.config.get(name)
-        if written is None:
-            return name == "do_sample" and bool(state.config) and value is False
         try:
-            return bool(validate({name: written})[name] == value)
+            return state.config.get(name) is not None and bool(validate({name: state.config[name]})[name] == value)
         except ParameterError:
             return False
 
-    return frozenset(name for name, value in state.overrides.items() if is_its(name, value))
+    own = {name: value for name, value in state.overrides.items() if is_its(name, value)}
+    if state.overrides.get("do_sample") is False and state.config.get("do_sample") is None:
+        mode = defaults(state).replace({**own, "do_sample": False}).mode
+        own |= {} if mode in ("greedy_search", "assisted_generation") else {"do_sample": False}
+    return frozenset(own)
 
 
 def _mode_texts(state: AppState) -> dict[str, Any]:

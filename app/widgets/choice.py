@@ -8,6 +8,8 @@ from PySide6.QtCore import QSize, Qt
 from PySide6.QtGui import QActionGroup
 from PySide6.QtWidgets import QMenu, QToolButton, QWidget
 
+from app.widgets.visible_text import plain_label
+
 
 class Choice(QToolButton):
     """`label value ▾`; picking another option calls `chosen(key)`. Options are (key, text) pairs."""
@@ -54,7 +56,7 @@ class Choice(QToolButton):
         self._menu.clear()
         group = QActionGroup(self._menu)
         for key, text in self._options:
-            action = self._menu.addAction(text.replace("&", "&&"))
+            action = self._menu.addAction(plain_label(text))
             action.setCheckable(True)
             action.setData(key)
             group.addAction(action)

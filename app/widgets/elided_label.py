@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import html
-
 from PySide6.QtCore import QSize, Qt
 from PySide6.QtGui import QPainter, QPaintEvent
 from PySide6.QtWidgets import QLabel, QSizePolicy, QWidget
+
+from app.widgets.visible_text import plain_tip
 
 
 class ElidedLabel(QLabel):
@@ -56,4 +56,4 @@ class ElidedLabel(QLabel):
 
     def _explain(self) -> None:
         cut = self.fontMetrics().horizontalAdvance(self.text()) > self.width()
-        self.setToolTip(html.escape(self.text()) if cut else "")
+        self.setToolTip(plain_tip(self.text()) if cut else "")

@@ -86,7 +86,9 @@ class TextEdit(QPlainTextEdit):
 
     def createMimeDataFromSelection(self) -> QMimeData:
         """Copied to the character, too."""
-        data = QMimeData()
+        data = super().createMimeDataFromSelection()  # one made here would outlive Python on the clipboard, and crash
+        data.text()  # Qt fills it when it is asked first
+        data.clear()
         data.setText(self.textCursor().selectedText().replace("\u2029", "\n"))
         return data
 
@@ -123,6 +125,9 @@ class TextEdit(QPlainTextEdit):
             self._replace("")
         elif self._whole is not None and event.matches(QKeySequence.StandardKey.Paste):
             self.insertFromMimeData(QApplication.clipboard().mimeData())
+        elif self._whole is None and event.matches(QKeySequence.StandardKey.InsertLineSeparator):
+            self.insertPlainText("\n")  # Shift+Enter; Qt's own line separator is another character to the model
+            self.ensureCursorVisible()
         else:
             super().keyPressEvent(event)
 

@@ -70,6 +70,11 @@ def one_line(text: str) -> str:
     return visible(text.replace("\r\n", "\n").replace("\n", LINE_BREAK)).replace(" ", SPACE)
 
 
+def plain_label(text: str) -> str:
+    """A text for a menu or a button, where Qt takes & for the mark of a key."""
+    return text.replace("&", "&&")
+
+
 def plain_tip(text: str) -> str:
     """A tooltip that Qt shows as it is written: what looks like markup to it (a folder, a name) would be rendered."""
     if "<" not in text and "&" not in text:

@@ -11,10 +11,12 @@ from PySide6.QtCore import QPoint, Qt
 from PySide6.QtWidgets import QApplication, QPlainTextEdit
 
 from app import drops
+from app.panels.cache_words import storage
 from app.state import batch
 from app.state import intents as i
 from app.widgets import numbers
 from app.widgets.visible_text import LINE_BREAK, visible
+from core.contract import CacheSpec
 from tests.ui.harness import Driven
 from tests.ui.real import answered, finished, live, opened
 
@@ -79,6 +81,23 @@ def test_the_rows_say_how_much_of_the_cache_is_padding(one: Driven) -> None:
     left = sum(max(widths) - width for width in there)
     share = numbers.percent(left / (len(there) * (max(widths) + max(said) - 1)))
     assert panel.padding.text() == (f"cache {share} padding" if left else "no padding")
+    told = storage(shown, shown.step(shown.count - 1)).replace("\u00a0", " ")  # the cache card says the same
+    assert (f"{share} of it padding" in told) if left else ("padding" not in told)
+
+
+@pytest.mark.parametrize(
+    ("cache", "said"),
+    [
+        (CacheSpec("off"), ""),
+        (CacheSpec("heavy_hitters", window=8), ""),
+        (CacheSpec("sliding_window", window=4), "no padding"),
+    ],
+    ids=lambda value: getattr(value, "kind", None),
+)
+def test_no_padding_is_told_of_a_cache_that_does_not_hold_it(one: Driven, cache: CacheSpec, said: str) -> None:
+    one.do(i.SetCache(cache))
+    run_batch(one)
+    assert one.panel("rows").padding.text() == said
 
 
 def test_rows_are_reached_by_keyboard_and_said_in_words(one: Driven, qtbot: object) -> None:

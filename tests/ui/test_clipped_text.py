@@ -7,11 +7,14 @@ from itertools import combinations
 import numpy as np
 import pytest
 from PySide6.QtCore import QRectF
-from PySide6.QtGui import QPainter
+from PySide6.QtGui import QPainter, Qt, QTextDocumentFragment
 from PySide6.QtWidgets import QWidget
 from pytestqt.qtbot import QtBot
 
+from app.panels.mode import ModePanel
+from app.panels.waterfall import WaterfallPanel
 from app.theme import fonts
+from app.widgets.elided_label import ElidedLabel
 from app.widgets.heat_matrix import HeatMatrix
 from app.widgets.heatmap import Heatmap
 from app.widgets.series_plot import Lane, Series, SeriesPlot
@@ -72,3 +75,16 @@ def test_values_of_a_low_timeline_do_not_lie_over_each_other(qtbot: QtBot, drawn
     plot.show_steps((Series(bits), Series(ms)), (), None, restart=True)
     texts = [text for text, _ in look(plot, drawn)]
     assert "1500" in texts  # the scale is told, however low the plot is
+
+
+@pytest.mark.parametrize("text", ["It's 5 & “'s” \"so\"", "a <b>bold</b> name", "x &lt; y"])
+def test_the_tooltip_of_what_may_be_cut_is_that_text(qtbot: QtBot, text: str) -> None:
+    label, mode, waterfall = ElidedLabel(), ModePanel(lambda _: None), WaterfallPanel(lambda _: None)
+    for widget in (label, mode, waterfall):
+        qtbot.addWidget(widget)
+    label.resize(20, 20)
+    label.setText(text)
+    mode._say(text)
+    waterfall._tell(text)
+    tips = [widget.toolTip() for widget in (label, mode.words, waterfall.outcome)]
+    assert [QTextDocumentFragment.fromHtml(t).toPlainText() if Qt.mightBeRichText(t) else t for t in tips] == [text] * 3

@@ -16,7 +16,8 @@ from app.preset_files import file_name, read_folder, write_preset
 from app.settings import Settings
 from app.state import intents as i
 from app.state import select
-from app.state.state import Preset
+from app.state.on_event import MOST_RECENT
+from app.state.state import ModelChoice, Preset
 from core.contract import ErrorReport, PreviewModel, RunFinished, StartRun
 from tests.ui.fake_lab import FakeLab
 from tests.ui.harness import Driven, driven
@@ -349,6 +350,28 @@ def test_two_windows_keep_what_each_of_them_has_changed(settings: Path) -> None:
         assert Settings(settings).theme == "light", "back to what it was is a change, too"
 
 
+def test_what_was_run_in_one_window_is_recent_in_the_next_though_another_was_closed_last(settings: Path) -> None:
+    first, second = Settings(settings), Settings(settings)
+    assert first.remember(recent_prompts=("one",)) is None
+    assert second.remember(recent_prompts=("two",), recent_models=("tiny-gpt2",)) is None
+    assert first.remember(recent_prompts=("three", "one")) is None
+    assert Settings(settings).recent("prompts") == ("three", "one", "two")
+    assert Settings(settings).recent("models") == ("tiny-gpt2",)
+    many = tuple(map(str, range(MOST_RECENT)))
+    assert second.remember(recent_prompts=many) is None
+    assert Settings(settings).recent("prompts") == many
+
+
+def test_two_windows_on_a_damaged_file_keep_it_and_what_each_of_them_sets(settings: Path) -> None:
+    settings.write_text("{damaged")
+    first, second = Settings(settings), Settings(settings)
+    assert first.remember(theme="dark") is None
+    assert second.remember(layout="cache") is None
+    assert settings.with_suffix(".damaged.json").read_text() == "{damaged"
+    kept = Settings(settings)
+    assert (kept.theme, kept.layout, kept.problem) == ("dark", "cache", None)
+
+
 def test_a_file_that_is_replaced_keeps_its_readers_and_its_link(tmp_path: Path) -> None:
     shared, link, private = tmp_path / "far" / "shared.json", tmp_path / "link.json", tmp_path / "private.json"
     files.write_text(shared, "1")
@@ -367,6 +390,18 @@ def test_a_file_that_is_replaced_keeps_its_readers_and_its_link(tmp_path: Path) 
     assert (tmp_path / "new.json").stat().st_mode & 0o777 == 0o644
     assert private.stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in tmp_path.iterdir()) == ["far", "link.json", "new.json", "private.json"]
+
+
+def test_an_ampersand_in_a_name_marks_no_key(settings: Path) -> None:
+    with driven(settings) as one:
+        one.do(i.SavePreset("warm & wide"))
+        one.do(i.OfferModels((ModelChoice("tiny-gpt2", "odd & even"),)))
+        one.frames(2)
+        menu, models = QMenu(), one.window.toolbar.model
+        one.panel("parameters")._fill(menu)
+        assert menu.actions()[0].text() == "warm && wide"
+        assert models.text() == "odd && even ▾"
+        assert models.menu().actions()[0].text() == "odd && even"
 
 
 def test_odd_keys_of_a_preset_are_kept_and_do_not_garble_the_sentence(settings: Path, tmp_path: Path) -> None:

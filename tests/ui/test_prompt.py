@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -262,6 +264,38 @@ def test_every_character_is_the_models(qtbot: QtBot, text: str) -> None:
     edit.selectAll()
     edit.copy()
     assert QApplication.clipboard().text() == text + "z"
+
+
+COPIES = """
+from PySide6.QtWidgets import QApplication
+from app.widgets.text_edit import TextEdit
+app = QApplication(["", "-platform", "offscreen"])
+edit = TextEdit()
+edit.show_text("a text")
+edit.selectAll()
+edit.copy()
+print(QApplication.clipboard().text())
+"""
+
+
+def test_a_process_ends_in_order_with_a_text_on_the_clipboard() -> None:
+    done = subprocess.run([sys.executable, "-c", COPIES], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "a text\n")
+
+
+@pytest.mark.parametrize("key", [Qt.Key.Key_Return, Qt.Key.Key_Enter])
+def test_shift_and_enter_is_a_line_break_to_the_model(qtbot: QtBot, key: Qt.Key) -> None:
+    edit = TextEdit()
+    qtbot.addWidget(edit)
+    told: list[str] = []
+    edit.edited.connect(told.append)
+    qtbot.keyClicks(edit, "one")
+    qtbot.keyClick(edit, key, Qt.KeyboardModifier.ShiftModifier)
+    qtbot.keyClicks(edit, "two")
+    assert told[-1] == edit.text() == "one\ntwo"
+    edit.show_text("z" * 60_000)  # too long to be edited
+    qtbot.keyClick(edit, key, Qt.KeyboardModifier.ShiftModifier)
+    assert edit.text() == "z" * 60_000
 
 
 def test_a_text_of_other_line_breaks_is_put_in_once(qtbot: QtBot) -> None:

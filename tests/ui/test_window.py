@@ -46,6 +46,18 @@ def press(
     qtbot.keyClick(target, key, modifier)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("size", [(1024, 640), (1440, 900)])
+def test_no_text_of_the_toolbar_is_cut(settings: Path, size: tuple[int, int]) -> None:
+    with driven(settings, size=size) as one:
+        bar = one.window.toolbar
+        for layout in LAYOUTS:
+            one.do(i.SetLayout(layout))
+            one.frames(2)
+            cut = [b.text() for b in bar.findChildren(QAbstractButton) if b.width() < b.sizeHint().width()]
+            assert cut == [], layout
+        assert bar.name.isVisible() == (size[0] > 1024)
+
+
 def test_ctrl_enter_in_the_editor_runs_and_every_panel_follows(settings: Path, qtbot: object) -> None:
     with driven(settings) as one:
         editor = one.panel("prompt").text

@@ -13,7 +13,8 @@ from app.state import intents as i
 from app.state import modes, presets, select
 from app.state.state import Preset
 from app.state.turns import spans, turn_rows
-from core.contract import ChatMessage, ParameterError, PromptRow, SetParams, StartRun
+from app.state.update import update
+from core.contract import ChatMessage, ErrorReport, ParameterError, PromptRow, SetParams, StartRun
 from core.contract.together import check_together
 from tests.unit.test_state_update import Machine
 
@@ -75,6 +76,21 @@ def test_typing_in_a_row_is_one_step_until_a_run(machine: Machine) -> None:
     assert machine.state.draft.text == "abc"
     machine.do(i.Undo())
     assert machine.state.draft.text == first
+
+
+def test_typing_that_its_editor_has_taken_back_does_not_come_again(machine: Machine) -> None:
+    first = machine.state.draft.text
+    machine.do(i.EditText("abc"))
+    machine.do(i.SetParameter("temperature", 0.3))
+    for text in ("ab", "a", first):  # Ctrl+Z in the editor
+        machine.do(i.EditText(text))
+    machine.do(i.Undo())
+    assert machine.state.draft.text == first
+    assert machine.state.overrides == {}
+    machine.do(i.EditText("abc", whole=True))
+    machine.do(i.EditText(first))  # typed: what was put there as a whole is found again
+    machine.do(i.Undo())
+    assert machine.state.draft.text == "abc"
 
 
 @pytest.mark.parametrize(("edit", "field"), [(i.EditText, "text"), (i.EditBatch, "batch"), (i.EditMessage, "message")])
@@ -301,6 +317,10 @@ def test_typed_phrases_and_a_watermark_are_saved_as_a_generation_config_has_them
     known = tuple(replace(p, value=ids) if p.name == "force_words_ids" else p for p in plan.parameters)
     machine.state = replace(machine.state, plan=replace(plan, parameters=known), plan_error=None)
     machine.do(i.SavePreset("mine"))
+    assert machine.state.notices[-1].text == "Saved as preset “mine”."
+    refused = replace(machine.state, plan_error=ErrorReport("parameter", "They contradict each other."))
+    said = update(refused, i.SavePreset("half")).notices[-1].text
+    assert said.startswith("Saved as preset “half”. The phrases typed are not part of it")
     saved = next(p for p in machine.state.presets if p.name == "mine").values
     assert saved["force_words_ids"] == [[[1], [2]], [3, 4]]
     assert saved["watermarking_config"] == {"bias": 1.5}
@@ -309,6 +329,9 @@ def test_typed_phrases_and_a_watermark_are_saved_as_a_generation_config_has_them
     machine.do(i.ApplyPreset("mine"))
     assert select.params(machine.state).force_words_ids == ids
     assert modes.current(machine.state).key == "constrained"
+    assert "2 phrases are given as token ids" in modes.explained(machine.state)  # the field for them is empty
+    machine.do(i.ChooseMode("beams"))
+    assert "phrases" not in modes.explained(machine.state)
 
 
 def test_the_run_is_told_which_values_are_those_of_the_preset(machine: Machine) -> None:
@@ -318,3 +341,7 @@ def test_the_run_is_told_which_values_are_those_of_the_preset(machine: Machine) 
     machine.do(i.SetParameter("repetition_penalty", 1.3))
     machine.do(i.SetParameter("no_repeat_ngram_size", 2))
     assert select.run_spec(machine.state).preset == {"temperature", "num_beams", "do_sample"}
+    machine.do(i.ImportPreset(Preset("warm", {"temperature": 0.5})))
+    assert select.params(machine.state).do_sample
+    machine.do(i.SetParameter("do_sample", False))  # by the user: a preset that draws does not ask for that
+    assert select.run_spec(machine.state).preset == {"temperature"}

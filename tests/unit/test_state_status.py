@@ -110,6 +110,13 @@ def test_defaults_name_their_source() -> None:
     assert default_source(info, "top_p", 1.0) == "Default: 1, from the library."
     assert default_source(info, "eos_token_id", (0, 2)).startswith("Default: 0, 2, from")
     assert default_source(None, "stop_strings", ()) == "Default: none, from the library."
+    assert default_source(None, "do_sample", True) == "Default: sampling, the choice of this window."
+    asks = replace(
+        info,
+        defaults=info.defaults.replace({"do_sample": True}),
+        from_generation_config=info.from_generation_config | {"do_sample"},
+    )
+    assert default_source(asks, "do_sample", True) == "Default: on, from the generation_config of tiny-gpt2."
 
 
 def test_sentences_go_through_the_translator() -> None:
