@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from operator import index
 from typing import Literal
 
 from core.contract.errors import ParameterError
@@ -153,7 +154,7 @@ def parse_intervention(text: str) -> Intervention:
         if found := _HIDE.fullmatch(stripped):
             kind = MutePositions if found[1] == "mute" else DeletePositions
             return kind(int(found[2] or 0), parse_positions(found[3]))
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         pass
     raise ParameterError(f"“{_short(text)}” is no intervention; write one such as {EXAMPLES}.")
 
@@ -170,7 +171,7 @@ def _steer(layer: int, scale: float, prompts: str) -> Steer:
         if not rest.startswith("-"):
             raise ValueError
         second = json.loads(rest[1:])
-    toward, away = (tuple(map(int, p)) if isinstance(p, list) else p for p in (first, second))
+    toward, away = (tuple(map(index, p)) if isinstance(p, list) else p for p in (first, second))
     if not isinstance(toward, str | tuple) or not isinstance(away, str | tuple):
         raise TypeError
     return Steer(layer, scale, toward, away)
@@ -185,11 +186,11 @@ def parse_positions(text: str) -> tuple[int, ...]:
     named = 0
     for part in text.replace(" ", "").split(","):
         first, dash, last = part.partition("-")
-        span = range(int(first), int(last) + 1 if dash else int(first) + 1)
-        named += len(span)
-        if not span or named > MOST_NAMED:
+        start, stop = int(first), int(last if dash else first) + 1
+        named += stop - start  # not len(range(…)), which fails beyond 2^63
+        if stop <= start or named > MOST_NAMED:
             raise ValueError(part)
-        found.update(span)
+        found.update(range(start, stop))
     return tuple(sorted(found))
 
 

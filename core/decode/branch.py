@@ -114,7 +114,7 @@ def _spec(parent: Session, command: StartBranch, parting: Parting) -> RunSpec:
         parent.spec,
         prompts=parent.spec.prompts[command.row // copies :][:1],
         params={**parent.spec.params, **changed, **command.params},
-        preset=parent.spec.preset - changed.keys() - command.params.keys(),
+        preset=frozenset(parent.spec.preset - changed.keys() - command.params.keys()),
         mode=mode,
         reroll=parent.spec.reroll if command.reroll is None else command.reroll,
         reuse_prefix=False,
@@ -321,6 +321,8 @@ def give_up_records(run: Session, keep: int | None) -> None:
     keep: None where those that it continues are given up, too; then it will have records of its own from the start.
     """
     give_up_cache(run)
+    if run.guidance is not None:
+        run.guidance.forget_records()
     if run.trace is None:
         return
     if keep is not None:

@@ -57,12 +57,12 @@ class Embeds:
                 f"inputs_embeds is for a batch of {len(self.padding):,}, but the prompts are one of "
                 f"{len(rows) // self.copies:,}; give as many, or no prompt."
             )
-        for number, (row, padding) in enumerate(zip(rows[:: self.copies], self.padding, strict=True)):
+        for number, (row, padding) in enumerate(zip(rows[:: self.copies], self.padding, strict=True), start=1):
             count, there = len(row.token_ids), self.slots - padding
             if count != there:
                 raise PromptError(
-                    f"Prompt {number} has {count:,} tokens, but inputs_embeds {there:,} positions for it; give a token "
-                    "for each, or no prompt."
+                    f"Prompt {number:,} of {len(self.padding):,} has {count:,} tokens, but inputs_embeds {there:,} "
+                    "positions for it; give a token for each, or no prompt."
                 )
 
     def fed(self, rows: Sequence[int], start: int, stop: int) -> torch.Tensor:
@@ -88,24 +88,38 @@ def to_embeds(loaded: LoadedModel, extras: Extras, copies: int) -> Embeds | None
         raise ParameterError(
             f"{info.title} paints pictures from the first pixel on; give it an image, no inputs_embeds."
         )
-    if not isinstance(given, np.ndarray | torch.Tensor):
-        raise PromptError(f"inputs_embeds is a tensor or a numpy array (B, T, E), not a {type(given).__name__}.")
-    values = torch.as_tensor(given).detach()
+    values = _to_tensor(given)
     width = loaded.module.get_input_embeddings().weight.shape[-1]
     if values.ndim != 3 or 0 in values.shape or values.shape[2] != width:
         shape = " × ".join(map(str, values.shape))
         raise PromptError(f"inputs_embeds has the shape {shape}, but {info.title} takes B × T × {width}.")
     seen = _to_mask(extras.attention_mask, values)  # (P, T)
-    if not values.is_floating_point() or not bool(values[seen].isfinite().all()):
-        raise PromptError("inputs_embeds holds values that are no finite floating-point numbers.")
+    fed, seen = values.to(loaded.device, loaded.module.dtype), seen.to(loaded.device)
+    if not bool(fed[seen].isfinite().all()):
+        raise PromptError(f"inputs_embeds holds values that are not finite in {info.dtype}; give numbers within it.")
     padding = tuple((~seen).sum(dim=1).tolist())
     longest = values.shape[1] - min(padding)
     if longest > info.max_positions:
         raise PromptError(
             f"inputs_embeds has {longest:,} positions, but {info.title} has only {info.max_positions:,}; shorten it."
         )
-    values = values.masked_fill(~seen[:, :, None], 0.0).to(loaded.device, loaded.module.dtype)
-    return Embeds(values, padding, copies)
+    return Embeds(fed.masked_fill(~seen[:, :, None], 0.0), padding, copies)
+
+
+def _to_tensor(given: object) -> torch.Tensor:
+    """A tensor or an array of floats, in whatever layout, as a tensor. Raises `PromptError` for anything else."""
+    if isinstance(given, np.ndarray) and given.dtype.kind == "f":
+        # torch takes no reversed axes or bytes and no long doubles, and warns of arrays that cannot be written.
+        wide = np.float32 if given.dtype.itemsize <= 4 else np.float64
+        given = torch.from_numpy(np.array(given, wide, order="C"))
+    dense = isinstance(given, torch.Tensor) and given.layout == torch.strided and not given.is_meta
+    if not isinstance(given, torch.Tensor) or not dense or not given.is_floating_point():
+        numbers = given.dtype if isinstance(given, np.ndarray | torch.Tensor) else ""
+        what = f"{type(given).__name__} {numbers}".strip()
+        raise PromptError(
+            f"inputs_embeds is a dense tensor or a numpy array (B, T, E) of floats, not one of the type {what}."
+        )
+    return given.detach()
 
 
 def first_rows(
@@ -127,9 +141,10 @@ def _to_mask(given: object, values: torch.Tensor) -> torch.Tensor:
     shape = " × ".join(map(str, values.shape[:2]))
     try:
         mask = torch.as_tensor(np.asarray(given) if isinstance(given, list | tuple) else given).to(values.device)
+        fits = mask.shape == values.shape[:2] and bool(((mask == 0) | (mask == 1)).all())
     except (TypeError, ValueError, RuntimeError):
-        mask = values.new_empty(0)
-    if mask.shape != values.shape[:2] or not bool(((mask == 0) | (mask == 1)).all()):
+        fits = False
+    if not fits:
         raise PromptError(f"attention_mask has to be {shape} numbers, 1 for each position of inputs_embeds and else 0.")
     seen = mask == 1
     for row, its in enumerate(seen.tolist()):

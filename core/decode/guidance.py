@@ -73,6 +73,7 @@ class Guidance:
         self.trace = Trace(run.spec.trace_budget_bytes, only_final=True) if run.spec.trace else None
         # Slots of the run itself that were fed without this stream, or, of a branch, shared with others.
         self._begun = max(cache_length(run.cache), run.opening_slots - 1)
+        self._given_up = 0  # slots that were fed before the cache was given up
         self._logits: torch.Tensor | None = None  # (B, V) after the newest slot
         self._guided: _Guided | None = None
 
@@ -98,18 +99,19 @@ class Guidance:
         fed = self.fed
         ids = self._ids(run)
         end = self.cache.portion(fed, ids.shape[1], self.prompt_slots)
-        stop, acts = fed + self.cache.chunk(run.spec.prefill_chunk, end - fed), run.forward.acts
-        own, shared = run.prompt_slots - self.prompt_slots + fed, run.opening_slots - 1
-        if run.past_slots and own < shared:  # what a branch has in common is fed as it was
-            acts = run.acts.at(max(0, own))
-            stop = min(stop, fed + run.acts.upto(max(0, own), shared) - own)
+        stop, trace = fed + self.cache.chunk(run.spec.prefill_chunk, end - fed), self.trace
+        # Each slot under what is in force for that of the run, also where it is fed later, or again.
+        own = run.prompt_slots - self.prompt_slots + fed
+        acts, stop = run.acts.at(max(0, own)), fed + run.acts.upto(max(0, own), own + stop - fed) - own
+        if trace is not None and fed < trace.stop:  # recorded already, only keys and values are missing
+            stop, trace = min(stop, trace.stop), None
         with run.forward.rows_placed([0] * len(run.lanes), [-1] * len(run.lanes)), run.forward.acting(acts):
-            self._logits = run.forward(ids[:, fed:stop], self.cache, self.trace)
+            self._logits = run.forward(ids[:, fed:stop], self.cache, trace)
 
     @contextmanager
     def abreast(self, run: Session) -> Iterator[None]:
         """Feed what was said since; if the block fails, the stream is what it was before."""
-        fed = self.fed
+        fed, recorded = self.fed, 0 if self.trace is None else self.trace.stop
         logits = self._logits
         try:
             while self.fed < self.prompt_slots + run.ids.shape[1] - run.prompt_slots:
@@ -118,7 +120,7 @@ class Guidance:
         except BaseException:
             crop_cache(self.cache, fed)
             if self.trace is not None:
-                self.trace.crop(fed)
+                self.trace.crop(recorded)
             self._logits = logits
             raise
 
@@ -142,11 +144,15 @@ class Guidance:
             self.trace = other.trace.fork(fed)
 
     def forget(self) -> None:
-        """Give cache and records back; what is missed then is fed at once when the stream is next needed."""
+        """Give the cache back; what is missed then is fed at once, as it was, when the stream is next needed."""
+        self._given_up = max(self._given_up, self.fed)
         self.cache.forget()
+        self._logits = self._guided = None
+
+    def forget_records(self) -> None:
+        """Give the records back, which are taken again with what is fed again."""
         if self.trace is not None:
             self.trace.crop(0)
-        self._logits = self._guided = None
 
     def regroup(self, sources: Sequence[int]) -> None:
         """As `Session.regroup`."""
@@ -178,6 +184,11 @@ class Guidance:
             raise ViewUnavailableError(
                 f"Guidance begins after the prompt, with position {len(row.token_ids) - 1}; there is nothing to guide "
                 "by before it."
+            )
+        if self.trace is not None and self.trace.stop <= slot < self._given_up:
+            raise ViewUnavailableError(
+                "The records of the negative prompt's stream were given up to stay within the memory for branches; "
+                "they are taken again when the run goes on."
             )
         if self.trace is None or slot >= self.trace.stop:
             raise ViewUnavailableError(

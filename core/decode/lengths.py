@@ -105,7 +105,10 @@ def slots_at_most(run: Session, params: GenerationParams) -> int:
 
 
 def room_for(run: Session, params: GenerationParams) -> int:
-    """The same, where there is room for it, and for what is tried at once. Raises `OutOfMemoryError`."""
+    """The same, where there is room for it, and for what is tried at once.
+
+    Raises `OutOfMemoryError`, or `ParameterError` where too much would be tried.
+    """
     limit = slots_at_most(run, params)
     tried, now = run.mode.tried(run, params), run.mode.tried(run, run.params)
     if limit > run.limit or tried > now:

@@ -40,8 +40,7 @@ def check_room(
     rows, info = lanes * tried, loaded.info
     if tried > 1 and rows > MOST_SEQUENCES:  # a pass of so many takes several times the memory of their cache
         raise ParameterError(
-            f"Trying {rows:,} candidates at once is too much, {MOST_SEQUENCES} is the most; lower top_k, or take fewer "
-            "sequences."
+            f"Trying {rows:,} candidates at once is too much, {MOST_SEQUENCES} is the most; {_fewer(lanes)}."
         )
     needed, free = rows * most_bytes(info, spec, feeding), available_bytes(loaded.device)
     if tried > 1 and needed + rows * info.output_size * SCORE_BYTES > free:
@@ -56,6 +55,14 @@ def check_room(
             f"{lanes:,} × {feeding.slots:,} positions need {needed / 1e9:.3g} GB of KV cache{once}, but "
             f"{loaded.info.device} has {free / 1e9:.3g} GB free; take fewer or shorter sequences."
         )
+
+
+def _fewer(lanes: int) -> str:
+    """What to do about too many candidates of so many sequences."""
+    most = MOST_SEQUENCES // lanes
+    if most < 2:
+        return f"take {MOST_SEQUENCES // 2} sequences at most"
+    return f"lower top_k to {most}" + (", or take fewer sequences" if lanes > 1 else "")
 
 
 def check_lanes(lanes: int) -> None:

@@ -94,10 +94,10 @@ class Session:
         # First slots, of which nobody knows the tokens.
         self.unseen = 0 if self.embeds is None or spec.prompts else self.embeds.slots
         own = None if parting is None else [parting.prompt]
-        if own is None:
-            check_lanes(len(spec.prompts) * (copies if self.mode.copies else self.asked.num_beams))
-        prompts = own or first_rows(loaded, spec, self.embeds, copies, cancelled)
         self.prompt_count = max(1, len(spec.prompts)) if self.embeds is None else len(self.embeds.padding)
+        if own is None:
+            check_lanes(self.prompt_count * (copies if self.mode.copies else self.asked.num_beams))
+        prompts = own or first_rows(loaded, spec, self.embeds, copies, cancelled)
         self.prompts, self.cancelled = tuple(prompts), cancelled
         least = 0 if self.embeds is None else min(self.embeds.padding)
         least = least if parting is None else parting.row.padding  # its slots are those of the records

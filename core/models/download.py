@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from core.contract.errors import LoadCancelledError, ModelLoadError
@@ -15,6 +17,8 @@ from core.models.load_control import LoadControl
 _DAY_S = 86_400.0  # a download may take long; silence of the server is the library's to notice
 _SURVEY_S = 30.0
 _PATIENCE_S = 0.5  # to remove partial files
+_ASKED_AGAIN_S = 60.0
+_unanswered: dict[Path, float] = {}  # since when a hub has not said whether a tokenizer belongs to a snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,9 @@ class Survey:
 def cached_folder(model: HubModel) -> Path | None:
     """The snapshot of this revision where it is whole; no network is asked whether there is a newer one."""
     snapshot = _with_weights(model)
-    return snapshot if snapshot is None or is_offline() or not may_lack_tokenizer(snapshot) else None
+    if snapshot is None or is_offline() or not may_lack_tokenizer(snapshot):
+        return snapshot
+    return snapshot if monotonic() - _unanswered.get(snapshot, -inf) < _ASKED_AGAIN_S else None
 
 
 def _with_weights(model: HubModel) -> Path | None:
@@ -57,15 +63,19 @@ def survey(model: HubModel, control: LoadControl) -> Survey:
 
 
 def _ask_for_what_is_missing(model: HubModel, control: LoadControl, *, weights: bool) -> dict[str, Any]:
-    """Where only a tokenizer may be, of this very commit; a hub that cannot say so leaves a model of token ids."""
+    """Where only a tokenizer may be, of this very commit; a hub that cannot say so leaves a model of token ids.
+
+    Nothing else is asked for then, so that a silent hub holds up what is on this disk for `_SURVEY_S`, and once only.
+    """
     folder = _with_weights(model)
     if folder is None:
         return _ask(model, control, weights=weights)
     try:
-        return _ask(HubModel(model.repo, folder.name), control, weights=weights)
+        return _ask(HubModel(model.repo, folder.name), control, weights=False)
     except LoadCancelledError:
         raise
     except ModelLoadError:
+        _unanswered[folder] = monotonic()
         return {"folder": str(folder), "bytes": 0}
 
 

@@ -12,6 +12,7 @@ from transformers import DynamicCache
 
 import core
 from core.contract import ParameterError, PromptError
+from core.decode import embeds as embeds_module
 from core.models.loaded import LoadedModel
 from tests.parity.reference import generate, pad_left, plain, prompt_of, unpadded
 from tests.parity.test_results import FAMILIES, NEW, api_model, embedded, go, seeded
@@ -221,6 +222,47 @@ def test_padding_before_all_rows_counts_as_generate_counts_it(llama: LoadedModel
         assert ours.sequences == ended(theirs, params.get("eos_token_id", ()))
 
 
+@pytest.mark.filterwarnings("error")
+def test_arrays_of_any_layout_are_taken(llama: LoadedModel) -> None:
+    plain_one = embedded(llama, prompt_of(llama, 6)).numpy()
+    reversed_one, fixed = np.ascontiguousarray(plain_one[:, ::-1])[:, ::-1], plain_one.copy()
+    fixed.flags.writeable = False
+    expected = go(llama, inputs_embeds=plain_one).sequences
+    for given in (reversed_one, fixed, plain_one.astype(np.longdouble), plain_one.astype(">f4")):
+        assert go(llama, inputs_embeds=given).sequences == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (np.full((1, 2, 1), None), "of floats, not one of the type ndarray object"),
+        (torch.zeros(1, 2, 1, dtype=torch.long), "of floats, not one of the type Tensor torch.int64"),
+        (torch.zeros(1, 2, 1).to_sparse(), "is a dense tensor"),
+        (torch.zeros(1, 2, 1, device="meta"), "is a dense tensor"),
+        ([[[0.0]]], "not one of the type list"),
+        (np.full((1, 2, 48), np.nan), "values that are not finite in fp32"),
+        (np.full((1, 2, 48), 1e300), "values that are not finite in fp32"),
+    ],
+    ids=["objects", "whole", "sparse", "meta", "list", "nan", "1e300"],
+)
+def test_embeddings_that_are_no_numbers_are_refused(given: object, sentence: str, llama: LoadedModel) -> None:
+    if isinstance(given, np.ndarray) and given.shape[2] == 48:
+        given = given[:, :, :1].repeat(llama.info.hidden_size, axis=2)
+    with pytest.raises(PromptError, match=sentence):
+        go(llama, inputs_embeds=given)
+
+
+def test_too_many_embeddings_are_counted_before_rows_are_made(
+    llama: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embeds_module.Embeds, "prompts", lambda self: pytest.fail("rows were made"))
+    with pytest.raises(PromptError, match="would have 520 sequences at once"):
+        go(
+            llama, None, {"do_sample": True, "num_return_sequences": 40},
+            inputs_embeds=torch.zeros(13, 1, llama.info.hidden_size),
+        )  # fmt: skip
+
+
 def test_plan_and_stream_take_them_too(llama: LoadedModel) -> None:
     embeds, mask = embeds_of(llama)
     past = go(llama, prompts_of(llama))
@@ -242,6 +284,7 @@ def test_plan_and_stream_take_them_too(llama: LoadedModel) -> None:
         ([[1, 1, 1]], "has to be 2 × 3"),
         ([[1, 1, 1], [1, 2, 1]], "has to be 2 × 3"),
         ("left", "has to be 2 × 3"),
+        (torch.ones(2, 3).to_sparse(), "has to be 2 × 3"),
         ([[1, 1, 1], [0, 0, 0]], "leaves nothing of row 1"),
         ([[1, 1, 0], [1, 1, 1]], "after the first one of row 0; pad on the left"),
         ([[1, 1, 1], [1, 0, 1]], "after the first one of row 1; pad on the left"),

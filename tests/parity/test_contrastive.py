@@ -244,12 +244,14 @@ def test_bf16_runs(random_llama: LoadedModel) -> None:
 def test_more_candidates_than_sequences_of_a_batch_are_refused(random_llama: LoadedModel) -> None:
     """Thousands of them took the memory of the whole machine, and the process with it."""
     rows = [prompt_of(random_llama, 5 + n) for n in range(9)]  # 9 × 57 are more than 512
-    with pytest.raises(ParameterError, match="513 candidates at once"):
+    with pytest.raises(ParameterError, match=r"513 candidates at once .*; lower top_k to 56, or take fewer sequences"):
         open_session(random_llama, rows, {**CONTRASTIVE, "top_k": 57})
+    with pytest.raises(ParameterError, match=r"514 candidates at once .*; take 256 sequences at most"):
+        open_session(random_llama, [[1]] * 257, {**CONTRASTIVE, "top_k": 2})
     session = open_session(random_llama, rows, {**CONTRASTIVE, "top_k": 2})
     with session.attached():
         session.advance()
-        with pytest.raises(ParameterError, match="lower top_k"):
+        with pytest.raises(ParameterError, match="lower top_k to 56"):
             session.set_params({"top_k": 10**9}, epoch=1)
         assert session.params.top_k == 2
     session.close()

@@ -21,8 +21,9 @@ from core.contract import (
     WaterfallQuery,
     parse_intervention,
 )
-from core.decode.branch import begin_branch
+from core.decode.branch import begin_branch, give_up_cache, give_up_records
 from core.decode.kv import cache_length
+from core.decode.modes import Past
 from core.decode.outputs import step_scores
 from core.decode.session import Session
 from core.models.loaded import LoadedModel
@@ -231,6 +232,79 @@ def test_what_a_branch_has_in_common_was_guided_under_the_interventions_of_then(
         answer = branch.answer(WaterfallQuery(1, step.id.position - 1, branch_id=1))
         finals = dict(zip(answer.token_ids.tolist(), answer.final_logprob.tolist(), strict=True))
         assert finals[step.token_id] == pytest.approx(step.final_logprob, abs=1e-4)
+
+
+def _guided(session: Session, given_up_at: int | None) -> tuple[list[int], list[float]]:
+    """What it says if the interventions end after five tokens; the cache is given up after some."""
+    with session.attached():
+        steps: list[StepSnapshot] = []
+        while not session.finished:
+            if len(steps) == 5 and session.acts.now.asked:
+                session.set_interventions((), epoch=1)
+            if len(steps) == given_up_at and not session.refill_to:
+                give_up_cache(session)
+                given_up_at = None
+            steps += [event for event in session.advance() if isinstance(event, StepSnapshot)]
+    return [step.token_id for step in steps], [step.final_logprob for step in steps]
+
+
+@pytest.mark.parametrize("length", [None, 3, 10])
+def test_a_stream_that_was_given_up_is_fed_again_under_the_interventions_of_then(
+    random_llama: LoadedModel, length: int | None
+) -> None:
+    negative = None if length is None else negative_of(random_llama, length)
+    more: dict[str, Any] = {"negative_prompt": negative, "interventions": (parse_intervention("heads 0.0,1"),)}
+    fresh, again = (open_session(random_llama, [prompt_of(random_llama, 7)], GUIDED, **more) for _ in range(2))
+    (tokens, finals), (tokens_again, finals_again) = _guided(fresh, None), _guided(again, 8)
+    assert tokens_again == tokens
+    assert finals_again == pytest.approx(finals, abs=1e-4)
+
+
+@pytest.mark.parametrize("lengths", [(7,), (7, 4)])
+def test_a_stream_that_begins_late_is_fed_alike_in_a_branch(
+    random_llama: LoadedModel, lengths: tuple[int, ...]
+) -> None:
+    """Interventions had changed before it began, and it is fed from the beginning in both."""
+    rows, mute = [prompt_of(random_llama, length) for length in lengths], parse_intervention("heads 0.0,1")
+    late = open_session(random_llama, rows, {"max_new_tokens": NEW}, interventions=(mute,))
+    steps: list[StepSnapshot] = []
+    with late.attached():
+        while not late.finished:
+            if late.new_tokens == 3 and late.acts.now.asked:
+                late.set_interventions((), epoch=1)
+            if late.new_tokens == 5 and late.params.guidance_scale == 1:
+                late.set_params({"guidance_scale": 2.0}, epoch=2)
+            steps += [event for event in late.advance() if isinstance(event, StepSnapshot)]
+    row = len(rows) - 1
+    if row == 0:
+        give_up_cache(late)
+    branch, _ = begin_branch(late, StartBranch(1, 1, lengths[row] + 9, row=row, token_ids=(17,)))
+    finish(branch)
+    for step in [step for step in steps if step.id.row == row][:9]:
+        answer = branch.answer(WaterfallQuery(1, step.id.position - 1, branch_id=1))
+        finals = dict(zip(answer.token_ids.tolist(), answer.final_logprob.tolist(), strict=True))
+        assert finals[step.token_id] == pytest.approx(step.final_logprob, abs=1e-4)
+
+
+def test_past_steps_are_guided_again_after_the_cache_was_given_up(random_llama: LoadedModel) -> None:
+    """Of a branch, too, whose record of the stream continues that of its parent."""
+    ours = run(random_llama, [prompt_of(random_llama, 7)], GUIDED, negative_prompt=negative_of(random_llama, 5))
+    branch, _ = begin_branch(ours.session, StartBranch(1, 1, 7 + 4, token_ids=(17,)))
+    steps, at = list(ours.steps[:4]), 0
+    with branch.attached():
+        while not branch.finished:
+            if branch.new_tokens == 8 and not at:
+                give_up_cache(branch)
+                at = 1
+            steps += [event for event in branch.advance() if isinstance(event, StepSnapshot) and not event.put]
+    give_up_cache(branch)
+    for step in steps:
+        answer = branch.answer(WaterfallQuery(1, step.id.position - 1, branch_id=1))
+        finals = dict(zip(answer.token_ids.tolist(), answer.final_logprob.tolist(), strict=True))
+        assert finals[step.token_id] == pytest.approx(step.final_logprob, abs=1e-4)
+    give_up_records(branch, 8)
+    with pytest.raises(ViewUnavailableError, match="were given up to stay within the memory"):
+        branch.past_stages(branch.params, Past(branch.rows[0].strand(), 7 + 9))
 
 
 def test_raw_stays_the_model_s_own(loaded: LoadedModel) -> None:

@@ -372,7 +372,7 @@ def test_several_continuations_of_embeddings(gpt2: LoadedModel) -> None:
         ((1, 3, 47), {}, "1 × 3 × 47"),
         ((1, 0, 48), {}, "1 × 0 × 48"),
         ((1, 65, 48), {}, "only 64"),
-        ((1, 3, 48), {"prompt": [1, 2]}, "Prompt 0 has 2 tokens, but inputs_embeds 3 positions"),
+        ((1, 3, 48), {"prompt": [1, 2]}, "Prompt 1 of 1 has 2 tokens, but inputs_embeds 3 positions"),
         ((1, 3, 48), {"prompt": [[1, 2, 3], [4]]}, "is for a batch of 1, but the prompts are one of 2"),
     ],
 )

@@ -65,7 +65,8 @@ def test_what_people_write_is_understood(text: str, meant: Intervention) -> None
 @pytest.mark.parametrize(
     "text", ["", "heads", "heads 3", "heads 3.x", "skip 3.norm", "steer 3 * x = \"a\"", "steer 3 * 1 = a", "mute 5-3",
              "steer 1 * 2 = \"a\" + \"b\"", "mute 0-9999999999", "delete x", "heads 1.2 * much",
-             "mute 0-600000, 600001-1200000",
+             "mute 0-600000, 600001-1200000", "mute 0-99999999999999999999", "steer 1 * 2 = [Infinity] - \"x\"",
+             "steer 1 * 2 = [1.5, 2] - [3]", "steer 1 * 2 = [\"7\"]",
              pytest.param("steer 1 * 2 = " + "[" * 50_000, id="deep")],
 )  # fmt: skip
 def test_other_texts_cost_one_sentence(text: str) -> None:

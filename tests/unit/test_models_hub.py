@@ -12,12 +12,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import psutil
 import pytest
 
 from core.contract import LoadCancelledError, ModelLoadError, ModelSpec
+from core.domains.sandbox import Limits, SandboxError
+from core.models import download
 from core.models.download import cached_folder
 from core.models.hub_cache import find_snapshot, list_cached_models, missing_files, wanted_files
 from core.models.hub_names import HubModel, parse_hub
@@ -479,3 +482,25 @@ def test_without_a_hub_such_a_model_takes_ids(
     monkeypatch.setenv("HF_HUB_OFFLINE", offline)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert _load().text.tokenizer is None
+
+
+def test_a_silent_hub_holds_up_such_a_model_once_and_not_for_long(
+    cache: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[bool, bool]] = []
+
+    class Silent(download.Sandbox):
+        def ask(self, request: dict[str, Any], limits: Limits, **more: Any) -> dict[str, Any]:
+            asked.append((request["weights"], limits.wall_s <= 30))
+            raise SandboxError("time", "It took too long.")
+
+    _without_tokenizer(cache, tiny, tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(download, "Sandbox", Silent)
+    assert _load().text.tokenizer is None
+    assert asked == [(False, True)]
+    assert _load().text.tokenizer is None
+    assert len(asked) == 1
+    monkeypatch.setattr(download, "_ASKED_AGAIN_S", 0.0)
+    assert _load().text.tokenizer is None
+    assert len(asked) == 2
